@@ -100,7 +100,7 @@ def import_(
 
 def _advise(result: ImportResult) -> None:
     """Say what to do next, if anything was imported."""
-    pairs = [report.pair for report in result.reports if report.ranges]
+    pairs = list(dict.fromkeys(report.pair for report in result.reports if report.ranges))
     if not pairs:
         return
     # `refresh` without names takes all pairs of the archive; a list of hundreds would not help.

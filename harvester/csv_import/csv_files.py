@@ -7,6 +7,7 @@ import re
 import stat
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -116,6 +117,11 @@ class KnownComplete(NamedTuple):
 
     since_s: int | None = None
     until_s: int | None = None
+
+    def without_future(self) -> KnownComplete:
+        """The same, without an end that is still to come: no file has trades up to there."""
+        is_past = self.until_s is not None and self.until_s <= time.time()
+        return self if is_past else self._replace(until_s=None)
 
 
 UNKNOWN = KnownComplete()
@@ -228,7 +234,7 @@ def _complete_by_name(names: Sequence[str], complete: KnownComplete) -> KnownCom
         if _HISTORY.fullmatch(name):
             since = 0 if since is None else since
             break
-    return KnownComplete(since, until)
+    return KnownComplete(since, until).without_future()
 
 
 def _zip_members(
@@ -237,7 +243,8 @@ def _zip_members(
     """The CSV files of a ZIP.
 
     Raises:
-        BadFile: a member is unsafe, such as one whose path leads out of the ZIP.
+        BadFile: a member is unsafe, such as one whose path leads out of the ZIP; or no member is a
+            CSV file.
     """
     seen: set[str] = set()
     for entry in entries:
@@ -245,6 +252,8 @@ def _zip_members(
             raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing of it was read")
         seen.add(entry.filename)
     _check_overlaps(path, entries)
+    if not any(map(_is_csv, entries)):
+        raise BadFile(f"{path} has no CSV: give one of Kraken's ZIPs")
     return [
         Member(
             path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from harvester.csv_import.csv_files import (
     pieces,
 )
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
-from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder, UnreadableTimes
+from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder, TimeDoubts, UnreadableTimes
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
@@ -91,11 +92,15 @@ def detect(sample: bytes, name: str) -> Layout:
     return Layout(named or columns, header is not None)
 
 
+_COLUMN_NAME = re.compile(r"[^\d]*[^\W\d_][^\d]*")
+"""A name that a file of another origin may give a column: a word without digits."""
+
+
 def _is_header(line: Sequence[str], width: int) -> bool:
-    """Whether a first line names columns, possibly all but the last. A bad row has some number."""
+    """Whether a first line names columns, possibly all but the last, and is not a damaged row."""
     is_named = _columns_by_header(line, len(line) + 1) is not None
     is_wide_enough = width - 1 <= len(line) <= width or is_named
-    return is_wide_enough and not any(_is_number(field.strip()) for field in line)
+    return is_named or (is_wide_enough and all(_COLUMN_NAME.fullmatch(field) for field in line))
 
 
 def _columns_by_content(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...] | None:
@@ -189,6 +194,8 @@ class ScannedFile(NamedTuple):
         bad: number of unreadable rows.
         bad_rows: the unreadable rows, up to `MAX_BAD_ROWS_LISTED`.
         bad_times: ranges in which the unreadable rows may have been traded.
+        in_doubt: ranges with rows that are out of place, or where the file was cut off.
+        silences: long ranges without rows, in order; see `is_whole`.
     """
 
     member: Member
@@ -201,6 +208,24 @@ class ScannedFile(NamedTuple):
     bad: int
     bad_rows: list[BadRow]
     bad_times: list[Range]
+    in_doubt: list[Range]
+    silences: list[Range]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is known to have every trade of its time, so that its silences are true.
+
+        The user says so, or its name does and it is in a ZIP, whose checksum it has.
+        """
+        complete = self.member.complete
+        is_zipped = self.member.crc is not None and complete != UNKNOWN
+        within = _range_by_name(self.member, self.first_ns, self.last_ns)
+        return (None not in complete or is_zipped) and within != EVERYTHING
+
+    @property
+    def unproved(self) -> list[Range]:
+        """The ranges of which the file may lack trades, apart from its unreadable rows."""
+        return [*self.in_doubt, *([] if self.is_whole else self.silences)]
 
     @property
     def begins_ns(self) -> int | None:
@@ -262,8 +287,9 @@ def _read_whole(
     check_stop(stop)
     sum_ = checksum(member)
     layout = detect(head(member), name)
-    steps, bad_times = TimeDisorder(), UnreadableTimes()
-    rows = bad = 0
+    steps, bad_times, doubts = TimeDisorder(), UnreadableTimes(), TimeDoubts()
+    rows = bad = bytes_read = 0
+    ends: list[int] = []
     bad_rows: list[BadRow] = []
     for parsed, size in read_rows(member, layout, sum_):
         check_stop(stop)
@@ -277,13 +303,31 @@ def _read_whole(
         stamps = times(parsed.rows)
         if len(stamps):
             steps.add(stamps)
+            doubts.add(stamps)
             rows += len(stamps)
+            ends = [*ends, *stamps[-2:].tolist()][-2:]
+        bytes_read += size
         read(size)
     is_sorted = steps.farthest_back_ns <= MAX_STEP_BACK_S * SECOND
     first_ns, last_ns = (steps.earliest_ns, steps.latest_ns) if rows else (None, None)
-    found = bad_times.ranges(steps.farthest_back_ns, _range_by_name(member, first_ns, last_ns))
+    within = _range_by_name(member, first_ns, last_ns)
+    in_doubt = doubts.out_of_place()
+    # `blocks` has added the end of the last line: perhaps the file, and this row, were cut off.
+    if ends and bytes_read > member.size:
+        in_doubt.append(Range(min(ends) - 1, max(within.through, *ends)))
     return ScannedFile(
-        member, sum_, layout, rows, first_ns, last_ns, is_sorted, bad, bad_rows, found
+        member,
+        sum_,
+        layout,
+        rows,
+        first_ns,
+        last_ns,
+        is_sorted,
+        bad,
+        bad_rows,
+        bad_times.ranges(steps.farthest_back_ns, within),
+        in_doubt,
+        doubts.silences(),
     )
 
 
@@ -317,9 +361,9 @@ def check_stop(stop: CancelToken | None) -> None:
 def _range_by_name(member: Member, first_ns: int | None, last_ns: int | None) -> Range:
     """The range that all rows of a file are in by its name; everything if a row is outside."""
     since_s, until_s = member.complete
-    after = 0 if since_s is None else since_s * SECOND
-    through = END_OF_TIME if until_s is None else until_s * SECOND
-    is_right = first_ns is None or last_ns is None or after <= first_ns <= last_ns <= through
+    after = 0 if since_s is None else since_s * SECOND - 1
+    through = END_OF_TIME if until_s is None else until_s * SECOND - 1
+    is_right = first_ns is None or last_ns is None or after < first_ns <= last_ns <= through
     return Range(after, through) if is_right else EVERYTHING
 
 
@@ -336,7 +380,9 @@ def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[
         The chains, and the files of each, in order of time.
     """
     found: list[list[ScannedFile]] = []
-    for file in sorted(files, key=lambda file: (file.begins_ns or 0, file.member)):
+    said = said.without_future()
+    in_order = sorted(files, key=lambda file: (file.begins_ns or 0, file.member))
+    for file in _with_true_bounds(in_order):
         since_s = file.member.complete.since_s
         if found and since_s and found[-1][-1].member.complete.until_s == since_s:
             found[-1].append(file)
@@ -345,12 +391,31 @@ def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[
     # An empty file of unknown time has no place in the order; it gets a bound only if it is alone.
     placed = [chain for chain in found if chain[0].begins_ns is not None] or found
     if placed and said.since_s is not None:
-        first = min(placed, key=lambda chain: chain[0].begins_ns or 0)
+        # Of files that begin or end alike, the one with more rows.
+        first = min(placed, key=lambda chain: (chain[0].begins_ns or 0, -chain[0].rows))
         first[0] = first[0].with_bounds(since_s=said.since_s)
     if placed and said.until_s is not None:
-        last = max(placed, key=lambda chain: chain[-1].ends_ns)
+        last = max(placed, key=lambda chain: (chain[-1].ends_ns, chain[-1].rows))
         last[-1] = last[-1].with_bounds(until_s=said.until_s)
     return found
+
+
+def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
+    """The files, in order, without the bounds by their names that their rows contradict.
+
+    A file that reaches over its end, or begins before its begin, is not what its name says. Where
+    it meets another file, that one may have the same rows: neither of them counts as whole there.
+    """
+    bounds = [file.member.complete for file in files]
+    wrong: set[int] = set()
+    for file in files:
+        if _range_by_name(file.member, file.first_ns, file.last_ns) == EVERYTHING:
+            wrong |= {bound for bound in file.member.complete if bound is not None}
+    kept = [[None if bound in wrong else bound for bound in known] for known in bounds]
+    return [
+        file._replace(member=file.member._replace(complete=KnownComplete(*known)))
+        for file, known in zip(files, kept, strict=True)
+    ]
 
 
 def is_in_order(chain: Sequence[ScannedFile]) -> bool:

@@ -34,6 +34,7 @@ from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 from harvester.trade_ids import IdGap, LastId, find_gaps
 
+MAX_UNPROVED_SHOWN = 3
 MAX_BAD_ROWS_SHOWN = 20
 """Text output lists up to this many bad rows per report; JSON lists all."""
 
@@ -186,7 +187,9 @@ class FileChain:
         self._pair = pair
         self._files = files
         self._options = options
-        self._bad_times = union([*bad_times, *(span for file in files for span in file.bad_times)])
+        own_bad = [span for file in files for span in file.bad_times]
+        self._unproved = union(span for file in files for span in file.unproved)
+        self._bad_times = union([*bad_times, *own_bad, *self._unproved])
         self._is_in_order = is_in_order(files)
         self._steps_back = TimeDisorder()
         self._skipped_ranges: list[Range] = []
@@ -318,6 +321,14 @@ class FileChain:
             self.report.notes.append(
                 f"times step back {count} times, by {farthest_s:g} s at most: rows were sorted by "
                 "time, rows of equal time kept their order"
+            )
+        if self._unproved:
+            named = ", ".join(map(str, self._unproved[:MAX_UNPROVED_SHOWN]))
+            more = len(self._unproved) - MAX_UNPROVED_SHOWN
+            self.report.notes.append(
+                "no rows for long, rows out of place, or a last line without its end: the file may "
+                f"lack trades of {named}{f' and {more} more ranges' if more > 0 else ''}, which "
+                "are not covered"
             )
 
     # --- writing segments ------------------------------------------------------------------------

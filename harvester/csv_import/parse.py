@@ -226,12 +226,17 @@ class Layout(NamedTuple):
         return f"{','.join(self.columns)} with{'' if self.has_header else 'out'} header"
 
 
+MAX_EXPONENT = 100
+"""Beyond this power of ten, calculations with a number may overflow."""
+
+
 def number(text: str) -> Decimal | None:
-    """Parse a number exactly; None if the text is not a number."""
+    """Parse a number exactly; None if the text is not a number that a trade can have."""
     try:
-        return Decimal(text) if text and _NUMBER.fullmatch(text) else None
+        value = Decimal(text) if text and _NUMBER.fullmatch(text) else None
     except InvalidOperation:
         return None
+    return value if value is None or abs(value.adjusted()) < MAX_EXPONENT else None
 
 
 _DECIMALS = {"time": 9, "price": 10, "volume": 8}

@@ -9,8 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from harvester.csv_import.stored_check import SHIFTS_NS, WAYS
+from harvester.csv_import.stored_check import (
+    SHIFTS_NS,
+    TOLERANCE_NS,
+    WAYS,
+    KeyedRows,
+    joined,
+    match_rows,
+    price_hashes,
+    rows_of,
+)
 from harvester.download.events import (
     Day,
     Noted,
@@ -194,20 +204,18 @@ class _Redownload:
             return
         days = self._differing_days(segment, staged)
         self._report_days(days)
-        fewer = [day for day in days if day.exchange_rows < day.file_rows]
-        if fewer:
-            unproved = _unproved_days(view, segment)
-            fewer = [day for day in fewer if _day_number(day) in unproved]
-        if fewer:
-            # An answer may have lost some: the next run asks for these days again.
+        unproved = _unproved_days(view, segment)
+        lost = unproved & self._days_not_shown(segment, staged) if unproved else set()
+        if lost:
+            # An answer may have left some out: the next run asks for these days again.
             for found in staged:
-                if any(overlap(found.range, _around(day)) for day in fewer):
+                if any(overlap(found.range, _around(day)) for day in lost):
                     self._archive.store.remove(found.path)
             self._leave(
                 segment,
-                f"the exchange shows fewer trades than the file on {_listed(fewer)}, and no ids "
-                "prove them to be all; the same command asks for them again; to use the exchange's "
-                f"trades all the same, remove {segment.path} and backfill",
+                f"the exchange does not show all trades of the file on {_listed(lost)}, and no ids "
+                "prove its own to be all; the same command asks for them again; to use the "
+                f"exchange's trades all the same, remove {segment.path} and backfill",
             )
             return
         if days:
@@ -236,6 +244,29 @@ class _Redownload:
             for days in by_way:
                 days.add(batch)
         return min((file.differing(days) for days in by_way), key=len)
+
+    def _days_not_shown(self, segment: Segment, staged: list[Segment]) -> set[int]:
+        """The numbers of the days on which the file has a row that is no trade of the exchange.
+
+        Sums do not tell: where the file lacks a trade, and an answer left out another, they may be
+        equal. A row is a trade of the same price within a second; old files round volumes.
+        """
+        rows, row_prices = self._keyed([segment])
+        trades, trade_prices = self._keyed(staged)
+        is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
+        rows = KeyedRows(rows.stamps[~is_found], row_prices[~is_found])
+        trades = KeyedRows(trades.stamps[~is_used], trade_prices[~is_used])
+        is_found, _ = match_rows(rows, trades, TOLERANCE_NS)
+        return set((rows.stamps[~is_found] // DAY).tolist())
+
+    def _keyed(self, segments: list[Segment]) -> tuple[KeyedRows, NDArray[np.uint64]]:
+        """The rows of segments as they are compared, and a hash of each one's price."""
+        keyed = [
+            (rows_of(batch), price_hashes(batch))
+            for batch in verified_rows(self._archive, segments)
+        ]
+        prices = [np.empty(0, np.uint64), *(hashes for _, hashes in keyed)]
+        return joined([rows for rows, _ in keyed]), np.concatenate(prices)
 
     def _report_days(self, days: list[Day]) -> None:
         listed = len(self._result.days)
@@ -323,17 +354,12 @@ def _unproved_days(view: TradeStore, segment: Segment) -> set[int]:
     return unproved
 
 
-def _day_number(day: Day) -> int:
-    """The number of a day, from 1970-01-01."""
-    return int(np.datetime64(day.day, "D").astype(np.int64))
-
-
-def _around(day: Day) -> Range:
+def _around(day: int) -> Range:
     """A day, with a second more on both sides because a file may round."""
-    begin_ns = _day_number(day) * DAY
-    return Range(begin_ns - SECOND, begin_ns + DAY + SECOND)
+    return Range(day * DAY - SECOND, (day + 1) * DAY + SECOND)
 
 
-def _listed(days: list[Day]) -> str:
-    shown = ", ".join(day.day for day in days[:3])
+def _listed(days: set[int]) -> str:
+    """The first days as text, and how many more there are."""
+    shown = ", ".join(str(np.datetime64(day, "D")) for day in sorted(days)[:3])
     return shown if len(days) <= 3 else f"{shown} and {len(days) - 3} more days"

@@ -1,10 +1,11 @@
-"""Sort rows by time and trade id, in bounded memory, and bound the times of unreadable rows."""
+"""Sort rows by time, in bounded memory; find the times of unreadable rows and those in doubt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from harvester.csv_import.parse import Parsed
 from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
 from harvester.storage.filesystem import writing
-from harvester.times import END_OF_TIME, SECOND, Range, union
+from harvester.times import DAY, END_OF_TIME, SECOND, Range, union
 
 
 @dataclass(slots=True)
@@ -281,6 +282,123 @@ class UnreadableTimes:
                 before, behind = run.low, run.high
             found.append(_around(min(before, run.low), max(behind, run.high)))
         return union(found)
+
+
+# --- times in doubt -------------------------------------------------------------------------------
+
+# A file proves nothing about its own completeness. One wrong digit of a time moves a row by months:
+# everything up to there would count as covered, and empty; so would a quarter that is missing
+# between two files that somebody joined. What is in doubt is not covered, and `backfill` downloads
+# it: a request or two for each silence.
+
+LONGEST_SILENCE_DAYS = 30
+SILENCE_GAPS = 100
+"""A time without rows is in doubt if it is longer than `LONGEST_SILENCE_DAYS`, or than a day and
+so many times the average time between two rows of the file."""
+MAX_STRAY_ROWS = 10
+"""So few rows on a side of such a silence are in doubt, too: their times may be the wrong ones."""
+MAX_OUT_OF_PLACE = 1_000
+"""One row in so many may be out of place; where more are, the file is not sorted."""
+
+
+class TimeDoubts:
+    """Finds the times of a file that may lack rows: long silences, and rows that are out of place.
+
+    A row is out of place if the rows before and after it are in order without it.
+    """
+
+    def __init__(self) -> None:
+        """Start before the first row."""
+        self._rows = 0
+        self._days: dict[int, tuple[int, int, int]] = {}
+        """Rows, first and last time of each day, by its number from 1970-01-01."""
+        # A row before the first one, so that the first may be out of place.
+        self._tail = np.array([-1])
+        self._earliest = self._latest = np.empty(0, np.int64)
+        """The first and the last `MAX_STRAY_ROWS` times and one more, ascending."""
+        self._steps_back = 0
+        self._out_of_place: list[Range] = []
+
+    def add(self, stamps: Int64s) -> None:
+        """Add the times of the next rows, in the order of the file."""
+        self._rows += len(stamps)
+        in_order = np.sort(stamps)
+        kept = MAX_STRAY_ROWS + 1
+        self._earliest = np.sort(np.concatenate([self._earliest, in_order[:kept]]))[:kept]
+        self._latest = np.sort(np.concatenate([self._latest, in_order[-kept:]]))[-kept:]
+        days, starts, counts = np.unique(in_order // DAY, return_index=True, return_counts=True)
+        for day, start, count in zip(days.tolist(), starts.tolist(), counts.tolist(), strict=True):
+            first, last = int(in_order[start]), int(in_order[start + count - 1])
+            before, low, high = self._days.get(day, (0, first, last))
+            self._days[day] = (before + count, min(low, first), max(high, last))
+        self._find_out_of_place(np.concatenate([self._tail, stamps]))
+
+    def _find_out_of_place(self, stamps: Int64s) -> None:
+        """Look at the steps back, each with the rows before and after it."""
+        allowed = MAX_STEP_BACK_S * SECOND
+        steps = (stamps[1:-2] - stamps[2:-1] > allowed).nonzero()[0]
+        self._steps_back += len(steps)
+        for at in steps.tolist()[:MAX_OUT_OF_PLACE]:
+            before, high, low, behind = (int(stamp) for stamp in stamps[at : at + 4])
+            if before <= low + allowed:
+                self._doubt(before, low, high)
+            if behind >= high - allowed:
+                self._doubt(high, behind, low)
+        self._tail = stamps[-3:]
+
+    def _doubt(self, before: int, behind: int, stamp: int) -> None:
+        self._out_of_place.append(_around(min(before, behind), max(before, behind)))
+        self._out_of_place.append(_around(stamp, stamp))
+
+    def out_of_place(self) -> list[Range]:
+        """The times around rows that are out of place, once all rows were added."""
+        self._find_out_of_place(np.append(self._tail, END_OF_TIME))
+        is_sorted = self._steps_back * MAX_OUT_OF_PLACE <= self._rows + 2 * MAX_OUT_OF_PLACE
+        return union(self._out_of_place) if is_sorted else []
+
+    def silences(self) -> list[Range]:
+        """The long silences, with the few rows on a side of them."""
+        groups = self._groups()
+        most = max((rows for rows, _, _ in groups), default=0)
+        between = [Range(last, first - 1) for (_, _, last), (_, first, _) in pairwise(groups)]
+        stray = [_around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
+        return union([*between, *stray, *self._stray_ends()])
+
+    def _stray_ends(self) -> list[Range]:
+        """The few rows at an end of the file, and the silence beside them, if it is long.
+
+        An end costs a request in any case, so here a silence may be shorter than a day.
+        """
+        if self._rows <= MAX_STRAY_ROWS:
+            return []
+        first, last = int(self._earliest[0]), int(self._latest[-1])
+        longest_ns = SILENCE_GAPS * ((last - first) // self._rows)
+        found = []
+        early = (np.diff(self._earliest) > longest_ns).nonzero()[0]
+        late = (np.diff(self._latest) > longest_ns).nonzero()[0]
+        if len(early):
+            found.append(_around(first, int(self._earliest[early[-1] + 1]) - 2 * SECOND))
+        if len(late):
+            found.append(_around(int(self._latest[late[0]]) + 2 * SECOND, last))
+        return found
+
+    def _groups(self) -> list[tuple[int, int, int]]:
+        """The rows, first and last time of the rows between long silences, in order."""
+        if not self._days:
+            return []
+        days = sorted(self._days)
+        first_ns, last_ns = self._days[days[0]][1], self._days[days[-1]][2]
+        average_ns = (last_ns - first_ns) // self._rows
+        longest_ns = min(LONGEST_SILENCE_DAYS * DAY, DAY + SILENCE_GAPS * average_ns)
+        groups = [self._days[days[0]]]
+        for day in days[1:]:
+            count, low, high = self._days[day]
+            rows, first, last = groups[-1]
+            if low - last > longest_ns:
+                groups.append(self._days[day])
+            else:
+                groups[-1] = (rows + count, first, high)
+        return groups
 
 
 def _around(low_ns: int, high_ns: int) -> Range:

@@ -84,6 +84,11 @@ def rows_of(batch: pa.RecordBatch) -> KeyedRows:
     return KeyedRows(times(batch).copy(), _mixed(_mixed(_mixed(price) + low) + high))
 
 
+def price_hashes(batch: pa.RecordBatch) -> NDArray[np.uint64]:
+    """A hash of each row's price; shape (rows,)."""
+    return _mixed(decimal_words(batch.column("price"))[0].astype(np.uint64))
+
+
 def joined(parts: list[KeyedRows]) -> KeyedRows:
     """Concatenate rows."""
     return KeyedRows(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")
 START_S = 1_700_000_000
+Q1_2024_S = 1_704_067_200
 COMMAND = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 
 
@@ -229,10 +231,10 @@ def test_a_row_that_the_api_has_not_told_is_an_error(
 def test_rows_out_of_order_are_sorted_and_none_is_dropped(command: Any, tmp_path: Path) -> None:
     rows = [
         (1_700_003_600, "2000.0", "1.0"),
-        (1_700_000_000, "1990.0", "1.0"),
-        (1_700_000_600, "1991.0", "1.0"),
         (1_700_001_200, "1992.0", "1.0"),
         (1_700_007_200, "2001.0", "1.0"),
+        (1_700_000_600, "1991.0", "1.0"),
+        (1_700_000_000, "1990.0", "1.0"),
     ]
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
     bounds = ("--whole-since", "1699999000", "--whole-until", "1700008000")
@@ -241,8 +243,130 @@ def test_rows_out_of_order_are_sorted_and_none_is_dropped(command: Any, tmp_path
     assert "unsorted" in command("XBTUSD.csv", "--dry-run").out
     done = command("XBTUSD.csv", *bounds)
     assert done.status == 0
-    assert "times step back 3 times, by 3600 s at most: rows were sorted by" in done.err
+    assert "times step back 3 times, by 7200 s at most: rows were sorted by" in done.err
     assert stored(tmp_path) == exact(sorted(rows))
+
+
+@pytest.mark.parametrize("shift_s", [-50_000, -7_200, 7_200, 50_000, 100_000_000])
+@pytest.mark.parametrize("index", [0, 1, 700, -2, -1])
+def test_a_row_whose_time_is_wrong_covers_nothing(
+    command: Any, tmp_path: Path, index: int, shift_s: int
+) -> None:
+    """Neither where it stands by its time, nor where it was traded."""
+    rows = regular(START_S, START_S + 1_400 * 60, 60)
+    at, *amounts = rows[index]
+    rows[index] = (at + shift_s, *amounts)
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    assert command("XBTUSD.csv", "--whole-since", str(START_S - 900)).status in (0, 4)
+    right = [row for row in rows if row is not rows[index]]
+    assert set(stored(tmp_path)) < set(exact(right))
+    assert len(stored(tmp_path)) >= len(right) - 10
+    assert not is_covered(tmp_path / "data", at)
+    assert not is_covered(tmp_path / "data", at + shift_s)
+    if shift_s > 50_000:
+        assert not is_covered(tmp_path / "data", at + shift_s // 2)
+
+
+@pytest.mark.parametrize("named", ["Kraken_Trading_History_Q1_2024", "trades"])
+def test_a_file_that_ends_within_a_line_covers_no_more_than_its_rows(
+    command: Any, tmp_path: Path, named: str
+) -> None:
+    rows = regular(Q1_2024_S + 100_000, Q1_2024_S + 200_000, 60)
+    (tmp_path / named).mkdir()
+    (tmp_path / named / "XBTUSD.csv").write_bytes(lines(*rows)[:-2])
+    assert command(f"{named}/XBTUSD.csv").status == 0
+    assert set(stored(tmp_path)) < set(exact(rows))
+    assert len(stored(tmp_path)) >= len(rows) - 5
+    assert not is_covered(tmp_path / "data", rows[-1][0])
+    assert not is_covered(tmp_path / "data", rows[-1][0] + 100_000)
+
+
+def test_a_quarter_that_is_missing_between_joined_files_is_not_covered(
+    command: Any, tmp_path: Path
+) -> None:
+    quarter_s = 91 * 86_400
+    rows = [
+        row
+        for begin_s in (START_S, START_S + 2 * quarter_s)
+        for row in regular(begin_s, begin_s + quarter_s, 3_000)
+    ]
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    assert command("XBTUSD.csv").status == 0
+    assert is_covered(tmp_path / "data", START_S + quarter_s // 2)
+    assert is_covered(tmp_path / "data", START_S + 5 * quarter_s // 2)
+    for share in (1.1, 1.5, 1.9):
+        assert not is_covered(tmp_path / "data", START_S + int(share * quarter_s))
+
+
+@pytest.mark.parametrize("over_s", [0, 3_600, 86_400])
+def test_quarters_whose_rows_overlap_store_no_row_twice(
+    command: Any, tmp_path: Path, over_s: int
+) -> None:
+    rows = regular(Q1_2024_S, Q1_2024_S + 182 * 86_400, 3_600)
+    turn_s = Q1_2024_S + 91 * 86_400
+    quarters = {
+        "Kraken_Trading_History_Q1_2024": [row for row in rows if row[0] <= turn_s + over_s],
+        "Kraken_Trading_History_Q2_2024": [row for row in rows if row[0] >= turn_s],
+    }
+    for name, part in quarters.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "XBTUSD.csv").write_bytes(lines(*part))
+    assert command(*quarters).status == 0
+    found = stored(tmp_path)
+    assert len(found) == len(set(found)) >= len(rows) - 10
+    assert not is_covered(tmp_path / "data", Q1_2024_S - 1)
+
+
+def test_rows_before_the_quarter_of_their_name_cover_no_quarter(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = regular(Q1_2024_S - 100_000, Q1_2024_S - 50_000, 60)
+    (tmp_path / "before_Q1_2024").mkdir()
+    (tmp_path / "before_Q1_2024" / "XBTUSD.csv").write_bytes(lines(*rows))
+    assert command("before_Q1_2024").status == 0
+    assert len(stored(tmp_path)) >= len(rows) - 2
+    assert not is_covered(tmp_path / "data", Q1_2024_S + 100_000)
+
+
+def test_a_file_covers_nothing_that_is_still_to_come(command: Any, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    name = f"Kraken_Trading_History_Q{(now.month + 2) // 3}_{now.year}"
+    now_s = int(now.timestamp())
+    rows = regular(now_s - 7_200, now_s - 3_600, 60)
+    (tmp_path / name).mkdir()
+    for file in (f"{name}/XBTUSD.csv", "XBTUSD.csv"):
+        (tmp_path / file).write_bytes(lines(*rows))
+    assert command(name).status == 0
+    assert not is_covered(tmp_path / "data", now_s)
+    assert command("XBTUSD.csv", "--whole-until", str(now_s + 86_400)).status == 0
+    assert not is_covered(tmp_path / "data", now_s)
+
+
+@pytest.mark.parametrize("first", ["?,?,?", ",,", "17040676€0,x,y"])
+def test_a_damaged_first_row_is_no_header(command: Any, tmp_path: Path, first: str) -> None:
+    rows = regular(START_S, START_S + 6_000, 60)
+    (tmp_path / "XBTUSD.csv").write_text(f"{first}\n{lines(*rows).decode()}")
+    done = command("XBTUSD.csv")
+    assert done.status == 2
+    assert "line 1: " in done.err
+    assert "can't be read" in done.err
+
+
+@pytest.mark.parametrize("number", ["1e400000000", "1e-400000000", "9" * 90_000])
+def test_a_number_beyond_all_bounds_is_a_bad_row(command: Any, tmp_path: Path, number: str) -> None:
+    rows = regular(START_S, START_S + 6_000, 60)
+    for row in ((number, "1", "1"), (START_S, number, "1"), (START_S, "1", number)):
+        (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows, row))
+        done = command("XBTUSD.csv", "--dry-run")
+        assert done.status == 2
+        assert "internal error" not in done.err
+
+
+def test_a_zip_without_a_csv_is_refused(command: Any, tmp_path: Path) -> None:
+    csv_files.packed(tmp_path / "K.zip", {"README.txt": b"nothing"})
+    done = command("K.zip")
+    assert done.status == 2
+    assert "K.zip has no CSV" in done.err
 
 
 def test_rows_of_a_large_file_are_sorted_too(command: Any, tmp_path: Path) -> None:

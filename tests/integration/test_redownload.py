@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -329,9 +330,9 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     [left] = done.replacement.left
     [path] = imported_paths(scenario.folder)
     assert left.reason == (
-        "the exchange shows fewer trades than the file on 2024-02-03, and no ids prove them to be "
-        "all; the same command asks for them again; to use the exchange's trades all the same, "
-        f"remove {path} and backfill"
+        "the exchange does not show all trades of the file on 2024-02-03, and no ids prove its own "
+        "to be all; the same command asks for them again; to use the exchange's trades all the "
+        f"same, remove {path} and backfill"
     )
     assert scenario.tape == before
     calls = len(scenario.exchange.calls)
@@ -353,10 +354,24 @@ def test_an_answer_that_left_trades_out_is_asked_for_again(started: Any) -> None
     done = short.redownload()
     [left] = done.replacement.left
     assert (done.exit_status, done.replacement.replaced) == (4, ())
-    assert left.reason.startswith("the exchange shows fewer trades than the file on 2024-02-03")
+    assert left.reason.startswith("the exchange does not show all trades of the file on 2024-02-03")
     assert scenario.tape == before
     crawl = scenario.crawl(replace_imported=True)
     assert (crawl.only(PAIR).exit_status, crawl.notes) == (0, [])
+    scenario.check()
+
+
+def test_a_trade_left_out_is_not_outweighed_by_one_that_the_file_lacks(started: Any) -> None:
+    """The day has as many trades and as much volume in both."""
+    alike = [replace(trade, volume="0.50000000") for trade in days_apart(6, numbered=False)]
+    scenario, short = started(alike), started([*alike[:12], *alike[13:]])
+    scenario.take_in(csv_files.three_columns([*alike[:11], *alike[12:]]))
+    scenario.fill()
+    before = scenario.tape
+    done = short.redownload()
+    assert (done.exit_status, done.replacement.replaced) == (4, ())
+    assert scenario.tape == before
+    assert scenario.redownload().replacement.left == ()
     scenario.check()
 
 
