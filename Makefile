@@ -77,7 +77,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "harvester needs Python 3.11 or newer; make PYTHON=python3.12 names one")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,mcp,dev]'
 	touch $@
 
 clean:

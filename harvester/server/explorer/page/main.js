@@ -1,0 +1,270 @@
+// The page: connects the address, the list of pairs, the chart and the tabs.
+
+import { get, Latest } from "./api.js";
+import { readCandles } from "./candles.js";
+import { clearChart, panned, setBusy, showCandles, showView, startChart, zoomed } from "./chart.js";
+import { showCompare, startCompare } from "./compare.js";
+import { element, iso, viewText } from "./format.js";
+import { showGaps } from "./gaps.js";
+import { allPairs, markPair, pairNamed, showOverview, showPairs, startPairs } from "./pairs.js";
+import { showSql, sqlTexts, startSql } from "./sql.js";
+import { change, onChange, state } from "./state.js";
+import { showTrades, startTrades, tradeTexts } from "./trades.js";
+
+const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d", "1w"];
+const SETTLE_MS = 40;
+const LIVE_MS = 2000;
+const TABS = ["trades", "sql", "gaps", "compare"];
+
+const byId = (id) => document.getElementById(id);
+const latest = new Latest();
+let candles = null;
+let waiting = 0;
+
+// --- the view ------------------------------------------------------------------------------------
+
+/** The visible range: that of the address, or everything that is stored of the pair. */
+function view() {
+  if (state.since !== null) return { since: state.since, until: state.until };
+  const found = pairNamed(state.pair);
+  if (!found?.first) return { since: Date.now() - 864e5, until: Date.now() };
+  const [first, last] = [Date.parse(found.first), Date.parse(found.last)];
+  const space = Math.max((last - first) * 0.01, 1000);
+  return { since: Math.round(first - space), until: Math.round(last + space) };
+}
+
+const move = (to) => change({ since: Math.max(to.since, 0), until: Math.max(to.until, 1000) });
+const showWhole = () => change({ since: null, until: null });
+
+function showNewest() {
+  const { since, until } = view();
+  const end = Date.parse(pairNamed(state.pair)?.last ?? new Date());
+  change({ since: Math.round(end - (until - since) * 0.95), until: Math.round(end + (until - since) * 0.05) });
+}
+
+/** Load the candles of the view; the ones that are drawn stay meanwhile. */
+async function load() {
+  const { pair, interval } = state;
+  const shown = view();
+  setBusy(true);
+  try {
+    const params = { pair, interval, since: iso(shown.since), until: iso(shown.until) };
+    const answer = await latest.run((signal) => get("candles", params, signal));
+    if (!answer) return;
+    candles = readCandles(answer);
+    showProblem("");
+    await showCandles(candles, view());
+    markInterval();
+    byId("view-text").textContent = viewText(shown);
+    document.body.dataset.ready = "true";
+    if (followsView()) await showTab();
+  } catch (fault) {
+    failed(fault);
+  } finally {
+    setBusy(false);
+  }
+}
+
+/** Load soon: a wheel that turns moves the view several times. */
+function loadSoon() {
+  clearTimeout(waiting);
+  waiting = setTimeout(load, SETTLE_MS);
+}
+
+function failed(fault) {
+  showProblem(fault.message);
+}
+
+function showProblem(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = !text;
+}
+
+// --- interval and buttons ------------------------------------------------------------------------
+
+function startTools() {
+  const typed = element("input", { placeholder: "7m, 1mo", ariaLabel: "Another interval, such as 7m" });
+  const choose = (interval) => change({ interval });
+  byId("interval").append(...INTERVALS.map((name) => {
+    const button = element("button", { type: "button", textContent: name });
+    button.addEventListener("click", () => choose(name));
+    return button;
+  }), typed);
+  typed.addEventListener("change", () => typed.value.trim() && choose(typed.value.trim()));
+  const buttons = {
+    whole: showWhole,
+    earlier: () => move(panned(view(), -0.5)),
+    later: () => move(panned(view(), 0.5)),
+    closer: () => move(zoomed(view(), 0.5)),
+    wider: () => move(zoomed(view(), 2)),
+    "newest-view": showNewest,
+  };
+  for (const [id, run] of Object.entries(buttons)) byId(id).addEventListener("click", run);
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", () => copy(button.dataset.copy));
+  }
+  byId("jump").addEventListener("submit", (event) => {
+    event.preventDefault();
+    jumpTo(byId("jump-time").value.trim());
+  });
+}
+
+/** Show which interval is drawn, and which one was asked for. */
+function markInterval() {
+  const box = byId("interval");
+  for (const button of box.querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", button.textContent.split(":")[0] === state.interval);
+  }
+  box.querySelector("button").textContent = state.interval === "auto" ? `auto: ${candles.interval}` : "auto";
+  box.dataset.interval = candles.interval;
+  const isCoarser = state.interval !== "auto" && candles.interval !== state.interval;
+  box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
+  byId("live").textContent = isCoarser ? `${state.interval} are too many candles here: ${candles.interval} instead` : "";
+}
+
+/** Go to a day (2021-03-13), a minute (2021-03-13 12:30), or further away as the text is shorter. */
+function jumpTo(text) {
+  const width = text.length > 16 ? 12e4 : text.length > 10 ? 36e5 : text.length > 7 ? 864e5 : text.length > 4 ? 26784e5 : 316224e5;
+  const time = Date.parse(/^\d{4}(-\d{2})?$/.test(text) || text.length === 10 ? text : `${text.replace(" ", "T").replace(/Z$/, "")}Z`);
+  if (Number.isNaN(time)) showProblem(`${text} is no date or time: give one such as 2021, 2021-03, 2021-03-13 or 2021-03-13 12:30 (UTC)`);
+  else change({ since: time, until: time + width, at: text.length > 10 ? time : null });
+}
+
+/** Copy the command, Python or SQL of what is on the screen: a tab's own, or the candles. */
+async function copy(kind) {
+  const ofTab = { sql: sqlTexts, trades: tradeTexts }[state.tab];
+  const isTab = byId(`panel-${state.tab}`).contains(document.activeElement) || state.tab === "sql";
+  const texts = (isTab && ofTab?.()) || candles?.copy;
+  if (!texts) return;
+  byId("copied").hidden = false;
+  byId("copied").textContent = texts[kind];
+  await navigator.clipboard?.writeText(texts[kind]).catch(() => {});
+}
+
+/** Whether the tab shows what is in the view: it is filled once its candles are there. */
+function followsView() {
+  return state.tab === "compare" || (state.tab === "trades" && state.at === null);
+}
+
+// --- tabs ----------------------------------------------------------------------------------------
+
+function startTabs() {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  for (const tab of tabs) {
+    tab.addEventListener("click", () => change({ tab: tab.dataset.tab }));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+      next.focus();
+      next.click();
+    });
+  }
+}
+
+async function showTab() {
+  for (const name of TABS) {
+    byId(`panel-${name}`).hidden = name !== state.tab;
+    byId(`tab-${name}`).setAttribute("aria-selected", name === state.tab);
+    byId(`tab-${name}`).tabIndex = name === state.tab ? 0 : -1;
+  }
+  if (!candles && followsView()) return;
+  try {
+    if (state.tab === "trades") await showTrades(state.pair, state.at, view().until);
+    else if (state.tab === "sql") showSql(state.sql, state.pair);
+    else if (state.tab === "gaps") await showGaps(state.pair, showRange);
+    else await showCompare(state.pair, state.other, allPairs(), view());
+  } catch (fault) {
+    failed(fault);
+  }
+}
+
+/** Show a range of coverage with some space around it. */
+function showRange(since, until) {
+  const from = since ?? Date.parse(pairNamed(state.pair).first);
+  const space = Math.max((until - from) * 0.2, 1000);
+  move({ since: Math.round(from - space), until: Math.round(until + space) });
+}
+
+// --- live ----------------------------------------------------------------------------------------
+
+/** Where the archive grows, the newest candle moves, and a view that shows the end follows it. */
+async function follow() {
+  try {
+    if (!document.hidden && candles && state.pair === candles.pair) {
+      const { version } = await get("version", { pair: state.pair });
+      if (version !== candles.version) {
+        const before = Date.parse(pairNamed(state.pair).last);
+        showPairs(await get("pairs"));
+        const after = Date.parse(pairNamed(state.pair).last);
+        if (state.since !== null && before <= state.until && after > state.until) {
+          move(panned(view(), (after - before) / (state.until - state.since)));
+        }
+        await load();
+        if (state.tab !== "sql") await showTab();
+      }
+    }
+  } catch {
+    // The next turn tries again; a view that is asked for shows the error.
+  }
+  setTimeout(follow, LIVE_MS);
+}
+
+// --- start ---------------------------------------------------------------------------------------
+
+function update(now, before) {
+  const isOther = now.pair !== before.pair;
+  if (isOther) {
+    clearChart();
+    candles = null;
+  }
+  showPair();
+  if (isOther || now.interval !== before.interval) load();
+  else if (now.since !== before.since || now.until !== before.until) {
+    showView(view());
+    loadSoon();
+  }
+  const isSameTab = ["tab", "at", "other", "sql"].every((name) => now[name] === before[name]);
+  if (!isSameTab || (isOther && !followsView())) showTab();
+}
+
+function showPair() {
+  byId("pair-name").textContent = pairNamed(state.pair)?.name ?? state.pair;
+  document.title = `${pairNamed(state.pair)?.name ?? state.pair}, harvester explorer`;
+  markPair(state.pair);
+  showOverview(state.pair, view());
+}
+
+async function start() {
+  startPairs(
+    (pair) => change({ pair, at: null }),
+    (ms) => {
+      const { since, until } = view();
+      const width = Math.min(until - since, (Date.parse(pairNamed(state.pair).last) - Date.parse(pairNamed(state.pair).first)) / 8);
+      move({ since: Math.round(ms - width / 2), until: Math.round(ms + width / 2) });
+    });
+  startChart({ moved: move, picked: (at) => change({ at, tab: state.tab === "sql" ? "sql" : "trades" }), whole: showWhole, newest: showNewest });
+  startTools();
+  startTabs();
+  startTrades(failed);
+  startSql((sql) => change({ sql }), () => state.pair);
+  startCompare((other) => change({ other }));
+  onChange(update);
+  try {
+    showPairs(await get("pairs"));
+  } catch (fault) {
+    failed(fault);
+    return;
+  }
+  if (!state.pair && allPairs().length) {
+    const busiest = allPairs().reduce((most, pair) => (pair.trades > most.trades ? pair : most));
+    change({ pair: busiest.pair }, { isStep: false });
+  } else if (state.pair) {
+    showPair();
+    load();
+    if (!followsView()) showTab();
+  }
+  setTimeout(follow, LIVE_MS);
+}
+
+start();
