@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import msgspec
+import pyarrow as pa
 
 import harvester
-from harvester.schema import clip
+from harvester.schema import clip, times
 from harvester.server.explorer.web import app
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, sample_trades
 from harvester.storage.archive_files import keep_pairs
@@ -30,21 +31,49 @@ URL = "http://127.0.0.1:8723"
 
 
 def sample_archive(
-    folder: Path, gaps: tuple[Range, ...] = (), trades: int = 30_000, wsname: str = "XBT/USD"
+    folder: Path,
+    gaps: tuple[Range, ...] = (),
+    trades: int = 30_000,
+    wsname: str = "XBT/USD",
+    others: tuple[str, ...] = (),
 ) -> harvester.Archive:
-    """The made-up market of ten days, without the trades of some requested ranges."""
-    store, pair = TradeStore(folder), msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)
-    keep_pairs(store.store, msgspec.json.encode({pair.altname: pair}))
-    rows, after = sample_trades(trades, 7), START_NS - 1
-    with writer(store, pair.altname) as pair_writer:
-        pair_writer.want(Range(START_NS - 1, END_NS - 1))
-        for gap in [*gaps, Range(END_NS - 1, END_NS)]:
-            covered = Range(after, gap.after)
-            described = msgspec.json.encode(pair).decode()
-            pair_writer.commit(
-                covered, clip(rows, covered), Footer(covered, described, source="made")
-            )
-            after = gap.through
+    """The made-up market of ten days, without the trades of some requested ranges.
+
+    `others` are the altnames of more pairs, with other made-up trades and no gaps.
+    """
+    pairs = [msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)]
+    for name in others:
+        more = {"altname": name, "key": name, "wsname": f"{name[:-3]}/{name[-3:]}"}
+        pairs.append(msgspec.structs.replace(SAMPLE_PAIR, **more))
+    store = TradeStore(folder)
+    keep_pairs(store.store, msgspec.json.encode({pair.altname: pair for pair in pairs}))
+    for number, pair in enumerate(pairs):
+        rows, after = sample_trades(trades, 7 + number), START_NS - 1
+        described = msgspec.json.encode(pair).decode()
+        with writer(store, pair.altname) as pair_writer:
+            pair_writer.want(Range(START_NS - 1, END_NS - 1))
+            for gap in [*(gaps if number == 0 else ()), Range(END_NS - 1, END_NS)]:
+                covered = Range(after, gap.after)
+                footer = Footer(covered, described, source="made")
+                pair_writer.commit(covered, clip(rows, covered), footer)
+                after = gap.through
+    return harvester.open(folder)
+
+
+def years_archive(folder: Path, trades: int = 30_000) -> harvester.Archive:
+    """The made-up trades, spread over twelve years."""
+    store = TradeStore(folder)
+    keep_pairs(store.store, msgspec.json.encode({SAMPLE_PAIR.altname: SAMPLE_PAIR}))
+    rows = sample_trades(trades, 7)
+    factor = 12 * 365 // 10
+    stretched = END_NS - (END_NS - times(rows)) * factor
+    column = pa.array(stretched).cast(pa.timestamp("ns"))
+    rows = rows.set_column(rows.schema.get_field_index("time"), "time", column)
+    described = msgspec.json.encode(SAMPLE_PAIR).decode()
+    with writer(store, SAMPLE_PAIR.altname) as pair_writer:
+        covered = Range(0, END_NS)
+        pair_writer.want(covered)
+        pair_writer.commit(covered, rows, Footer(covered, described, source="made"))
     return harvester.open(folder)
 
 

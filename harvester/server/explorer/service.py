@@ -309,7 +309,11 @@ class ArchiveExplorer:
         """
         batches = [as_text(batch) for batch in rows.table.to_batches()]
         columns = [
-            {"name": field.name, "type": str(field.type), "is_number": _is_number(field.type)}
+            {
+                "name": field.name,
+                "type": str(field.type).replace("decimal128", "decimal"),
+                "is_number": _is_number(field.type),
+            }
             for field in rows.table.schema
         ]
         cells = [

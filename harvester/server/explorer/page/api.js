@@ -53,7 +53,13 @@ export class Latest {
     } catch (fault) {
       if (controller.signal.aborted) return undefined;
       throw fault;
+    } finally {
+      if (this.#controller === controller) this.#controller = null;
     }
+  }
+
+  get isBusy() {
+    return this.#controller !== null;
   }
 
   cancel() {

@@ -3,7 +3,7 @@
 import { candleAt, extent } from "./candles.js";
 import { colour, plotLayout, shortTime } from "./format.js";
 
-const MARGIN = { l: 8, r: 66, t: 8, b: 24 };
+const MARGIN = { l: 8, r: 66, t: 8, b: 38 };
 const WHEEL_FACTOR = 8;
 const NARROWEST_MS = 1000;
 const LABELS = 4;
@@ -30,6 +30,7 @@ let candles = null;
 let view = { since: 0, until: 1 };
 let handlers = {};
 let cursor = null;
+let pinned = null;
 
 /** Start: `moved(view, isGesture)` after zoom and pan, `picked(ms)` when a time is chosen. */
 export function startChart(given) {
@@ -51,6 +52,12 @@ export async function showCandles(found, shown) {
   await draw();
 }
 
+/** Keep the crosshair at a time while the mouse is elsewhere; null for nowhere. */
+export function pin(ms) {
+  pinned = ms;
+  pointAt(cursor);
+}
+
 /** Move to a view with the candles that are there; those that come into view are loaded later. */
 export function showView(shown) {
   view = shown;
@@ -61,7 +68,7 @@ export function showView(shown) {
 /** Forget the candles of another pair. */
 export function clearChart() {
   candles = null;
-  cursor = null;
+  cursor = pinned = null;
   window.Plotly?.purge(plot);
   showLegend(-1);
 }
@@ -96,7 +103,7 @@ async function draw() {
     hovermode: false,
     shapes: shapes(),
     annotations: labels(),
-    xaxis: { ...axis, type: "date", rangeslider: { visible: false } },
+    xaxis: { ...axis, type: "date", rangeslider: { visible: false }, anchor: "y2" },
     yaxis: { ...axis, side: "right", domain: [0.24, 1], fixedrange: true, exponentformat: "none" },
     yaxis2: { ...axis, side: "right", domain: [0, 0.2], fixedrange: true, rangemode: "tozero" },
   }));
@@ -108,7 +115,7 @@ async function draw() {
   box.dataset.interval = candles.interval;
   box.dataset.candles = candles.time.length;
   placeCross();
-  showLegend(cursor === null ? candles.time.length - 1 : candleAt(candles, cursor));
+  showLegend(shownIndex());
 }
 
 function traces() {
@@ -128,7 +135,7 @@ function traces() {
       decreasing: { line: { color: colour("down"), width: 1 }, fillcolor: colour("down") },
       whiskerwidth: 0,
     },
-    { type: "scatter", mode: "lines", ...vwapLine(x), line: { color: colour("vwap"), width: 1.2 }, connectgaps: false },
+    { type: "scatter", mode: "lines", ...vwapLine(x), line: { color: colour("vwap"), width: 1 }, connectgaps: false },
     {
       type: "scatter", mode: "markers", x: marked.map((index) => x[index]), y: marked.map((index) => numbers.high[index]),
       marker: { symbol: "circle-open", size: 8, color: colour("ink") },
@@ -238,7 +245,7 @@ function trackClicks() {
 }
 
 function pick() {
-  const index = cursor === null ? -1 : candleAt(candles, cursor);
+  const index = crossTime() === null ? -1 : candleAt(candles, crossTime());
   if (index >= 0) handlers.picked(candles.time[index]);
 }
 
@@ -247,8 +254,8 @@ function byKey(event) {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (step && event.shiftKey) moveCross(step);
   else if (step) handlers.moved(panned(view, step / 4));
-  else if (event.key === "+" || event.key === "=") handlers.moved(zoomed(view, 1 / 2, cursor ?? undefined));
-  else if (event.key === "-") handlers.moved(zoomed(view, 2, cursor ?? undefined));
+  else if (event.key === "+" || event.key === "=") handlers.moved(zoomed(view, 1 / 2, crossTime() ?? undefined));
+  else if (event.key === "-") handlers.moved(zoomed(view, 2, crossTime() ?? undefined));
   else if (event.key === "Home") handlers.whole();
   else if (event.key === "End") handlers.newest();
   else if (event.key === "Enter") pick();
@@ -258,7 +265,7 @@ function byKey(event) {
 
 function moveCross(step) {
   const last = candles.time.length - 1;
-  const from = cursor === null ? last + 1 : candleAt(candles, cursor);
+  const from = crossTime() === null ? last + 1 : candleAt(candles, crossTime());
   const index = Math.max(0, Math.min(last, from + step));
   if (index <= last) pointAt(candles.time[index] + candles.width / 2);
 }
@@ -270,13 +277,27 @@ function pointAt(ms, clientY = null) {
   cross.querySelector("b").hidden = clientY === null;
   if (clientY !== null) cross.querySelector("b").style.top = `${clientY - box.getBoundingClientRect().top}px`;
   placeCross();
-  if (candles) showLegend(ms === null ? candles.time.length - 1 : candleAt(candles, ms));
+  if (candles) showLegend(shownIndex());
+}
+
+/** The time under the mouse, or else the pinned one in the middle of its candle. */
+function crossTime() {
+  if (cursor !== null || pinned === null || !candles) return cursor;
+  const open = candles.time[candleAt(candles, pinned)];
+  return open <= pinned && pinned < open + candles.width ? open + candles.width / 2 : pinned;
+}
+
+/** The candle whose figures are shown: that of the crosshair, or else the last one. */
+function shownIndex() {
+  const at = crossTime();
+  return at === null ? candles.time.length - 1 : candleAt(candles, at);
 }
 
 function placeCross() {
-  cross.hidden = cursor === null || !candles;
+  const at = crossTime();
+  cross.hidden = !candles || at === null || at < view.since || at > view.until;
   if (cross.hidden) return;
-  const part = (cursor - view.since) / (view.until - view.since);
+  const part = (at - view.since) / (view.until - view.since);
   cross.querySelector("i").style.left = `${MARGIN.l + part * plotWidth()}px`;
 }
 
@@ -294,6 +315,6 @@ function showLegend(index) {
     legend.append(row);
   };
   const note = candles.incomplete.has(index) ? ", incomplete" : "";
-  add("", `${shortTime(candles.time[index])} UTC, ${candles.interval}${note}`, "time");
+  add("", `${shortTime(candles.time[index], candles.width)} UTC, ${candles.interval}${note}`, "time");
   for (const [field, label] of LEGEND) add(label, candles.texts[field][index] || "none", field);
 }

@@ -34,8 +34,7 @@ function draw(names, both, view) {
   const lines = both.map((candles, index) => {
     const first = candles.numbers.close.find((close) => close > 0);
     return {
-      type: "scatter", mode: "lines", x: candles.time.map((open) => open + candles.width),
-      y: candles.numbers.close.map((close) => (close / first) * 100),
+      type: "scatter", mode: "lines", ...withBreaks(candles, (close) => (close / first) * 100),
       line: { color: colour(index ? "down" : "up"), width: 1.4 },
     };
   });
@@ -46,6 +45,22 @@ function draw(names, both, view) {
   }));
   Plotly.react(plot, lines, layout, { displayModeBar: false, responsive: true });
   note.replaceChildren(...both.flatMap((candles, index) => [mark(index), ` ${names[index]}: ${change(candles)} `]));
+}
+
+/** The closes as a line that breaks where candles are not downloaded. */
+function withBreaks(candles, percent) {
+  const line = { x: [], y: [] };
+  const gaps = candles.shades.filter(([kind]) => kind !== "no trades");
+  candles.time.forEach((open, index) => {
+    const before = candles.time[index - 1];
+    if (gaps.some(([, since]) => before < since && since < open)) {
+      line.x.push(open);
+      line.y.push(null);
+    }
+    line.x.push(open + candles.width);
+    line.y.push(percent(candles.numbers.close[index]));
+  });
+  return line;
 }
 
 function mark(index) {

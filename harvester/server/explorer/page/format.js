@@ -8,10 +8,10 @@ export function intervalMs(text) {
   return Number(count) * UNITS_MS[unit ?? "m"];
 }
 
-/** A time in UTC as short as it can be: 2024-01-31, or 2024-01-31 12:00:05. */
-export function shortTime(ms) {
+/** A time in UTC: a date for candles of days, else as short as it can be: 2024-01-31 12:00. */
+export function shortTime(ms, width = 0) {
   const text = new Date(ms).toISOString().replace("T", " ").replace("Z", "");
-  if (text.endsWith("00:00:00.000")) return text.slice(0, 10);
+  if (text.endsWith("00:00:00.000") && width >= 864e5) return text.slice(0, 10);
   if (text.endsWith(":00.000")) return text.slice(0, 16);
   return text.endsWith(".000") ? text.slice(0, 19) : text;
 }

@@ -2,7 +2,7 @@
 
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
-import { clearChart, panned, setBusy, showCandles, showView, startChart, zoomed } from "./chart.js";
+import { clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed } from "./chart.js";
 import { showCompare, startCompare } from "./compare.js";
 import { element, iso, viewText } from "./format.js";
 import { showGaps } from "./gaps.js";
@@ -14,6 +14,8 @@ import { showTrades, startTrades, tradeTexts } from "./trades.js";
 const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d", "1w"];
 const SETTLE_MS = 40;
 const LIVE_MS = 2000;
+const AROUND_MS = 6 * 36e5;
+const LATEST_MS = Date.UTC(2100, 0, 1);
 const TABS = ["trades", "sql", "gaps", "compare"];
 
 const byId = (id) => document.getElementById(id);
@@ -33,7 +35,7 @@ function view() {
   return { since: Math.round(first - space), until: Math.round(last + space) };
 }
 
-const move = (to) => change({ since: Math.max(to.since, 0), until: Math.max(to.until, 1000) });
+const move = (to) => change({ since: Math.max(to.since, 0), until: Math.min(Math.max(to.until, 1000), LATEST_MS) });
 const showWhole = () => change({ since: null, until: null });
 
 function showNewest() {
@@ -61,7 +63,7 @@ async function load() {
   } catch (fault) {
     failed(fault);
   } finally {
-    setBusy(false);
+    setBusy(latest.isBusy);
   }
 }
 
@@ -83,7 +85,7 @@ function showProblem(text) {
 // --- interval and buttons ------------------------------------------------------------------------
 
 function startTools() {
-  const typed = element("input", { placeholder: "7m, 1mo", ariaLabel: "Another interval, such as 7m" });
+  const typed = element("input", { placeholder: "7m", ariaLabel: "Another interval, such as 7m" });
   const choose = (interval) => change({ interval });
   byId("interval").append(...INTERVALS.map((name) => {
     const button = element("button", { type: "button", textContent: name });
@@ -113,9 +115,9 @@ function startTools() {
 function markInterval() {
   const box = byId("interval");
   for (const button of box.querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", button.textContent.split(":")[0] === state.interval);
+    button.setAttribute("aria-pressed", button.textContent === state.interval);
+    button.classList.toggle("drawn", button.textContent === candles.interval);
   }
-  box.querySelector("button").textContent = state.interval === "auto" ? `auto: ${candles.interval}` : "auto";
   box.dataset.interval = candles.interval;
   const isCoarser = state.interval !== "auto" && candles.interval !== state.interval;
   box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
@@ -128,6 +130,11 @@ function jumpTo(text) {
   const time = Date.parse(/^\d{4}(-\d{2})?$/.test(text) || text.length === 10 ? text : `${text.replace(" ", "T").replace(/Z$/, "")}Z`);
   if (Number.isNaN(time)) showProblem(`${text} is no date or time: give one such as 2021, 2021-03, 2021-03-13 or 2021-03-13 12:30 (UTC)`);
   else change({ since: time, until: time + width, at: text.length > 10 ? time : null });
+}
+
+/** Show the half day around a time of a result, minute by minute, with the crosshair at it. */
+function goTo(time) {
+  change({ since: time - AROUND_MS, until: time + AROUND_MS, at: time, interval: "auto" });
 }
 
 /** Copy the command, Python or SQL of what is on the screen: a tab's own, or the candles. */
@@ -219,6 +226,7 @@ function update(now, before) {
     candles = null;
   }
   showPair();
+  pin(now.at);
   if (isOther || now.interval !== before.interval) load();
   else if (now.since !== before.since || now.until !== before.until) {
     showView(view());
@@ -247,7 +255,7 @@ async function start() {
   startTools();
   startTabs();
   startTrades(failed);
-  startSql((sql) => change({ sql }), () => state.pair);
+  startSql((sql) => change({ sql }), () => state.pair, goTo);
   startCompare((other) => change({ other }));
   onChange(update);
   try {
@@ -261,6 +269,7 @@ async function start() {
     change({ pair: busiest.pair }, { isStep: false });
   } else if (state.pair) {
     showPair();
+    pin(state.at);
     load();
     if (!followsView()) showTab();
   }

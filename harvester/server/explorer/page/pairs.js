@@ -67,7 +67,13 @@ function years(since, until, place) {
     label.style.left = `${Math.min(place(Date.UTC(year, 0, 1)), 96)}%`;
     labels.push(label);
   }
-  return labels;
+  return labels.length ? labels : [dateLabel(since, "left"), dateLabel(until, "right")];
+}
+
+function dateLabel(ms, side) {
+  const label = element("span", { className: "year", textContent: new Date(ms).toISOString().slice(0, 10) });
+  label.style[side] = 0;
+  return label;
 }
 
 function showList() {

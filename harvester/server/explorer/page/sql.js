@@ -22,8 +22,14 @@ const EXAMPLES = {
   "largest trades": "SELECT time, price, volume, side FROM trades WHERE pair = '{pair}'\nORDER BY volume DESC LIMIT 20",
 };
 
-/** Start: `changed(text)` is called when a query is run, `pair()` returns the chosen pair. */
-export function startSql(changed, pair) {
+/**
+ * Start: `changed(text)` is called when a query is run, `pair()` returns the chosen pair, and
+ * `goTo(ms)` shows a time of the result in the chart.
+ */
+export function startSql(changed, pair, goTo) {
+  table.addEventListener("click", ({ target }) => {
+    if (target.dataset.time) goTo(Date.parse(target.dataset.time));
+  });
   const examples = button("examples");
   examples.append(...Object.keys(EXAMPLES).map((name) => element("option", {}, name)));
   examples.addEventListener("change", () => {
@@ -99,8 +105,18 @@ function addRows() {
   const body = table.tBodies[0];
   if (!result || !body) return;
   const rows = result.rows.slice(body.rows.length, body.rows.length + MORE_ROWS);
-  body.append(...rows.map((row) => element("tr", {}, ...row.map((value, index) =>
-    element("td", { className: value === null ? "null" : result.columns[index].is_number ? "number" : "", title: value ?? "" }, value ?? "null")))));
+  body.append(...rows.map((row) =>
+    element("tr", {}, ...row.map((value, index) => cell(value, result.columns[index])))));
+}
+
+function cell(value, column) {
+  if (value === null) return element("td", { className: "null" }, "null");
+  if (!column.type.startsWith("timestamp")) {
+    return element("td", { className: column.is_number ? "number" : "", title: value }, value);
+  }
+  const button = element("button", { type: "button", className: "link", title: "Show in the chart" }, value);
+  button.dataset.time = value;
+  return element("td", {}, button);
 }
 
 // --- chart this ----------------------------------------------------------------------------------
