@@ -59,10 +59,11 @@ docs: install
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 
-# The README's image: the demo's chart, drawn by the Chromium that is installed.
+# The README's images: the demo's chart and the explorer, drawn by the Chromium that is installed.
 chart: install
 	$(BIN)/harvester demo --quiet
 	$(BIN)/harvester chart XBT/USD -i 1h --data demo/data -o docs/chart.png
+	$(BIN)/python docs/explore_image.py demo/data docs/explore.png
 
 # Pages of the notebooks with all that they show: build/notebooks/*.html.
 notebooks: install

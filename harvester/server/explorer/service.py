@@ -97,6 +97,7 @@ MAX_RUNS = 20
 RUNS_READ = 1_000
 
 _COLUMNS = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "sell_volume")
+_READ = (*_COLUMNS, "count", "is_complete")
 
 
 class ArchiveExplorer:
@@ -185,14 +186,12 @@ class ArchiveExplorer:
         }
 
     def version(self, pair: str) -> dict[str, Any]:
-        """A text that changes when trades of a pair are added, and the end of its coverage.
+        """A text that changes when trades of a pair are added.
 
         Raises:
             NothingHeld: the archive has no trades of the pair.
         """
-        covered = self._archive.coverage(pair)
-        end_ns = covered[-1].through if covered else 0
-        return {"version": f"{end_ns}-{len(covered)}", "through": show(end_ns)}
+        return {"version": _version(self._archive.coverage(pair))}
 
     def _all_statuses(self) -> Sequence[PairSummary]:
         with self._lock:
@@ -230,11 +229,13 @@ class ArchiveExplorer:
             if cells is None:
                 continue
             since_text, until_text = show(cells.start_ns), show(cells.end_ns)
+            # Before the candles: trades that are added meanwhile make another version.
+            covered = self._archive.coverage(pair)
             result = self._archive.ohlc(
                 pair, length.name, since=since_text, until=until_text, all_columns=True
             )
             batches = list(result.to_arrow_reader())
-            table = pa.Table.from_batches(map(as_text, batches))
+            table = pa.Table.from_batches([as_text(batch.select(_READ)) for batch in batches])
             # Every interval is a multiple of a millisecond.
             opens = [ns // 1_000_000 for batch in batches for ns in times(batch).tolist()]
             found = CandleView(
@@ -251,9 +252,9 @@ class ArchiveExplorer:
                     for index, whole in enumerate(table.column("is_complete").to_pylist())
                     if not whole
                 ],
-                shades=self._shades(pair, cells, opens),
+                shades=self._shades(pair, covered, cells, opens),
                 copy=candle_texts(self.path, pair, length.name, since_text, until_text),
-                version=self.version(pair)["version"],
+                version=_version(covered),
             )
             if len(found.encoded()) <= MAX_BYTES:
                 return found
@@ -273,11 +274,13 @@ class ArchiveExplorer:
             raise BadTime(f"since {show(since_ns)} is not before until {show(until_ns)}")
         return Range(since_ns - 1, until_ns - 1)
 
-    def _shades(self, pair: str, cells: Cells, opens_ms: Sequence[int]) -> list[Shade]:
+    def _shades(
+        self, pair: str, covered: Sequence[Range], cells: Cells, opens_ms: Sequence[int]
+    ) -> list[Shade]:
         opens_ns = [open_ms * 1_000_000 for open_ms in opens_ms]
         traded = [Range(opens - 1, cells.next_start_ns(opens) - 1) for opens in opens_ns]
         past = Range(cells.range.after, min(cells.range.through, self._clock()))
-        return shades(past, self._archive.coverage(pair), self._archive.gaps(pair), traded)
+        return shades(past, covered, self._archive.gaps(pair), traded)
 
     # --- trades and SQL --------------------------------------------------------------------------
 
@@ -330,6 +333,10 @@ class ArchiveExplorer:
 
 
 # --- texts of values ------------------------------------------------------------------------------
+
+
+def _version(covered: Sequence[Range]) -> str:
+    return f"{covered[-1].through if covered else 0}-{len(covered)}"
 
 
 def _time_text(time_ns: int | None) -> str | None:

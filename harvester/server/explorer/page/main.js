@@ -58,6 +58,7 @@ async function load() {
     await showCandles(candles, view());
     markInterval();
     byId("view-text").textContent = viewText(shown);
+    if (!document.body.dataset.ready) performance.mark("drawn");
     document.body.dataset.ready = "true";
     if (followsView()) await showTab();
   } catch (fault) {
