@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -104,3 +105,18 @@ def test_rows_have_a_limit(archive: harvester.Archive) -> None:
     [result] = call(archive, ("sql", {"query": "FROM trades", "rows": 3}))
     assert len(result.structured_content["rows"]) == 3
     assert result.structured_content["is_cut"]
+
+
+def test_without_the_extra_the_command_says_what_to_install(archive: harvester.Archive) -> None:
+    code = "import sys; sys.modules['mcp'] = None; from harvester.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "mcp", "--data", archive.path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == "harvester: harvester mcp needs the package mcp: pip install --upgrade mcp\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import socket
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import harvester
 from harvester.errors import BadQuery
 from harvester.exporters.formats import as_text
 from harvester.query.read_only_sql import QueryLimits, ReadOnlyQuery
+from harvester.server.explorer.service import ArchiveExplorer
 from harvester.server.explorer.time_view import (
     LADDER,
     MAX_BYTES,
@@ -27,6 +29,7 @@ from harvester.server.explorer.time_view import (
     coverage_strip,
     shades,
 )
+from harvester.server.explorer.web import app
 from harvester.server.sample_data import END_NS
 from harvester.times import DAY, SECOND, Range, show
 
@@ -540,6 +543,35 @@ def test_an_empty_archive_has_no_pairs(tmp_path: Path) -> None:
     with harvester.open(tmp_path) as empty:
         assert answer(empty, "pairs")["pairs"] == []
         assert run_sql(empty, "FROM trades").json()["rows"] == []
+
+
+def test_an_overtaken_request_that_waits_is_left_out(
+    archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ArchiveExplorer, "pairs", lambda _self: asked.append("pairs"))
+
+    async def send() -> list[Any]:
+        sent: list[Any] = []
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/api/pairs",
+            "query_string": b"",
+            "headers": [(b"host", b"127.0.0.1"), (b"x-token", TOKEN.encode())],
+        }
+
+        async def receive() -> dict[str, str]:
+            return {"type": "http.disconnect"}
+
+        async def collect(message: Any) -> None:
+            sent.append(message)
+
+        await app(archive, TOKEN)(scope, receive, collect)
+        return sent
+
+    assert asyncio.run(send())[0]["status"] == 204
+    assert asked == []
 
 
 # --- running --------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ class ArchiveExplorer:
             for run in self._archive.runs(RUNS_READ)
             if any(result.pair == status.pair for result in run.pairs) or not run.pairs
         ]
-        verified = next((run for run in runs if run.command == "verify"), None)
+        verified = next((run for run in runs if run.command in ("verify", "repair")), None)
         return {
             "pair": status.pair,
             "name": status.wsname or status.pair,

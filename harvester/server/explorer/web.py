@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from html import escape
@@ -41,6 +41,9 @@ PAGE = Path(__file__).parent / "page"
 
 MAX_BODY = 4 * MAX_TEXT + 1_000
 """Most bytes of a request: a query of four-byte characters, and the JSON around it."""
+
+MAX_ANSWERS = 3
+"""Answers that are computed at the same time; others wait, and are left out if overtaken then."""
 
 MAX_QUERIES = 2
 """SQL queries that run at the same time; others wait."""
@@ -130,6 +133,7 @@ def app(archive: ReadableArchive, token: str) -> Starlette:
         token: see `Guard`.
     """
     explorer = ArchiveExplorer(archive)
+    places = asyncio.Semaphore(MAX_ANSWERS)
     answers: dict[str, Callable[[Query], object]] = {
         "pairs": lambda _query: explorer.pairs(),
         "coverage": lambda query: explorer.coverage(_pair(query)),
@@ -148,7 +152,7 @@ def app(archive: ReadableArchive, token: str) -> Starlette:
         routes=[
             Route("/", _page),
             Mount("/plotly", StaticFiles(directory=_plotly_folder())),
-            *(Route(f"/api/{name}", _endpoint(answer)) for name, answer in answers.items()),
+            *(Route(f"/api/{name}", _endpoint(answer, places)) for name, answer in answers.items()),
             Route("/api/sql", SqlEndpoint(explorer).answer, methods=["POST"]),
             Mount("/page", StaticFiles(directory=PAGE)),
         ],
@@ -170,14 +174,25 @@ def _plotly_folder() -> Path:
     return Path((folders or ["."])[0]) / "package_data"
 
 
-def _endpoint(answer: Callable[[Query], object]) -> Callable[[Request], Response]:
-    """Return an endpoint that runs in a thread; errors become a status and a text."""
+def _endpoint(
+    answer: Callable[[Query], object], places: asyncio.Semaphore
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that runs in a thread; errors become a status and a text.
 
-    def endpoint(request: Request) -> Response:
-        try:
-            return _json(answer(dict(request.query_params)))
-        except HarvesterError as error:
-            return _failure(error)
+    Args:
+        answer: computes the answer.
+        places: a wheel that turns asks many times. Only as many answers are computed at once, and
+            of those that wait, none whose reader has gone on.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        async with places:
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            try:
+                return _json(await asyncio.to_thread(answer, dict(request.query_params)))
+            except HarvesterError as error:
+                return _failure(error)
 
     return endpoint
 

@@ -31,8 +31,8 @@ export async function showGaps(pair, go) {
 
 function verification(found) {
   const run = found.verified;
-  if (!run) return `none on record; run: harvester verify ${found.pair}`;
-  return `${run.begun}: ${run.exit_status === 0 ? "nothing wrong" : run.error ?? `exit status ${run.exit_status}`}`;
+  if (!run) return `not on record; run: harvester verify ${found.pair}`;
+  return `${run.command} ${run.begun}: ${run.exit_status === 0 ? "nothing wrong" : run.error ?? `exit status ${run.exit_status}`}`;
 }
 
 function ranges(parts, count, go) {

@@ -179,7 +179,7 @@ async function showTab() {
   if (!candles && followsView()) return;
   try {
     if (state.tab === "trades") await showTrades(state.pair, state.at, view().until);
-    else if (state.tab === "sql") showSql(state.sql, state.pair);
+    else if (state.tab === "sql") showSql(state.sql, pairNamed(state.pair));
     else if (state.tab === "gaps") await showGaps(state.pair, showRange);
     else await showCompare(state.pair, state.other, allPairs(), view());
   } catch (fault) {
@@ -256,7 +256,7 @@ async function start() {
   startTools();
   startTabs();
   startTrades(failed);
-  startSql((sql) => change({ sql }), () => state.pair, goTo);
+  startSql((sql) => change({ sql }), () => pairNamed(state.pair), goTo);
   startCompare((other) => change({ other }));
   onChange(update);
   try {

@@ -16,15 +16,15 @@ let result = null;
 
 const EXAMPLES = {
   "examples": "",
-  "daily candles": "FROM ohlc('{pair}', '1d')",
+  "daily candles": "FROM ohlc('{pair}', '1d', since := TIMESTAMP '{yearAgo}')",
   "first trade above a price": "SELECT * FROM trades WHERE pair = '{pair}' AND price > 60000\nORDER BY time, tie LIMIT 1",
   "volume by year and side": "SELECT year, side, sum(volume) AS volume, count(*) AS trades\nFROM trades WHERE pair = '{pair}' GROUP BY year, side ORDER BY year, side",
   "largest trades": "SELECT time, price, volume, side FROM trades WHERE pair = '{pair}'\nORDER BY volume DESC LIMIT 20",
 };
 
 /**
- * Start: `changed(text)` is called when a query is run, `pair()` returns the chosen pair, and
- * `goTo(ms)` shows a time of the result in the chart.
+ * Start: `changed(text)` is called when a query is run, `pair()` returns what is stored of the
+ * chosen pair, and `goTo(ms)` shows a time of the result in the chart.
  */
 export function startSql(changed, pair, goTo) {
   table.addEventListener("click", ({ target }) => {
@@ -33,7 +33,7 @@ export function startSql(changed, pair, goTo) {
   const examples = button("examples");
   examples.append(...Object.keys(EXAMPLES).map((name) => element("option", {}, name)));
   examples.addEventListener("change", () => {
-    if (EXAMPLES[examples.value]) text.value = EXAMPLES[examples.value].replaceAll("{pair}", pair().replaceAll("'", "''"));
+    if (EXAMPLES[examples.value]) text.value = example(examples.value, pair());
     examples.selectedIndex = 0;
     text.focus();
   });
@@ -60,7 +60,15 @@ export function startSql(changed, pair, goTo) {
 /** Show a query of the address, or suggest one for a pair. */
 export function showSql(query, pair) {
   if (query) text.value = query;
-  else if (!text.value) text.value = EXAMPLES["daily candles"].replaceAll("{pair}", pair.replaceAll("'", "''"));
+  else if (!text.value) text.value = example("daily candles", pair);
+}
+
+/** An example for a pair; its candles are those of a year, as all of them may take long. */
+function example(name, pair) {
+  const last = new Date(pair?.last ?? Date.now());
+  const yearAgo = new Date(last.getTime() - 365 * 864e5).toISOString().slice(0, 10);
+  const filled = EXAMPLES[name].replaceAll("{yearAgo}", yearAgo);
+  return filled.replaceAll("{pair}", () => (pair?.pair ?? "").replaceAll("'", "''"));
 }
 
 export const sqlTexts = () => result?.copy;
