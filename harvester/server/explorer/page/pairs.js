@@ -94,8 +94,9 @@ function bare(text) {
 }
 
 function entry(pair) {
+  const altname = pair.name === pair.pair ? null : element("span", { className: "altname" }, pair.pair);
   const button = element("button", { type: "button" },
-    element("div", { className: "name" }, element("span", {}, pair.name), element("span", { className: "faint" }, size(pair.bytes))),
+    element("div", { className: "name" }, element("strong", {}, pair.name), altname, element("span", {}, size(pair.bytes))),
     strip(pair.strip),
     element("div", { className: "dates faint" },
       element("span", {}, pair.first ? `${pair.first.slice(0, 10)} to ${pair.last.slice(0, 10)}` : "no trades"),
