@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 from api_server import T0, Trade, archive_of
+from cli_runner import HARVESTER
 from explorer_archive import GAP, HOUR, START_NS, TOKEN, answer, ask, run_sql, sample_archive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -586,6 +590,21 @@ def test_the_server_listens_on_this_machine_only(archive: harvester.Archive) -> 
             # Also this machine, by another address.
             socket.create_connection(("127.0.0.2", port))
         assert f'src="{explorer.url}"' in explorer._repr_html_()
+
+
+def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Archive) -> None:
+    command = [*HARVESTER, "explore", "--no-browser", "--data", archive.path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        url = line.split(" at ")[1].split(" (")[0]
+        page = httpx.get(url)
+        other = httpx.get(url.partition("?")[0])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert line.startswith(f"exploring {archive.path} at http://127.0.0.1:")
+    assert (page.status_code, other.status_code) == (200, 403)
+    assert 'data-testid="pair-list"' in page.text
 
 
 def test_every_start_has_a_token_of_its_own(archive: harvester.Archive) -> None:

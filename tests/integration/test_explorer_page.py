@@ -393,6 +393,24 @@ def test_trades_are_those_around_the_click_and_pages_follow(
     keep(page, "trades")
 
 
+def test_trades_follow_the_crosshair_until_a_click_keeps_them(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=XBTUSD&interval=1h")
+    here = page.get_by_test_id("trades").locator("tr.here")
+    for part in (0.1, 0.9):
+        over(page, part)
+        at = legend_of(page)["time"].partition(" UTC")[0]
+        expect(here).to_contain_text(at[:13])
+    over(page, 0.6, click=True)
+    kept = legend_of(page)["time"].partition(" UTC")[0]
+    expect(here).to_contain_text(kept[:13])
+    over(page, 0.1)
+    page.get_by_test_id("trades").hover()
+    assert legend_of(page)["time"].partition(" UTC")[0] == kept
+    expect(here).to_contain_text(kept[:13])
+
+
 def test_sql_runs_draws_and_downloads(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive, "pair=XBTUSD&tab=sql")
     panel = page.get_by_test_id("sql")

@@ -48,7 +48,6 @@ class PairSummary(Protocol):
     first_ns: int | None
     last_ns: int | None
     coverage: list[Range]
-    wanted: list[Range]
     gaps: list[Range]
     files: int
     bytes: int
@@ -90,7 +89,10 @@ class ReadableArchive(TradeArchive, Protocol):
 # --- the service ----------------------------------------------------------------------------------
 
 STATUS_TTL_S = 2.0
-"""The list of pairs is read again after this time: it takes long where there are many."""
+"""The list of pairs is read again after this time."""
+
+STATUS_TTL_FACTOR = 10
+"""Or after so many times what reading it takes, which is a second where there are 1,400 pairs."""
 
 MAX_RANGES = 200
 MAX_RUNS = 20
@@ -114,7 +116,8 @@ class ArchiveExplorer:
         self._clock = clock
         self._lock = Lock()
         self._statuses: Sequence[PairSummary] = ()
-        self._read_s: float | None = None
+        self._fresh_until_s = 0.0
+        self._versions: dict[str, str] = {}
 
     @property
     def path(self) -> str:
@@ -191,13 +194,20 @@ class ArchiveExplorer:
         Raises:
             NothingHeld: the archive has no trades of the pair.
         """
-        return {"version": _version(self._archive.coverage(pair))}
+        version = _version(self._archive.coverage(pair))
+        with self._lock:
+            if self._versions.setdefault(pair, version) != version:
+                # The page asks for the list of pairs next.
+                self._versions[pair], self._fresh_until_s = version, 0.0
+        return {"version": version}
 
     def _all_statuses(self) -> Sequence[PairSummary]:
         with self._lock:
-            now_s = time.monotonic()
-            if self._read_s is None or now_s - self._read_s > STATUS_TTL_S:
-                self._statuses, self._read_s = self._archive.status(), now_s
+            begun_s = time.monotonic()
+            if begun_s >= self._fresh_until_s:
+                self._statuses = self._archive.status()
+                taken_s = time.monotonic() - begun_s
+                self._fresh_until_s = begun_s + max(STATUS_TTL_S, STATUS_TTL_FACTOR * taken_s)
             return self._statuses
 
     # --- candles ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import { colour, plotLayout, shortTime } from "./format.js";
 const MARGIN = { l: 8, r: 66, t: 8, b: 38 };
 const WHEEL_FACTOR = 8;
 const NARROWEST_MS = 1000;
+const REST_MS = 300;
 const LABELS = 4;
 const SHADES = { "not downloaded": "gap", "not requested": "never", "no trades": "quiet" };
 const LEGEND = [
@@ -32,12 +33,23 @@ let handlers = {};
 let cursor = null;
 let pinned = null;
 
-/** Start: `moved(view, isGesture)` after zoom and pan, `picked(ms)` when a time is chosen. */
+/**
+ * Start: `moved(view)` is called after zoom and pan, `picked(ms)` when a candle is chosen, and
+ * `rested()` when the mouse rests, with the crosshair at another candle.
+ */
 export function startChart(given) {
   handlers = given;
   box.addEventListener("wheel", zoomByWheel, { passive: false });
-  box.addEventListener("pointermove", (event) => pointAt(timeAt(event.clientX), event.clientY));
-  box.addEventListener("pointerleave", () => pointAt(null));
+  let resting = 0;
+  box.addEventListener("pointermove", (event) => {
+    pointAt(timeAt(event.clientX), event.clientY);
+    clearTimeout(resting);
+    resting = setTimeout(() => handlers.rested(), REST_MS);
+  });
+  box.addEventListener("pointerleave", () => {
+    clearTimeout(resting);
+    pointAt(null);
+  });
   box.addEventListener("keydown", byKey);
   trackClicks();
   new ResizeObserver(() => candles && Plotly.Plots.resize(plot)).observe(box);
@@ -63,6 +75,11 @@ export function showView(shown) {
   view = shown;
   if (candles) Plotly.relayout(plot, axes());
   placeCross();
+}
+
+/** When the candle opens that the mouse is over; null if it is elsewhere. */
+export function candleUnderMouse() {
+  return cursor === null || !candles?.time.length ? null : candles.time[candleAt(candles, cursor)];
 }
 
 /** Forget the candles of another pair. */

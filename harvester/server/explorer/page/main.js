@@ -2,7 +2,7 @@
 
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
-import { clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed } from "./chart.js";
+import { candleUnderMouse, clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed } from "./chart.js";
 import { showCompare, startCompare } from "./compare.js";
 import { element, iso, viewText } from "./format.js";
 import { showGaps } from "./gaps.js";
@@ -178,7 +178,7 @@ async function showTab() {
   }
   if (!candles && followsView()) return;
   try {
-    if (state.tab === "trades") await showTrades(state.pair, state.at, view().until);
+    if (state.tab === "trades") await showTrades(state.pair, state.at ?? candleUnderMouse(), view().until);
     else if (state.tab === "sql") showSql(state.sql, pairNamed(state.pair));
     else if (state.tab === "gaps") await showGaps(state.pair, showRange);
     else await showCompare(state.pair, state.other, allPairs(), view());
@@ -252,7 +252,13 @@ async function start() {
       const width = Math.min(until - since, (Date.parse(pairNamed(state.pair).last) - Date.parse(pairNamed(state.pair).first)) / 8);
       move({ since: Math.round(ms - width / 2), until: Math.round(ms + width / 2) });
     });
-  startChart({ moved: move, picked: (at) => change({ at, tab: state.tab === "sql" ? "sql" : "trades" }), whole: showWhole, newest: showNewest });
+  startChart({
+    moved: move,
+    picked: (at) => change({ at, tab: state.tab === "sql" ? "sql" : "trades" }),
+    rested: () => state.tab === "trades" && state.at === null && showTab(),
+    whole: showWhole,
+    newest: showNewest,
+  });
   startTools();
   startTabs();
   startTrades(failed);

@@ -52,14 +52,14 @@ function draw() {
     element("th", { className: NUMBERS.includes(name) ? "number" : "" }, name === "time" ? "time (UTC)" : name.replace("_", " "))));
   const rows = shown.rows.map((trade) => element("tr", {}, ...COLUMNS.map((name) => cell(trade, name))));
   table.replaceChildren(element("thead", {}, header), element("tbody", {}, ...rows));
-  note.textContent = `${whole(shown.rows.length)} trades; click the chart, or press Enter in it, for those of a candle`;
+  note.textContent = `${whole(shown.rows.length)} trades; the mouse over the chart shows those of a candle, and a click keeps them`;
   if (shown.at === null) return;
   const first = shown.rows.findIndex((trade) => BigInt(trade.time_ns) >= BigInt(shown.at) * 1000000n);
   if (first < 0) return;
   rows[first].className = "here";
   const box = table.parentElement;
   box.scrollTop = rows[first].offsetTop - box.clientHeight / 3;
-  note.textContent = `${whole(shown.rows.length)} trades around the marked one`;
+  note.textContent = `${whole(shown.rows.length)} trades around the crosshair`;
 }
 
 function cell(trade, name) {
