@@ -122,7 +122,7 @@ class ReadOnlyQuery:
         if statement.type != duckdb.StatementType.SELECT:
             raise BadQuery(
                 f"{statement.type.name} is not allowed here: only queries are, which change "
-                "nothing; `harvester sql` runs any statement"
+                "nothing; the command `sql` runs any statement"
             )
         return statement
 
@@ -162,7 +162,7 @@ class ReadOnlyQuery:
                 raise BadQuery("the query was cancelled") from error
             raise BadQuery(
                 f"the query took longer than {self._limits.seconds:g} seconds: choose a shorter "
-                "range of time, or run it with `harvester sql`"
+                "range of time, or run it by the command `sql`"
             ) from error
         finally:
             timer.cancel()

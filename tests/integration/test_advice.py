@@ -59,6 +59,10 @@ USAGE = {
 
 PARSED_ONLY = {
     "harvester serve --data data --port 8722": "serves until it is interrupted",
+    "harvester explore": "serves until it is interrupted",
+    "harvester explore --data data": "serves until it is interrupted",
+    "harvester mcp": "answers until its stdin ends; tests/integration/test_assistant.py runs it",
+    "harvester mcp --data data": "answers until its stdin ends",
     "harvester status XBT/USD --watch": "watches until it is interrupted",
     "harvester demo": "takes long; tests/integration/test_cli.py runs it",
     "harvester demo --trades 50000": "takes long; tests/integration/test_cli.py runs it",

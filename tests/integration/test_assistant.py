@@ -118,5 +118,6 @@ def test_without_the_extra_the_command_says_what_to_install(archive: harvester.A
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == "harvester: harvester mcp needs the package mcp: pip install --upgrade mcp\n"
+        done.stderr
+        == "harvester: the command mcp needs the package mcp: pip install --upgrade mcp\n"
     )

@@ -14,7 +14,7 @@ try:
     from mcp.types import ToolAnnotations
     from pydantic import Field
 except ImportError as error:
-    raise UsageError("harvester mcp needs the package mcp: pip install --upgrade mcp") from error
+    raise UsageError("the command mcp needs the package mcp: pip install --upgrade mcp") from error
 
 from harvester import __version__
 from harvester.query.read_only_sql import QueryLimits
