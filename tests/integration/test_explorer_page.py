@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -479,10 +480,26 @@ def test_two_pairs_are_overlaid(archive: harvester.Archive, look: Opened) -> Non
 
 def test_what_is_on_the_screen_is_copied(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive, "pair=XBTUSD&interval=4h")
-    page.get_by_role("button", name="command").click()
-    expect(page.locator("#copied")).to_contain_text("harvester ohlc XBTUSD -i 4h --since")
-    page.get_by_role("button", name="Python").click()
-    expect(page.locator("#copied")).to_contain_text(f"harvester.open('{archive.path}').ohlc(")
+    candles = page.locator("[data-copy-of=candles]")
+    candles.get_by_role("button", name="command").click()
+    expect(candles.locator("output")).to_contain_text("harvester ohlc XBTUSD -i 4h --since")
+    candles.get_by_role("button", name="Python").click()
+    expect(candles.locator("output")).to_contain_text(f"harvester.open('{archive.path}').ohlc(")
+
+    trades = page.locator("[data-copy-of=trades]")
+    trades.get_by_role("button", name="SQL").click()
+    expect(trades.locator("output")).to_contain_text("FROM tape('XBTUSD') WHERE time >=")
+
+    page.get_by_role("tab", name="SQL").click()
+    query = page.locator("[data-copy-of=sql]")
+    query.get_by_role("button", name="command").click()
+    expect(query.locator("output")).to_have_text("there is nothing to copy yet")
+    page.get_by_test_id("sql").locator("textarea").fill("SELECT 'it''s'")
+    page.get_by_test_id("run-sql").click()
+    expect(page.get_by_test_id("sql").locator("tbody td")).to_have_text("it's")
+    query.get_by_role("button", name="command").click()
+    words = shlex.split(query.locator("output").text_content() or "")
+    assert words == ["harvester", "sql", "SELECT 'it''s'", "--data", archive.path]
 
 
 # --- sizes, schemes, safety -----------------------------------------------------------------------

@@ -230,8 +230,11 @@ class SqlEndpoint:
             asked = await _sql_request(request)
             async with self._places:
                 rows = await self._run(asked.query, request)
+            # In a thread, as ten thousand rows take a while.
             if asked.format == "json":
-                return _json(self._explorer.sql_answer(asked.query, rows))
+                return await asyncio.to_thread(
+                    lambda: _json(self._explorer.sql_answer(asked.query, rows))
+                )
             return await asyncio.to_thread(_file, rows, asked.format)
         except HarvesterError as error:
             return _failure(error)
@@ -239,9 +242,14 @@ class SqlEndpoint:
     async def _run(self, text: str, request: Request) -> LimitedRows:
         query = await asyncio.to_thread(self._explorer.query)
         running = asyncio.create_task(asyncio.to_thread(query.run, text))
-        while not running.done():
-            await asyncio.wait([running], timeout=POLL_S)
-            if not running.done() and await request.is_disconnected():
+        try:
+            while not running.done():
+                await asyncio.wait([running], timeout=POLL_S)
+                if not running.done() and await request.is_disconnected():
+                    query.cancel()
+        finally:
+            if not running.done():
+                # The server stops: its process ends when its threads have.
                 query.cancel()
         return await running
 

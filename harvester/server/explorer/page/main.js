@@ -103,9 +103,6 @@ function startTools() {
     "newest-view": showNewest,
   };
   for (const [id, run] of Object.entries(buttons)) byId(id).addEventListener("click", run);
-  for (const button of document.querySelectorAll("[data-copy]")) {
-    button.addEventListener("click", () => copy(button.dataset.copy));
-  }
   byId("jump").addEventListener("submit", (event) => {
     event.preventDefault();
     jumpTo(byId("jump-time").value.trim());
@@ -138,15 +135,24 @@ function goTo(time) {
   change({ since: time - AROUND_MS, until: time + AROUND_MS, at: time, interval: "auto" });
 }
 
-/** Copy the command, Python or SQL of what is on the screen: a tab's own, or the candles. */
-async function copy(kind) {
-  const ofTab = { sql: sqlTexts, trades: tradeTexts }[state.tab];
-  const isTab = byId(`panel-${state.tab}`).contains(document.activeElement) || state.tab === "sql";
-  const texts = (isTab && ofTab?.()) || candles?.copy;
-  if (!texts) return;
-  byId("copied").hidden = false;
-  byId("copied").textContent = texts[kind];
-  await navigator.clipboard?.writeText(texts[kind]).catch(() => {});
+/** Buttons that copy the command, the Python or the SQL of what is on the screen. */
+function startCopying() {
+  const texts = { candles: () => candles?.copy, trades: tradeTexts, sql: sqlTexts };
+  for (const group of document.querySelectorAll("[data-copy-of]")) {
+    const copied = element("output", { className: "copied faint", hidden: true });
+    const buttons = Object.entries({ command: "command", python: "Python", sql: "SQL" }).map(([kind, label]) => {
+      const button = element("button", { type: "button" }, label);
+      button.addEventListener("click", () => copy(texts[group.dataset.copyOf]()?.[kind], copied));
+      return button;
+    });
+    group.append(element("span", { className: "faint" }, "copy as"), ...buttons, copied);
+  }
+}
+
+async function copy(text, copied) {
+  copied.hidden = false;
+  copied.textContent = text ?? "there is nothing to copy yet";
+  if (text) await navigator.clipboard?.writeText(text).catch(() => {});
 }
 
 /** Whether the tab shows what is in the view: it is filled once its candles are there. */
@@ -260,6 +266,7 @@ async function start() {
     newest: showNewest,
   });
   startTools();
+  startCopying();
   startTabs();
   startTrades(failed);
   startSql((sql) => change({ sql }), () => pairNamed(state.pair), goTo);
