@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from harvester.errors import BadQuery
-from harvester.query.source_choice import text_literal
+from harvester.query.source_choice import path_literal, text_literal
 from harvester.query.sql import Connection, file_relation, translate_sql_errors
 
 BATCH_ROWS = 500
@@ -67,9 +67,11 @@ class ReadOnlyQuery:
         self._connection = connection
         self._limits = limits
         self._is_cancelled = Event()
-        folder = text_literal(f"{Path(root).resolve() / 'trades'}/")
+        folder = f"{Path(root).absolute() / 'trades'}/"
+        # DuckDB compares the path as the views have it: with wildcards in brackets, if there are.
+        folders = ", ".join(sorted({text_literal(folder), path_literal(folder)}))
         for statement in (
-            f"SET allowed_directories = [{folder}]",
+            f"SET allowed_directories = [{folders}]",
             "SET autoinstall_known_extensions = false",
             "SET autoload_known_extensions = false",
             "SET enable_external_access = false",

@@ -390,6 +390,22 @@ def test_sql_reads_no_file_but_the_archives_and_changes_nothing(
     assert files(Path(archive.path)) == before
 
 
+@pytest.mark.parametrize("name", ["it's [x] *", "a b", "pair=X"])
+def test_sql_reads_an_archive_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    with sample_archive(tmp_path / name, trades=300) as odd:
+        (tmp_path / "other.csv").write_text("1")
+        assert run_sql(odd, "SELECT count(*) FROM trades").json()["rows"] == [["300"]]
+        for outside in (f"{odd.path}/trades/../../other.csv", f"{tmp_path}/*.csv"):
+            text = outside.replace("'", "''")
+            assert run_sql(odd, f"FROM read_csv('{text}')").status_code == 400
+
+
+def test_sql_reads_an_archive_by_a_link(archive: harvester.Archive, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(archive.path)
+    with harvester.open(tmp_path / "link") as linked:
+        assert run_sql(linked, "FROM trades LIMIT 1").status_code == 200
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

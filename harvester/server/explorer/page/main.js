@@ -60,7 +60,7 @@ async function load() {
     byId("view-text").textContent = viewText(shown);
     if (!document.body.dataset.ready) performance.mark("drawn");
     document.body.dataset.ready = "true";
-    if (followsView()) await showTab();
+    if (followsView()) showTab();
   } catch (fault) {
     failed(fault);
   } finally {
