@@ -127,7 +127,8 @@ async function draw() {
   const ranges = axes();
   for (const [path, range] of Object.entries(ranges)) layout[path.split(".")[0]].range = range;
   const isNew = !plot.classList.contains("js-plotly-plot");
-  await Plotly.react(plot, traces(), layout, { displayModeBar: false, scrollZoom: false, doubleClick: false });
+  const options = { displayModeBar: false, scrollZoom: false, doubleClick: false };
+  await Plotly.react(plot, traces(), layout, options);
   if (isNew) plot.on("plotly_relayout", readPan);
   box.dataset.interval = candles.interval;
   box.dataset.candles = candles.time.length;
@@ -142,7 +143,9 @@ function traces() {
   const unknown = numbers.volume.map((all, index) =>
     Math.max(0, all - numbers.buy_volume[index] - numbers.sell_volume[index]));
   const marked = [...candles.incomplete].filter((index) => texts.low[index] !== undefined);
-  const bar = (y, name) => ({ type: "bar", x: spaced.x, y: [...y, ...spaced.none], yaxis: "y2", marker: { color: colour(name) } });
+  const bar = (y, name) => ({
+    type: "bar", x: spaced.x, y: [...y, ...spaced.none], yaxis: "y2", marker: { color: colour(name) },
+  });
   const price = (name) => [...numbers[name], ...spaced.none];
   return [
     {
@@ -152,9 +155,10 @@ function traces() {
       decreasing: { line: { color: colour("down"), width: 1 }, fillcolor: colour("down") },
       whiskerwidth: 0,
     },
-    { type: "scatter", mode: "lines", ...vwapLine(x), line: { color: colour("vwap"), width: 1 }, connectgaps: false },
+    { type: "scatter", mode: "lines", ...vwapLine(x), line: { color: colour("vwap"), width: 1 } },
     {
-      type: "scatter", mode: "markers", x: marked.map((index) => x[index]), y: marked.map((index) => numbers.high[index]),
+      type: "scatter", mode: "markers",
+      x: marked.map((index) => x[index]), y: marked.map((index) => numbers.high[index]),
       marker: { symbol: "circle-open", size: 8, color: colour("ink") },
     },
     bar(numbers.buy_volume, "up"),
@@ -244,7 +248,8 @@ function readPan(changed) {
   if (since === undefined) return;
   const time = (text) => (typeof text === "number" ? text : Date.parse(`${text.replace(" ", "T")}Z`));
   const dayOnly = (text) => (typeof text === "string" && text.length === 10 ? `${text} 00:00` : text);
-  handlers.moved({ since: Math.round(time(dayOnly(since))), until: Math.round(time(dayOnly(changed["xaxis.range[1]"]))) });
+  const [from, to] = [since, changed["xaxis.range[1]"]].map((end) => Math.round(time(dayOnly(end))));
+  handlers.moved({ since: from, until: to });
 }
 
 /** A click without a drag picks its time. */

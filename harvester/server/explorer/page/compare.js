@@ -16,7 +16,8 @@ export function startCompare(chosen) {
 
 /** Overlay a pair and another one; without another, the first different pair is taken. */
 export async function showCompare(pair, other, pairs, view) {
-  select.replaceChildren(...pairs.filter((found) => found.pair !== pair).map((found) => element("option", { value: found.pair }, found.name)));
+  const others = pairs.filter((found) => found.pair !== pair);
+  select.replaceChildren(...others.map((found) => element("option", { value: found.pair }, found.name)));
   if (!select.options.length) {
     note.textContent = "the archive has one pair only";
     return;

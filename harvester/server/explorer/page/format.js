@@ -1,6 +1,8 @@
 // Times and elements as text. Whatever comes from the archive becomes text, never HTML.
 
-const UNITS_MS = { ms: 1, s: 1e3, m: 6e4, h: 36e5, d: 864e5, w: 6048e5, mo: 2629746e3, q: 7889238e3, y: 31556952e3 };
+const UNITS_MS = {
+  ms: 1, s: 1e3, m: 6e4, h: 36e5, d: 864e5, w: 6048e5, mo: 2629746e3, q: 7889238e3, y: 31556952e3,
+};
 
 /** The length of an interval such as 7m in milliseconds; an average for months and years. */
 export function intervalMs(text) {

@@ -10,23 +10,27 @@ const latest = new Latest();
 export async function showGaps(pair, go) {
   const found = await latest.run((signal) => get("coverage", { pair }, signal));
   if (!found) return;
+  const rollups = Object.entries(found.rollups).map(([level, count]) => `${level}: ${count}`);
   const facts = {
     trades: whole(found.trades),
     "first trade": found.first ?? "none",
     "last trade": found.last ?? "none",
     files: `${whole(found.files)}, ${size(found.bytes)}`,
-    "roll-ups": Object.entries(found.rollups).map(([level, count]) => `${level}: ${count}`).join(", ") || "none",
+    "roll-ups": rollups.join(", ") || "none",
     gaps: found.gap_count ? whole(found.gap_count) : "none: everything that was requested is stored",
     "last verification": verification(found),
   };
   const list = element("dl", { className: "facts" });
-  for (const [name, text] of Object.entries(facts)) list.append(element("dt", {}, name), element("dd", {}, text));
-  panel.replaceChildren(
-    list,
-    ...(found.damaged.length ? [element("h3", {}, "Damage"), element("pre", {}, found.damaged.join("\n"))] : []),
-    ...(found.gap_count ? [element("h3", {}, "Gaps: requested, and not downloaded"), ranges(found.gaps, found.gap_count, go)] : []),
-    element("h3", {}, "Stored"), ranges(found.coverage, found.coverage_count, go),
-    element("h3", {}, "Latest runs"), runs(found.runs));
+  for (const [name, text] of Object.entries(facts)) {
+    list.append(element("dt", {}, name), element("dd", {}, text));
+  }
+  const parts = [list];
+  const add = (title, content) => parts.push(element("h3", {}, title), content);
+  if (found.damaged.length) add("Damage", element("pre", {}, found.damaged.join("\n")));
+  if (found.gap_count) add("Gaps: requested, and not downloaded", ranges(found.gaps, found.gap_count, go));
+  add("Stored", ranges(found.coverage, found.coverage_count, go));
+  add("Latest runs", runs(found.runs));
+  panel.replaceChildren(...parts);
 }
 
 function verification(found) {
@@ -48,7 +52,10 @@ function ranges(parts, count, go) {
 
 function runs(found) {
   if (!found.length) return element("p", { className: "faint" }, "no run is on record");
-  const state = (run) => (run.state === "ended" ? (run.exit_status === 0 ? "done" : `exit status ${run.exit_status}`) : run.state);
+  const state = (run) => {
+    if (run.state !== "ended") return run.state;
+    return run.exit_status === 0 ? "done" : `exit status ${run.exit_status}`;
+  };
   return table(["command", "began", "ended", "state", "trades", "error"],
     found.map((run) => [run.command, run.begun, run.ended ?? "", state(run), whole(run.trades), run.error ?? ""]));
 }

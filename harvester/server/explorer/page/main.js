@@ -2,7 +2,9 @@
 
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
-import { candleUnderMouse, clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed } from "./chart.js";
+import {
+  candleUnderMouse, clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed,
+} from "./chart.js";
 import { showCompare, startCompare } from "./compare.js";
 import { element, iso, viewText } from "./format.js";
 import { showGaps } from "./gaps.js";
@@ -15,6 +17,8 @@ const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d
 const SETTLE_MS = 40;
 const LIVE_MS = 2000;
 const AROUND_MS = 6 * 36e5;
+// The width of the view by the length of the date that is typed: a year, a month, a day, an hour.
+const WIDTHS_MS = [[4, 316224e5], [7, 26784e5], [10, 864e5], [16, 36e5]];
 const LATEST_MS = Date.UTC(2100, 0, 1);
 const TABS = ["trades", "sql", "gaps", "compare"];
 
@@ -35,13 +39,17 @@ function view() {
   return { since: Math.round(first - space), until: Math.round(last + space) };
 }
 
-const move = (to) => change({ since: Math.max(to.since, 0), until: Math.min(Math.max(to.until, 1000), LATEST_MS) });
+function move({ since, until }) {
+  change({ since: Math.max(since, 0), until: Math.min(Math.max(until, 1000), LATEST_MS) });
+}
+
 const showWhole = () => change({ since: null, until: null });
 
 function showNewest() {
   const { since, until } = view();
   const end = Date.parse(pairNamed(state.pair)?.last ?? new Date());
-  change({ since: Math.round(end - (until - since) * 0.95), until: Math.round(end + (until - since) * 0.05) });
+  const width = until - since;
+  change({ since: Math.round(end - width * 0.95), until: Math.round(end + width * 0.05) });
 }
 
 /** Load the candles of the view; the ones that are drawn stay meanwhile. */
@@ -119,15 +127,21 @@ function markInterval() {
   box.dataset.interval = candles.interval;
   const isCoarser = state.interval !== "auto" && candles.interval !== state.interval;
   box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
-  byId("live").textContent = isCoarser ? `${state.interval} are too many candles here: ${candles.interval} instead` : "";
+  byId("live").textContent = isCoarser
+    ? `${state.interval} are too many candles here: ${candles.interval} instead`
+    : "";
 }
 
-/** Go to a day (2021-03-13), a minute (2021-03-13 12:30), or further away as the text is shorter. */
+/** Go to a year, a month, a day, an hour or a minute: the shorter the text, the wider the view. */
 function jumpTo(text) {
-  const width = text.length > 16 ? 12e4 : text.length > 10 ? 36e5 : text.length > 7 ? 864e5 : text.length > 4 ? 26784e5 : 316224e5;
-  const time = Date.parse(/^\d{4}(-\d{2})?$/.test(text) || text.length === 10 ? text : `${text.replace(" ", "T").replace(/Z$/, "")}Z`);
-  if (Number.isNaN(time)) showProblem(`${text} is no date or time: give one such as 2021, 2021-03, 2021-03-13 or 2021-03-13 12:30 (UTC)`);
-  else change({ since: time, until: time + width, at: text.length > 10 ? time : null });
+  const isDate = /^\d{4}(-\d{2}(-\d{2})?)?$/.test(text);
+  const time = Date.parse(isDate ? text : `${text.replace(" ", "T").replace(/Z$/, "")}Z`);
+  if (Number.isNaN(time)) {
+    showProblem(`${text} is no date or time: give one such as 2021, 2021-03 or 2021-03-13 12:30 (UTC)`);
+    return;
+  }
+  const [, width] = WIDTHS_MS.find(([length]) => text.length <= length) ?? [0, 12e4];
+  change({ since: time, until: time + width, at: isDate ? null : time });
 }
 
 /** Show the half day around a time of a result, minute by minute, with the crosshair at it. */
@@ -140,7 +154,8 @@ function startCopying() {
   const texts = { candles: () => candles?.copy, trades: tradeTexts, sql: sqlTexts };
   for (const group of document.querySelectorAll("[data-copy-of]")) {
     const copied = element("output", { className: "copied faint", hidden: true });
-    const buttons = Object.entries({ command: "command", python: "Python", sql: "SQL" }).map(([kind, label]) => {
+    const labels = Object.entries({ command: "command", python: "Python", sql: "SQL" });
+    const buttons = labels.map(([kind, label]) => {
       const button = element("button", { type: "button" }, label);
       button.addEventListener("click", () => copy(texts[group.dataset.copyOf]()?.[kind], copied));
       return button;
@@ -255,7 +270,8 @@ async function start() {
     (pair) => change({ pair, at: null }),
     (ms) => {
       const { since, until } = view();
-      const width = Math.min(until - since, (Date.parse(pairNamed(state.pair).last) - Date.parse(pairNamed(state.pair).first)) / 8);
+      const { first, last } = pairNamed(state.pair);
+      const width = Math.min(until - since, (Date.parse(last) - Date.parse(first)) / 8);
       move({ since: Math.round(ms - width / 2), until: Math.round(ms + width / 2) });
     });
   startChart({

@@ -82,7 +82,9 @@ function showList() {
     (pair) => bare(pair.pair).includes(wanted) || bare(pair.name).includes(wanted));
   list.replaceChildren(...shown.map((pair) => entry(pair)));
   if (!shown.length) {
-    const text = answer.pairs.length ? "no pair has this in its name" : "the archive is empty: harvester backfill XBT/USD";
+    const text = answer.pairs.length
+      ? "no pair has this in its name"
+      : "the archive is empty: harvester backfill XBT/USD";
     list.append(element("li", { className: "faint" }, text));
   }
   markPair(chosen);
@@ -96,7 +98,8 @@ function bare(text) {
 function entry(pair) {
   const altname = pair.name === pair.pair ? null : element("span", { className: "altname" }, pair.pair);
   const button = element("button", { type: "button" },
-    element("div", { className: "name" }, element("strong", {}, pair.name), altname, element("span", {}, size(pair.bytes))),
+    element("div", { className: "name" },
+      element("strong", {}, pair.name), altname, element("span", {}, size(pair.bytes))),
     strip(pair.strip),
     element("div", { className: "dates faint" },
       element("span", {}, pair.first ? `${pair.first.slice(0, 10)} to ${pair.last.slice(0, 10)}` : "no trades"),
@@ -107,8 +110,10 @@ function entry(pair) {
   return element("li", {}, button);
 }
 
-const stripText = (pair) =>
-  `${pair.gaps ? `${whole(pair.gaps)} gaps` : "no gaps"}, strips from ${shortTime(axis().since)} to ${shortTime(axis().until)}`;
+function stripText(pair) {
+  const gaps = pair.gaps ? `${whole(pair.gaps)} gaps` : "no gaps";
+  return `${gaps}, strips from ${shortTime(axis().since)} to ${shortTime(axis().until)}`;
+}
 
 /** Runs of equal letters as parts of a bar. */
 function strip(letters) {

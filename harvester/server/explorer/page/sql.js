@@ -17,9 +17,14 @@ let result = null;
 const EXAMPLES = {
   "examples": "",
   "daily candles": "FROM ohlc('{pair}', '1d', since := TIMESTAMP '{yearAgo}')",
-  "first trade above a price": "SELECT * FROM trades WHERE pair = '{pair}' AND price > 60000\nORDER BY time, tie LIMIT 1",
-  "volume by year and side": "SELECT year, side, sum(volume) AS volume, count(*) AS trades\nFROM trades WHERE pair = '{pair}' GROUP BY year, side ORDER BY year, side",
-  "largest trades": "SELECT time, price, volume, side FROM trades WHERE pair = '{pair}'\nORDER BY volume DESC LIMIT 20",
+  "first trade above a price":
+    "SELECT * FROM trades WHERE pair = '{pair}' AND price > 60000\nORDER BY time, tie LIMIT 1",
+  "volume by year and side":
+    "SELECT year, side, sum(volume) AS volume, count(*) AS trades\n" +
+    "FROM trades WHERE pair = '{pair}' GROUP BY year, side ORDER BY year, side",
+  "largest trades":
+    "SELECT time, price, volume, side FROM trades WHERE pair = '{pair}'\n" +
+    "ORDER BY volume DESC LIMIT 20",
 };
 
 /**
@@ -122,7 +127,8 @@ function cell(value, column) {
   if (!column.type.startsWith("timestamp")) {
     return element("td", { className: column.is_number ? "number" : "", title: value }, value);
   }
-  const button = element("button", { type: "button", className: "link", title: "Show in the chart" }, value);
+  const button = element("button", { type: "button", className: "link" }, value);
+  button.title = "Show in the chart";
   button.dataset.time = value;
   return element("td", {}, button);
 }
@@ -132,9 +138,12 @@ function cell(value, column) {
 function chart() {
   const names = result.columns.map((column) => column.name.toLowerCase());
   const values = (index) => result.rows.map((row) => row[index]);
-  const timeIndex = result.columns.findIndex((column) => /^(timestamp|date)/.test(column.type));
-  const numeric = result.columns.flatMap((column, index) => (column.is_number && index !== timeIndex ? [index] : []));
-  const x = timeIndex >= 0 ? values(timeIndex) : numeric.length === names.length ? result.rows.map((_, index) => index + 1) : values(names.findIndex((_, index) => !numeric.includes(index)));
+  const indexes = names.map((_, index) => index);
+  const timeIndex = indexes.find((index) => /^(timestamp|date)/.test(result.columns[index].type)) ?? -1;
+  const numeric = indexes.filter((index) => result.columns[index].is_number);
+  // Over time if there is a time, else over the first text, else over the number of the row.
+  const across = timeIndex >= 0 ? timeIndex : indexes.find((index) => !numeric.includes(index));
+  const x = across === undefined ? result.rows.map((_, index) => index + 1) : values(across);
   const ohlc = ["open", "high", "low", "close"].map((name) => names.indexOf(name));
   const traces = ohlc.every((index) => index >= 0)
     ? [candleTrace(x, ohlc.map(values))]
@@ -149,7 +158,8 @@ function chart() {
   plot.hidden = false;
   const layout = plotLayout((axis) => ({
     margin: { l: 60, r: 10, t: 10, b: 30 }, dragmode: "zoom",
-    xaxis: { ...axis, type: timeIndex >= 0 ? "date" : undefined, rangeslider: { visible: false } }, yaxis: { ...axis },
+    xaxis: { ...axis, type: timeIndex >= 0 ? "date" : undefined, rangeslider: { visible: false } },
+    yaxis: { ...axis },
   }));
   Plotly.react(plot, traces, layout, { displayModeBar: false, responsive: true });
 }

@@ -2,7 +2,9 @@
 
 import { iso } from "./format.js";
 
-const DEFAULTS = { pair: "", since: null, until: null, interval: "auto", tab: "trades", at: null, other: "", sql: "" };
+const DEFAULTS = {
+  pair: "", since: null, until: null, interval: "auto", tab: "trades", at: null, other: "", sql: "",
+};
 const TIMES = ["since", "until", "at"];
 const GESTURE_MS = 800;
 

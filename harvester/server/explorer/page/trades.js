@@ -48,11 +48,13 @@ async function load(pair, place, at) {
 }
 
 function draw() {
+  const title = (name) => (name === "time" ? "time (UTC)" : name.replace("_", " "));
   const header = element("tr", {}, ...COLUMNS.map((name) =>
-    element("th", { className: NUMBERS.includes(name) ? "number" : "" }, name === "time" ? "time (UTC)" : name.replace("_", " "))));
+    element("th", { className: NUMBERS.includes(name) ? "number" : "" }, title(name))));
   const rows = shown.rows.map((trade) => element("tr", {}, ...COLUMNS.map((name) => cell(trade, name))));
   table.replaceChildren(element("thead", {}, header), element("tbody", {}, ...rows));
-  note.textContent = `${whole(shown.rows.length)} trades; the mouse over the chart shows those of a candle, and a click keeps them`;
+  const hint = "the mouse over the chart shows those of a candle, and a click keeps them";
+  note.textContent = `${whole(shown.rows.length)} trades; ${hint}`;
   if (shown.at === null) return;
   const first = shown.rows.findIndex((trade) => BigInt(trade.time_ns) >= BigInt(shown.at) * 1000000n);
   if (first < 0) return;
