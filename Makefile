@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check check-newest check-oldest live lint types docs notebooks chart install clean
+.PHONY: demo test check check-newest check-oldest test-engines test-recipes live lint types docs notebooks chart install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -39,6 +39,21 @@ check-oldest: install
 	HARVESTER_PYTHON=build/oldest/bin/python $(BIN)/pytest $(COMMANDS)
 	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt '.[polars]' $(IN_VENV)
 	build/oldest/bin/python -m pytest -n auto tests/integration/test_sql.py
+
+# Other programs, as they come from the package index, on an archive. They have a venv of their own, as
+# they bring many packages; each is a line of tests/engines/requirements.txt.
+test-engines:
+	rm -rf build/engines
+	$(PYTHON) -m venv build/engines
+	build/engines/bin/python -m pip install --quiet . --requirement tests/engines/requirements.txt
+	build/engines/bin/python -m pytest -n auto --dist loadfile tests/engines
+
+# The programs of docs/recipes.md. For releases, as they take long to install.
+test-recipes:
+	rm -rf build/recipes
+	$(PYTHON) -m venv build/recipes
+	build/recipes/bin/python -m pip install --quiet . --requirement tests/engines/recipes.txt
+	build/recipes/bin/python -m pytest -n auto --dist loadfile tests/engines
 
 # Asks the real exchange, for about ten minutes: neither `check` nor CI runs it.
 live: install

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.csv_import.importer import ImportReport
     from harvester.csv_import.run import FilePlan, ImportPlan, ImportResult
-    from harvester.download.backfill import BackfillEstimate
+    from harvester.download.estimate import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken
     from harvester.exporters.export import ExportedFile
     from harvester.kraken.pairs import Pair

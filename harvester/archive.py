@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, tzinfo
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -27,7 +28,7 @@ from harvester.argument_types import (
     wrong_type,
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
-from harvester.errors import BadSetting, UnknownPair, UsageError
+from harvester.errors import BadInterval, BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, of_class, search
 from harvester.pair_selection import (
     PairName,
@@ -37,14 +38,14 @@ from harvester.pair_selection import (
     resolve_named,
 )
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Range, parse_offset
+from harvester.times import SECOND, Range, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
     from harvester.csv_import.run import ImportPlan, ImportResult
-    from harvester.download.backfill import BackfillEstimate
+    from harvester.download.estimate import BackfillEstimate
     from harvester.download.events import (
         BackfillResult,
         CancelToken,
@@ -432,6 +433,79 @@ class Archive:
             raise_gravest(result.pairs)
         return result
 
+    @check_types
+    def follow(
+        self,
+        *pairs: str,
+        every: IntervalLength = "10s",
+        since: Moment | None = None,
+        progress: ProgressOption | None = None,
+        cancel: CancelToken | None = None,
+        check: bool = True,
+    ) -> list[BackfillResult]:
+        """Keep some pairs up to date without end: store new trades as soon as they are settled.
+
+        It blocks until `cancel` is cancelled from another thread or from `progress`, or until
+        Ctrl-C. Outages of the exchange are waited out, without a gap. A pair with an error that
+        waiting does not resolve ends alone; docs/follow.md explains the rules.
+
+        Args:
+            *pairs: names in any spelling, or patterns such as `XBT/*`.
+            every: store new trades at least this often: text such as `10s`, or a timedelta.
+            since: first download what is missing from this time on. Default: a stored pair
+                continues where its last request began, another one begins now.
+            progress: called in another thread with each event of `harvester.download.events`:
+                a `Followed` event per poll and pair. True shows one status line.
+            cancel: ends the call in good order once its `cancel()` is called.
+            check: raise the most severe error of a pair at the end. If False, errors are only in
+                the results.
+
+        Returns:
+            A result per pair, as for `backfill`, once `cancel` was cancelled or all pairs ended.
+
+        Raises:
+            BadInterval: `every` is no length of time.
+            BadTime: `since` is not a time.
+            UnknownPair: no market has one of the names.
+            ExchangeError: the exchange did not answer at the start, or refused a pair.
+            Interrupted: `cancel` was cancelled while a pair was catching up.
+            ArchiveLocked: another run is writing to one of the pairs.
+            ArchiveHasGaps: a part of the followed range is not covered.
+            ArchiveDamaged: the exchange's trades contradict the stored ones.
+            ArchiveUnwritable: the operating system refused to write.
+            ValueDoesNotFit: a value of a trade does not fit the storage format.
+            KeyboardInterrupt: Ctrl-C; the trades downloaded so far are stored.
+
+        Example:
+            >>> enough = harvester.CancelToken()
+            >>> [result] = archive.follow(
+            ...     "XBT/USD", progress=lambda event: enough.cancel(), cancel=enough, check=False
+            ... )
+            >>> result.pair, result.gaps
+            ('XBTUSD', [])
+        """
+        from harvester.async_runner import FollowRun, raise_gravest, run_in_thread
+
+        selection = self._selection(pairs, (), None, all_pairs=False)
+        every_ns = candle_interval(every).width_ns
+        if every_ns is None:
+            raise BadInterval(f"every is {every!r}: give a fixed length such as 10s or 1m")
+        after = None if since is None else parse_range(since, None).after
+        with _listening(progress) as listener:
+            run = FollowRun(
+                TradeStore(self.path),
+                self._settings,
+                selection,
+                after,
+                every_ns / SECOND,
+                listener,
+                self._warn,
+            )
+            results = run_in_thread(run.run, cancel)
+        if check:
+            raise_gravest(results)
+        return results
+
     def _selection(
         self,
         pairs: tuple[str, ...],
@@ -656,6 +730,7 @@ class Archive:
         *,
         since: Moment = "start",
         until: Moment | None = None,
+        tz: str | None = None,
         strict: bool = False,
     ) -> Result:
         """Return the trades of a pair as published, in the exchange's order.
@@ -664,6 +739,8 @@ class Archive:
             pair: the name of the pair, in any spelling.
             since: start time, inclusive. Default: the first trade.
             until: end time, exclusive. Default: the end of the stored trades.
+            tz: time zone of `since` and `until`, such as `Europe/Berlin`, if they are dates, or
+                texts that name no zone. Default: UTC. The times in the rows are UTC.
             strict: raise an error if there are gaps in the requested range.
 
         Returns:
@@ -677,6 +754,7 @@ class Archive:
             NothingHeld: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadSetting: there is no such time zone.
 
         Example:
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
@@ -687,7 +765,7 @@ class Archive:
         from harvester.schema import TRADES
 
         self._check_open()
-        range_ = parse_range(since, until)
+        range_ = parse_range(since, until, _time_zone(tz))
         market, store = self._resolve_stored(pair), self._store
         limit = self._settings.candles.memory_limit
         notes = self._gap_notes(market.altname, [range_], strict=strict)
@@ -763,7 +841,7 @@ class Archive:
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
-        range_ = _requested_range(since, until, tz)
+        range_ = parse_range(since, until, _time_zone(tz))
         by_pair: dict[str, tuple[Pair, CandleQuery]] = {}
         for name in [pair] if isinstance(pair, str) else pair:
             market, query = self._candle_query(
@@ -821,6 +899,7 @@ class Archive:
         since: Moment = "start",
         until: Moment | None = None,
         anchor: Moment = "start",
+        tz: str | None = None,
         all_columns: bool = False,
         strict: bool = False,
         complete_only: bool = False,
@@ -837,6 +916,8 @@ class Archive:
             until: return only bars whose first trade is before this time.
             anchor: the first bar begins with the first trade at or after this time. Default: the
                 first stored trade.
+            tz: time zone of `since`, `until` and `anchor`, such as `Europe/Berlin`, if they are
+                dates, or texts that name no zone. Default: UTC. The times in the rows are UTC.
             all_columns: add volumes by taker side, exact value, trade ids and more.
             strict: raise an error if there are gaps between `anchor` and `until`. After a gap, a
                 new bar begins.
@@ -852,7 +933,8 @@ class Archive:
             UsageError: no size or several sizes are given.
             NothingHeld: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
-            BadSetting: a size is not a number above 0, or has too many digits.
+            BadSetting: a size is not a number above 0 or has too many digits, or there is no such
+                time zone.
             BadTime: a time can't be read, or `since` is not before `until`.
 
         Example:
@@ -871,7 +953,8 @@ class Archive:
         if len(sizes) != 1:
             raise UsageError("a bar has one size: give one of trades=N, volume=X and value=X")
         size = parse_size(*sizes[0])
-        range_, anchor_ns = parse_range(since, until), moment_ns(anchor, time.time_ns())
+        zone = _time_zone(tz)
+        range_, anchor_ns = parse_range(since, until, zone), moment_ns(anchor, time.time_ns(), zone)
         market, store = self._resolve_stored(pair), self._store
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
         notes = self._gap_notes(market.altname, counted_ranges(query), strict=strict)
@@ -923,7 +1006,7 @@ class Archive:
         _, query = self._candle_query(
             pair,
             interval,
-            _requested_range(since, until, tz),
+            parse_range(since, until, _time_zone(tz)),
             fill,
             tz,
             offset,
@@ -1149,7 +1232,7 @@ class Archive:
             length.name: length
             for length in (candle_interval(given) for given in _checked_intervals(intervals))
         }
-        range_ = _requested_range(since, until, tz)
+        range_ = parse_range(since, until, _time_zone(tz))
 
         def notes(name: str) -> tuple[str, ...]:
             return self._gap_notes(name, [range_], strict=strict)
@@ -1221,7 +1304,7 @@ class Archive:
         from harvester.charts.chart import chart
 
         self._check_open()
-        range_ = _requested_range(since, until, tz)
+        range_ = parse_range(since, until, _time_zone(tz))
         limit = self._settings.candles.memory_limit
         market, query = self._candle_query(
             pair, interval, range_, "none", tz, offset, complete_only=complete_only
@@ -1454,7 +1537,7 @@ class Archive:
             (20000, [])
         """
         from harvester.async_runner import run_in_thread
-        from harvester.csv_import.files import find
+        from harvester.csv_import.csv_files import find
         from harvester.download.exchange import RunOptions
         from harvester.operations import maintenance
 
@@ -1607,18 +1690,17 @@ class Archive:
         return show_archive(self.path, self.status(), self._store.stored_or_requested())
 
 
-def _requested_range(since: Moment, until: Moment | None, tz: str | None) -> Range:
-    """Parse `since` and `until`, whose dates and texts without a zone are times of `tz`.
+def _time_zone(tz: str | None) -> tzinfo:
+    """The time zone of dates, and of texts that name none; UTC if `tz` is not given.
 
     Raises:
         BadSetting: there is no such time zone.
-        BadTime: one of them is not a time, or `since` is not before `until`.
     """
     if tz is None:
-        return parse_range(since, until)
+        return UTC
     from harvester.query.calendar import find_time_zone
 
-    return parse_range(since, until, find_time_zone(tz))
+    return find_time_zone(tz)
 
 
 def _plain_digits(size: Number) -> str:

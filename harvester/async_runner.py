@@ -17,15 +17,14 @@ from harvester.config import Settings
 from harvester.csv_import.pair_matching import ImportRequest
 from harvester.csv_import.redownload import imported_segments, replace_imported, rows_to_download
 from harvester.csv_import.run import ImportResult, import_files
-from harvester.download.backfill import (
+from harvester.download.backfill import backfill, lacking
+from harvester.download.estimate import (
     BackfillEstimate,
     MissingData,
     add_redownload,
-    backfill,
     count_missing_trades,
     estimate_pair,
     estimate_total,
-    lacking,
 )
 from harvester.download.events import (
     SIGNAL_POLL_S,
@@ -42,6 +41,7 @@ from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
+from harvester.operations.follow import follow
 from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
 from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
 from harvester.pair_selection import PairSelection, choose, list_pairs
@@ -136,10 +136,14 @@ class BackfillRun:
         async with Client(exchange, on_wait=self._waiting) as client:
             pairs = await cancel.guard(choose(client, self.store, self.selection))
             clock = ExchangeClock(client, self.settings.refresh.settle_s)
-            settled_ns = await cancel.guard(clock.settled_ns())
             requests = [BackfillRequest(pair, self.time_range) for pair in pairs]
             pairs_missing = [
-                MissingData(request.pair, lacking(self.store, request, settled_ns))
+                MissingData(
+                    request.pair,
+                    lacking(
+                        self.store, request, await cancel.guard(clock.settled_ns(request.pair))
+                    ),
+                )
                 for request in requests
             ]
             incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]
@@ -216,6 +220,55 @@ class RefreshRun:
             record.exit_status = result.exit_status
             record.error = None if result.error is None else str(result.error)
             return result
+
+
+@dataclass(frozen=True, slots=True)
+class FollowRun:
+    """Following pairs: which, from when on, and how.
+
+    Attributes:
+        store: a store of its own, as the run is in another thread than its caller.
+        settings: the effective settings.
+        selection: which pairs.
+        after: see `follow`.
+        every_s: see `follow`.
+        progress: receives each event.
+        warn: receives a warning if the run log can't be written.
+    """
+
+    store: TradeStore
+    settings: Settings
+    selection: PairSelection
+    after: int | None
+    every_s: float
+    progress: Listener
+    warn: Warn
+
+    async def run(self, cancel: CancelToken) -> list[BackfillResult]:
+        """Follow the pairs until the token is cancelled; one result per pair.
+
+        Raises:
+            UnknownPair: no market has one of the names.
+            ExchangeError: the exchange does not answer with its markets.
+            Interrupted: cancelled before the first pair.
+        """
+        request = {
+            "pairs": [str(name) for name in self.selection.names],
+            "since": None if self.after is None else show(self.after + 1),
+            "every_s": self.every_s,
+        }
+        with record_run(self.store, "follow", request, self.settings, self.warn) as record:
+            result = await follow(
+                self.store,
+                self.settings,
+                RunOptions(self.progress, cancel),
+                self.selection,
+                after=self.after,
+                every_s=self.every_s,
+            )
+            record.calls, record.refusals = result.calls, result.refusals
+            record.pairs = pair_results(result.pairs)
+            return result.pairs
 
 
 async def run_to_completion(

@@ -118,6 +118,14 @@ def _read_size(value: Any) -> str:
     return size
 
 
+def _read_command(value: Any) -> tuple[str, ...]:
+    """A program and its arguments; a text is split at spaces, with quotes as in a shell."""
+    words = shlex.split(value) if isinstance(value, str) else msgspec.convert(value, list[str])
+    if not all(map(is_path_text, words)) or (words and not words[0].strip()):
+        raise ValueError("no command")
+    return tuple(words)
+
+
 PATH = Rule(_read_path, "a text that is not empty and has no NUL character")
 NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
 URL = Rule(
@@ -130,6 +138,10 @@ LENGTHS = Rule(
 )
 SIZE = Rule(_read_size, "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB")
 AGENT = Rule(_read_agent, "a text of printable ASCII that is not empty")
+COMMAND = Rule(
+    _read_command,
+    'a program and its arguments, such as ["/home/me/notify", "ops"], or an empty list',
+)
 
 
 # --- the settings ---------------------------------------------------------------------------------
@@ -154,13 +166,14 @@ class ArchiveSettings:
     ] = 250_000
 
 
+KRAKEN_URL = "https://api.kraken.com"
+
+
 @dataclass(frozen=True, slots=True)
 class ExchangeSettings:
     """Section `[exchange]`: the API's address, rates, timeouts and retries."""
 
-    url: Annotated[str, URL, "Address of Kraken's API, or of an API server."] = (
-        "https://api.kraken.com"
-    )
+    url: Annotated[str, URL, "Address of Kraken's API, or of an API server."] = KRAKEN_URL
     user_agent: Annotated[
         str, AGENT, "User-Agent of requests. Kraken refuses the default names of HTTP libraries."
     ] = "kraken-harvester"
@@ -205,6 +218,11 @@ class RefreshSettings:
         FROM_0,
         "Leave trades of the last this many seconds, by the exchange's clock, for the next run.",
     ] = 60.0
+    notify_command: Annotated[
+        tuple[str, ...],
+        COMMAND,
+        "Program and arguments to run if a refresh does not end with status 0: JSON on its stdin.",
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +251,10 @@ class Settings:
         """The value of a setting by its key, such as `exchange.rate`, without a password."""
         if name == "exchange.url":
             return self.exchange.shown_url
+        if name == "refresh.notify_command":
+            # An argument may be a password, or an address that only its owner may know.
+            program, arguments = self.refresh.notify_command[:1], self.refresh.notify_command[1:]
+            return (*program, "...") if arguments else program
         section, _, short = name.partition(".")
         return getattr(getattr(self, section), short)
 
@@ -389,6 +411,27 @@ def load(
     return Settings(**sections, origins=origins)
 
 
+def load_notify_command(file: str | None = None) -> tuple[str, ...]:
+    """The setting `refresh.notify_command`, also if another setting is wrong.
+
+    Args:
+        file: the path of the option --config; None without one.
+
+    Returns an empty tuple if it is not set or can't be read.
+    """
+    key = next(key for key in KEYS if key.name == "refresh.notify_command")
+    try:
+        found = file_in_force(file)
+        value = _parse_file(found)[key.section][key.short] if found else key.default
+    except (BadSetting, KeyError, TypeError):
+        value = key.default
+    try:
+        command: tuple[str, ...] = key.rule.read(os.environ.get(key.variables[0], value))
+    except BAD_VALUE:
+        return ()
+    return command
+
+
 def file_in_force(
     file: str | None = None, environment: Mapping[str, str] | None = None
 ) -> str | None:
@@ -424,6 +467,8 @@ def refused_value(name: str, value: object) -> str:
         name: of the setting.
         value: of any type.
     """
+    if name == "refresh.notify_command":
+        return "no command"
     if name == "exchange.url" and isinstance(value, str):
         value = without_user(value)
     try:
@@ -465,9 +510,14 @@ def read_small_file(path: str) -> bytes:
     return data
 
 
-def _read_file(file: str) -> dict[str, Any]:
+def _parse_file(file: str) -> dict[str, Any]:
+    """The tables of a configuration file, not checked.
+
+    Raises:
+        BadSetting: it can't be read, or is no TOML.
+    """
     try:
-        tables = tomllib.loads(read_small_file(file).decode("utf-8-sig"))
+        return tomllib.loads(read_small_file(file).decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise BadSetting(
             f"there is no configuration file {file!r}: "
@@ -475,6 +525,15 @@ def _read_file(file: str) -> dict[str, Any]:
         ) from error
     except (OSError, *BAD_JSON) as error:
         raise BadSetting(f"{file} can't be read: {error}") from error
+
+
+def _read_file(file: str) -> dict[str, Any]:
+    """The values of a configuration file by key name.
+
+    Raises:
+        BadSetting: it can't be read, or has an unknown section or key.
+    """
+    tables = _parse_file(file)
     known = [key.name for key in KEYS]
     for section, table in tables.items():
         if not isinstance(table, dict):

@@ -168,7 +168,8 @@ class RunProgress:
     Attributes:
         pairs: number of pairs in all; None if unknown.
         running: the progress of pairs that have started and not ended, by altname.
-        waiting: what all pairs wait for, such as the exchange's clock; empty for nothing.
+        status: what all pairs wait for, such as the exchange's clock, or how far followed pairs
+            are; empty for nothing.
     """
 
     def __init__(self, clock: Clock = time.monotonic, pairs: int | None = None) -> None:
@@ -176,7 +177,7 @@ class RunProgress:
         self._clock = clock
         self.pairs = pairs
         self.running: dict[str, PairProgress] = {}
-        self.waiting = ""
+        self.status = ""
         self._trades = 0
         # Pairs that have ended, and whether without an error. After a result, no step follows.
         self._ended: dict[str, bool] = {}
@@ -193,7 +194,7 @@ class RunProgress:
                 self._ended.pop(pair, None)
                 self._progress_of(pair).add(event)
             case events.PageRead(pair) if pair not in self._has_result:
-                self.waiting = ""
+                self.status = ""
                 self._progress_of(pair).add(event)
             case events.Step(pair, done, of) if pair not in self._has_result:
                 self._progress_of(pair).add(event)
@@ -204,8 +205,8 @@ class RunProgress:
                 self._end(pair, status)
             case events.Waiting() | events.Paced() if event.pair in self.running:
                 self.running[event.pair].add(event)
-            case events.Waiting():
-                self.waiting = str(event)
+            case events.Waiting() | events.Followed():
+                self.status = str(event)
             case events.BackfillResult() | events.Ended():
                 self._add_result(event)
             case _:
@@ -223,6 +224,7 @@ class RunProgress:
         elif event.pair in self.running:
             self._trades += self.running[event.pair].trades
         self._ended.pop(event.pair, None)
+        self.status = ""
         self._end(event.pair, event.exit_status)
         self._has_result.add(event.pair)
 
@@ -398,7 +400,7 @@ class Bars(Progress):
             shown = run.busiest(max(1, min(self._console.height, MAX_LINES) - 4))
             tasks = [self._task(pair) for pair in shown]
             more = len(run.running) - len(shown)
-            lines = [f"and {more:,} more" if more else "", run.waiting]
+            lines = [f"and {more:,} more" if more else "", run.status]
             if (run.pairs or 0) > 1 or len(run.running) > 1 or self._cell is not None:
                 lines.append(str(run))
         if tasks:

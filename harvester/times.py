@@ -104,7 +104,7 @@ def parse_moment(text: str, now_ns: int, zone: tzinfo = UTC) -> int:
     if word == "now":
         return now_ns
     if word in ("today", "yesterday"):
-        today = _local(now_ns, zone).date()
+        today = local_time(now_ns, zone).date()
         return _parse_iso(str(today - timedelta(days=word == "yesterday")), zone)
     if part := _YEAR_OR_MONTH.fullmatch(stripped):
         return _parse_iso(f"{part[1]}-{part[2] or '01'}-01", zone)
@@ -136,8 +136,8 @@ def _parse_digits(digits: str) -> int:
     )
 
 
-def _local(stamp_ns: int, zone: tzinfo) -> datetime:
-    """A time on the clocks of a zone, without the part below a second."""
+def local_time(stamp_ns: int, zone: tzinfo | None) -> datetime:
+    """A time on the clocks of a zone, or of this machine for None; without the part of a second."""
     return (_EPOCH + timedelta(seconds=stamp_ns // SECOND)).astimezone(zone)
 
 
@@ -149,7 +149,7 @@ def _ago_ns(now_ns: int, count: int, unit: str, zone: tzinfo) -> int:
     """
     if unit in UNITS_NS:
         return max(0, now_ns - count * UNITS_NS[unit])
-    now = _local(now_ns, zone)
+    now = local_time(now_ns, zone)
     months = now.year * 12 + now.month - 1 - count * MONTHS[unit]
     if months < 1970 * 12:
         return 0

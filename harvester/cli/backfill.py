@@ -12,15 +12,14 @@ from harvester.cli.options import (
     CommonOptions,
     class_option,
     common_options,
-    run_context,
+    pair_argument,
     setting_option,
-    show_warnings,
-    shows_estimates,
-    warnings_shown,
 )
+from harvester.cli.output import show_warnings, warnings_shown
 from harvester.cli.progress_lines import pace_fields
+from harvester.cli.run_context import run_context, shows_estimates
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
-from harvester.download.backfill import BackfillEstimate, PairEstimate, TotalEstimate
+from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
 from harvester.errors import Interrupted, UsageError, gravest
 from harvester.pair_selection import PairName
@@ -33,7 +32,7 @@ MIN_ANNOUNCED_S = 5.0
 
 
 @click.command()
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @click.option("--all", "all_pairs", is_flag=True, help="All pairs that the exchange lists.")
 @click.option(
     "--quote",

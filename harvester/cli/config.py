@@ -1,4 +1,4 @@
-"""`harvester config` shows the settings; `harvester schedule` prints units for nightly runs."""
+"""`config` shows settings, `schedule` prints nightly units, `completion` a script for shells."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import shell_completion
 
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options
@@ -254,3 +255,28 @@ def _warn_about_variables(settings: Settings) -> None:
         output.hint(
             f"{', '.join(sorted(lost))}: set here, but not at night; write it into config.toml"
         )
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS), metavar="|".join(SHELLS))
+@click.pass_context
+def completion(context: click.Context, *, shell: str) -> None:
+    """Print the script that completes commands, options and pairs in a shell.
+
+    bash: put eval "$(harvester completion bash)" into ~/.bashrc; zsh: the same with zsh into
+    ~/.zshrc; fish: write the output to ~/.config/fish/completions/harvester.fish.
+
+    Example: harvester completion bash
+    """
+    scripts = {
+        "bash": shell_completion.BashComplete,
+        "zsh": shell_completion.ZshComplete,
+        "fish": shell_completion.FishComplete,
+    }
+    root = context.find_root().command
+    output.data(scripts[shell](root, {}, "harvester", "_HARVESTER_COMPLETE").source())

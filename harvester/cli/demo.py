@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
+from harvester.cli.options import CommonOptions, common_options
 from harvester.cli.query_output import write_result
+from harvester.cli.run_context import run_context, shows_estimates
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
@@ -143,12 +144,18 @@ and on the real exchange:
 @click.option(
     "--port", type=int, default=8722, show_default=True, help="TCP port; 0 for any free one."
 )
+@click.option(
+    "--guess-sides",
+    is_flag=True,
+    help="Answer imported trades, which have no side, with a guess: a buy after the price rose, a "
+    "sell after it fell. Without this, other programs are refused such trades.",
+)
 @common_options
-def serve(common: CommonOptions, host: str, port: int) -> None:
-    """Answer Kraken's Trades, OHLC, AssetPairs, Time and SystemStatus from the archive.
+def serve(common: CommonOptions, host: str, port: int, guess_sides: bool) -> None:
+    """Answer Kraken's public endpoints about trades, candles and markets from the archive.
 
-    To copy this archive, use backfill with --api-url URL --rate 0. The newest 60 s are left out,
-    unless HARVESTER_REFRESH_SETTLE_S is 0.
+    ccxt and freqtrade can use it: see docs/tools.md. To copy this archive, use backfill with
+    --api-url URL --rate 0. The newest 60 s are left out, unless HARVESTER_REFRESH_SETTLE_S is 0.
 
     Example: harvester serve --data data --port 8722
     """
@@ -158,4 +165,5 @@ def serve(common: CommonOptions, host: str, port: int) -> None:
         host,
         port,
         lambda url: output.hint(f"serving {path} at {url} (Ctrl-C ends it)"),
+        guess_sides=guess_sides,
     )

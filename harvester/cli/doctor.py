@@ -8,7 +8,8 @@ import click
 
 from harvester import __version__
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, cancel_on_signals, common_options
+from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.run_context import cancel_on_signals
 from harvester.errors import BadSetting, HarvesterError, UsageError, gravest
 from harvester.times import now_text
 

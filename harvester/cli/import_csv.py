@@ -9,7 +9,9 @@ from typing import TypedDict, Unpack
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, run_context, show_warnings
+from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.output import show_warnings
+from harvester.cli.run_context import run_context
 from harvester.csv_import.run import FilePlan, ImportResult
 from harvester.times import show
 

@@ -39,13 +39,14 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
             "backfill", "Download the missing trades of some pairs, or of all."
         ),
         "refresh": CommandEntry("refresh", "Download new trades; run it every night."),
+        "follow": CommandEntry("follow", "Keep pairs up to date, to the minute, without end."),
         "import": CommandEntry("import_csv", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {
         "status": CommandEntry(
             "status", "What the archive has: trades, coverage, gaps; recent runs."
         ),
-        "pairs": CommandEntry("query", "List or search markets, in any spelling."),
+        "pairs": CommandEntry("status", "List or search markets, in any spelling."),
         "ohlc": CommandEntry("query", "Candles of any interval."),
         "bars": CommandEntry("query", "Bars of a number of trades, a volume or a value."),
         "trades": CommandEntry("query", "Trades as published."),
@@ -62,6 +63,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Configure": {
         "config": CommandEntry("config", "Show the settings, or write a config.toml."),
         "schedule": CommandEntry("config", "Print cron, systemd or launchd units for `refresh`."),
+        "completion": CommandEntry("config", "Print what completes commands and pairs in a shell."),
     },
     "Try and share": {
         "demo": CommandEntry("demo", "Try everything on made-up trades, without network."),

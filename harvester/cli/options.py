@@ -1,27 +1,22 @@
-"""Options that all commands have; progress, warnings and signals around the Archive call."""
+"""Options that all commands have, and how they become settings."""
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from types import FrameType
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.progress_lines import display
 from harvester.config import Settings, load
-from harvester.download.events import CancelToken, Listener
-from harvester.errors import Interrupted, UsageError
+from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.pairs import ASSET_CLASSES
+from harvester.pair_selection import known_pairs
+from harvester.storage.trade_store import TradeStore
 
 # --- options --------------------------------------------------------------------------------------
 
@@ -84,6 +79,31 @@ _OPTIONS = "harvester.options"
 
 def _keep_option(context: click.Context, option: click.Parameter, value: object) -> None:
     context.meta.setdefault(_OPTIONS, {})[option.name] = value
+
+
+def pair_argument(*, nargs: int = 1, required: bool = True) -> Callable[[F], F]:
+    """The argument `pair`, whose names a shell completes.
+
+    Args:
+        nargs: how many; -1 for any number, as a tuple.
+        required: at least one.
+    """
+    return click.argument("pair", nargs=nargs, required=required, shell_complete=complete_pair)
+
+
+def complete_pair(context: click.Context, _argument: click.Parameter, begun: str) -> list[str]:
+    """The pairs of the archive that a shell offers: each by the name whose beginning was typed."""
+    values = context.meta.get(_SETTINGS, {})
+    file = context.meta.get(_OPTIONS, {}).get("config_file")
+    common = CommonOptions(config_file=file, setting_values=values)
+    try:
+        pairs = known_pairs(TradeStore(common.settings.archive.path)).values()
+    except HarvesterError:
+        return []
+    names = ((pair.wsname or pair.altname, pair.altname) for pair in pairs)
+    upper = begun.upper()
+    matches = ([name for name in both if name.upper().startswith(upper)][:1] for both in names)
+    return sorted(name for match in matches for name in match)
 
 
 def class_option(help: str) -> Callable[[F], F]:  # noqa: A002 - as click calls it
@@ -187,147 +207,3 @@ def common_options(function: Callable[Concatenate[CommonOptions, P], R]) -> Call
     for option in reversed(_COMMON):
         command = option(command)
     return command
-
-
-# --- run context ----------------------------------------------------------------------------------
-
-FILES_PER_JOB = 4
-"""A connection, a lock, a segment that is written, and one that is read back."""
-
-OTHER_FILES = 200
-
-MAX_WARNINGS = 100
-"""This many different warnings of the exchange are printed in one run."""
-NO_MORE_WARNINGS = "the exchange warns of more; it is not shown"
-
-
-class RunContext(NamedTuple):
-    """What a command passes to the Archive method that it calls.
-
-    Attributes:
-        show: shows an event of the run on stderr.
-        cancel: cancelled by Ctrl-C or SIGTERM.
-    """
-
-    show: Listener
-    cancel: CancelToken
-
-
-@contextmanager
-def run_context(common: CommonOptions, *, repairs_only: bool = False) -> Iterator[RunContext]:
-    """Show progress and warnings of the exchange, and cancel the run on Ctrl-C and SIGTERM.
-
-    Args:
-        common: how much is printed.
-        repairs_only: as for `cancel_on_signals`.
-    """
-    show_warnings(verbose=common.verbose > 0)
-    allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
-    with (
-        cancel_on_signals(repairs_only=repairs_only) as cancel,
-        display(quiet=common.quiet, log_json=common.log_json) as show,
-    ):
-        yield RunContext(show, cancel)
-
-
-def allow_files(count: int) -> None:
-    """Raise this process's limit of open files to `count`, as far as the system permits.
-
-    Systems start a process with a limit of 256 or 1024 that it may raise itself; hundreds of
-    connections and locks need more.
-    """
-    try:
-        import resource  # not on Windows
-    except ImportError:  # pragma: no cover - Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def shows_estimates(common: CommonOptions) -> bool:
-    """Whether progress is a bar, which needs estimates: one more request per pair."""
-    return not common.quiet and output.is_terminal()
-
-
-@contextmanager
-def cancel_on_signals(*, repairs_only: bool = False) -> Iterator[CancelToken]:
-    """Handle Ctrl-C and SIGTERM: the first cancels the token, the second ends the process at once.
-
-    The process then ends without storing what was downloaded since the last commit.
-
-    Args:
-        repairs_only: while no work runs that the token can end, signals have their usual effect.
-    """
-    cancel = CancelToken()
-    signals: list[int] = []
-    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if repairs_only and not (signals or cancel.is_running):
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
-            return
-        signals.append(number)
-        if len(signals) > 1:
-            output.hide_live()
-            os._exit(Interrupted.exit_status)
-        # Printed first: the results of cancelled pairs follow from another thread.
-        output.hint("stopping; storing what is complete (press again to stop at once)")
-        cancel.cancel()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield cancel
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class ExchangeWarnings(logging.Handler):
-    """Prints the exchange's warnings to stderr, each once unless `verbose`.
-
-    Attributes:
-        texts: those that were printed, each once.
-    """
-
-    def __init__(self, *, verbose: bool) -> None:
-        """Nothing was printed yet."""
-        super().__init__()
-        self._verbose = verbose
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a warning."""
-        text = record.getMessage()
-        if text not in self.texts:
-            if len(self.texts) > MAX_WARNINGS:
-                return
-            is_full = len(self.texts) == MAX_WARNINGS
-            self.texts.append(NO_MORE_WARNINGS if is_full else text)
-            output.hint(self.texts[-1])
-        elif self._verbose:
-            output.hint(text)
-
-
-def show_warnings(*, verbose: bool) -> None:
-    """Print warnings of the exchange from now on.
-
-    Args:
-        verbose: print a warning each time it comes, not only the first time.
-    """
-    logging.getLogger("harvester").handlers[:] = [ExchangeWarnings(verbose=verbose)]
-
-
-def warnings_shown() -> list[str]:
-    """The warnings of the exchange that were printed since `show_warnings`, each once."""
-    handlers = logging.getLogger("harvester").handlers
-    return [
-        text
-        for handler in handlers
-        if isinstance(handler, ExchangeWarnings)
-        for text in handler.texts
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shlex
@@ -162,16 +163,21 @@ def counted(number: int, noun: str) -> str:
 
 def as_json(value: Any, *, indent: int = 2) -> None:
     """Print a value as JSON to stdout; with `indent` 0 as one line."""
-    data(_json(value, indent))
+    data(json_text(value, indent))
 
 
 def log_json(value: Any) -> None:
     """Print one JSON object as a line to stderr."""
-    click.echo(_json(value, 0), err=True)
+    click.echo(json_text(value, 0), err=True)
 
 
-def _json(value: Any, indent: int) -> str:
-    """A value as JSON in which characters that are not printable are escaped."""
+def json_text(value: Any, indent: int) -> str:
+    """A value as JSON in which characters that are not printable are escaped.
+
+    Args:
+        value: what msgspec can encode.
+        indent: spaces per level; 0 for one line.
+    """
     import msgspec
 
     encoded = msgspec.json.encode(value)
@@ -296,3 +302,56 @@ def _publish(staged: Path, path: Path) -> None:
         if error.errno not in _NO_LINKS or os.path.lexists(path):
             raise
         staged.rename(path)
+
+
+# --- warnings of the exchange ---------------------------------------------------------------------
+
+MAX_WARNINGS = 100
+"""This many different warnings of the exchange are printed in one run."""
+NO_MORE_WARNINGS = "the exchange warns of more; it is not shown"
+
+
+class ExchangeWarnings(logging.Handler):
+    """Prints the exchange's warnings to stderr, each once unless `verbose`.
+
+    Attributes:
+        texts: those that were printed, each once.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        """Nothing was printed yet."""
+        super().__init__()
+        self._verbose = verbose
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning."""
+        text = record.getMessage()
+        if text not in self.texts:
+            if len(self.texts) > MAX_WARNINGS:
+                return
+            is_full = len(self.texts) == MAX_WARNINGS
+            self.texts.append(NO_MORE_WARNINGS if is_full else text)
+            hint(self.texts[-1])
+        elif self._verbose:
+            hint(text)
+
+
+def show_warnings(*, verbose: bool) -> None:
+    """Print warnings of the exchange from now on.
+
+    Args:
+        verbose: print a warning each time it comes, not only the first time.
+    """
+    logging.getLogger("harvester").handlers[:] = [ExchangeWarnings(verbose=verbose)]
+
+
+def warnings_shown() -> list[str]:
+    """The warnings of the exchange that were printed since `show_warnings`, each once."""
+    handlers = logging.getLogger("harvester").handlers
+    return [
+        text
+        for handler in handlers
+        if isinstance(handler, ExchangeWarnings)
+        for text in handler.texts
+    ]

@@ -93,7 +93,7 @@ class LogLines:
             if self._clock() - self._printed_s >= LINE_INTERVAL_S:
                 self._printed_s = self._clock()
                 pairs = [f"{pair.pair}: {', '.join(pair.parts)}" for pair in run.running.values()]
-                lines += [str(run)] if has_many else pairs
+                lines += [str(run)] if has_many else pairs or list(filter(None, [run.status]))
             for line in lines:
                 self._say(line)
 
@@ -120,7 +120,9 @@ class JsonLines:
             if fields is not None:
                 is_result = isinstance(event, events.BackfillResult)
                 self._print("result" if is_result else type(event).__name__.lower(), fields)
-            if self._clock() - self._printed_s >= LINE_INTERVAL_S:
+            # Pairs that are followed never end, and have an event of their own.
+            has_end = self._run.pairs is not None or self._run.running
+            if self._clock() - self._printed_s >= LINE_INTERVAL_S and has_end:
                 self._printed_s = self._clock()
                 self._print("overall", self._overall())
 
@@ -133,6 +135,8 @@ class JsonLines:
             return event.report
         if isinstance(event, events.PageRead | events.Step) and not self._is_due(event):
             return None
+        if isinstance(event, events.Followed):
+            return followed_fields(event)
         if isinstance(event, events.PageRead):
             pair_progress = self._run.running.get(event.pair)
             if pair_progress is None:
@@ -173,6 +177,13 @@ class JsonLines:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds)
+
+
+def followed_fields(event: events.Followed) -> dict[str, Any]:
+    """How far a followed pair is, for JSON."""
+    fields = event._asdict()
+    del fields["summary"]
+    return fields
 
 
 def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The commands that query an archive: `ohlc`, `trades`, `bars`, `sql`, `chart`, `pairs`."""
+"""The commands that query an archive: `ohlc`, `trades`, `bars`, `sql`, `chart`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import TypedDict, Unpack
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, class_option, common_options, show_warnings
+from harvester.cli.options import CommonOptions, common_options, pair_argument
 from harvester.cli.query_output import (
+    Times,
     all_columns_option,
+    bars_tz_option,
     candles_format_option,
     complete_only_option,
     export_reporter,
@@ -21,12 +23,16 @@ from harvester.cli.query_output import (
     format_option,
     interval_option,
     intervals_option,
+    machine_times_option,
     offset_option,
     output_option,
     output_or_folder_option,
     since_option,
     strict_option,
+    text_zone,
+    times_option,
     trades_format_option,
+    trades_tz_option,
     tz_option,
     until_option,
     write_and_report,
@@ -65,6 +71,7 @@ class BarOptions(TypedDict):
     value: str | None
     since: str
     until: str | None
+    tz: str | None
     anchor: str
     all_columns: bool
     strict: bool
@@ -76,7 +83,7 @@ _EXPLAIN_COLUMNS = ["explain_key", "explain_value"]
 
 
 @click.command()
-@click.argument("pair", nargs=-1, required=True)
+@pair_argument(nargs=-1)
 @intervals_option
 @since_option
 @until_option
@@ -94,6 +101,7 @@ _EXPLAIN_COLUMNS = ["explain_key", "explain_value"]
 @output_or_folder_option
 @strict_option
 @complete_only_option
+@times_option
 @click.option(
     "--explain",
     is_flag=True,
@@ -109,13 +117,14 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     form: str | None,
     file: str | None,
     strict: bool,
+    times: Times,
     explain: bool,
     **options: Unpack[CandleOptions],
 ) -> None:
     """Candles of pairs, exact, from the stored trades.
 
     An interval is a number and one of ms, s, m, h, d, w, mo (months), q (quarters), y; a bare
-    number is minutes. Weeks begin on Monday. Times are UTC, also with --tz.
+    number is minutes. Weeks begin on Monday. Times are UTC, also with --tz; see --times.
 
     Several pairs are printed, or written to one file, pair after pair, with the column pair first:
     harvester ohlc XBT/USD ETH/USD -i 1d -o panel.csv
@@ -129,14 +138,14 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     is_several = len(pair) > 1 or len(interval) > 1
     is_single_file = len(interval) == 1 and (file is None or ending_of(file) is not None)
     if explain:
-        _check_explain(form, file, is_several=is_several)
+        _check_explain(form, file, times, is_several=is_several)
         plan = common.existing_archive().explain(pair[0], interval[0], **options)
         if form == "json":
             output.as_json(_explanation_json(plan))
         else:
             output.block("\n\n".join(_paragraphs(plan)))
     elif (is_several and not is_single_file) or form in OTHER_PROGRAMS:
-        layout, folder = export_target(form, file)
+        layout, folder = export_target(form, file, times)
         noun = "rows" if form in OTHER_PROGRAMS else "candles"
         common.existing_archive().export(
             *pair,
@@ -148,19 +157,21 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
             **options,
         )
     else:
-        format_of(form, file)
+        zone = text_zone(times, options["tz"], format_of(form, file))
         panel = pair if is_several else pair[0]
         candles = common.existing_archive().ohlc(panel, interval[0], strict=strict, **options)
-        write_and_report(candles, "candles", form, file, quiet=common.quiet)
+        write_and_report(candles, "candles", form, file, zone=zone, quiet=common.quiet)
 
 
 @click.command()
-@click.argument("pair")
+@pair_argument()
 @since_option
 @until_option
+@trades_tz_option
 @trades_format_option
 @output_or_folder_option
 @strict_option
+@times_option
 @common_options
 def trades(  # noqa: PLR0913 - a parameter for each option
     common: CommonOptions,
@@ -168,33 +179,37 @@ def trades(  # noqa: PLR0913 - a parameter for each option
     pair: str,
     since: str,
     until: str | None,
+    tz: str | None,
     form: str | None,
     file: str | None,
     strict: bool,
+    times: Times,
 ) -> None:
     """The trades of a pair as published, in the exchange's order.
 
     Example: harvester trades XBT/USD --since 2024-01-01 -o trades.parquet
     """
     if form in OTHER_PROGRAMS:
-        layout, folder = export_target(form, file)
+        layout, folder = export_target(form, file, times)
         common.existing_archive().export(
             pair,
             folder=folder,
             layout=layout,
             since=since,
             until=until,
+            tz=tz,
             strict=strict,
             progress=export_reporter("rows", names_pairs=False, quiet=common.quiet),
         )
         return
-    format_of(form, file)
-    result = common.existing_archive().trades(pair, since=since, until=until, strict=strict)
-    write_and_report(result, "trades", form, file, quiet=common.quiet)
+    zone = text_zone(times, tz, format_of(form, file))
+    archive = common.existing_archive()
+    result = archive.trades(pair, since=since, until=until, tz=tz, strict=strict)
+    write_and_report(result, "trades", form, file, zone=zone, quiet=common.quiet)
 
 
 @click.command()
-@click.argument("pair")
+@pair_argument()
 @click.option("--trades", metavar="N", help="Close each bar after this many trades.")
 @click.option(
     "--volume", metavar="X", help="Close each bar once its volume reaches X (base currency)."
@@ -206,6 +221,7 @@ def trades(  # noqa: PLR0913 - a parameter for each option
 )
 @since_option
 @until_option
+@bars_tz_option
 @click.option(
     "--anchor",
     metavar="TIME",
@@ -222,6 +238,7 @@ def trades(  # noqa: PLR0913 - a parameter for each option
     is_flag=True,
     help="Leave out bars that ended before their size, at a gap or at the end.",
 )
+@times_option
 @common_options
 def bars(
     common: CommonOptions,
@@ -229,6 +246,7 @@ def bars(
     pair: str,
     form: str | None,
     file: str | None,
+    times: Times,
     **options: Unpack[BarOptions],
 ) -> None:
     """Bars of a pair that end by trades, volume or value, not by time.
@@ -238,11 +256,11 @@ def bars(
 
     Example: harvester bars XBT/USD --volume 100 --since 2024-01-01 -f csv
     """
-    format_of(form, file)
+    zone = text_zone(times, options["tz"], format_of(form, file))
     if sum(options[size] is not None for size in ("trades", "volume", "value")) != 1:
         raise UsageError("a bar has one size: give one of --trades N, --volume X and --value X")
     result = common.existing_archive().bars(pair, **options)
-    write_and_report(result, "bars", form, file, quiet=common.quiet)
+    write_and_report(result, "bars", form, file, zone=zone, quiet=common.quiet)
 
 
 @click.command()
@@ -250,9 +268,16 @@ def bars(
 @format_option
 @output_option
 @click.option("--db", metavar="FILE", help="Write a small DuckDB database with the views to FILE.")
+@machine_times_option
 @common_options
 def sql(
-    common: CommonOptions, query: str | None, form: str | None, file: str | None, db: str | None
+    common: CommonOptions,
+    *,
+    query: str | None,
+    form: str | None,
+    file: str | None,
+    db: str | None,
+    times: Times,
 ) -> None:
     """Run SQL on the archive: DuckDB with the view trades and the macros tape and ohlc.
 
@@ -262,7 +287,7 @@ def sql(
 
     Example: harvester sql "FROM ohlc('XBT/USD', '4h') LIMIT 5"
     """
-    format_of(form, file)
+    zone = text_zone(times, None, format_of(form, file))
     archive = common.existing_archive()
     if db is not None:
         archive.write_database(db)
@@ -279,7 +304,7 @@ def sql(
         for batch in stream.batches if stream is not None else ():
             output.block("\n".join(batch.column("explain_value").to_pylist()))
         return
-    rows = write_result(result, form, file)
+    rows = write_result(result, form, file, zone)
     if rows is not None and file is not None and not common.quiet:
         output.hint(f"{rows:,} rows in {file}")
 
@@ -303,7 +328,7 @@ def _query_text(query: str | None, *, is_needed: bool) -> str | None:
     return query
 
 
-def _check_explain(form: str | None, file: str | None, *, is_several: bool) -> None:
+def _check_explain(form: str | None, file: str | None, times: Times, *, is_several: bool) -> None:
     """Check that the other options suit --explain.
 
     Raises:
@@ -315,6 +340,8 @@ def _check_explain(form: str | None, file: str | None, *, is_several: bool) -> N
         raise UsageError(f"--explain writes a table or JSON, and --format is {form}: give -f json")
     if file is not None:
         raise UsageError("--explain writes to stdout: leave -o out, or pipe it on")
+    if times != "utc":
+        raise UsageError("--explain prints ranges in UTC: leave --times out")
 
 
 def _paragraphs(explanation: Explanation) -> list[str]:
@@ -362,7 +389,7 @@ def _explanation_json(explanation: Explanation) -> dict[str, object]:
 
 
 @click.command()
-@click.argument("pair")
+@pair_argument()
 @interval_option
 @since_option
 @until_option
@@ -414,31 +441,3 @@ def chart(
         output.hint(note)
     if target != "-":
         output.hint(f"{drawn.title}: {target}")
-
-
-# --- pairs ----------------------------------------------------------------------------------------
-
-
-@click.command()
-@click.argument("text", required=False, default="")
-@class_option("List only the markets of `currency` or `tokenized_asset` (stocks).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--update", is_flag=True, help="Ask the exchange, also if names are known already.")
-@common_options
-def pairs(
-    common: CommonOptions, text: str, asset_class: str | None, as_json: bool, update: bool
-) -> None:
-    """List markets whose names contain TEXT, in any spelling: BTC finds XBT.
-
-    Example: harvester pairs doge
-    """
-    show_warnings(verbose=common.verbose > 0)
-    found = common.archive().pairs(text, asset_class=asset_class, update=update)
-    if as_json:
-        output.as_json(found)
-        return
-    rows = [
-        [pair.altname, pair.wsname, pair.key, str(pair.pair_decimals), pair.status]
-        for pair in found
-    ]
-    output.block(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))

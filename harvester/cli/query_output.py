@@ -6,8 +6,9 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast, get_args
 
 import click
 import pyarrow as pa
@@ -24,12 +25,16 @@ from harvester.exporters.formats import (
     as_flat_text,
     cell,
     ending_of,
+    with_local_times,
     write_rows,
 )
+from harvester.query.calendar import find_time_zone
 from harvester.query.result import Result, batch_stream
 from harvester.storage.output_files import COMPRESSED, compressed_file_sink
 from harvester.times import parse_interval
 
+Times = Literal["utc", "local"]
+"""The values of --times."""
 FORMATS = ("table", *WRITERS)
 _BINARY = ("parquet", "arrow")
 _SHOWN_ROWS = 40
@@ -80,13 +85,38 @@ def _is_stream(file: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def write_result(result: Result, form: str | None, file: str | None) -> int | None:
+def text_zone(times: Times, tz: str | None, form: str) -> tzinfo | None:
+    """The time zone of the times in text: UTC, or for `local` that of --tz or this machine (None).
+
+    Args:
+        times: the value of --times.
+        tz: the value of --tz.
+        form: the format.
+
+    Raises:
+        UsageError: the times would be local, and the format is not text.
+        BadSetting: there is no such time zone.
+    """
+    if times == "utc":
+        return UTC
+    if form in _BINARY:
+        raise UsageError(
+            f"--times local is for text (table, csv, json, jsonl): {form} has times as numbers, "
+            "in UTC; leave --times out"
+        )
+    return None if tz is None else find_time_zone(tz)
+
+
+def write_result(
+    result: Result, form: str | None, file: str | None, zone: tzinfo | None = UTC
+) -> int | None:
     """Write the rows of a query to a file or to stdout, batch by batch.
 
     Args:
         result: the rows. Parquet and Arrow files store its notes.
         form: one of `FORMATS`; None for the format of the file's ending, else `table`.
         file: the file; None for stdout.
+        zone: the time zone of times in text; None for this machine's.
 
     Returns:
         The number of rows; None if nothing was written, because SQL such as CREATE has no rows.
@@ -102,12 +132,21 @@ def write_result(result: Result, form: str | None, file: str | None) -> int | No
     form = format_of(form, file)
     if form in _BINARY and file is None and sys.stdout.isatty():
         raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
+    schema, batches = stream
+    if zone is not UTC:
+        batches, schema = with_local_times(batches, schema, zone)
     with output.stdout() if file is None else compressed_file_sink(file) as sink:
-        return write_rows(stream.batches, stream.schema, _WRITERS[form], sink, result.notes)
+        return write_rows(batches, schema, _WRITERS[form], sink, result.notes)
 
 
 def write_and_report(
-    result: Result, noun: str, form: str | None, file: str | None, *, quiet: bool
+    result: Result,
+    noun: str,
+    form: str | None,
+    file: str | None,
+    *,
+    zone: tzinfo | None,
+    quiet: bool,
 ) -> None:
     """Write the rows of a query, then print notes and the number of rows to stderr.
 
@@ -116,6 +155,7 @@ def write_and_report(
         noun: what a row is, in the plural, such as `candles`.
         form: one of `FORMATS`; None for the format of the file's ending, else `table`.
         file: the file; None for stdout.
+        zone: as for `write_result`.
         quiet: write only.
 
     Raises:
@@ -123,7 +163,7 @@ def write_and_report(
         ArchiveUnwritable: the file can't be written.
         HarvesterError: the rows can't be read.
     """
-    rows = write_result(result, form, file)
+    rows = write_result(result, form, file, zone)
     if quiet:
         return
     for note in result.notes:
@@ -134,16 +174,19 @@ def write_and_report(
         output.hint(f"no {noun} there; `harvester status` shows what is covered")
 
 
-def export_target(form: str | None, file: str | None) -> tuple[Layout, str]:
+def export_target(form: str | None, file: str | None, times: Times) -> tuple[Layout, str]:
     """The layout of --format and the folder of --output, for an export of several files.
 
     Args:
         form: the value of --format; None for Parquet.
         file: the value of --output.
+        times: the value of --times.
 
     Raises:
-        UsageError: the format is for single files, or no folder is given.
+        UsageError: the format is for single files, no folder is given, or times would be local.
     """
+    if times != "utc":
+        raise UsageError("--times local is for one table or file: files in a folder are in UTC")
     if form in OTHER_PROGRAMS and file is None:
         raise UsageError(
             f"--format {form} writes into a folder of its own: give -o, such as {_EXAMPLE[form]}"
@@ -289,12 +332,31 @@ since_option = click.option(
     "UNIX seconds, milliseconds or nanoseconds, an age such as 7d or 6mo, today or yesterday.",
 )
 until_option = click.option("--until", metavar="TIME", help="End time, exclusive.")
-tz_option = click.option(
-    "--tz",
-    metavar="ZONE",
-    help="Time zone for candle boundaries, such as Europe/Berlin, and of --since and --until where "
-    "they name none.  [default: UTC]",
-)
+
+
+def _tz_option(what: str) -> Decorator:
+    return click.option(
+        "--tz", metavar="ZONE", help=f"Time zone {what} where they name none.  [default: UTC]"
+    )
+
+
+tz_option = _tz_option("for candle boundaries, such as Europe/Berlin, and of --since and --until")
+trades_tz_option = _tz_option("of --since and --until, such as Europe/Berlin,")
+bars_tz_option = _tz_option("of --since, --until and --anchor, such as Europe/Berlin,")
+
+
+def _times_option(zone: str) -> Decorator:
+    return click.option(
+        "--times",
+        type=click.Choice(get_args(Times)),
+        default="utc",
+        show_default=True,
+        help=f"Times in text output: UTC, or local with their offset, by the zone {zone}.",
+    )
+
+
+times_option = _times_option("of --tz or else of this machine")
+machine_times_option = _times_option("of this machine")
 offset_option = click.option(
     "--offset",
     metavar="LENGTH",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import signal
+import subprocess
+import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from harvester.cli import output
-from harvester.cli.options import (
-    CommonOptions,
-    class_option,
-    common_options,
-    run_context,
-    shows_estimates,
-    warnings_shown,
-)
+from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
+from harvester.cli.output import warnings_shown
+from harvester.cli.run_context import run_context, shows_estimates
+from harvester.config import load_notify_command
+from harvester.errors import BadSetting, HarvesterError
+from harvester.escaping import brief, shortened, without_credentials
 from harvester.times import SECOND, show
 
 if TYPE_CHECKING:
@@ -26,11 +29,17 @@ DROP_ORDER = ("first", "refused", "seconds", "calls", "last", "gaps")
 """Columns that a narrow terminal leaves out, the least important first."""
 
 MAX_NAMED = 5
-"""This many unfinished pairs are named."""
+"""This many unfinished pairs are named, and this many failed ones in the text of a notification."""
+
+NOTIFY_LIMIT_S = 60.0
+"""The longest that `[refresh] notify_command` may take, in seconds."""
+
+MAX_LINE = 1_000
+"""Most characters in a line of the text of a notification."""
 
 
 @click.command()
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @class_option("Limit patterns, and all stored pairs, to `currency` or `tokenized_asset` (stocks).")
 @click.option(
     "--max-minutes",
@@ -54,13 +63,34 @@ def refresh(
     request; a new one begins with its first trade.
 
     Safe to run at any time. While another refresh runs, it ends with status 5. The exit status is 0
-    only if every pair is complete; after 3 and 5, run it again later.
+    only if every pair is complete; after 3 and 5, run it again later. If it is not 0, [refresh]
+    notify_command is run; see docs/nightly.md.
 
     Example: harvester refresh -q --max-minutes 300
     """
+    try:
+        result = _run_refresh(common, pair, asset_class, max_minutes)
+    except Exception as error:
+        notify(common, _failed_run(error))
+        raise
+    try:
+        _print_result(result, common, as_json=as_json)
+    finally:
+        # Also if nobody reads the table any more.
+        if result.exit_status:
+            notify(common, result)
+    return result.exit_status
+
+
+def _run_refresh(
+    common: CommonOptions,
+    pairs: tuple[str, ...],
+    asset_class: str | None,
+    max_minutes: float | None,
+) -> RefreshResult:
     with run_context(common) as run:
-        result = common.archive().refresh(
-            *pair,
+        return common.archive().refresh(
+            *pairs,
             asset_class=asset_class,
             max_minutes=max_minutes,
             estimate_trades=shows_estimates(common),
@@ -68,8 +98,6 @@ def refresh(
             cancel=run.cancel,
             check=False,
         )
-    _print_result(result, common, as_json=as_json)
-    return result.exit_status
 
 
 def _print_result(result: RefreshResult, common: CommonOptions, *, as_json: bool) -> None:
@@ -95,8 +123,8 @@ def report(result: RefreshResult) -> dict[str, Any]:
         "calls": result.calls,
         "refusals": result.refusals,
         "seconds": result.seconds,
-        "error": None if result.error is None else str(result.error),
-        "notes": warnings_shown(),
+        "error": _error_text(result.error),
+        "notes": list(map(_for_json, warnings_shown())),
         "pairs": [
             {
                 "pair": pair.pair,
@@ -111,11 +139,20 @@ def report(result: RefreshResult) -> dict[str, Any]:
                 "refusals": pair.refusals,
                 "seconds": pair.seconds,
                 "renamed_to": pair.renamed_to,
-                "error": None if pair.error is None else str(pair.error),
+                "error": _error_text(pair.error),
             }
             for pair in result.pairs
         ],
     }
+
+
+def _error_text(error: HarvesterError | None) -> str | None:
+    return None if error is None else _for_json(str(error))
+
+
+def _for_json(text: str) -> str:
+    """A text without passwords, and without bytes of file names that are no UTF-8."""
+    return without_credentials(text).encode(errors="replace").decode()
 
 
 def _table(pairs: Sequence[RefreshedPair]) -> str:
@@ -139,3 +176,108 @@ def _table(pairs: Sequence[RefreshedPair]) -> str:
 
 def _to_seconds(time_ns: int | None) -> str:
     return "" if time_ns is None else show(time_ns // SECOND * SECOND)
+
+
+# --- notification ---------------------------------------------------------------------------------
+
+
+def _failed_run(error: Exception) -> RefreshResult:
+    """The result of a refresh that raised an error before it had one."""
+    from harvester.operations.refresh import RefreshResult  # --help needs none of it
+
+    if not isinstance(error, HarvesterError):
+        error = HarvesterError(f"internal error: {type(error).__name__}: {error}")
+    return RefreshResult([], "", 0, 0, 0.0, error)
+
+
+def notify(common: CommonOptions, result: RefreshResult) -> None:
+    """Run `[refresh] notify_command`, if it is set; print a warning if that fails.
+
+    Its stdin is the result as `--json` has it, with `text`, `host` and `archive`.
+    """
+    try:
+        settings = common.settings
+        command, folder = settings.refresh.notify_command, os.path.abspath(settings.archive.path)  # noqa: PTH100 - as text
+    except BadSetting:
+        command, folder = load_notify_command(common.config_file), None
+    if not command:
+        return
+    host = platform.node()
+    text = _notification_text(result, host, folder)
+    archive = folder and _for_json(folder)
+    message = {"text": text, "host": host, "archive": archive, **report(result)}
+    failure = run_notify_command(command, output.json_text(message, 2))
+    if failure is not None:
+        output.hint(f"nobody was notified: [refresh] notify_command ({command[0]}) {failure}")
+
+
+def _notification_text(result: RefreshResult, host: str, folder: str | None) -> str:
+    """What happened, in a few lines for a person: printable, without passwords."""
+    where = f"on {host}" if folder is None else f"on {host} of {folder}"
+    lines = [f"harvester: the refresh {where} ended with status {result.exit_status}"]
+    if result.error is not None:
+        lines.append(str(result.error))
+    failed = [pair for pair in result.pairs if pair.exit_status and pair.error is not result.error]
+    lines += [str(pair) for pair in failed[:MAX_NAMED]]
+    if len(failed) > MAX_NAMED:
+        lines.append(f"and {len(failed) - MAX_NAMED:,} more pairs")
+    return "\n".join(output.line(shortened(line, MAX_LINE)) for line in lines)
+
+
+def run_notify_command(
+    command: Sequence[str], message: str, limit_s: float = NOTIFY_LIMIT_S
+) -> str | None:
+    """Run a program without a shell; return why it failed, or None if it ended with status 0.
+
+    Its output is not shown, except for the last line of its stderr if it fails.
+
+    Args:
+        command: the program and its arguments.
+        message: the text on its stdin.
+        limit_s: seconds after which it is killed, with all that it started.
+    """
+    try:
+        # A file and not a pipe, which something that it started could keep open for ever.
+        with tempfile.TemporaryFile() as errors:
+            status = _exit_status(command, message, errors, limit_s)
+            size = errors.seek(0, os.SEEK_END)
+            errors.seek(max(0, size - MAX_LINE))
+            said = errors.read().decode(errors="replace").strip().splitlines()
+    except OSError as error:
+        return f"can't be run: {error.strerror or error}"
+    if status is None:
+        return f"did not end within {limit_s:g} s and was killed"
+    if status == 0:
+        return None
+    how = f"ended with status {status}"
+    return f"{how}: {brief(said[-1])}" if said else how
+
+
+def _exit_status(
+    command: Sequence[str], message: str, errors: IO[bytes], limit_s: float
+) -> int | None:
+    """Run a program to its end; None if it was killed because its time was up."""
+    with subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        start_new_session=True,
+    ) as process:
+        try:
+            process.communicate(message.encode(), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            # Also on Ctrl-C.
+            if process.poll() is None:
+                _kill_session(process)
+    return process.returncode
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and, where the system has process groups, all that it started."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:  # pragma: no cover - Windows
+        process.kill()

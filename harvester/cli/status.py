@@ -1,4 +1,4 @@
-"""`harvester status`: what the archive holds, its digests, and its recent runs."""
+"""`harvester status` and `pairs`: what the archive has, digests, recent runs; markets by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
 import click
@@ -14,11 +14,12 @@ import msgspec
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
+from harvester.cli.output import show_warnings
 from harvester.cli.progress_lines import display
 from harvester.cli.status_table import TableStyle, remarks, status_text, status_to_dict
 from harvester.download.events import Event, Reported
-from harvester.errors import gravest
+from harvester.errors import UsageError, gravest
 from harvester.escaping import shortened
 from harvester.times import SECOND, show
 
@@ -56,7 +57,7 @@ _NUMBER = re.compile(r"[0-9.]+")
 
 
 @click.command(cls=OptionalNumberCommand)
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @click.option(
     "--runs",
     is_flag=False,
@@ -86,6 +87,13 @@ _NUMBER = re.compile(r"[0-9.]+")
     help="With --digest: start time, inclusive.",
 )
 @click.option("--until", metavar="TIME", help="With --digest: end time, exclusive.")
+@click.option(
+    "--times",
+    type=click.Choice(["utc", "local"]),
+    default="utc",
+    show_default=True,
+    help="With --runs: UTC, or this machine's local time with its offset.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @common_options
 def status(  # noqa: PLR0913, PLR0917 - a parameter per option
@@ -96,6 +104,7 @@ def status(  # noqa: PLR0913, PLR0917 - a parameter per option
     until: str | None,
     runs: int | None,
     watch: float | None,
+    times: str,
     as_json: bool,
 ) -> int:
     """Show what the archive has of each pair: trades, coverage, gaps, files, bytes.
@@ -111,12 +120,14 @@ def status(  # noqa: PLR0913, PLR0917 - a parameter per option
     """
     if sum([digest, runs is not None, watch is not None]) > 1:
         raise click.UsageError("give one of --digest, --runs and --watch")
+    if times == "local" and (runs is None or as_json):
+        raise UsageError("--times local is for the table of --runs: all else is in UTC")
     archive = common.existing_archive()
     if digest:
         print_digests(common, archive, pair, (since, until), as_json=as_json)
         return 0
     if runs is not None:
-        print_runs(archive, runs, as_json=as_json)
+        print_runs(archive, runs, UTC if times == "utc" else None, as_json=as_json)
         return 0
     if watch is not None:
         return watch_status(archive, pair, watch, exact=common.verbose > 0, as_json=as_json)
@@ -269,22 +280,29 @@ RUN_DROP_ORDER = ("pairs", "refusals", "took", "calls", "gaps")
 """Columns that are left out where a terminal is narrow, the first one first."""
 
 
-def print_runs(archive: Archive, count: int, *, as_json: bool) -> None:
-    """Print the last `count` runs that wrote to the archive, and what went wrong in them."""
+def print_runs(archive: Archive, count: int, zone: tzinfo | None, *, as_json: bool) -> None:
+    """Print the last `count` runs that wrote to the archive, and what went wrong in them.
+
+    Args:
+        archive: the archive.
+        count: how many runs.
+        zone: the time zone of the table; None for this machine's.
+        as_json: print JSON.
+    """
     found = archive.runs(count)
     if as_json:
         output.as_json(
             [{**msgspec.to_builtins(run), "trades": run.trades, "gaps": run.gaps} for run in found]
         )
     elif found:
-        output.block(runs_table(found))
+        output.block(runs_table(found, zone))
     else:
         output.hint(f"the archive at {archive.path} has no record of a run")
 
 
-def runs_table(runs: Sequence[RunRecord]) -> str:
-    """A line per run, and below it why it failed."""
-    rows = [_run_cells(run) for run in runs]
+def runs_table(runs: Sequence[RunRecord], zone: tzinfo | None = UTC) -> str:
+    """A line per run, and below it why it failed; in the time zone, or this machine's for None."""
+    rows = [_run_cells(run, zone) for run in runs]
     table = output.columns(
         RUN_COLUMNS, rows, left=3, drop_order=RUN_DROP_ORDER, max_width=output.width()
     )
@@ -295,9 +313,12 @@ def runs_table(runs: Sequence[RunRecord]) -> str:
     return "\n".join(text)
 
 
-def _run_cells(run: RunRecord) -> list[str]:
+def _run_cells(run: RunRecord, zone: tzinfo | None) -> list[str]:
+    begun = run.begun[:19].replace("T", " ")
+    if zone is not UTC:
+        begun = datetime.fromisoformat(run.begun).astimezone(zone).isoformat(" ", "seconds")
     return [
-        run.begun[:19].replace("T", " "),
+        begun,
         run.command,
         run.state if run.exit_status is None else _ending(run.exit_status),
         _duration(run),
@@ -329,3 +350,31 @@ def _duration(run: RunRecord) -> str:
     duration = datetime.fromisoformat(run.ended) - datetime.fromisoformat(run.begun)
     seconds = max(0, round(duration.total_seconds()))
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("text", required=False, default="")
+@class_option("List only the markets of `currency` or `tokenized_asset` (stocks).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--update", is_flag=True, help="Ask the exchange, also if names are known already.")
+@common_options
+def pairs(
+    common: CommonOptions, text: str, asset_class: str | None, as_json: bool, update: bool
+) -> None:
+    """List markets whose names contain TEXT, in any spelling: BTC finds XBT.
+
+    Example: harvester pairs doge
+    """
+    show_warnings(verbose=common.verbose > 0)
+    found = common.archive().pairs(text, asset_class=asset_class, update=update)
+    if as_json:
+        output.as_json(found)
+        return
+    rows = [
+        [pair.altname, pair.wsname, pair.key, str(pair.pair_decimals), pair.status]
+        for pair in found
+    ]
+    output.block(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))

@@ -9,8 +9,9 @@ import click
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
+from harvester.cli.options import CommonOptions, common_options, pair_argument
 from harvester.cli.progress_lines import display
+from harvester.cli.run_context import run_context, shows_estimates
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN
@@ -32,7 +33,7 @@ MAX_FILES_LISTED = 8
 
 
 @click.command()
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @click.option(
     "--against-exchange",
     is_flag=True,
@@ -280,7 +281,7 @@ def _skipped(interval: IntervalReport) -> str:
 
 
 @click.command()
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common_options
 def compact(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> None:
@@ -295,7 +296,7 @@ def compact(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> N
 
 
 @click.command()
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common_options
 def rollup(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.csv_files import KnownComplete
 from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, joined_rows, no_rows, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS, QuietMoments, quiet_moments

@@ -1,4 +1,4 @@
-"""First pass over a file: columns, row count, order, and possible times of unreadable rows."""
+"""First pass over files: columns, row count, order, and which file follows which."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.csv_import.files import (
+from harvester.csv_import.csv_files import (
     UNKNOWN,
     KnownComplete,
     Member,

@@ -12,6 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
+from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
 from harvester.csv_import.file_scan import (
     MAX_BAD_ROWS_LISTED,
     ScannedFile,
@@ -19,7 +20,6 @@ from harvester.csv_import.file_scan import (
     is_in_order,
     read_rows,
 )
-from harvester.csv_import.files import KnownComplete, iterate_ahead
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.files import Member, blocks
+from harvester.csv_import.csv_files import Member, blocks
 from harvester.csv_import.parse import BadLine, Digits, Unusual, decimal, number, read
 from harvester.errors import BadFile
 from harvester.kraken.ohlc import VALUES, Candle

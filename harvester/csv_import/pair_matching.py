@@ -10,7 +10,7 @@ from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 from harvester.argument_types import Moment, moment_ns
-from harvester.csv_import.files import UNKNOWN, KnownComplete, Member, find
+from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, find
 from harvester.errors import ExchangeError, UsageError
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, resolve
 from harvester.pair_selection import known_pairs

@@ -136,7 +136,8 @@ class _Redownload:
                 self._archive.store.remove_folder(f"{REDOWNLOADS}/{self._pair}")
 
     async def _replace_all(self, segments: list[Segment], staging: Writer) -> None:
-        settled_ns = await self._options.stop.guard(self._download.context.clock.settled_ns())
+        clock, pair = self._download.context.clock, self._download.request.pair
+        settled_ns = await self._options.stop.guard(clock.settled_ns(pair))
         for segment in reversed(segments) if self._options.newest_first else segments:
             if segment not in self._archive.segments(self._pair):
                 continue  # A part of it turned out to lack trades.

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
+from harvester.csv_import.csv_files import Member
 from harvester.csv_import.file_scan import ScannedFile, chains, scan_file
-from harvester.csv_import.files import Member
 from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import (
     AskExchange,

@@ -283,6 +283,36 @@ class Noted(NamedTuple):
         return f"{self.pair}: {self.text}"
 
 
+class Followed(NamedTuple):
+    """A followed pair was polled, or has come further.
+
+    Attributes:
+        pair: altname.
+        state: `catching up` while it is more than ten minutes behind, `live`, or `waiting` for the
+            exchange.
+        trades: stored since the start.
+        through_ns: all trades up to this published time are stored; None if nothing was stored.
+        last_ns: published time of the newest trade that the exchange showed; None if there is none.
+        last_price: of that trade, with all its digits.
+        unsettled: newer trades than those stored, which are requested again once they are settled;
+            1000 if there are more.
+        summary: all followed pairs in one line.
+    """
+
+    pair: str
+    state: str
+    trades: int
+    through_ns: int | None
+    last_ns: int | None
+    last_price: str | None
+    unsettled: int
+    summary: str
+
+    def __str__(self) -> str:
+        """The line of all pairs."""
+        return self.summary
+
+
 class Replaced(NamedTuple):
     """Imported trades of a range were replaced by downloaded ones."""
 
@@ -382,6 +412,7 @@ Event = (
     | Waiting
     | Paced
     | Noted
+    | Followed
     | Replaced
     | Ended
     | BackfillResult

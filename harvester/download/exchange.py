@@ -129,6 +129,9 @@ class ExchangeClock:
         self._settle_ns = int(settle_s * SECOND)
         self._machine_ns = machine_ns
         self._asked_s = -math.inf
+        self._asking = asyncio.Lock()
+        self.max_age_s = CATCH_UP_NS / SECOND
+        """How many seconds an answer is used before `settled_ns` asks again."""
         self.time_ns = 0
         """The exchange's clock when it was last asked."""
         self.last_settled_ns = 0
@@ -138,18 +141,28 @@ class ExchangeClock:
         self.is_behind = False
         """Whether it was behind this machine's clock by more than the tolerance."""
 
-    async def settled_ns(self) -> int:
-        """The time up to which no more trades are published, from an answer of ten minutes at most.
+    async def settled_ns(self, pair: Pair | None = None) -> int:
+        """The time up to which no more trades are published, by an answer of `max_age_s` at most.
+
+        Of a pair that an API server covers less far than others, it is the end of coverage there.
 
         The clock is not extrapolated by this machine's: the clock of an API server stands still
         where its archive ends, and a copy would claim trades that are not there.
 
+        Args:
+            pair: the market; None for the exchange's clock.
+
         Raises:
             UnreadableAnswer: the exchange's clock is implausible.
         """
-        if time.monotonic() - self._asked_s > CATCH_UP_NS / SECOND:
-            await self.update()
-        return self.last_settled_ns
+        # One request for all pairs that need the time now.
+        async with self._asking:
+            if time.monotonic() - self._asked_s > self.max_age_s:
+                await self.update()
+        end_ns = END_OF_TIME
+        if pair is not None:
+            end_ns = self._client.coverage_ends_ns.get(pair.key or pair.altname, END_OF_TIME)
+        return min(self.last_settled_ns, end_ns - self._settle_ns)
 
     async def update(self) -> None:
         """Ask for the exchange's clock.

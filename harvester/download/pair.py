@@ -116,6 +116,19 @@ class PairDownload:
             error = await self._explain(error)
         return self.result([self._done] if self._done.through > self._done.after else [], error)
 
+    async def poll(self, writer: Writer) -> None:
+        """Download what is missing of the request now; the writer holds the lock of the pair.
+
+        Files are not merged, and no roll-ups are built.
+
+        Raises:
+            HarvesterError: what ended it early; what was downloaded completely is stored.
+        """
+        self.writer = writer
+        error = await capture_error(self._poll())
+        if error is not None:
+            raise await self._explain(error)
+
     async def fill(self, writer: Writer) -> BackfillResult:
         """Download the recorded gaps of the pair; the writer holds its lock."""
         error = await capture_error(self._fill(writer))
@@ -153,6 +166,10 @@ class PairDownload:
             else:
                 await self._download_and_then(self._options.after_pair)
             await self._maintain()
+
+    async def _poll(self) -> None:
+        await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
+        self._done = await self._download()
 
     async def _explain(self, error: HarvesterError) -> HarvesterError:
         """The error; or `MarketChanged` if the pair's name means another market by now.
@@ -202,7 +219,9 @@ class PairDownload:
         await asyncio.to_thread(writer.check_market, self.request.pair.key)
         gaps = self._store.gaps(self._pair)
         if gaps:
-            settled_ns = await self._options.stop.guard(self.context.clock.settled_ns())
+            settled_ns = await self._options.stop.guard(
+                self.context.clock.settled_ns(self.request.pair)
+            )
             gaps = [gap._replace(through=min(gap.through, settled_ns)) for gap in gaps]
             gaps = [gap for gap in gaps if gap.after < gap.through]
             await self._begin(gaps, self.request.range)
@@ -216,8 +235,9 @@ class PairDownload:
 
     async def _settled_request(self) -> Range:
         """The requested range, up to the time until which trades are settled."""
-        settled_ns = await self._options.stop.guard(self.context.clock.settled_ns())
         requested = self.request.range
+        clock = self.context.clock
+        settled_ns = await self._options.stop.guard(clock.settled_ns(self.request.pair))
         return requested._replace(through=min(requested.through, settled_ns))
 
     async def _download(self) -> Range:

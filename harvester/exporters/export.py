@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from harvester.errors import BadSetting, UsageError
 from harvester.exporters.formats import WRITERS, RowCounter, ending_of, write_rows
-from harvester.exporters.other_programs import (
+from harvester.exporters.freqtrade_and_lean import (
     ccxt_symbol,
     freqtrade_timeframe,
     lean_resolution,

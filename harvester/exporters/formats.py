@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,8 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from harvester.query.calendar import offset_changes
 from harvester.schema import Int64s, decimal_words
 from harvester.storage.output_files import write_arrow, write_parquet
+from harvester.times import DAY, SECOND
 
 Batches = Iterable[pa.RecordBatch]
 Writer = Callable[[Batches, pa.Schema, BinaryIO], None]
@@ -192,8 +195,72 @@ def _time_text(column: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:
         # Before 1677 or after 2262 there are no nanoseconds.
         times = column.cast(pa.timestamp(column.type.unit))
-    stamps = pc.strftime(times, format="%Y-%m-%dT%H:%M:%S")
-    return pc.binary_join_element_wise(_without_zeros(stamps), "Z", "")
+    return pc.binary_join_element_wise(_iso_text(times), "Z", "")
+
+
+def _iso_text(times: pa.Array) -> pa.Array:
+    """Times as ISO texts without a zone, with as many decimals of a second as they need."""
+    texts = pc.strftime(times, format="%Y-%m-%dT%H:%M:%S")
+    return texts if times.type.unit == "s" else _without_zeros(texts)
+
+
+def with_local_times(
+    batches: Batches, schema: pa.Schema, zone: tzinfo | None
+) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
+    """Rows and columns with times as ISO texts on the clocks of a zone, with their UTC offset.
+
+    Times inside lists and structs stay as they are, so they are written in UTC.
+
+    Args:
+        batches: the rows.
+        schema: their columns.
+        zone: the time zone; None for this machine's.
+    """
+    are_times = [pa.types.is_timestamp(type_) for type_ in schema.types]
+    fields = [
+        pa.field(field.name, pa.string()) if is_time else field
+        for field, is_time in zip(schema, are_times, strict=True)
+    ]
+    local_schema = pa.schema(fields, schema.metadata)
+
+    def converted() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            columns = [
+                _local_time_text(column, zone) if is_time else column
+                for column, is_time in zip(batch.columns, are_times, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=local_schema)
+
+    return converted(), local_schema
+
+
+def _local_time_text(column: pa.Array, zone: tzinfo | None) -> pa.Array:
+    """Times as ISO texts with a UTC offset: 2024-01-31T13:00:00.5+01:00.
+
+    Beyond the years that have nanoseconds, times are in UTC.
+    """
+    try:
+        stamps = column.cast(pa.timestamp("ns")).cast(pa.int64())
+    except pa.ArrowInvalid:
+        return _time_text(column)
+    bounds = pc.min_max(stamps).as_py()
+    first_ns, last_ns = bounds["min"], bounds["max"]
+    if first_ns is None or first_ns - DAY < -(2**63) or last_ns + DAY >= 2**63:
+        return _time_text(column)
+    changes = offset_changes(zone, first_ns, last_ns)
+    stamps_ns = pc.fill_null(stamps, first_ns).to_numpy()
+    places = np.searchsorted([change.at_ns for change in changes], stamps_ns, side="right") - 1
+    offsets_ns = np.array([change.utc_offset_ns for change in changes])[places]
+    local = pa.array(stamps_ns + offsets_ns, mask=column.is_null().to_numpy(zero_copy_only=False))
+    offsets = pa.array([_offset_text(change.utc_offset_ns) for change in changes])
+    texts = _iso_text(local.cast(pa.timestamp("ns")))
+    return pc.binary_join_element_wise(texts, offsets.take(pa.array(places)), "")
+
+
+def _offset_text(offset_ns: int) -> str:
+    """A UTC offset as ISO 8601 has it, such as +01:00."""
+    zone = timezone(timedelta(seconds=offset_ns // SECOND))
+    return datetime(1970, 1, 1, tzinfo=zone).isoformat().removeprefix("1970-01-01T00:00:00")
 
 
 def _without_zeros(texts: pa.Array) -> pa.Array:

@@ -64,6 +64,8 @@ class Client:
     Attributes:
         calls: requests sent so far.
         refusals: how many of them were refused because of the rate.
+        coverage_ends_ns: how far the pairs of an API server are covered that are behind its clock,
+            by key, as of the last answer of Time. Kraken sends none.
 
     Raises (each call):
         ExchangeUnreachable: no valid answer within the time allowed.
@@ -100,6 +102,7 @@ class Client:
         self._http = HttpClient(settings)
         self.calls = 0
         self.refusals = 0
+        self.coverage_ends_ns: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
         """Return the client; connections are opened as needed."""
@@ -169,8 +172,15 @@ class Client:
 
     async def clock_ns(self) -> int:
         """Request the exchange's clock: UNIX nanoseconds, rounded down to the second."""
-        read = partial(_read_field, name="unixtime", kind=int)
-        return await self._call("Time", {}, read) * SECOND
+        now_s, self.coverage_ends_ns = await self._call(
+            "Time",
+            {},
+            lambda body: (
+                _read_field(body, "unixtime", int),
+                _read_field(body, "coverage_ends", dict[str, int], default=b"{}"),
+            ),
+        )
+        return now_s * SECOND
 
     async def status(self) -> str:
         """Request the exchange's status: online, maintenance, cancel_only or post_only."""
@@ -386,8 +396,9 @@ def _read_daily_counts(body: bytes) -> dict[str, int]:
     return counts
 
 
-def _read_field(body: bytes, name: str, kind: type[T]) -> T:
+def _read_field(body: bytes, name: str, kind: type[T], default: bytes = b"") -> T:
+    """A field of a result; `default` is its JSON where there is none."""
     try:
-        return msgspec.json.decode(read_result(body)[name], type=kind)
-    except (KeyError, *BAD_JSON) as error:
+        return msgspec.json.decode(read_result(body).get(name, default), type=kind)
+    except BAD_JSON as error:
         raise Transient(f"the answer has no {name} that can be read ({error})") from error

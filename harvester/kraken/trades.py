@@ -35,6 +35,10 @@ from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
 # Source of every rule: Kraken's public REST documentation for `GET /0/public/Trades`, and bodies
 # captured from 2013 to 2026 (docs/kraken.md).
 
+AS_STORED = "rows=stored"
+"""Asks an API server for trades as they are stored: without ids and sides that it would make up for
+other programs. The header `Prefer` is a standard one: a server ignores what it does not know."""
+
 PAGE_ROWS = 1000
 """Rows of a full page. A page with fewer is a short one."""
 

@@ -14,10 +14,11 @@ from urllib.request import getproxies
 
 import httpx
 
-from harvester.config import ExchangeSettings
+from harvester.config import KRAKEN_URL, ExchangeSettings
 from harvester.errors import BadSetting
 from harvester.escaping import brief, without_user
 from harvester.kraken.answers import ACCEPTED, LARGEST_BODY, Transient, too_large
+from harvester.kraken.trades import AS_STORED
 
 MAX_IDLE_S = 15.0
 """A connection idle for longer is not used again: servers close theirs, some after 20 s."""
@@ -49,12 +50,15 @@ class HttpClient:
         for kind in ("http", "https", "all"):
             if address := getproxies().get(kind):
                 _check_proxy(kind, address)
+        headers = {
+            "User-Agent": settings.user_agent,
+            "Accept": "application/json",
+            "Accept-Encoding": ACCEPTED,
+        }
+        if settings.url != KRAKEN_URL:
+            headers["Prefer"] = AS_STORED
         self._client = httpx.AsyncClient(
-            headers={
-                "User-Agent": settings.user_agent,
-                "Accept": "application/json",
-                "Accept-Encoding": ACCEPTED,
-            },
+            headers=headers,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             # `get` limits the whole request. A handshake of TLS must end before: httpcore does not
             # close the connection of one that is cancelled.

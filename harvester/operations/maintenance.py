@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from harvester.config import Settings
-from harvester.csv_import.files import Member
+from harvester.csv_import.csv_files import Member
 from harvester.download.events import (
     Begun,
     CancelToken,
@@ -187,6 +187,9 @@ def digest_pairs(
     for name in names:
         check_not_in_future(archive, name, now_ns)
         of_pair = digests(archive, name, wanted, listener=listener)
+        if not of_pair:
+            # Without a whole month there was no step, and a progress bar would wait for it.
+            listener(Step(name, 0, 0, "months"))
         listener(Reported(name, of_pair))
         found += of_pair
     return found

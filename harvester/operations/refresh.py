@@ -37,7 +37,12 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
+from harvester.operations.refresh_targets import (
+    KnownPairs,
+    RefreshTarget,
+    choose_targets,
+    last_start,
+)
 from harvester.pair_selection import known_pairs, list_pairs
 from harvester.storage.locks import locked
 from harvester.storage.segment import Segment
@@ -376,10 +381,7 @@ class _Refresh:
             wanted = self._archive.wanted(name)
         except HarvesterError as error:
             return None, error
-        now_ns = self._options.now_ns()
-        starts = [requested.after for requested in wanted]
-        past_starts = [start for start in starts if start < now_ns] or starts
-        return Range(past_starts[-1] if past_starts else 0, END_OF_TIME), None
+        return Range(last_start(wanted, self._options.now_ns()) or 0, END_OF_TIME), None
 
     def _row(self, name: str) -> RefreshedPair:
         return self._rows.setdefault(name, RefreshedPair(name))

@@ -10,6 +10,7 @@ import msgspec
 from harvester.errors import HarvesterError, MarketChanged, NothingHeld, UnknownPair
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, of_class
 from harvester.pair_selection import renamed
+from harvester.times import Range
 
 
 class RefreshTarget(NamedTuple):
@@ -87,6 +88,18 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
         else _target(name, pairs, renamed_pairs)
         for name, error in names.items()
     ]
+
+
+def last_start(wanted: Sequence[Range], now_ns: int) -> int | None:
+    """The time behind which the last request of a pair began, which is continued; None without one.
+
+    Args:
+        wanted: the ranges that were requested, in order.
+        now_ns: this machine's time: what begins in the future counts only if nothing else does.
+    """
+    starts = [requested.after for requested in wanted]
+    past_starts = [start for start in starts if start < now_ns] or starts
+    return past_starts[-1] if past_starts else None
 
 
 def _target(name: str, pairs: KnownPairs, renamed_pairs: Mapping[str, Pair]) -> RefreshTarget:

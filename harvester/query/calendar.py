@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta, tzinfo
 from difflib import get_close_matches
 from itertools import zip_longest
 from math import gcd
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 from harvester.errors import BadSetting
-from harvester.times import DAY, MONTHS, SECOND, UNITS_NS, Interval, Range
+from harvester.times import DAY, MONTHS, SECOND, UNITS_NS, Interval, Range, local_time
 
 # --- grids ----------------------------------------------------------------------------------------
 
@@ -313,11 +313,11 @@ class OffsetChange(NamedTuple):
     utc_offset_ns: int
 
 
-def offset_changes(zone: ZoneInfo, first_ns: int, last_ns: int) -> list[OffsetChange]:
+def offset_changes(zone: tzinfo | None, first_ns: int, last_ns: int) -> list[OffsetChange]:
     """Return the changes of a zone's UTC offset between two moments.
 
     Args:
-        zone: the time zone.
+        zone: the time zone; None for this machine's.
         first_ns: the first result is the offset at this moment, whether it changed there or not.
         last_ns: the last moment, included.
     """
@@ -332,7 +332,7 @@ def offset_changes(zone: ZoneInfo, first_ns: int, last_ns: int) -> list[OffsetCh
     return changes
 
 
-def _first_second_of_change(zone: ZoneInfo, before_s: int, after_s: int) -> int:
+def _first_second_of_change(zone: tzinfo | None, before_s: int, after_s: int) -> int:
     """Find the first second whose UTC offset differs from that of `before_s`, by bisection."""
     offset_ns = _utc_offset_ns(zone, before_s)
     while after_s - before_s > 1:
@@ -344,8 +344,8 @@ def _first_second_of_change(zone: ZoneInfo, before_s: int, after_s: int) -> int:
     return after_s
 
 
-def _utc_offset_ns(zone: ZoneInfo, at_s: int) -> int:
-    offset = datetime.fromtimestamp(at_s, zone).utcoffset() or timedelta()
+def _utc_offset_ns(zone: tzinfo | None, at_s: int) -> int:
+    offset = local_time(at_s * SECOND, zone).utcoffset() or timedelta()
     return offset // timedelta(seconds=1) * SECOND
 
 

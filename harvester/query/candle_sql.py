@@ -153,7 +153,9 @@ def candles_sql(plan: Plan, candles: str, seeds: Sequence[FillSeed], price_decim
     columns = ",\n    ".join(_output_columns(plan, price_decimals))
     where = f"WHERE {_is_complete_sql(plan.covered)}\n" if query.complete_only else ""
     source = "shown" if filled else "candles"
-    if query.fill != "kraken":
+    if query.fill == "kraken":
+        source = _with_truncated_vwap(source, query.pair_decimals)
+    else:
         source = with_vwap(source)
     return (
         f"WITH candles AS {kind} (\n{candles}\n){filled}\n"
@@ -276,8 +278,7 @@ def _output_columns(plan: Plan, price_decimals: int) -> list[str]:
         prices = list(PRICES)
     else:
         prices = [_short_price(name, price_decimals) for name in PRICES]
-    vwap = _truncated_vwap(query.pair_decimals) if query.fill == "kraken" else "vwap"
-    columns = [f"{plan.grid.start_sql('number')} AS time", *prices, vwap, "volume", "count"]
+    columns = [f"{plan.grid.start_sql('number')} AS time", *prices, "vwap", "volume", "count"]
     if query.all_columns:
         is_complete = f"{_is_complete_sql(plan.covered)} AS is_complete"
         columns += ["value", *EXTRA, *LAST_TIME, is_complete]
@@ -294,16 +295,32 @@ def _short_price(name: str, decimals: int) -> str:
     return f"CASE WHEN {name} IS NULL OR {name} = {short} THEN {short} ELSE {error} END AS {name}"
 
 
-def _truncated_vwap(decimals: int) -> str:
-    """Return the vwap as Kraken prints it: truncated, not rounded, to some decimals; 0 if empty.
+def _with_truncated_vwap(candles: str, decimals: int) -> str:
+    """Return a source of candles with `vwap` as Kraken prints it: truncated, 0 if empty.
 
-    It is computed in integers, value in units of 1e-18 over volume in units of 1e-8: a double is
-    sometimes on the wrong side of the cut.
+    A quotient of doubles below 1e15 is wrong by less than one, so it is corrected by at most one,
+    by the remainder in decimals. Larger ones are computed in integers, six times as slowly.
+
+    Args:
+        candles: a table or a subquery with the columns `value` and `volume`.
+        decimals: of the vwap.
     """
-    units = f"{_integer_units('value')} // nullif({_integer_units('volume')}, 0)"
-    cut = f"coalesce(({units}) // {10 ** (PRICE_DECIMALS - decimals)}, 0)"
     unit, kind = f"{Decimal(1).scaleb(-decimals):f}", f"DECIMAL(18, {decimals})"
-    return f"({cut}::DECIMAL(18, 0) * '{unit}'::{kind})::{kind} AS vwap"
+    integers = f"{_integer_units('value')} // nullif({_integer_units('volume')}, 0)"
+    steps = {
+        "unit": f"'{unit}'::DECIMAL({decimals + 1}, {decimals})",
+        "near": f"floor(list_avg([value]) / nullif(list_avg([volume]), 0) * 1e{decimals})",
+        "is_small": "near < 1e15 AND value < 40000000000000000000::DECIMAL(38, 18)",
+        "rest": "CASE WHEN is_small THEN value - near::BIGINT * unit * volume END",
+        "step": "CASE WHEN rest < 0 THEN -1 WHEN rest >= unit * volume THEN 1 ELSE 0 END",
+        "exact": (
+            f"CASE WHEN is_small THEN near::BIGINT + step "
+            f"ELSE ({integers}) // {10 ** (PRICE_DECIMALS - decimals)} END"
+        ),
+        "vwap": f"(coalesce(exact, 0)::DECIMAL(18, 0) * unit)::{kind}",
+    }
+    columns = ",\n    ".join(f"{sql} AS {name}" for name, sql in steps.items())
+    return f"(SELECT *, {columns}\nFROM {candles})"
 
 
 def _integer_units(name: str) -> str:

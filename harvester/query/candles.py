@@ -17,6 +17,7 @@ from harvester.errors import UsageError
 from harvester.query.calendar import Grid, fixed_grid
 from harvester.query.candle_sql import aggregates_for, candles_sql, fill_seeds, would_lose_precision
 from harvester.query.plan import (
+    PART_CANDLES,
     PRICE_DECIMALS,
     CandleQuery,
     Plan,
@@ -29,7 +30,7 @@ from harvester.query.source_choice import (
     SharedScan,
     aggregate_sql,
     choose_sources,
-    reads_segments,
+    read_segments,
     text_literal,
 )
 from harvester.query.sql import MEMORY_LIMIT, shared_connection, translate_errors
@@ -134,9 +135,10 @@ class QuerySession:
         It has one row per candle, in order of time; docs/candles.md describes the columns. It reads
         the files of this moment: after a compaction call again, or use `batches`, which retries.
 
-        It is a union of one query per year: DuckDB does not open the files of a year whose bounds
-        of `time` contradict a caller's condition. Grouped in one query, all trades would be read
-        before the first candle could be left out.
+        If it reads the trades of several years, or has more than a million candles, it is a union
+        of one query per year: DuckDB does not open the files of a year whose bounds of `time`
+        contradict a caller's condition. Grouped in one query, all would be read before the first
+        candle could be left out. From roll-ups that is faster than to plan and run many parts.
 
         Raises:
             NothingHeld: the archive has no trades of the pair.
@@ -144,7 +146,7 @@ class QuerySession:
             ArchiveDamaged: a file can't be read.
             duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
         """
-        return self._run_years(query, lambda sql: self.connect().sql(sql))
+        return self._run_sql(query, lambda sql: self.connect().sql(sql))
 
     def panel_relation(self, queries: Iterable[CandleQuery]) -> duckdb.DuckDBPyRelation:
         """Return candles of several pairs as one relation with the column `pair`, pair by pair.
@@ -157,14 +159,13 @@ class QuerySession:
             duckdb.Error: as for `relation`, or a file was removed since its pair was planned.
         """
         panels = [
-            f"SELECT {text_literal(query.pair)} AS pair, *\n"
-            f"FROM (\n{self._run_years(query, str)}\n)"
+            f"SELECT {text_literal(query.pair)} AS pair, *\nFROM (\n{self._run_sql(query, str)}\n)"
             for query in queries
         ]
         return self.connect().sql("\nUNION ALL ".join(panels))
 
-    def _run_years(self, query: CandleQuery, fn: Callable[[str], T]) -> T:
-        """Run `fn` on the SQL of a query, year by year; if compaction removed a file, retry."""
+    def _run_sql(self, query: CandleQuery, fn: Callable[[str], T]) -> T:
+        """Run `fn` on the SQL of a query; if compaction removed a file, plan again and retry."""
         decimals, plan = PRICE_DECIMALS, None
         if needs_precision_check(query):
             plan, _, decimals = self.prepare(query)
@@ -173,7 +174,7 @@ class QuerySession:
             connection = self.connect()
             parts = [
                 self._part_sql(plan, time_range, decimals, connection)
-                for time_range in _year_ranges(plan)
+                for time_range in _parts_of(plan)
             ]
             return fn("\nUNION ALL ".join(parts))
 
@@ -279,7 +280,7 @@ class QuerySession:
     def _with_scan(self, plan: Plan) -> Plan:
         """Return the plan with the files of the shared scan, if they have all that it needs."""
         scan, covered = self.shared_scan, [run.range for run in plan.covered]
-        if scan is None or not reads_segments(plan.sources):
+        if scan is None or not read_segments(plan.sources):
             return plan
         # Trades that were stored since the scan are not in its files.
         if missing(covered, scan.covered) or not plan.grid.is_divisible_by(scan.width_ns):
@@ -287,9 +288,16 @@ class QuerySession:
         return replace(plan, sources=scan.sources(plan.query.range))
 
 
-def _year_ranges(plan: Plan) -> list[Range]:
-    """Cut the query's range where the interval with the first moment of a year starts."""
+def _parts_of(plan: Plan) -> list[Range]:
+    """The query's range; if it is costly, cut where the interval with a year's first moment starts.
+
+    Trades at the edges of roll-ups do not count: they are less than a candle of the roll-up.
+    """
     after, through = plan.query.range
+    candles = sum(max(run.whole.last - run.whole.first + 1, 0) for run in plan.covered)
+    years_of_trades = {segment.year for segment in read_segments(plan.sources)}
+    if candles <= PART_CANDLES and len(years_of_trades) <= 1:
+        return [plan.query.range]
     years = sorted({source.piece.segment.year for source in plan.sources})
     grid = plan.grid
     starts_ns = (grid.start_ns(grid.number(year_end(year - 1) + 1)) for year in years[1:])
@@ -411,7 +419,7 @@ def run_shared_scan(
 
     def scan(plan: Plan) -> SharedScan | None:
         plans = [plan_query(session.archive, query) for query in queries]
-        steps_ns = [plan.grid.step_ns for plan in plans if reads_segments(plan.sources)]
+        steps_ns = [plan.grid.step_ns for plan in plans if read_segments(plan.sources)]
         if len(steps_ns) < 2:
             return None
         covered = [run.range for run in plan.covered]

@@ -342,10 +342,10 @@ class SharedScan:
         return [Source(Piece(file, part), None, file.path) for file, part in parts if part]
 
 
-def reads_segments(sources: Sequence[Source]) -> bool:
-    """Return whether segments are read that have no usable roll-up.
+def read_segments(sources: Sequence[Source]) -> set[Segment]:
+    """The segments whose trades are read because they have no usable roll-up.
 
     The trades at the edges of roll-ups do not count: they are less than a candle of the roll-up.
     """
     rolled_up = {source.piece.segment for source in sources if source.rollup is not None}
-    return any(source.piece.segment not in rolled_up for source in sources)
+    return {source.piece.segment for source in sources} - rolled_up

@@ -22,24 +22,38 @@ from starlette.routing import Route
 
 from harvester.errors import HarvesterError, UnknownPair
 from harvester.server.pages import Clock
-from harvester.server.responses import ApiResponder, InvalidParameter, NotCovered, QueryParams
+from harvester.server.rendering import SideUnknown
+from harvester.server.responses import (
+    PREFER,
+    ApiResponder,
+    InvalidParameter,
+    NotCovered,
+    QueryParams,
+    UnknownAsset,
+)
 from harvester.storage.trade_store import TradeStore
 
 
-def app(archive: TradeStore, clock: Clock = time.monotonic) -> Starlette:
-    """Create the app with Kraken's endpoints Trades, OHLC, AssetPairs, Time and SystemStatus.
+def app(
+    archive: TradeStore, clock: Clock = time.monotonic, *, guess_sides: bool = False
+) -> Starlette:
+    """Create the app with Kraken's public endpoints about trades, candles and markets.
 
     Errors are answered like Kraken's: HTTP 200 and a list of errors.
 
     Args:
         archive: the archive to serve. Changes to it are noticed within a second.
         clock: a monotonic clock in seconds, by which the archive is listed again.
+        guess_sides: answer trades without a side with one by the tick rule; otherwise they are
+            refused.
     """
-    responder = ApiResponder(archive, clock)
+    responder = ApiResponder(archive, clock, guess_sides=guess_sides)
     endpoints: dict[str, Callable[[QueryParams], bytes | Callable[[], bytes]]] = {
         "Trades": responder.trades,
         "OHLC": responder.ohlc,
+        "Ticker": responder.ticker,
         "AssetPairs": responder.asset_pairs,
+        "Assets": responder.assets,
         "Time": responder.time,
         "SystemStatus": responder.system_status,
     }
@@ -52,20 +66,31 @@ def app(archive: TradeStore, clock: Clock = time.monotonic) -> Starlette:
     )
 
 
+SIDE_UNKNOWN = (
+    "EQuery:Side not stored:the trade of {} was imported without its side; "
+    "`harvester serve --guess-sides` answers with a guess"
+)
+
+
 def _endpoint(
     answer: Callable[[QueryParams], bytes | Callable[[], bytes]],
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            body = answer(request.query_params)
+            preferred = {PREFER: request.headers.get(PREFER, "")}
+            body = answer(dict(request.query_params) | preferred)
             # A slow answer runs in a thread, so that other requests do not wait for it.
             return _json(body if isinstance(body, bytes) else await asyncio.to_thread(body))
         except UnknownPair:
             return _error("EQuery:Unknown asset pair")
+        except UnknownAsset:
+            return _error("EQuery:Unknown asset")
         except InvalidParameter as invalid:
             return _error(f"EGeneral:Invalid arguments:{invalid}")
         except NotCovered as gap:
             return _error(f"EQuery:Not covered by this archive:{gap}")
+        except SideUnknown as unknown:
+            return _error(SIDE_UNKNOWN.format(unknown))
         except HarvesterError as error:
             # Kraken's text for its own failures: clients wait, retry and show the reason.
             return _error(f"EGeneral:Internal error:{error}")
@@ -82,7 +107,7 @@ def _error(text: str) -> Response:
 
 
 def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+    return Response(body, media_type="application/json", headers={"Vary": PREFER})
 
 
 # --- Running the server ---------------------------------------------------------------------------
@@ -121,6 +146,8 @@ def serve_forever(
     host: str,
     port: int,
     ready: Callable[[str], None] = lambda _url: None,
+    *,
+    guess_sides: bool = False,
 ) -> None:
     """Serve an archive until Ctrl-C or SIGTERM, which then have their usual effect.
 
@@ -129,6 +156,7 @@ def serve_forever(
         host: the host name or address to listen on.
         port: the port; 0 for any free one.
         ready: called with the URL once clients can connect.
+        guess_sides: see `app`.
 
     Raises:
         HarvesterError: listening on the address failed.
@@ -136,7 +164,7 @@ def serve_forever(
     """
     with listening(host, port) as listener:
         ready(url_of(host, listener))
-        server_of(app(archive)).run([listener])
+        server_of(app(archive, guess_sides=guess_sides)).run([listener])
 
 
 @contextmanager

@@ -1,115 +1,18 @@
-"""Render pages of trades as JSON in Kraken's form, and cache what was rendered."""
+"""Pages of the trade history in Kraken's form, and a cache of the rows that were rendered."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
-import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-
-from harvester.exporters.formats import decimal_text, fixed_text
-from harvester.schema import PRICE, Int64s, joined, times
+from harvester.schema import Int64s, joined, times, trade_ids
+from harvester.server.rendering import RenderedRows, render
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
-from harvester.times import Range, missing
-
-# --- Rendering ------------------------------------------------------------------------------------
-
-_LETTERS = {"buy": "b", "sell": "s", "market": "m", "limit": "l"}
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedRows:
-    """Rows of the trade history as JSON, from which pages are cut.
-
-    Attributes:
-        times_ns: published times, ascending; shape (rows,).
-        text: the rows as JSON, each followed by a comma.
-        offsets: where each row begins in `text`, and where the last one ends; shape (rows + 1,).
-    """
-
-    times_ns: Int64s
-    text: memoryview
-    offsets: NDArray[np.int32]
-
-    @property
-    def size(self) -> int:
-        """Size in memory, in bytes."""
-        return len(self.text) + self.times_ns.nbytes + self.offsets.nbytes
-
-    def rows(self, start: int, stop: int) -> memoryview:
-        """The JSON of the rows from index `start` up to before `stop`, each followed by a comma."""
-        return self.text[int(self.offsets[start]) : int(self.offsets[stop])]
-
-
-def render(trades: pa.RecordBatch, pair_decimals: int) -> RenderedRows:
-    """Render a batch of `schema.TRADES` as Kraken's JSON rows.
-
-    A time is printed without trailing zeros, from its integer: a float can't hold all its digits.
-
-    Args:
-        trades: the rows.
-        pair_decimals: decimals of a price; more are printed if the price has more.
-    """
-    times_ns = np.ascontiguousarray(times(trades))
-    price = _trimmed(decimal_text(trades.column("price")), PRICE.scale, pair_decimals)
-    text = pc.binary_join_element_wise(
-        '["',
-        price,
-        '","',
-        decimal_text(trades.column("volume")),
-        '",',
-        _trimmed(fixed_text(times_ns, 9), 9, 0),
-        ',"',
-        _letters(trades.column("side")),
-        '","',
-        _letters(trades.column("order_type")),
-        '",',
-        _quoted(trades.column("misc")),
-        ",",
-        trades.column("trade_id").fill_null(0).cast(pa.string()),
-        "],",
-        "",
-    )
-    _, offset_buffer, data = text.buffers()
-    offsets = np.frombuffer(offset_buffer, dtype=np.int32)
-    return RenderedRows(
-        times_ns, memoryview(data), offsets[text.offset : text.offset + len(text) + 1]
-    )
-
-
-def _trimmed(texts: pa.Array, scale: int, min_decimals: int) -> pa.Array:
-    """Texts with `scale` decimals without trailing zeros, but with at least `min_decimals`."""
-    optional = scale - max(0, min(scale, min_decimals))
-    if optional == 0:
-        return texts
-    kept = pc.utf8_slice_codeunits(texts, 0, -optional)
-    tail = pc.utf8_rtrim(pc.utf8_slice_codeunits(texts, -optional), characters="0")
-    return pc.utf8_rtrim(pc.binary_join_element_wise(kept, tail, ""), characters=".")
-
-
-def _letters(words: pa.DictionaryArray) -> pa.Array:
-    """Sides or order types as Kraken's letters; empty for null."""
-    letters = pa.array([_LETTERS[word] for word in words.dictionary.to_pylist()], pa.string())
-    return letters.take(words.indices).fill_null("")
-
-
-def _quoted(words: pa.DictionaryArray) -> pa.Array:
-    """Texts as JSON strings; an empty one for null."""
-    quoted = [msgspec.json.encode(word).decode() for word in words.dictionary.to_pylist()]
-    return pa.array(quoted, pa.string()).take(words.indices).fill_null('""')
-
-
-# --- Pages ----------------------------------------------------------------------------------------
+from harvester.times import BEGINNING_NS, Range, missing
 
 LISTING_TTL_S = 1.0
 """A listing is used for this long: an archive gets a new segment every half minute at most."""
@@ -121,17 +24,23 @@ Clock = Callable[[], float]
 """A monotonic clock in seconds."""
 
 
+MOST_OF_EQUAL_TIME = 1_000_000
+"""The cursor of a row is at most so many nanoseconds later than its time."""
+
+
 class RenderedPage(NamedTuple):
     """A page of rows as JSON.
 
     Attributes:
         text: the rows, each followed by a comma.
         last_ns: the time of the last row; None without rows.
+        cursor_ns: the cursor of the last row; None without rows.
         is_full: whether it has as many rows as were requested. If not, nothing follows it.
     """
 
     text: bytes
     last_ns: int | None
+    cursor_ns: int | None
     is_full: bool
 
 
@@ -141,20 +50,46 @@ class RenderedChunk(NamedTuple):
     segment: Segment
     within: Range
     pair_decimals: int
+    id_before: int | None
+    """The id of the row before it; None for rows as they are stored."""
+
+
+class ChunkEnd(NamedTuple):
+    """The end of a chunk: its last time, its last id or 0, and how many rows follow that id."""
+
+    time_ns: int
+    last_id: int
+    rows_after: int
+
+    def id_after(self, id_before: int) -> int:
+        """The id of the last row, where `id_before` is that of the row before the chunk."""
+        return (self.last_id or id_before) + self.rows_after
+
+    def with_rows(self, ids: Int64s) -> ChunkEnd:
+        """The end of the chunk with more rows of its last time, by their ids."""
+        with_id = ids.nonzero()[0]
+        if len(with_id) == 0:
+            return self._replace(rows_after=self.rows_after + len(ids))
+        last = int(with_id[-1])
+        return ChunkEnd(self.time_ns, int(ids[last]), len(ids) - 1 - last)
 
 
 class RenderedPageCache:
     """A cache of rendered rows that drops the least recently used ones."""
 
-    def __init__(self, archive: TradeStore, max_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, archive: TradeStore, max_bytes: int = CACHE_BYTES, *, guess_sides: bool = False
+    ) -> None:
         """An empty cache.
 
         Args:
             archive: where segments are read.
             max_bytes: the size that the cache may have.
+            guess_sides: whether trades without a side have one by the tick rule; see `render`.
         """
         self._archive = archive
         self._max_bytes = max_bytes
+        self._guess_sides = guess_sides
         self._rows: OrderedDict[RenderedChunk, RenderedRows] = OrderedDict()
         self.bytes = 0
 
@@ -167,7 +102,12 @@ class RenderedPageCache:
         """
         if chunk not in self._rows:
             batches = list(read_batches(self._archive.store, chunk.segment.path, chunk.within))
-            self._rows[chunk] = render(joined(batches), chunk.pair_decimals)
+            self._rows[chunk] = render(
+                joined(batches),
+                chunk.pair_decimals,
+                chunk.id_before,
+                guess_sides=self._guess_sides,
+            )
             self.bytes += self._rows[chunk].size
         self._rows.move_to_end(chunk)
         while self.bytes > self._max_bytes and len(self._rows) > 1:
@@ -196,12 +136,25 @@ class TradePages:
         self._clock = clock
         self._pieces: list[Piece] = []
         self._listed_s: float | None = None
-        self._chunk_ends: dict[Segment, list[int]] = {}
+        self._ids_before: list[int] | None = None
+        self._chunk_ends: dict[Segment, list[ChunkEnd]] = {}
 
     @property
     def has_coverage(self) -> bool:
         """Whether the archive covers any range of this pair."""
         return bool(self._listing())
+
+    @property
+    def first_ns(self) -> int:
+        """The time of the first trade in UNIX nanoseconds, or the end of coverage without any.
+
+        But where coverage does not begin with the history, it is 0: earlier trades are unknown.
+        """
+        pieces = self._listing()
+        if not pieces or pieces[0].within.after > BEGINNING_NS:
+            return 0
+        bounds = (self._archive.bounds(piece.segment) for piece in pieces)
+        return next((first for first, _ in filter(None, bounds)), self.through)
 
     @property
     def through(self) -> int:
@@ -215,87 +168,144 @@ class TradePages:
         gaps = missing([Range(within.after, max(within.through, within.after))], covered)
         return next((gap for gap in gaps if gap.after < self.through), None)
 
-    def page(self, since_ns: int | None, count: int, pair_decimals: int) -> RenderedPage:
+    def page(
+        self, since_ns: int | None, count: int, pair_decimals: int, *, as_stored: bool = False
+    ) -> RenderedPage:
         """Render up to `count` rows.
 
         Args:
-            since_ns: the earliest time of a row, UNIX nanoseconds; None for the newest rows.
+            since_ns: the earliest time or cursor of a row, UNIX nanoseconds; None for the newest
+                rows.
             count: the most rows.
             pair_decimals: decimals of a price.
+            as_stored: whether to leave out ids and sides that are not stored; see `render`.
 
         Raises:
+            SideUnknown: a trade has no side.
             ArchiveDamaged: a file can't be read, or files are removed again and again.
         """
 
         def read() -> RenderedPage:
             try:
                 if since_ns is None:
-                    return self._newest(count, pair_decimals)
-                return self._after(since_ns - 1, count, pair_decimals)
+                    return self._newest(count, pair_decimals, as_stored=as_stored)
+                return self._from(since_ns, count, pair_decimals, as_stored=as_stored)
             except FileNotFoundError:
                 self._listed_s = None
                 raise
 
         return with_snapshot_retry(read, self._pair)
 
-    def _after(self, after_ns: int, count: int, pair_decimals: int) -> RenderedPage:
+    def _from(
+        self, since_ns: int, count: int, pair_decimals: int, *, as_stored: bool
+    ) -> RenderedPage:
         parts: list[memoryview] = []
-        last = None
+        last = cursor = None
+        # Rows whose time is before `since_ns` may have a cursor at it or later.
+        after_ns = since_ns - 1 - MOST_OF_EQUAL_TIME
         pieces = self._listing()
         first = bisect_right(pieces, after_ns, key=lambda piece: piece.within.through)
-        for chunk in self._chunks(pieces[first:], pair_decimals):
-            if chunk.within.through > after_ns:
-                rows = self._cache.get(chunk)
-                start = int(rows.times_ns.searchsorted(after_ns, side="right"))
-                stop = min(start + count, len(rows.times_ns))
+        for chunk in self._chunks(first, len(pieces), pair_decimals, as_stored=as_stored):
+            if chunk.within.through <= after_ns:
+                continue
+            rows = self._cache.get(chunk)
+            start = int(rows.cursors_ns.searchsorted(since_ns))
+            stop = min(start + count, len(rows.times_ns))
+            if start < stop:
+                rows.check_sides(start, stop)
                 parts.append(rows.rows(start, stop))
-                last = int(rows.times_ns[stop - 1])
+                last, cursor = int(rows.times_ns[stop - 1]), int(rows.cursors_ns[stop - 1])
                 count -= stop - start
                 if count == 0:
                     break
-        return RenderedPage(b"".join(parts), last, is_full=count == 0)
+        return RenderedPage(b"".join(parts), last, cursor, is_full=count == 0)
 
-    def _newest(self, count: int, pair_decimals: int) -> RenderedPage:
+    def _newest(self, count: int, pair_decimals: int, *, as_stored: bool) -> RenderedPage:
         parts: list[memoryview] = []
-        last = None
-        for piece in reversed(self._listing()):
-            for chunk in reversed(list(self._chunks([piece], pair_decimals))):
+        last = cursor = None
+        for index in reversed(range(len(self._listing()))):
+            chunks = list(self._chunks(index, index + 1, pair_decimals, as_stored=as_stored))
+            for chunk in reversed(chunks):
                 rows = self._cache.get(chunk)
                 stop = len(rows.times_ns)
                 start = max(0, stop - count)
+                rows.check_sides(start, stop)
                 parts.append(rows.rows(start, stop))
-                last = int(rows.times_ns[-1]) if last is None else last
+                if last is None:
+                    last, cursor = int(rows.times_ns[-1]), int(rows.cursors_ns[-1])
                 count -= stop - start
                 if count == 0:
-                    return RenderedPage(b"".join(reversed(parts)), last, is_full=True)
-        return RenderedPage(b"".join(reversed(parts)), last, is_full=False)
+                    break
+            if count == 0:
+                break
+        return RenderedPage(b"".join(reversed(parts)), last, cursor, is_full=count == 0)
 
     def _listing(self) -> list[Piece]:
         now = self._clock()
         if self._listed_s is None or now - self._listed_s >= LISTING_TTL_S:
-            self._pieces = self._archive.pieces(self._pair)
+            pieces = self._archive.pieces(self._pair)
             self._listed_s = now
+            if pieces != self._pieces:
+                self._pieces, self._ids_before = pieces, None
             listed = {piece.segment for piece in self._pieces}
             self._chunk_ends = {
                 segment: ends for segment, ends in self._chunk_ends.items() if segment in listed
             }
         return self._pieces
 
-    def _chunks(self, pieces: list[Piece], pair_decimals: int) -> Iterator[RenderedChunk]:
+    def _chunks(
+        self, first: int, stop: int, pair_decimals: int, *, as_stored: bool
+    ) -> Iterator[RenderedChunk]:
         """Split pieces into chunks of about one row group each; none is empty.
 
         Chunks end between trades of different times, not exactly between row groups: trades of one
         time may be in two row groups.
-        """
-        for piece in pieces:
-            after = piece.within.after
-            ends = self._chunk_ends_of(piece.segment)
-            for bounds in pairwise([after, *(end for end in ends if end > after)]):
-                yield RenderedChunk(piece.segment, Range(*bounds), pair_decimals)
 
-    def _chunk_ends_of(self, segment: Segment) -> list[int]:
-        """The last time of each of a segment's row groups, ascending; read once."""
+        Args:
+            first: the index of the first piece.
+            stop: the index after the last one.
+            pair_decimals: decimals of a price.
+            as_stored: whether rows without an id get none.
+        """
+        for index in range(first, stop):
+            segment, within = self._pieces[index]
+            id_before = None if as_stored else self._id_before(index)
+            after = within.after
+            for end in self._chunk_ends_of(segment):
+                if end.time_ns > after:
+                    yield RenderedChunk(
+                        segment, Range(after, end.time_ns), pair_decimals, id_before
+                    )
+                    after = end.time_ns
+                if id_before is not None:
+                    id_before = end.id_after(id_before)
+
+    def _id_before(self, index: int) -> int:
+        """The id of the last row before a piece; rows without an id count on from the row before.
+
+        The first row of the archive has the id 1 if it has none.
+        """
+        if self._ids_before is None:
+            ids = [0]
+            for piece in self._pieces:
+                footer = self._archive.footer(piece.segment)
+                rows_after = footer.trail if footer.last_trade_id else footer.rows
+                ids.append((footer.last_trade_id or ids[-1]) + rows_after)
+            self._ids_before = ids
+        return self._ids_before[index]
+
+    def _chunk_ends_of(self, segment: Segment) -> list[ChunkEnd]:
+        """The ends of a segment's chunks, ascending; read once."""
         if segment not in self._chunk_ends:
-            batches = read_batches(self._archive.store, segment.path, columns=["time"])
-            self._chunk_ends[segment] = sorted({int(times(batch)[-1]) for batch in batches})
+            columns = ["time", "trade_id"]
+            ends: list[ChunkEnd] = []
+            for batch in read_batches(self._archive.store, segment.path, columns=columns):
+                stamps, ids = times(batch), trade_ids(batch)
+                # The first rows may have the last time of the batch before.
+                shared = int(stamps.searchsorted(ends[-1].time_ns, side="right")) if ends else 0
+                if shared:
+                    ends[-1] = ends[-1].with_rows(ids[:shared])
+                if shared < len(ids):
+                    ends.append(ChunkEnd(int(stamps[-1]), 0, 0).with_rows(ids[shared:]))
+            self._chunk_ends[segment] = ends
         return self._chunk_ends[segment]

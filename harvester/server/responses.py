@@ -3,114 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from decimal import Context, Decimal
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import msgspec
-import pyarrow as pa
 
 from harvester.errors import UnknownPair
 from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, of_class, resolve
-from harvester.kraken.trades import PAGE_ROWS
+from harvester.kraken.trades import AS_STORED, LONGEST_NUMBER, PAGE_ROWS
 from harvester.pair_selection import known_pairs
-from harvester.query.arrow_bars import PRICES, begins_ns, candles_of_trades
+from harvester.server.candle_rows import CLOSED_CANDLES, ohlc_from_archive, ticker_from_archive
 from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPageCache, TradePages
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
-# --- OHLC -----------------------------------------------------------------------------------------
-
-# Candles are aggregated by pyarrow, not by the SQL that queries run: comparing an archive with an
-# API server compares two independent computations.
-#
-# Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured answers
-# (docs/kraken.md).
-
-CLOSED_CANDLES = 720
-"""Closed candles in an answer; the open one follows them."""
-
-_EXACT = Context(prec=76)
-
-Row = tuple[int, str, str, str, str, str, str, int]
-"""Time in seconds, open, high, low, close, vwap, volume, count; prices and volumes as text."""
-
-
-def ohlc_from_archive(archive: TradeStore, pair: Pair, width_ns: int, now_ns: int) -> list[Row]:
-    """The candles of a pair at a point in time, from the first complete one after its last gap.
-
-    Args:
-        archive: an archive with trades of the pair.
-        pair: the market; prices are printed with its `pair_decimals`.
-        width_ns: a candle's length in nanoseconds.
-        now_ns: the exchange's clock, UNIX nanoseconds.
-
-    Raises:
-        ArchiveDamaged: a file can't be read.
-    """
-    covered = archive.coverage(pair.altname)[-1]
-    begin_ns = max(0, (now_ns // width_ns - CLOSED_CANDLES) * width_ns)
-    # A candle without trades repeats the previous close, which may be far back.
-    previous_ns = archive.last_time(pair.altname, begin_ns)
-    after = max(covered.after, begin_ns - 1 if previous_ns is None else previous_ns - 1)
-    batches = archive.scan(pair.altname, Range(after, max(after, now_ns)))
-    rows = ohlc_rows(batches, width_ns, now_ns, pair.pair_decimals)
-    return [row for row in rows if row[0] * SECOND > covered.after]
-
-
-def ohlc_rows(
-    batches: Iterable[pa.RecordBatch], width_ns: int, now_ns: int, decimals: int
-) -> list[Row]:
-    """The last 720 closed candles and the open one; fewer if the rows begin later.
-
-    An interval without trades repeats the previous close, with a volume and a vwap of zero. The
-    vwap is truncated to the pair's decimals, not rounded.
-
-    Args:
-        batches: rows in the trade history's order.
-        width_ns: a candle's length in nanoseconds.
-        now_ns: the exchange's clock, UNIX nanoseconds: it decides which candle is open.
-        decimals: the decimals of the pair's prices.
-    """
-    by_bucket: dict[int, dict[str, Any]] = {}
-    for candles in candles_of_trades(batches, width_ns, "OHLC"):
-        values = candles.drop_columns(["first_time", "last_time"]).to_pylist()
-        by_bucket |= zip((begins_ns(candles) // width_ns).tolist(), values, strict=True)
-    if not by_bucket:
-        return []
-    open_bucket = now_ns // width_ns
-    first = max(min(by_bucket), open_bucket - CLOSED_CANDLES)
-    earlier = (bucket for bucket in by_bucket if bucket <= first)
-    close = by_bucket[max(earlier, default=min(by_bucket))]["close"]
-    rows: list[Row] = []
-    for bucket in range(first, open_bucket + 1):
-        empty = dict.fromkeys(PRICES, close) | dict.fromkeys(("volume", "value", "count"), 0)
-        candle = by_bucket.get(bucket, empty)
-        rows.append(_row(bucket * width_ns // SECOND, candle, decimals))
-        close = candle["close"]
-    return rows
-
-
-def _row(time_s: int, candle: Mapping[str, Any], decimals: int) -> Row:
-    vwap = Decimal(0)
-    if candle["volume"]:
-        units = _EXACT.divide_int(candle["value"].scaleb(decimals, _EXACT), candle["volume"])
-        vwap = units.scaleb(-decimals, _EXACT)
-    open_, high, low, close = (_price_text(candle[name], decimals) for name in PRICES)
-    vwap_text, volume_text = f"{vwap:.{decimals}f}", f"{candle['volume']:.8f}"
-    return (time_s, open_, high, low, close, vwap_text, volume_text, candle["count"])
-
-
-def _price_text(price: Decimal, decimals: int) -> str:
-    """A price with the pair's decimals, or with more if it has more."""
-    short = price.quantize(Decimal(1).scaleb(-decimals), context=_EXACT)
-    return f"{short if short == price else price.normalize(_EXACT):f}"
-
-
-# --- All endpoints --------------------------------------------------------------------------------
-
 # The shapes are those of Kraken's public REST documentation and captured answers (docs/kraken.md).
+
+DISPLAY_DECIMALS = 5
+"""Most decimals that Kraken shows of an asset."""
 
 SECONDS_DIGITS = 10
 """A `since` with at most so many digits is in seconds, as Kraken reads it."""
@@ -126,11 +36,19 @@ Kraken's answer to since=1616666442.304882029 began with a trade 9.7 ms older.
 """
 
 QueryParams = Mapping[str, str]
-"""The parameters of a request."""
+"""The parameters of a request, and `PREFER`."""
+
+PREFER = "Prefer"
+"""The request header in which harvester's own client asks for `AS_STORED`, so that a copy equals
+the archive."""
 
 
 class InvalidParameter(Exception):
     """A parameter is invalid. The message is its name only, as in Kraken's answers."""
+
+
+class UnknownAsset(Exception):
+    """No pair of the archive has this asset."""
 
 
 class NotCovered(Exception):
@@ -156,8 +74,8 @@ class ServedPairs:
         self._list()
         return self._stored
 
-    def of_class(self, asset_class: str) -> list[Pair]:
-        """The pairs of an asset class that have trades."""
+    def of_class(self, asset_class: str | None) -> list[Pair]:
+        """The pairs of an asset class that have trades; those of all classes for None."""
         self._list()
         return of_class([self._pairs[name] for name in self._stored], asset_class)
 
@@ -189,35 +107,49 @@ class ServedPairs:
 
 
 class ApiResponder:
-    """The answers of all endpoints. Pairs without trades in the archive are unknown pairs."""
+    """The answers of all endpoints. Pairs without trades in the archive are unknown pairs.
 
-    def __init__(self, archive: TradeStore, clock: Clock = time.monotonic) -> None:
-        """Nothing is read before the first request; `clock` is a monotonic clock in seconds."""
+    Each pair has a clock of its own: this machine's, but not after the end of the pair's coverage.
+    """
+
+    def __init__(
+        self, archive: TradeStore, clock: Clock = time.monotonic, *, guess_sides: bool = False
+    ) -> None:
+        """Nothing is read before the first request.
+
+        Args:
+            archive: the archive to serve.
+            clock: a monotonic clock in seconds, by which the archive is listed again.
+            guess_sides: whether trades without a side have one by the tick rule.
+        """
         self._archive = archive
         self._clock = clock
         self._pairs = ServedPairs(archive, clock)
-        self._cache = RenderedPageCache(archive)
+        self._cache = RenderedPageCache(archive, guess_sides=guess_sides)
         self._pages: dict[str, TradePages] = {}
 
     def trades(self, params: QueryParams) -> bytes:
         """Answer Trades: up to `count` rows at `since` or later, or the newest rows.
 
-        The cursor `last` is the time of the last row.
+        The cursor `last` is that of the last row. A trade without an id has one more than the trade
+        before it, unless `AS_STORED` is preferred.
 
         Raises:
             UnknownPair: the archive has no trades of this pair.
             InvalidParameter: a parameter can't be read.
             NotCovered: the page would cross a gap, as if nothing had been traded there.
+            SideUnknown: a trade has no side.
             ArchiveDamaged: a file can't be read.
         """
         pair = self._pair(params.get("pair") or "", _class(params, "asset_class"))
         since, count = params.get("since"), _count(params)
         since_ns = None if since is None else _since_ns(since)
         pages = self._pages_of(pair.altname)
-        page = pages.page(since_ns, count, pair.pair_decimals)
+        as_stored = _is_as_stored(params)
+        page = pages.page(since_ns, count, pair.pair_decimals, as_stored=as_stored)
         if since_ns is not None:
             _check_coverage(pages, since_ns, page.last_ns if page.is_full else None)
-        last = since or "0" if page.last_ns is None else f"{page.last_ns:019d}"
+        last = since or "0" if page.cursor_ns is None else f"{page.cursor_ns:019d}"
         name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
             name,
@@ -228,29 +160,60 @@ class ApiResponder:
     def ohlc(self, params: QueryParams) -> Callable[[], bytes]:
         """Prepare the answer of OHLC: it may read many rows, so the caller computes it in a thread.
 
-        The candles begin with the first complete one after the last gap. The clock is that of
-        `time`.
+        Without `since`, or with 0, it has the last 720 closed candles and the open one, from the
+        first complete one after the last gap. With `since`, it has up to 721 candles that open
+        later, however old they are: an extension. `last` is the next page's `since`.
 
         Returns a function that computes the answer; it may raise ArchiveDamaged.
 
         Raises:
             UnknownPair: the archive has no trades of this pair.
             InvalidParameter: a parameter can't be read.
+            NotCovered: the candles after `since` are not covered.
             ArchiveDamaged: a file can't be read.
         """
         pair = self._pair(params.get("pair") or "", _class(params, "asset_class"))
         interval, since = params.get("interval", "1"), params.get("since", "0")
         if interval not in map(str, INTERVALS_MIN):
             raise InvalidParameter("interval")
-        if not _is_whole(since.removeprefix("-")):
+        if not _is_whole(since.removeprefix("-")) or len(since) > LONGEST_NUMBER:
             raise InvalidParameter("since")
-        now_ns, width_ns = self._now_ns(), int(interval) * UNITS_NS["m"]
+        pages = self._pages_of(pair.altname)
+        now_ns, width_ns = min(time.time_ns(), pages.through), int(interval) * UNITS_NS["m"]
+        numbers = _candle_numbers(pages, int(since), width_ns, now_ns)
 
         def answer() -> bytes:
-            rows = ohlc_from_archive(self._archive, pair, width_ns, now_ns)
+            rows = ohlc_from_archive(self._archive, pair, width_ns, numbers, now_ns)
             shown = [row for row in rows if row[0] > int(since)]
-            last_s = (now_ns // width_ns - 1) * width_ns // SECOND
-            return _result({pair.key or pair.altname: shown, "last": last_s})
+            last_s = min(numbers.stop, now_ns // width_ns) - 1
+            return _result({pair.key or pair.altname: shown, "last": last_s * width_ns // SECOND})
+
+        return answer
+
+    def ticker(self, params: QueryParams) -> Callable[[], bytes]:
+        """Prepare the answer of Ticker: figures of the day and of the last 24 hours.
+
+        Without `pair`, it has all pairs of the class that ever traded.
+
+        Returns a function that computes the answer; it may raise ArchiveDamaged.
+
+        Raises:
+            UnknownPair: the archive has no trades of a pair.
+            InvalidParameter: there is no such asset class.
+        """
+        # Listed here: pages are not used in several threads.
+        clocks = [
+            (pair, min(time.time_ns(), self._pages_of(pair.altname).through))
+            for pair in self._requested(params, "asset_class")
+        ]
+
+        def answer() -> bytes:
+            tickers: dict[str, object] = {}
+            for pair, now_ns in clocks:
+                figures = ticker_from_archive(self._archive, pair, now_ns)
+                if figures is not None:
+                    tickers[pair.key or pair.altname] = figures
+            return _result(tickers)
 
         return answer
 
@@ -261,31 +224,82 @@ class ApiResponder:
             UnknownPair: the archive has no trades of a pair.
             InvalidParameter: there is no such asset class.
         """
-        asset_class = _class(params, "aclass_base")
-        requested = [text for text in params.get("pair", "").split(",") if text]
-        if requested:
-            pairs = [self._pair(text, asset_class) for text in requested]
-        else:
-            pairs = self._pairs.of_class(asset_class)
-        return _result({pair.key or pair.altname: _entry(pair) for pair in pairs})
+        as_stored = _is_as_stored(params)
+        pairs = self._requested(params, "aclass_base")
+        entries: dict[str, object] = {
+            pair.key or pair.altname: _entry(pair, as_stored) for pair in pairs
+        }
+        return _result(entries)
+
+    def assets(self, params: QueryParams) -> bytes:
+        """Answer Assets: the assets of the stored pairs, or those in the comma-separated `asset`.
+
+        The archive knows the decimals that a pair prints for an asset; the most of them are given.
+
+        Raises:
+            UnknownAsset: no stored pair has an asset.
+            InvalidParameter: there is no such asset class.
+        """
+        asset_class = _class(params, "aclass")
+        found: dict[str, dict[str, object]] = {}
+        decimals: dict[str, int] = {}
+        for pair in self._pairs.of_class(None):
+            base, _, quote = pair.wsname.partition("/")
+            cost_decimals = pair.cost_decimals or pair.pair_decimals
+            for key, altname, its_class, digits in (
+                (pair.base, base, pair.aclass_base, pair.lot_decimals),
+                (pair.quote, quote, CURRENCY, cost_decimals),
+            ):
+                if key and its_class == asset_class:
+                    decimals[key] = max(digits, decimals.get(key, 0))
+                    found[key] = {
+                        "aclass": its_class,
+                        "altname": altname or key,
+                        "decimals": decimals[key],
+                        "display_decimals": min(decimals[key], DISPLAY_DECIMALS),
+                        "status": "enabled",
+                    }
+        requested = [text for text in params.get("asset", "").split(",") if text]
+        if not requested:
+            return _result(dict(found))
+        by_name = {str(asset["altname"]): key for key, asset in found.items()} | {
+            key: key for key in found
+        }
+        if unknown := [text for text in requested if text not in by_name]:
+            raise UnknownAsset(unknown[0])
+        return _result({by_name[text]: found[by_name[text]] for text in requested})
 
     def time(self, _params: QueryParams) -> bytes:
-        """Answer Time: this machine's clock in seconds, but not after any pair's end of coverage.
+        """Answer Time: this machine's clock in seconds, but not after all ends of coverage.
 
-        A copy's coverage ends by this clock, and must not claim more than this archive covers.
+        `coverage_ends` is an extension: the ends, in nanoseconds, of the pairs that are covered
+        less far. A copy's coverage ends there, and so claims no more than this archive's.
         """
-        now_s = self._now_ns() // SECOND
+        pairs = self._pairs.of_class(None)
+        ends = {pair.key or pair.altname: self._pages_of(pair.altname).through for pair in pairs}
+        now_s = min([time.time_ns(), max(ends.values(), default=END_OF_TIME)]) // SECOND
+        earlier = {name: end_ns for name, end_ns in ends.items() if end_ns < now_s * SECOND}
         rfc1123 = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
-        return _result({"unixtime": now_s, "rfc1123": rfc1123})
+        result: dict[str, object] = {"unixtime": now_s, "rfc1123": rfc1123}
+        return _result(result | ({"coverage_ends": earlier} if earlier else {}))
 
     def system_status(self, _params: QueryParams) -> bytes:
         """Answer SystemStatus: always online."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return _result({"status": "online", "timestamp": now})
 
-    def _now_ns(self) -> int:
-        ends = [self._pages_of(name).through for name in self._pairs.stored]
-        return min([time.time_ns(), *ends])
+    def _requested(self, params: QueryParams, class_name: str) -> list[Pair]:
+        """The pairs of the comma-separated `pair`; without it, all stored pairs of the class.
+
+        Args:
+            params: of the request.
+            class_name: the parameter that names the class.
+        """
+        asset_class = _class(params, class_name)
+        requested = [text for text in params.get("pair", "").split(",") if text]
+        if requested:
+            return [self._pair(text, asset_class) for text in requested]
+        return self._pairs.of_class(asset_class)
 
     def _pair(self, text: str, asset_class: str) -> Pair:
         if not text:
@@ -314,6 +328,36 @@ def _check_coverage(pages: TradePages, since_ns: int, last_ns: int | None) -> No
         raise NotCovered(f"{gap.after}-{gap.through}")
 
 
+def _candle_numbers(pages: TradePages, since_s: int, width_ns: int, now_ns: int) -> range:
+    """The numbers of the candles of an answer, see `ohlc_from_archive`.
+
+    Args:
+        pages: of the pair.
+        since_s: candles that open later, UNIX seconds; 0 for the newest.
+        width_ns: a candle's length in nanoseconds.
+        now_ns: the pair's clock.
+
+    Raises:
+        NotCovered: with `since`, candles are not covered.
+    """
+    open_number = now_ns // width_ns
+    newest = range(max(0, open_number - CLOSED_CANDLES), open_number + 1)
+    if since_s == 0:
+        return newest
+    first = max(since_s * SECOND // width_ns + 1, pages.first_ns // width_ns, 0)
+    # As many as without `since`: ccxt requests one before the 720 that it wants.
+    numbers = newest if first >= newest.start else range(first, first + CLOSED_CANDLES + 1)
+    begin_ns = max(first, numbers.start) * width_ns
+    gap = pages.first_gap(Range(max(begin_ns - 1, 0), min(numbers.stop * width_ns - 1, now_ns)))
+    if gap is not None:
+        raise NotCovered(f"{gap.after}-{gap.through}")
+    return numbers
+
+
+def _is_as_stored(params: QueryParams) -> bool:
+    return params.get(PREFER) == AS_STORED
+
+
 def _class(params: QueryParams, name: str) -> str:
     """The asset class that a parameter names: currencies without it, as at Kraken."""
     asset_class = params.get(name, CURRENCY)
@@ -323,10 +367,11 @@ def _class(params: QueryParams, name: str) -> str:
 
 
 def _count(params: QueryParams) -> int:
+    """The most rows of a page: more than Kraken's page has are that many, as at Kraken."""
     text = params.get("count", str(PAGE_ROWS))
-    if not _is_whole(text) or len(text) > 4 or not 1 <= int(text) <= PAGE_ROWS:
+    if not _is_whole(text) or len(text) > LONGEST_NUMBER or int(text) == 0:
         raise InvalidParameter("count")
-    return int(text)
+    return min(int(text), PAGE_ROWS)
 
 
 def _since_ns(text: str) -> int:
@@ -347,10 +392,16 @@ def _is_whole(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _entry(pair: Pair) -> dict[str, object]:
+def _entry(pair: Pair, as_stored: bool) -> dict[str, object]:
+    """A row of AssetPairs. ccxt does not use a pair without a status, so an unknown one is online.
+
+    Args:
+        pair: the pair.
+        as_stored: whether an unknown status is left out.
+    """
     fields = msgspec.structs.asdict(pair)
     if pair.status == UNKNOWN:
-        del fields["status"]
+        fields["status"] = None if as_stored else "online"
     return {name: value for name, value in fields.items() if name != "key" and value is not None}
 
 

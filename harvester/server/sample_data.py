@@ -216,8 +216,8 @@ def sample_exchange(
 ) -> SampleExchange:
     """Serve made-up trades of XBT/USD on this machine, like Kraken's API.
 
-    The trades are in the ten days before 2026-01-31. The server answers Trades, OHLC, AssetPairs,
-    Time and SystemStatus until it is closed or the process ends.
+    The trades are in the ten days before 2026-01-31. The server answers like Kraken's public
+    API, see `harvester serve`, until it is closed or the process ends.
 
     Args:
         trades: the number of trades.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
 import msgspec
 
 from harvester.config import read_small_file
@@ -27,10 +26,13 @@ class Holder(msgspec.Struct):
     pid: int
     host: str
     since: str
+    command: str = ""
 
 
 @contextmanager
-def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> Iterator[None]:
+def locked(
+    folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "", command: str = ""
+) -> Iterator[None]:
     """Hold the lock `name` while the block runs.
 
     The operating system releases it when the process ends, however it ends. A note next to the
@@ -41,11 +43,15 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
         name: of the lock, such as a pair's altname.
         wait_s: how many seconds to wait for another holder.
         doing: what a holder does, for the message; by default, that `name` is being written.
+        command: what this run is, for the messages of others; empty if it ends by itself.
 
     Raises:
         ArchiveLocked: another run holds it; the message says who, and since when.
         ArchiveUnwritable: the folder can't be written.
     """
+    # It loads asyncio, which commands that only read have no use for: a fifteenth of their time.
+    import filelock  # noqa: PLC0415
+
     note = folder / f"{name}.json"
     path = folder / f"{name}.lock"
     lock = filelock.FileLock(path, timeout=wait_s)
@@ -68,7 +74,7 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
             # A new file: a link of that name is never written through.
             note.unlink(missing_ok=True)
             note.touch(exist_ok=False)
-            holder = Holder(os.getpid(), socket.gethostname(), now_text())
+            holder = Holder(os.getpid(), socket.gethostname(), now_text(), command)
             note.write_bytes(msgspec.json.encode(holder))
         try:
             yield
@@ -85,4 +91,5 @@ def _holder_text(note: Path) -> str:
         holder = msgspec.json.decode(read_small_file(str(note)), type=Holder)
     except (OSError, *BAD_JSON):
         return "its process is unknown"
-    return f"process {holder.pid} on {holder.host}, since {holder.since}"
+    command = f"`harvester {holder.command}`, " if holder.command else ""
+    return f"{command}process {holder.pid} on {holder.host}, since {holder.since}"

@@ -45,13 +45,16 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Writer]:
+def writer(
+    archive: TradeStore, pair: str, *, sweep: bool = True, command: str = ""
+) -> Iterator[Writer]:
     """Lock a pair for writing while the block runs; files that a crash left are removed first.
 
     Args:
         archive: that has the pair.
         pair: altname.
         sweep: False where damaged files are to be quarantined before anything is removed.
+        command: what this run is, for runs that find the pair locked; empty if it ends by itself.
 
     Raises:
         ArchiveLocked: another run is writing the pair.
@@ -59,7 +62,7 @@ def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Wr
             pair into the folder of another one.
     """
     check_case(archive.root, pair)
-    with locked(archive.root / "locks", pair):
+    with locked(archive.root / "locks", pair, command=command):
         # The other pair may have been created while we waited for its lock, which is the same file.
         check_case(archive.root, pair)
         pair_writer = Writer(archive, pair)
@@ -238,6 +241,7 @@ class Writer:
         *,
         every: bool = False,
         closed: bool = False,
+        after: int = 0,
         progress: Progress = lambda _pair, _done, _all: None,
     ) -> tuple[int, int]:
         """Merge neighbouring small segments; return the number of files before and after.
@@ -245,9 +249,11 @@ class Writer:
         Args:
             every: merge whatever can be merged; otherwise only where it is worth the writing.
             closed: merge whatever can be merged in all years but the last one.
+            after: leave segments alone whose range begins before this time, in nanoseconds.
             progress: called after each merge.
         """
-        segments = [piece.segment for piece in self.archive.pieces(self.pair)]
+        pieces = self.archive.pieces(self.pair)
+        segments = [piece.segment for piece in pieces if piece.segment.range.after >= after]
         rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
         planned = plan_merges(segments, rows_of.__getitem__, every=every, closed=closed)
         runs = [part for run in planned for part in self._by_market(run) if len(part) > 1]

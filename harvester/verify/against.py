@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from harvester.csv_import.files import KnownComplete, Member
+from harvester.csv_import.csv_files import KnownComplete, Member
 from harvester.csv_import.ohlcvt import ROWS, read_candles, rows_of
 from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError

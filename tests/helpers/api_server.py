@@ -54,10 +54,22 @@ def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> Tra
 
 
 def get(application: Starlette, endpoint: str, **params: str) -> bytes:
+    """What an endpoint answers other programs."""
+    return _ask(application, endpoint, params, {})
+
+
+def get_as_stored(application: Starlette, endpoint: str, **params: str) -> bytes:
+    """What an endpoint answers harvester's own client."""
+    return _ask(application, endpoint, params, {"Prefer": "rows=stored"})
+
+
+def _ask(
+    application: Starlette, endpoint: str, params: dict[str, str], headers: dict[str, str]
+) -> bytes:
     async def ask() -> bytes:
         transport = httpx.ASGITransport(application)
         async with httpx.AsyncClient(transport=transport, base_url="http://mirror") as client:
-            response = await client.get(f"/0/public/{endpoint}", params=params)
+            response = await client.get(f"/0/public/{endpoint}", params=params, headers=headers)
             assert response.status_code == 200
             return response.content
 

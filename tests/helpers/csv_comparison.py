@@ -15,7 +15,7 @@ import sample_trades
 from candle_cases import hold
 from kraken_market import expected
 
-from harvester.csv_import.files import KnownComplete, find
+from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

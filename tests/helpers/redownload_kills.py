@@ -15,7 +15,7 @@ from kraken_market import SECOND_NS, Tape, Trade, expected
 from kraken_server import Exchange
 from redownloads import imported_paths
 
-from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.csv_files import KnownComplete
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore

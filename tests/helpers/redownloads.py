@@ -14,7 +14,7 @@ from csv_imports import imported
 from kraken_market import Clock, Tape, Trade, expected
 from kraken_server import Exchange
 
-from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.csv_files import KnownComplete
 from harvester.download.events import BackfillResult
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.integrity import verify

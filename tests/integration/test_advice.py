@@ -44,6 +44,7 @@ PLACEHOLDERS = {
     "shlex.quote(text)": "XBT/USD",
     "command": "backfill XBTUSD ETHEUR",
     "data": "data",
+    "holder.command": "refresh",
 }
 """What stands for the expressions within the commands of messages."""
 
@@ -62,7 +63,10 @@ PARSED_ONLY = {
     "harvester explore": "serves until it is interrupted",
     "harvester explore --data data": "serves until it is interrupted",
     "harvester mcp --data data": "answers until its stdin ends; test_assistant.py runs it",
+    "harvester serve --guess-sides": "serves until it is interrupted",
     "harvester status XBT/USD --watch": "watches until it is interrupted",
+    "harvester follow XBT/USD ETH/EUR": "follows until it is interrupted",
+    "harvester follow XBT/USD ETH/EUR --every 10s": "follows until it is interrupted",
     "harvester demo": "takes long; tests/integration/test_cli.py runs it",
     "harvester demo --trades 50000": "takes long; tests/integration/test_cli.py runs it",
     "harvester verify --against-csv Kraken_OHLCVT.zip": "needs files of candles",

@@ -37,7 +37,7 @@ from csv_comparison import (
 )
 from kraken_market import Market, Trade, expected
 
-from harvester.csv_import.files import KnownComplete, find
+from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.ohlcvt import read_candles
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
@@ -442,7 +442,7 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     name: str, block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the two candles are in different blocks."""
-    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", block_bytes)
     seconds, volumes, lost, differs_s = LOST[name]
     rows = expected(
         sample_trades.market(
@@ -614,7 +614,7 @@ def test_lines_are_counted_over_headers_blank_lines_and_blocks(
     place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the row that goes back is the first of a block or not."""
-    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 100)
+    monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 100)
     rows = [b"%d,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 60 * n) for n in range(30)]
     rows[10] += b"\n"
     rows[place] = rows[3]
@@ -686,7 +686,7 @@ def test_a_file_that_is_read_in_parts_is_compared_as_a_whole(
     path = zipped(tmp_path, change, [60], name)
     at_once = only(whole, path)
     assert at_once.differing > 0
-    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 100)
+    monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 100)
     monkeypatch.setattr("harvester.verify.against.CHUNK_ROWS", rows)
     assert only(whole, path) == at_once
 

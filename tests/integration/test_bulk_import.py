@@ -22,8 +22,8 @@ from crash_points import Plan
 from kraken_market import Market, expected
 from kraken_server import Exchange
 
+from harvester.csv_import.csv_files import find
 from harvester.csv_import.file_scan import scan_file
-from harvester.csv_import.files import find
 from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
@@ -363,7 +363,7 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
     path.write_bytes(csv_files.three_columns([trade for some in years for trade in some]))
     part = scan_file(*find([str(path)]))
     path.write_bytes(path.read_bytes()[:-2] + b"9\n")
-    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 10_000)
     archive, watch = (
         TradeStore(tmp_path / "data"),
         ImportOptions(lambda _pair, _size: None, CancelToken()),

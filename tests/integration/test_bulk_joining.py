@@ -20,8 +20,8 @@ from kraken_market import SECOND_NS, Clock, Market, Trade, expected
 from segment_rows import batch
 
 from harvester.csv_import import boundaries
+from harvester.csv_import.csv_files import KnownComplete, find, iterate_ahead
 from harvester.csv_import.file_scan import chains, scan_file
-from harvester.csv_import.files import KnownComplete, find, iterate_ahead
 from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.download.events import CancelToken
 from harvester.schema import ROWS
@@ -284,7 +284,7 @@ def test_a_long_stretch_without_a_quiet_moment_is_left_out_and_said(
         "__kwdefaults__",
         {"segment_rows": 10**6, "max_waiting_rows": 50},
     )
-    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 2_000)
+    monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 2_000)
     market = tape([0, 60_000, *([500] * 400), 60_000, 60_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))

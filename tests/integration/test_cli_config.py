@@ -83,6 +83,7 @@ def test_config_tells_each_value_and_where_it_came_from(
         "exchange.ca_file": ("none", "default"),
         "refresh.pairs": ("A/B, C/D, E/F, G/H, and 2 more", "mine.toml"),
         "refresh.settle_s": ("60", "default"),
+        "refresh.notify_command": ("none", "default"),
         "candles.rollups": ("none", "mine.toml"),
         "candles.memory_limit": ("2GB", "default"),
     }

@@ -166,3 +166,29 @@ def test_the_seconds_of_a_watch_may_be_left_out_anywhere(
     monkeypatch.setattr(status, "watch_status", watch)
     cli(["status", *words], prog_name="harvester", standalone_mode=False)
     assert asked == [(every_s, pairs)]
+
+
+# --- completion ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("harvester oh", ["ohlc"]),
+        ("harvester ohlc xb", ["XBT/USD"]),
+        ("harvester ohlc XBTU", ["XBTUSD"]),
+        ("harvester status --data data x", ["XBT/USD"]),
+        ("harvester status --data nowhere x", []),
+    ],
+)
+def test_a_shell_completes_commands_and_pairs(words: str, offered: list[str], run: Run) -> None:
+    place = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = run(_HARVESTER_COMPLETE="bash_complete", **place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.removeprefix("plain,") for line in done.stdout.splitlines() if line] == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_the_shell(shell: str, run: Run) -> None:
+    script = run("completion", shell).stdout
+    assert "_HARVESTER_COMPLETE" in script

@@ -30,6 +30,7 @@ DEFAULTS = {
     "exchange.ca_file": "",
     "refresh.pairs": (),
     "refresh.settle_s": 60.0,
+    "refresh.notify_command": (),
     "candles.rollups": ("1m", "1h"),
     "candles.memory_limit": "2GB",
 }
@@ -49,6 +50,7 @@ SPOKEN = {
     "exchange.ca_file": ("ca.pem", "ca.pem"),
     "refresh.pairs": ("XBT/USD, ETH/USD,", ("XBT/USD", "ETH/USD")),
     "refresh.settle_s": ("0", 0.0),
+    "refresh.notify_command": ("notify 'the ops' x", ("notify", "the ops", "x")),
     "candles.rollups": ("", ()),
     "candles.memory_limit": ("512MB", "512MB"),
 }
@@ -162,6 +164,7 @@ ADDRESS = (
 FILLED = "a text that is not empty and has no NUL character"
 SIZE = "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB"
 LENGTHS = 'a list of lengths in ms, s, m, h, d or w, such as ["1m", "1h"], or an empty one'
+COMMAND = 'a program and its arguments, such as ["/home/me/notify", "ops"], or an empty list'
 AGENT = "a text of printable ASCII that is not empty"
 
 WRONG = [
@@ -237,6 +240,13 @@ def test_a_wrong_value_in_the_environment_names_its_variable(
             '[refresh]\npairs = ["XBT/USD", 5]',
             "[refresh] pairs is ['XBT/USD', 5]",
             'a list of names, such as ["XBT/USD"]',
+        ),
+        ("[refresh]\nnotify_command = 5", "[refresh] notify_command is no command", COMMAND),
+        ('[refresh]\nnotify_command = [""]', "[refresh] notify_command is no command", COMMAND),
+        (
+            '[refresh]\nnotify_command = ["a\\u0000"]',
+            "[refresh] notify_command is no command",
+            COMMAND,
         ),
     ],
 )

@@ -24,7 +24,7 @@ from harvester.cli.output import columns as table
 from harvester.cli.query_output import FORMATS, write_result
 from harvester.errors import BadInterval, UsageError
 from harvester.exporters.export import write_candle_layout
-from harvester.exporters.other_programs import (
+from harvester.exporters.freqtrade_and_lean import (
     ccxt_symbol,
     freqtrade_candles,
     freqtrade_timeframe,

@@ -22,7 +22,7 @@ from nightly_runs import FIRST_NS, Nights, daily
 
 from harvester.cli.main import cli
 from harvester.config import load
-from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.csv_files import KnownComplete
 from harvester.download.events import CancelToken
 from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer

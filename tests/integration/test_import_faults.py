@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from backfills import tape_of
 
-from harvester.csv_import.files import BLOCK_BYTES
+from harvester.csv_import.csv_files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.storage.archive_files import keep_pairs

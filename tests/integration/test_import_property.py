@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.csv_import import sorting
-from harvester.csv_import.files import KnownComplete, find
+from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.importer import ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.run import import_pairs

@@ -18,7 +18,7 @@ from kraken_server import INTERVALS_MIN, Shelf, ohlc_rows
 import harvester
 from harvester.kraken.client import Client
 from harvester.server.app import app
-from harvester.server.responses import ohlc_rows as candles_of
+from harvester.server.candle_rows import ohlc_rows as candles_of
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive
 from harvester.server.sample_data import sample_trades as made_up_trades
 from harvester.storage.trade_store import TradeStore
@@ -59,8 +59,10 @@ def test_candles_may_go_over_from_one_batch_to_the_next(size: int) -> None:
     tape = made_up_trades(2_000, 3)
     batches = [tape.slice(start, size) for start in range(0, len(tape), size)]
     for minutes in (1, 240, 10080):
-        whole = candles_of([tape], minutes * MINUTE, END_NS, 1)
-        assert candles_of(batches, minutes * MINUTE, END_NS, 1) == whole
+        width_ns = minutes * MINUTE
+        numbers = range(END_NS // width_ns - 720, END_NS // width_ns + 1)
+        whole = candles_of([tape], width_ns, numbers, 1)
+        assert candles_of(batches, width_ns, numbers, 1) == whole
 
 
 def test_since_leaves_out_what_opens_then_or_before(tmp_path: Path) -> None:

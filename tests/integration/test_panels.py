@@ -24,6 +24,7 @@ __all__ = ["archive"]
 """A fixture."""
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from harvester.query.result import Result
@@ -155,6 +156,41 @@ def test_frames_are_made_of_a_result(hours: Result) -> None:
     assert list(frame.columns) == hours.columns
     assert frame.astype({"close": float})["close"].tolist() == hours["close"].tolist()
     assert pl.DataFrame(hours).equals(hours.pl())
+
+
+RESULTS: dict[str, Callable[[harvester.Archive], Result]] = {
+    "trades": lambda opened: opened.trades(PAIR),
+    "bars": lambda opened: opened.bars(PAIR, trades=100, all_columns=True),
+    "panel": lambda opened: opened.ohlc(PAIRS, "1m"),
+    "sql": lambda opened: opened.sql("SELECT time, price, [tie] AS ties FROM trades"),
+    "derived": lambda opened: opened.trades(PAIR).filter("side = 'buy'").select("time, price"),
+    "empty": lambda opened: opened.trades(PAIR, until="1971"),
+}
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_every_result_iterates_and_is_indexed_and_becomes_a_frame(
+    opened: harvester.Archive, kind: str
+) -> None:
+    result = RESULTS[kind](opened)
+    rows = result.to_arrow_table().to_pylist()
+    assert list(result) == rows
+    assert len(result) == len(rows)
+    assert list(result[-3:]) == rows[-3:]
+    frame = pd.DataFrame(result).astype(object)
+    assert frame.where(frame.notna(), None).to_dict("records") == rows
+    assert pl.DataFrame(result).equals(result.pl())
+    assert bool(rows) is (kind != "empty")
+    if rows:
+        assert (result[0], result[-1]) == (rows[0], rows[-1])
+    else:
+        with pytest.raises(IndexError):
+            result[0]
+
+
+def test_a_time_of_a_row_has_nanoseconds(opened: harvester.Archive) -> None:
+    times = [row["time"] for row in opened.trades(PAIR)]
+    assert [time.value for time in times] == [row[1] for row in BUSY]
 
 
 # --- SQL -----------------------------------------------------------------------------------------

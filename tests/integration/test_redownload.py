@@ -16,7 +16,7 @@ from kraken_market import SECOND_NS, Trade
 from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, years
 
 import harvester
-from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.csv_files import KnownComplete
 from harvester.download.events import Day, PageRead, Replaced
 from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore

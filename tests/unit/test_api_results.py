@@ -30,6 +30,8 @@ from harvester.errors import (
     NothingHeld,
     UsageError,
 )
+from harvester.query import candles
+from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, ResultSource
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore as Disk
@@ -229,10 +231,29 @@ def test_a_condition_on_candles_opens_the_files_of_its_years_only(
     assert late.fetchall() == archive.ohlc("XBTUSD", "1h", since="2023-01-01").fetchall()
 
 
-def test_a_condition_on_candles_from_roll_ups_opens_no_others(rolled: harvester.Archive) -> None:
+def test_a_condition_on_many_candles_from_roll_ups_opens_no_others(
+    rolled: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candles, "PART_CANDLES", 100)
     late = rolled.ohlc("XBTUSD", "1d").filter("time >= '2023-01-01'")
     assert files_read(late) == of_years(rolled, 2023, 2024)
     assert "/candles/interval=1h/" in re.sub(r"[│\s]", "", late.explain("analyze"))
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_candles_are_the_same_in_one_query_and_in_one_per_year(
+    fill: Fill, rolled: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> tuple[pa.Table, int]:
+        result = rolled.ohlc("XBTUSD", "1d", fill=fill, all_columns=True)
+        return result.to_arrow_table(), result.explain().count("Function: READ_PARQUET")
+
+    whole, reads = asked()
+    monkeypatch.setattr(candles, "PART_CANDLES", 100)
+    by_year, reads_by_year = asked()
+    assert whole.num_rows > 100
+    assert by_year == whole
+    assert reads_by_year > reads > 0
 
 
 def test_since_and_until_open_no_other_files(archive: harvester.Archive) -> None:

@@ -224,7 +224,8 @@ def test_what_no_parameter_takes_is_refused_by_the_name_of_the_parameter(
 ) -> None:
     function = getattr(owners[slot.owner], slot.function)
     for name in NEVER:
-        if (slot.parameter, name) in (("progress", "type"), ("interval", "timedelta")):
+        lengths = (("interval", "timedelta"), ("every", "timedelta"))
+        if (slot.parameter, name) in (("progress", "type"), *lengths):
             continue
         with pytest.raises(UsageError) as caught:
             call(function, arguments_of(slot, VALUES[name]))

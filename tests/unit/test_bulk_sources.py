@@ -9,7 +9,7 @@ from pathlib import Path
 import csv_files
 import pytest
 
-from harvester.csv_import.files import KnownComplete, blocks, checksum, find
+from harvester.csv_import.csv_files import KnownComplete, blocks, checksum, find
 from harvester.errors import BadFile, DamagedFile
 
 LINE = b"1588888888,9000.1,0.5\n"
@@ -240,7 +240,7 @@ def test_a_file_that_changes_while_it_is_read_is_damaged(tmp_path: Path) -> None
 def test_blocks_hold_whole_lines_and_lose_none(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", size)
+    monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", size)
     lines = [b"%d,%d,%d\n" % (i, i * 7, i * 13) for i in range(50)]
     data = b"".join(lines)[:-1]
     path = csv_files.packed(tmp_path / "K.zip", {"XBTUSD.csv": data})

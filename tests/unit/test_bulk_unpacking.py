@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harvester.csv_import import files
-from harvester.csv_import.files import unpacked
+from harvester.csv_import import csv_files
+from harvester.csv_import.csv_files import unpacked
 
 ROW = b"1588888888,9000.1,0.5\n"
 METHODS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
@@ -36,8 +36,8 @@ def packed(folder: Path, data: bytes, method: int = zipfile.ZIP_DEFLATED, level:
 @pytest.fixture(params=["ISA-L", "zlib"])
 def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "zlib":
-        monkeypatch.setattr(files, "inflating", zlib)
-    elif files.__dict__["inflating"] is zlib:
+        monkeypatch.setattr(csv_files, "inflating", zlib)
+    elif csv_files.__dict__["inflating"] is zlib:
         pytest.skip("ISA-L has no build for this machine")
 
 
@@ -47,7 +47,7 @@ def test_pieces_may_end_anywhere_in_what_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: int
 ) -> None:
     """A piece may be full when all that is packed was taken in, and some of it not given out."""
-    monkeypatch.setattr(files, "PIECE_BYTES", 1 << 10)
+    monkeypatch.setattr(csv_files, "PIECE_BYTES", 1 << 10)
     for size in [*range((1 << 10) - 3, (1 << 10) + 700, 7), *range(3 << 10, (3 << 10) + 40)]:
         data = (ROW * 200)[:size]
         pieces = list(unpacked(packed(tmp_path, data, level=level), "XBTUSD.csv"))

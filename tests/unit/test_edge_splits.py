@@ -18,7 +18,7 @@ from candle_cases import hold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.csv_import.files import KnownComplete, find
+from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.ohlcvt import read_candles
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
@@ -218,7 +218,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harvester.csv_import.files.BLOCK_BYTES", 1)
+        patch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 1)
         patch.setattr("harvester.verify.against.CHUNK_ROWS", chunk_rows)
         [member] = find([str(path)], KnownComplete())
         local = LocalCandles(archive, "XBTUSD", 1)

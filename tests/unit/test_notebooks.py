@@ -225,13 +225,47 @@ with sample_exchange(5_000, 1, folder="exchange") as exchange:
 """
 
 
-def test_a_download_draws_a_bar_that_stays_as_it_was_at_the_end(tmp_path: Path) -> None:
-    cells = [nbformat.v4.new_code_cell(source) for source in (STRICT, DOWNLOAD)]
+def outputs_of(folder: Path, *sources: str) -> list[list[Any]]:
+    """Run cells in one kernel; returns the outputs of each."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (STRICT, *sources)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbclient.NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=120, resources={"metadata": {"path": str(folder)}}
     ).execute()
-    bar, result = cells[1].outputs
+    return [list(cell.outputs) for cell in cells[1:]]
+
+
+def test_a_download_draws_a_bar_that_stays_as_it_was_at_the_end(tmp_path: Path) -> None:
+    [(bar, result)] = outputs_of(tmp_path, DOWNLOAD)
     assert bar["data"]["text/plain"].strip() == "1 of 1 pairs ended  5,000 trades"
     assert "1 of 1 pairs ended" in bar["data"]["text/html"]
     assert result["data"]["text/plain"].startswith("XBTUSD: 5,000 trades in ")
+
+
+OPEN = """
+import harvester
+
+exchange = harvester.sample_exchange(2_000, 1, folder="exchange")
+archive = harvester.open("data", settings=exchange.settings)
+"""
+CALLS = [
+    'archive.import_csv("XBTUSD.csv", progress=True);',
+    'archive.backfill("XBT/USD", since="2026-01-21", progress=True);',
+    "archive.refresh(progress=True, check=False);",
+    "archive.verify(progress=True);",
+    "archive.digest(progress=True);",
+    "archive.rollup(progress=True);",
+    "archive.compact(progress=True);",
+]
+
+
+def test_every_call_that_takes_long_draws_a_bar_to_its_end(tmp_path: Path) -> None:
+    rows = "".join(f"{1_704_067_200 + 10 * n},{100 + n},0.5\n" for n in range(100))
+    (tmp_path / "XBTUSD.csv").write_text(rows)
+    _, *outputs = outputs_of(tmp_path, OPEN, *CALLS)
+    bars = [cell[0]["data"]["text/plain"].strip() for cell in outputs]
+    counts = [text.partition("  ")[0] for text in bars]
+    assert counts == ["1 of 1 pairs ended"] * len(CALLS)
+    assert all("1 of 1 pairs ended" in cell[0]["data"]["text/html"] for cell in outputs)
+    imported = "".join(output["data"]["text/plain"] for output in outputs[0])
+    assert "XBTUSD: 98 of 100 rows imported" in imported

@@ -16,6 +16,7 @@ from harvester.download.events import (
     BackfillResult,
     Begun,
     Ended,
+    Followed,
     Imported,
     PageRead,
     Started,
@@ -322,6 +323,45 @@ def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFi
         "XBTUSD: 2024-01-01 to 2024-01-31 to fetch",
         "XBTUSD: 2024-01-08T12:00:00Z, 30,000 trades, 1.0 pages/s, 1 min left",
         "XBTUSD: 2024-01-16T00:00:00Z, 60,000 trades, 1.0 pages/s, 1 min left",
+    ]
+
+
+def followed(trades: int) -> Followed:
+    summary = f"XBTUSD 41450.1  {trades} trades added"
+    return Followed("XBTUSD", "live", trades, JANUARY, JANUARY + SECOND, "41450.1", 7, summary)
+
+
+def test_pairs_that_are_followed_have_one_line_on_a_terminal() -> None:
+    run = RunProgress(Clock())
+    run.add(followed(10))
+    run.add(followed(12))
+    assert drawn(run, 60) == ["XBTUSD 41450.1  12 trades added"]
+
+
+def test_pairs_that_are_followed_have_a_line_in_a_log_each_half_minute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    lines = LogLines(output.hint, clock)
+    for poll in range(1, 13):
+        clock.now_s += 5
+        lines.show(followed(poll))
+    assert capsys.readouterr().err.splitlines() == [
+        "XBTUSD 41450.1  6 trades added",
+        "XBTUSD 41450.1  12 trades added",
+    ]
+
+
+def test_each_poll_is_an_event_of_its_own_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = JsonLines(clock, lambda: JANUARY)
+    for poll in (1, 2):
+        clock.now_s += 40
+        lines.show(followed(poll))
+    fields: dict[str, Any] = {"event": "followed", "time": "2024-01-01T00:00:00Z", "pair": "XBTUSD"}
+    fields |= {"state": "live", "through_ns": JANUARY, "last_ns": JANUARY + SECOND}
+    assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
+        fields | {"trades": poll, "last_price": "41450.1", "unsettled": 7} for poll in (1, 2)
     ]
 
 

@@ -15,7 +15,7 @@ import sample_trades
 from kraken_market import SECOND_NS, Trade
 from redownloads import NOW_NS, PAIR, TRADES, started, years
 
-from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.csv_files import KnownComplete
 from harvester.download import id_check
 from harvester.errors import ImportIncomplete
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment

@@ -6,6 +6,8 @@ import math
 import tempfile
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
+from random import Random
 
 import pytest
 from candle_cases import MINUTE, PAIR, START, answer, ask, hold, ohlc, run_sql, trade
@@ -89,3 +91,31 @@ def test_it_holds_up_to_the_greatest_sums(price: str) -> None:
     made = made_of([(int(Decimal(price) / UNIT), volume)] * 2)
     for vwap in made.values():
         assert vwap == pytest.approx(float(price), rel=1e-14)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 5, 8, 10])
+def test_krakens_is_the_exact_quotient_truncated(decimals: int, tmp_path: Path) -> None:
+    """Many quotients lie just above or below a multiple of the last digit."""
+    random = Random(decimals)
+    candles: list[list[tuple[int, int]]] = []
+    for _ in range(2_000):
+        price = round(10 ** random.uniform(10 - decimals, 17))
+        price -= price % 10 ** (10 - decimals)
+        volumes = [round(10 ** random.uniform(0, 12)) for _ in range(random.randint(1, 3))]
+        steps = [random.choice([0, 0, 1, -1]) for _ in volumes]
+        candles.append([(max(price + step, 1), v) for step, v in zip(steps, volumes, strict=True)])
+    rows = [
+        trade(60 * minute + second, f"{price * UNIT:f}", f"{volume * LOT:f}")
+        for minute, trades in enumerate(candles)
+        for second, (price, volume) in enumerate(trades)
+    ]
+    archive = hold(TradeStore(tmp_path), [(Range(0, START + len(candles) * MINUTE), rows)])
+    found = answer(ohlc(archive, ask("1m", fill="kraken", pair_decimals=decimals)))
+    expected = [
+        sum(price * volume for price, volume in trades) // sum(volume for _, volume in trades)
+        for trades in candles
+    ]
+    last_digit = 10 ** (10 - decimals)
+    assert [row["vwap"] for row in found] == [
+        Decimal(units // last_digit).scaleb(-decimals) for units in expected
+    ]

@@ -1,0 +1,54 @@
+"""`follow` is killed again and again while trades are made: nothing is lost, nothing is twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import sample_trades
+from backfills import serve, strangers
+from following import Following
+from kraken_market import SECOND_NS, Clock
+from process import Victims, hunt
+
+from harvester.storage.trade_store import TradeStore
+from harvester.verify.integrity import verify
+
+KILLS = 6
+BUSY = sample_trades.market(sample_trades.xbtusd_like(60_000, 5, gap_s=0.03))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_lose_nothing(seed: int, tmp_path: Path) -> None:
+    chances = random.Random(seed)
+    clock = Clock(BUSY.trades[0].true_ns + 90 * SECOND_NS)
+    settings = {"HARVESTER_EXCHANGE_RATE": "0", "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.005"}
+    with serve(BUSY, clock=clock) as exchange:
+        victims = Victims(tmp_path, exchange.url, settings)
+        run = Following(tmp_path, exchange, clock)
+        for _ in range(KILLS):
+            process = victims.start(["follow", "XBTUSD", "--since", "start", "--every", "1ms"])
+            pages = exchange.pages() + chances.randint(1, 40)
+
+            def is_due(pages: int = pages) -> bool:
+                if clock.now_ns < BUSY.trades[-1].true_ns:
+                    clock.advance(0.01)
+                return exchange.pages() >= pages
+
+            assert hunt(process, is_due).killed
+        process = victims.start(["follow", "XBTUSD", "--every", "1ms"])
+        pages_s: list[int] = []
+
+        def has_polled_again() -> bool:
+            if run.is_caught_up():
+                pages_s.append(exchange.pages())
+            return bool(pages_s) and exchange.pages() > pages_s[0] + 2
+
+        done = hunt(process, has_polled_again, signal.SIGTERM)
+    assert done.status == 0, done.err
+    assert run.stored() == run.shown(BUSY)
+    assert run.files() <= 12
+    assert strangers(tmp_path) == []
+    assert verify(TradeStore(tmp_path), "XBTUSD").faults == []

@@ -1,0 +1,457 @@
+"""The API server for other programs: ids, sides, cursors, old candles, figures, clocks."""
+
+from __future__ import annotations
+
+import json
+import time
+from decimal import ROUND_DOWN, Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from api_server import PLAIN, T0, Trade, archive_of, commit, errors, get, get_as_stored, rows_of
+from backfills import Crawl, serve
+from engines import served
+from kraken_market import Clock, Market
+from kraken_server import Shelf, ohlc_rows
+from sample_trades import xbtusd_like
+from starlette.applications import Starlette
+
+import harvester
+from harvester.config import load
+from harvester.kraken.pairs import Pair
+from harvester.kraken.transport import HttpClient
+from harvester.schema import times
+from harvester.server.app import app, serving
+from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
+from harvester.storage.archive_files import keep_pairs
+from harvester.storage.parquet_files import READ_ROWS
+from harvester.storage.trade_store import TradeStore
+from harvester.times import DAY, SECOND, Range
+
+MINUTE = 60 * SECOND
+
+
+def trade(number: int, trade_id: int | None, side: str | None = "buy") -> Trade:
+    """The trade of a second."""
+    order_type = None if side is None else "limit"
+    return (trade_id, T0 + number * SECOND, f"{100 + number}.5", "0.5", side, order_type, "")
+
+
+def result(body: bytes) -> Any:
+    answer = json.loads(body)
+    assert answer["error"] == []
+    return answer["result"]
+
+
+def rows(body: bytes, key: str = "XXBTZUSD") -> list[list[Any]]:
+    found: list[list[Any]] = result(body)[key]
+    return found
+
+
+def served_ids(application: Starlette, **params: str) -> list[int]:
+    body = get(application, "Trades", **{"pair": "XBTUSD", "since": "0", **params})
+    return [row[6] for row in rows(body)]
+
+
+# --- ids -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stored", "served"),
+    [
+        ([None, None, None], [1, 2, 3]),
+        ([None, None, 70, 71, None, None, 90, None], [1, 2, 70, 71, 72, 73, 90, 91]),
+        ([5, 6, 7], [5, 6, 7]),
+    ],
+)
+def test_a_trade_without_an_id_has_one_more_than_the_trade_before_it(
+    tmp_path: Path, stored: list[int | None], served: list[int]
+) -> None:
+    trades = [trade(number, trade_id) for number, trade_id in enumerate(stored)]
+    application = app(archive_of(tmp_path, trades))
+    assert served_ids(application) == served
+    middle = str(trades[2][1])
+    assert served_ids(application, since=middle) == served[2:]
+
+
+def test_ids_go_on_from_segment_to_segment(tmp_path: Path) -> None:
+    trades = [trade(number, 9 if number == 1 else None) for number in range(8)]
+    archive = archive_of(tmp_path, [])
+    [empty] = archive.segments("XBTUSD")
+    Path(archive.location(empty)).unlink()
+    ends = [0, trades[3][1], trades[5][1], T0 + DAY]
+    parts = [trades[:4], trades[4:6], trades[6:]]
+    for after, through, part in zip(ends, ends[1:], parts, strict=False):
+        commit(archive, Range(after, through), rows_of(part))
+    expected = [1, 9, 10, 11, 12, 13, 14, 15]
+    application = app(archive)
+    assert served_ids(application) == expected
+    assert [
+        row[6] for row in rows(get(application, "Trades", pair="XBTUSD", count="3"))
+    ] == expected[-3:]
+
+
+def test_ids_go_on_from_chunk_to_chunk_also_within_one_time(tmp_path: Path) -> None:
+    count = READ_ROWS + 500
+    made = sample_trades(count, 1)
+    columns = {name: made.column(name) for name in made.schema.names}
+    # The edge of the rows that are read at once lies between two trades of one time.
+    stamps = times(made).copy()
+    stamps[READ_ROWS - 3 : READ_ROWS + 4] = stamps[READ_ROWS]
+    columns["time"] = pa.array(stamps).cast(pa.timestamp("ns"))
+    columns["trade_id"] = pa.nulls(count, pa.int64())
+    archive = TradeStore(tmp_path)
+    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    rows_without_ids = pa.RecordBatch.from_pydict(columns, schema=made.schema)
+    commit(archive, Range(0, END_NS), rows_without_ids)
+    first = int(np.searchsorted(stamps, stamps[READ_ROWS - 20]))
+    served = served_ids(app(archive), since=str(stamps[first]), count="100")
+    assert served == list(range(first + 1, first + 101))
+    [newest] = rows(get(app(archive), "Trades", pair="XBTUSD", count="1"))
+    assert newest[6] == count
+
+
+# --- sides ---------------------------------------------------------------------------------------
+
+WITHOUT_SIDES = [
+    trade(0, 1, "sell"),
+    *((n, T0 + n * SECOND, price, "1", None, None, "") for n, price in enumerate("2334431", 1)),
+    trade(8, 8, "sell"),
+]
+
+
+def test_a_trade_without_a_side_is_refused_and_the_others_are_not(tmp_path: Path) -> None:
+    application = app(archive_of(tmp_path, [trade(0, 1), trade(1, 2, None), trade(2, 3)]))
+    text = (
+        "EQuery:Side not stored:the trade of 2023-11-14T22:13:21Z was imported without its side; "
+        "`harvester serve --guess-sides` answers with a guess"
+    )
+    assert errors(get(application, "Trades", pair="XBTUSD", since="0")) == [text]
+    assert errors(get(application, "Trades", pair="XBTUSD", count="2")) == [text]
+    assert len(rows(get(application, "Trades", pair="XBTUSD", since="0", count="1"))) == 1
+    assert len(rows(get(application, "Trades", pair="XBTUSD", count="1"))) == 1
+
+
+def test_a_guessed_side_is_the_direction_of_the_last_change_of_the_price(tmp_path: Path) -> None:
+    application = app(archive_of(tmp_path, WITHOUT_SIDES), guess_sides=True)
+    served = rows(get(application, "Trades", pair="XBTUSD", since="0"))
+    assert "".join(row[3] for row in served) == "s" + "sbbbb" + "ss" + "s"
+    assert "".join(row[4] for row in served) == "l" + "m" * 7 + "l"
+
+
+@pytest.mark.parametrize(("options", "error"), [([], "EQuery:Side"), (["--guess-sides"], None)])
+def test_the_command_guesses_sides_if_it_is_asked_to(
+    tmp_path: Path, options: list[str], error: str | None
+) -> None:
+    archive_of(tmp_path, WITHOUT_SIDES)
+    with served(tmp_path, *options) as url:
+        answer = httpx.get(f"{url}/0/public/Trades?pair=XBTUSD")
+    assert answer.headers["Vary"] == "Prefer"
+    assert [text[: len(error or "")] for text in answer.json()["error"]] == [error] * bool(error)
+
+
+def test_a_copy_has_neither_made_up_ids_nor_guessed_sides(tmp_path: Path) -> None:
+    trades = [trade(number, None, None) for number in range(5)]
+    source = archive_of(tmp_path / "source", trades)
+    settings = {"exchange.rate": 0, "refresh.settle_s": 0}
+    with serving(source) as url:
+        harvester.open(tmp_path / "copy", settings=settings | {"exchange.url": url}).backfill(
+            "XBTUSD"
+        )
+    copied = list(TradeStore(tmp_path / "copy").scan("XBTUSD"))
+    assert [batch.to_pylist() for batch in copied] == [
+        batch.to_pylist() for batch in source.scan("XBTUSD")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"), [("https://api.kraken.com", None), ("http://127.0.0.1:1", "rows=stored")]
+)
+def test_only_an_api_server_is_asked_for_rows_as_they_are_stored(
+    url: str, sent: str | None
+) -> None:
+    client = HttpClient(load({"exchange.url": url}, environment={}).exchange)
+    assert client._client.headers.get("Prefer") == sent
+
+
+# --- cursors and counts --------------------------------------------------------------------------
+
+
+def test_a_walk_in_small_pages_passes_many_trades_of_one_time(tmp_path: Path) -> None:
+    trades: list[Trade] = [
+        (n, T0 + n // 25 * 100, "1", "1", "buy", "limit", "") for n in range(1, 61)
+    ]
+    application = app(archive_of(tmp_path, trades))
+    since, seen = "0", list[int]()
+    while True:
+        body = get(application, "Trades", pair="XBTUSD", since=since, count="10")
+        seen += [row[6] for row in rows(body) if row[6] not in seen]
+        if result(body)["last"] == since:
+            break
+        since = result(body)["last"]
+    assert seen == list(range(1, 61))
+
+
+def test_a_copy_of_more_trades_of_one_time_than_a_page_has_is_exact(tmp_path: Path) -> None:
+    trades: list[Trade] = [
+        (n, T0 + 100 + n // 2_500 * 10_000, f"{n}", "1", "buy", "limit", "")
+        for n in range(1, 6_001)
+    ]
+    source = archive_of(tmp_path / "source", trades)
+    with serving(source) as url:
+        outcome = Crawl(url, tmp_path / "copy", {"refresh.settle_s": 0}).only("XBTUSD")
+    assert (outcome.trades, outcome.gaps, outcome.error) == (6_000, [], None)
+
+
+def test_a_count_above_a_page_is_a_page(tmp_path: Path) -> None:
+    application = app(create_sample_archive(tmp_path, 1_500, 1))
+    assert len(rows(get(application, "Trades", pair="XBTUSD", count="5000"))) == 1_000
+
+
+# --- candles -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def market() -> Market:
+    """A day and a half of a quiet market."""
+    return Market(trades=xbtusd_like(4_000, 61, gap_s=150))
+
+
+@pytest.fixture(scope="module")
+def copied(market: Market, tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
+    """An archive of the whole market."""
+    folder = tmp_path_factory.mktemp("copied")
+    clock = Clock(market.trades[-1].true_ns + 3 * 3600 * SECOND)
+    with serve(market, clock=clock) as exchange:
+        settings = {"exchange.url": exchange.url, "exchange.rate": 0}
+        harvester.open(folder, settings=settings).backfill(market.altname)
+    return TradeStore(folder)
+
+
+def old_candles(market: Market, first_s: int, count: int) -> list[list[Any]]:
+    """Minutes of the test exchange, which shows the newest 720: as it did when they ended."""
+    shelf, found = Shelf(market), list[list[Any]]()
+    while len(found) < count:
+        wanted = min(720, count - len(found))
+        end_s = first_s + (len(found) + wanted) * 60
+        found += ohlc_rows(shelf, 1, end_s * SECOND - 1)[-wanted:]
+    return found
+
+
+def test_since_goes_back_beyond_the_last_720_candles(market: Market, copied: TradeStore) -> None:
+    begin_s = market.trades[0].true_ns // MINUTE * 60
+    since = begin_s + 100 * 60
+    body = get(app(copied), "OHLC", pair="XBTUSD", since=str(since))
+    assert rows(body) == old_candles(market, since + 60, 721)
+    assert result(body)["last"] == since + 721 * 60
+
+
+def test_all_candles_are_found_by_following_last(market: Market, copied: TradeStore) -> None:
+    application = app(copied)
+    reached_ns = copied.coverage("XBTUSD")[-1].through
+    since, found = -60, list[list[Any]]()
+    while True:
+        body = get(application, "OHLC", pair="XBTUSD", since=str(since))
+        found += [row for row in rows(body) if not found or row[0] > found[-1][0]]
+        if result(body)["last"] <= since:
+            break
+        since = result(body)["last"]
+    first_s, last_s = market.trades[0].true_ns // MINUTE * 60, reached_ns // MINUTE * 60
+    assert [row[0] for row in found] == list(range(first_s, last_s + 60, 60))
+    assert found[:-1] == old_candles(market, first_s, len(found) - 1)
+
+
+def test_without_since_the_newest_candles_come(market: Market, copied: TradeStore) -> None:
+    reached_ns = copied.coverage("XBTUSD")[-1].through
+    for params in ({}, {"since": "0"}):
+        body = get(app(copied), "OHLC", pair="XBTUSD", **params)
+        assert rows(body) == ohlc_rows(Shelf(market), 1, reached_ns)
+
+
+@pytest.mark.parametrize("since_ns", [T0 - DAY, T0 + 30 * MINUTE, T0 + 100 * MINUTE])
+def test_candles_of_a_range_that_is_not_covered_are_refused(tmp_path: Path, since_ns: int) -> None:
+    archive = TradeStore(tmp_path)
+    gap = Range(T0 + 50 * MINUTE, T0 + 110 * MINUTE)
+    commit(archive, Range(T0, gap.after), rows_of(PLAIN))
+    commit(archive, Range(gap.through, T0 + DAY), rows_of([]))
+    since = str(since_ns // SECOND)
+    [text] = errors(get(app(archive), "OHLC", pair="XBTUSD", since=since))
+    assert text.startswith("EQuery:Not covered by this archive:")
+    later = str((T0 + 120 * MINUTE) // SECOND)
+    assert result(get(app(archive), "OHLC", pair="XBTUSD", since=later))["XBTUSD"] == []
+
+
+# --- figures of the last day ---------------------------------------------------------------------
+
+
+def expected_figures(trades: list[Trade], decimals: int = 1) -> dict[str, Any]:
+    """Figures of some trades by plain Python: volume, vwap, count, low, high."""
+    prices = [Decimal(row[2]) for row in trades]
+    volumes = [Decimal(row[3]) for row in trades]
+    value = sum(map(Decimal.__mul__, prices, volumes), Decimal(0))
+    vwap = (value / sum(volumes)).quantize(Decimal(1).scaleb(-decimals), ROUND_DOWN)
+    return {
+        "v": f"{sum(volumes):.8f}",
+        "p": str(vwap),
+        "t": len(trades),
+        "l": str(min(prices)),
+        "h": str(max(prices)),
+    }
+
+
+def test_ticker_has_the_figures_of_the_day_and_of_the_last_24_hours(tmp_path: Path) -> None:
+    midnight = (T0 // DAY + 1) * DAY
+    trades: list[Trade] = [
+        (n, midnight + hour * 60 * MINUTE, f"{price}.5", "1.5", "buy", "limit", "")
+        for n, (hour, price) in enumerate([(-23, 1), (-15, 90), (-2, 40), (0, 60), (3, 50)], 1)
+    ]
+    archive = archive_of(tmp_path, [])
+    [empty] = archive.segments("XBTUSD")
+    Path(archive.location(empty)).unlink()
+    commit(archive, Range(0, midnight + 6 * 60 * MINUTE), rows_of(trades))
+    today, day = expected_figures(trades[3:]), expected_figures(trades[1:])
+    expected: dict[str, Any] = {name: [today[name], day[name]] for name in today}
+    expected |= {"c": ["50.5", "1.50000000"], "o": "60.5"}
+    for params in ({}, {"pair": "btc/usd"}):
+        assert result(get(app(archive), "Ticker", **params)) == {"XXBTZUSD": expected}
+
+
+def test_ticker_of_a_day_without_trades_shows_the_last_price(tmp_path: Path) -> None:
+    figures = result(get(app(archive_of(tmp_path, PLAIN)), "Ticker"))["XXBTZUSD"]
+    assert figures["c"] == ["130.5", "0.00000030"]
+    assert (figures["t"], figures["o"]) == ([0, 30], "130.5")
+    assert (figures["v"][0], figures["h"]) == ("0.00000000", ["130.5", "130.5"])
+
+
+def test_ticker_leaves_out_a_pair_that_never_traded(tmp_path: Path) -> None:
+    assert result(get(app(archive_of(tmp_path, [])), "Ticker")) == {}
+
+
+def test_ticker_refuses_a_pair_that_is_not_stored(tmp_path: Path) -> None:
+    body = get(app(archive_of(tmp_path, PLAIN)), "Ticker", pair="XBTUSD,ETHUSD")
+    assert errors(body) == ["EQuery:Unknown asset pair"]
+
+
+# --- assets and pairs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", [{}, {"asset": "XXBT,ZUSD"}, {"asset": "XBT,USD"}])
+def test_assets_are_those_of_the_stored_pairs(tmp_path: Path, params: dict[str, str]) -> None:
+    assert result(get(app(archive_of(tmp_path, PLAIN)), "Assets", **params)) == {
+        "XXBT": {
+            "aclass": "currency",
+            "altname": "XBT",
+            "decimals": 8,
+            "display_decimals": 5,
+            "status": "enabled",
+        },
+        "ZUSD": {
+            "aclass": "currency",
+            "altname": "USD",
+            "decimals": 5,
+            "display_decimals": 5,
+            "status": "enabled",
+        },
+    }
+
+
+def test_a_stock_is_an_asset_of_its_class_and_its_currency_is_none(tmp_path: Path) -> None:
+    stock = Pair(
+        altname="AAPLxUSD",
+        key="AAPLxUSD",
+        wsname="AAPLx/USD",
+        base="AAPLx",
+        quote="ZUSD",
+        aclass_base="tokenized_asset",
+    )
+    application = app(archive_of(tmp_path, PLAIN, stock))
+    assert list(result(get(application, "Assets", aclass="tokenized_asset"))) == ["AAPLx"]
+    assert list(result(get(application, "Assets"))) == ["ZUSD"]
+
+
+def test_an_asset_of_no_stored_pair_is_unknown(tmp_path: Path) -> None:
+    body = get(app(archive_of(tmp_path, PLAIN)), "Assets", asset="XETH")
+    assert errors(body) == ["EQuery:Unknown asset"]
+
+
+def test_a_pair_of_unknown_status_is_online_for_other_programs(tmp_path: Path) -> None:
+    application = app(archive_of(tmp_path, PLAIN, Pair(altname="XBTUSD")))
+    assert result(get(application, "AssetPairs"))["XBTUSD"]["status"] == "online"
+    assert "status" not in result(get_as_stored(application, "AssetPairs"))["XBTUSD"]
+
+
+# --- clocks --------------------------------------------------------------------------------------
+
+OLD = Pair(altname="OLDUSD", key="OLDUSD", wsname="OLD/USD", base="OLD", quote="ZUSD")
+OLD_END = T0 + 90 * MINUTE
+
+
+@pytest.fixture
+def two_pairs(tmp_path: Path) -> TradeStore:
+    """XBTUSD, covered through a day, and a pair of which only the first 90 minutes are stored."""
+    archive = archive_of(tmp_path / "source", PLAIN)
+    pairs = {"XBTUSD": SAMPLE_PAIR, "OLDUSD": OLD}
+    keep_pairs(archive.store, msgspec.json.encode(pairs))
+    commit(archive, Range(0, OLD_END), rows_of(PLAIN[:7]), "OLDUSD")
+    return archive
+
+
+def test_the_clock_is_that_of_the_pair_that_is_covered_furthest(two_pairs: TradeStore) -> None:
+    clock = result(get(app(two_pairs), "Time"))
+    assert clock["unixtime"] == (T0 + DAY) // SECOND
+    assert clock["coverage_ends"] == {"OLDUSD": OLD_END}
+
+
+def test_the_clock_is_not_ahead_of_this_machines(tmp_path: Path) -> None:
+    archive = TradeStore(tmp_path)
+    before_s = int(time.time())
+    commit(archive, Range(0, (before_s + 3_000) * SECOND), rows_of(PLAIN))
+    clock = result(get(app(archive), "Time"))
+    assert before_s <= clock["unixtime"] <= time.time()
+    assert "coverage_ends" not in clock
+
+
+def test_candles_of_a_pair_end_by_its_own_clock(two_pairs: TradeStore) -> None:
+    application = app(two_pairs)
+    ends = {
+        pair: rows(get(application, "OHLC", pair=pair, interval="60"), key)[-1][0]
+        for pair, key in (("XBTUSD", "XXBTZUSD"), ("OLDUSD", "OLDUSD"))
+    }
+    hour = 60 * MINUTE
+    assert ends == {
+        "XBTUSD": (T0 + DAY) // hour * 3600,
+        "OLDUSD": OLD_END // hour * 3600,
+    }
+
+
+def test_figures_of_a_pair_are_of_its_own_last_day(two_pairs: TradeStore) -> None:
+    figures = result(get(app(two_pairs), "Ticker"))
+    assert {name: row["t"][1] for name, row in figures.items()} == {"XXBTZUSD": 30, "OLDUSD": 7}
+
+
+@pytest.mark.parametrize("settle_s", [0, 600])
+def test_a_copy_has_of_each_pair_what_is_covered(
+    two_pairs: TradeStore, tmp_path: Path, settle_s: int
+) -> None:
+    with serving(two_pairs) as url:
+        settings = {"exchange.url": url, "exchange.rate": 0, "refresh.settle_s": settle_s}
+        archive = harvester.open(tmp_path / "copy", settings=settings)
+        results = archive.backfill("XBTUSD", "OLDUSD")
+        again = archive.backfill("XBTUSD", "OLDUSD")
+        refreshed = archive.refresh()
+    assert [(done.pair, done.trades, done.error) for done in results] == [
+        ("XBTUSD", 30, None),
+        ("OLDUSD", 7, None),
+    ]
+    assert [(done.trades, done.error) for done in again] == [(0, None)] * 2
+    assert [(pair.state, pair.trades) for pair in refreshed.pairs] == [("complete", 0)] * 2
+    copy = TradeStore(tmp_path / "copy")
+    settle_ns = settle_s * SECOND
+    assert copy.coverage("XBTUSD") == [Range(0, T0 + DAY - settle_ns)]
+    assert copy.coverage("OLDUSD") == [Range(0, OLD_END - settle_ns)]
+    assert copy.gaps("OLDUSD") == []
