@@ -230,7 +230,7 @@ async function follow() {
           move(panned(view(), (after - before) / (state.until - state.since)));
         }
         await load();
-        if (state.tab !== "sql") await showTab();
+        if (state.tab === "gaps") await showTab();
       }
     }
   } catch {
