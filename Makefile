@@ -74,10 +74,11 @@ docs: install
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 
-# The README's image: the demo's chart, drawn by the Chromium that is installed.
+# The README's images: the demo's chart and the explorer, drawn by the Chromium that is installed.
 chart: install
 	$(BIN)/harvester demo --quiet
 	$(BIN)/harvester chart XBT/USD -i 1h --data demo/data -o docs/chart.png
+	$(BIN)/python docs/explore_image.py demo/data docs/explore.png
 
 # Pages of the notebooks with all that they show: build/notebooks/*.html.
 notebooks: install
@@ -92,7 +93,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "harvester needs Python 3.11 or newer; make PYTHON=python3.12 names one")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,mcp,dev]'
 	touch $@
 
 clean:

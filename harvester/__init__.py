@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from harvester.operations.run_log import RunRecord
     from harvester.query.explain import Explanation
     from harvester.query.result import Result
+    from harvester.server.explorer.web import ExplorerServer
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
     from harvester.verify.reports import CsvReport, Digest, ExchangeReport, PairReport, RepairReport
@@ -93,6 +94,7 @@ __all__ = [
     "ExchangeReport",
     "ExchangeUnreachable",
     "Explanation",
+    "ExplorerServer",
     "ExportedFile",
     "FilePlan",
     "HarvesterError",
@@ -125,6 +127,7 @@ __all__ = [
 _LAZY = {
     "Archive": "harvester.archive",
     "Chart": "harvester.charts.chart",
+    "ExplorerServer": "harvester.server.explorer.web",
     "open": "harvester.archive",
     "SampleExchange": "harvester.server.sample_data",
     "sample_exchange": "harvester.server.sample_data",

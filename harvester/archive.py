@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Result
     from harvester.query.sql import Connection
+    from harvester.server.explorer.web import ExplorerServer
     from harvester.verify.reports import Digest, PairReport
 
 
@@ -1310,6 +1311,36 @@ class Archive:
         )
         now_ns = time.time_ns()
         return chart(self._store, market, query, now_ns, memory_limit=limit, strict=strict)
+
+    @check_types
+    def explore(self, *, port: int = 0) -> ExplorerServer:
+        """Start the archive explorer: a page with coverage, candles at any zoom, trades and SQL.
+
+        A notebook shows the page in a frame; elsewhere open `.url` in a browser of this machine.
+        The server listens on 127.0.0.1 only, and runs until `.close()` or the end of the process.
+
+        Args:
+            port: its port; 0 for any free one.
+
+        Returns:
+            The server: `.url` is the page's address, whose token the server asks for. It is also a
+            context manager that closes it.
+
+        Raises:
+            UsageError: the port is not from 0 to 65535.
+            HarvesterError: listening on the port failed.
+
+        Example:
+            >>> with archive.explore() as explorer:
+            ...     explorer.url.startswith("http://127.0.0.1:")
+            True
+        """
+        from harvester.server.explorer.web import ExplorerServer
+
+        self._check_open()
+        if not 0 <= port <= 65_535:
+            raise UsageError(f"port is {port}: give 0 to 65535")
+        return ExplorerServer(Archive(self._settings, self._warn), port)
 
     # --- what is stored --------------------------------------------------------------------------
 

@@ -40,8 +40,12 @@ if TYPE_CHECKING:
 # --- pair names -----------------------------------------------------------------------------------
 
 
-def known_pairs(archive: TradeStore) -> dict[str, Pair]:
+def known_pairs(archive: TradeStore, *, adds_stored: bool = True) -> dict[str, Pair]:
     """The pairs of pairs.json and those with stored trades, by altname.
+
+    Args:
+        archive: whose pairs.
+        adds_stored: False for those of pairs.json only, which lists no folder.
 
     Raises:
         ArchiveDamaged: pairs.json can't be read.
@@ -54,7 +58,7 @@ def known_pairs(archive: TradeStore) -> dict[str, Pair]:
             f"{archive.store.location('pairs.json')} can't be read ({error}): "
             "remove it; the next backfill writes it again"
         ) from error
-    for name in archive.held():
+    for name in archive.held() if adds_stored else ():
         if name not in pairs:
             pairs[name] = _pair_of_segments(archive, name)
     return pairs
@@ -70,6 +74,15 @@ def _pair_of_segments(archive: TradeStore, name: str) -> Pair:
     return Pair(altname=name)
 
 
+def _stored_by_altname(archive: TradeStore, text: str) -> Pair | None:
+    """The stored pair with exactly this altname, which it means before any other spelling does.
+
+    The folders of all other pairs are not listed: of 1,400 pairs, that takes a second.
+    """
+    pair = known_pairs(archive, adds_stored=False).get(text)
+    return pair if pair and pair.altname == text and archive.segments(text) else None
+
+
 def resolve_held(archive: TradeStore, text: str) -> Pair:
     """The pair with stored trades that a name means, in any spelling.
 
@@ -81,6 +94,8 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
         NothingHeld: no trades of it are stored; the message names pairs that are.
         AmbiguousPair: several markets have that name, which differ by case.
     """
+    if pair := _stored_by_altname(archive, text):
+        return pair
     held = archive.held()
     pairs = known_pairs(archive)
     pair = PairIndex(pairs.values()).find(text)
@@ -110,6 +125,8 @@ def resolve_named(archive: TradeStore, text: str) -> str:
         NothingHeld: there is no such pair; the message names pairs with stored trades.
         AmbiguousPair: several markets have that name, which differ by case.
     """
+    if pair := _stored_by_altname(archive, text):
+        return pair.altname
     named = archive.stored_or_requested()
     pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
     pair = PairIndex(pairs.values()).find(text)

@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "trades": CommandEntry("query", "Trades as published."),
         "sql": CommandEntry("query", "Run SQL on the archive."),
         "chart": CommandEntry("query", "Draw candles and volume into one file."),
+        "explore": CommandEntry("explore", "Look through the archive in a browser, at any zoom."),
     },
     "Maintain": {
         "verify": CommandEntry("verify", "Check stored data for corruption and gaps; repair it."),
@@ -67,6 +68,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Try and share": {
         "demo": CommandEntry("demo", "Try everything on made-up trades, without network."),
         "serve": CommandEntry("demo", "Serve the archive through Kraken's public API."),
+        "mcp": CommandEntry("explore", "Let an assistant query the archive (MCP)."),
     },
 }
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}

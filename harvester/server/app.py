@@ -128,14 +128,14 @@ def serving(archive: TradeStore, host: str = "127.0.0.1", port: int = 0) -> Iter
     Raises:
         HarvesterError: listening on the address failed.
     """
-    with _listening(host, port) as listener:
-        server = _server(app(archive))
+    with listening(host, port) as listener:
+        server = server_of(app(archive))
         thread = threading.Thread(
             target=server.run, args=([listener],), name="api-server", daemon=True
         )
         thread.start()
         try:
-            yield _url(host, listener)
+            yield url_of(host, listener)
         finally:
             server.should_exit = True
             thread.join()
@@ -162,13 +162,13 @@ def serve_forever(
         HarvesterError: listening on the address failed.
         KeyboardInterrupt: Ctrl-C.
     """
-    with _listening(host, port) as listener:
-        ready(_url(host, listener))
-        _server(app(archive, guess_sides=guess_sides)).run([listener])
+    with listening(host, port) as listener:
+        ready(url_of(host, listener))
+        server_of(app(archive, guess_sides=guess_sides)).run([listener])
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Open a listening socket. Clients can connect at once: they queue until the server runs."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -186,7 +186,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield tcp_listener
 
 
-def _server(application: Starlette) -> uvicorn.Server:
+def server_of(application: Starlette) -> uvicorn.Server:
+    """A server that runs an app until its `should_exit` is set; it logs nothing."""
     return uvicorn.Server(
         uvicorn.Config(
             application,
@@ -199,6 +200,7 @@ def _server(application: Starlette) -> uvicorn.Server:
     )
 
 
-def _url(host: str, listener: socket.socket) -> str:
+def url_of(host: str, listener: socket.socket) -> str:
+    """The address of a listening socket, without a slash at the end."""
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}"

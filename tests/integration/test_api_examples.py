@@ -25,7 +25,7 @@ PUBLIC = {
     for name, member in inspect.getmembers(kind)
     if not name.startswith("_") and callable(member)
 } | {"open": harvester.open, "sample_exchange": harvester.sample_exchange}
-NOT_IN_PYTHON = {"config", "schedule", "serve", "demo"}
+NOT_IN_PYTHON = {"mcp", "completion", "config", "schedule", "serve", "demo"}
 """Commands about settings, and about serving made-up or stored trades."""
 METHOD_OF = {"import": "import_csv"}
 """Methods that can't have the name of their command, a word of Python's."""

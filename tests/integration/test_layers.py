@@ -50,6 +50,7 @@ HOMES = {
     "filelock": "storage",
     "starlette": "server",
     "uvicorn": "server",
+    "mcp": "server",
     "plotly": "charts",
     "kaleido": "charts",
     "click": "cli",
@@ -248,4 +249,4 @@ def test_what_is_imported_is_installed_with_harvester_or_by_an_extra() -> None:
     imported = {use.module.partition(".")[0] for _, _, use in all_uses()}
     foreign = imported - set(sys.stdlib_module_names) - {"harvester"}
     optional = foreign - names(project["dependencies"]) - IN_NOTEBOOKS
-    assert optional == names(extras["polars"]) | names(extras["png"])
+    assert optional == names([*extras["polars"], *extras["png"], *extras["mcp"]])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
+from api_server import PLAIN, archive_of
 from backfills import serve
 from kraken_market import named
 from kraken_server import Exchange
@@ -15,7 +16,7 @@ from kraken_server import Exchange
 from harvester import config
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
-from harvester.pair_selection import PairName, PairSelection, choose
+from harvester.pair_selection import PairName, PairSelection, choose, resolve_held, resolve_named
 from harvester.storage.trade_store import TradeStore
 
 
@@ -143,3 +144,12 @@ def test_an_odd_row_of_the_list_loses_no_other_pair(tmp_path: Path) -> None:
             "ETHUSD",
             "XBTEUR",
         ]
+
+
+def test_an_altname_is_resolved_without_listing_all_other_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = archive_of(tmp_path, PLAIN)
+    monkeypatch.setattr(TradeStore, "held", lambda _self: pytest.fail("all pairs were listed"))
+    assert resolve_held(archive, "XBTUSD").wsname == "XBT/USD"
+    assert resolve_named(archive, "XBTUSD") == "XBTUSD"

@@ -1,0 +1,56 @@
+// The candles of an answer: exact texts for people, and floats to draw them.
+
+import { intervalMs } from "./format.js";
+
+export const PRICES = ["open", "high", "low", "close", "vwap"];
+export const VOLUMES = ["volume", "buy_volume", "sell_volume"];
+
+/** Read an answer of `candles`: each column is one text with a space between values. */
+export function readCandles(answer) {
+  const split = (text) => (text === "" ? [] : text.split(" "));
+  const texts = { count: split(answer.count) };
+  const numbers = {};
+  for (const name of [...PRICES, ...VOLUMES]) {
+    texts[name] = answer.time === "" ? [] : answer[name].split(" ");
+    numbers[name] = texts[name].map((text) => (text === "" ? NaN : Number(text)));
+  }
+  const time = split(answer.time).map(Number);
+  return {
+    ...answer,
+    time,
+    texts,
+    numbers,
+    width: intervalMs(answer.interval),
+    incomplete: new Set(answer.incomplete),
+    sinceMs: Date.parse(answer.since),
+    untilMs: Date.parse(answer.until),
+  };
+}
+
+/** The index of the candle that contains a time; without one, of the nearest. -1 if there is none. */
+export function candleAt(candles, ms) {
+  const { time } = candles;
+  let low = 0;
+  let high = time.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (time[middle] <= ms) low = middle + 1;
+    else high = middle;
+  }
+  const before = low - 1;
+  if (before < 0) return time.length ? 0 : -1;
+  const isNextNearer = low < time.length && time[low] - ms < ms - (time[before] + candles.width);
+  return isNextNearer ? low : before;
+}
+
+/** The lowest and highest price, and the highest volume, of the candles between two times. */
+export function extent(candles, since, until) {
+  let [low, high, most] = [Infinity, -Infinity, 0];
+  candles.time.forEach((open, index) => {
+    if (open + candles.width <= since || open >= until) return;
+    low = Math.min(low, candles.numbers.low[index]);
+    high = Math.max(high, candles.numbers.high[index]);
+    most = Math.max(most, candles.numbers.volume[index]);
+  });
+  return high < low ? null : { low, high, most };
+}

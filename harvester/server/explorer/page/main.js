@@ -1,0 +1,309 @@
+// The page: connects the address, the list of pairs, the chart and the tabs.
+
+import { get, Latest } from "./api.js";
+import { readCandles } from "./candles.js";
+import {
+  candleUnderMouse, clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed,
+} from "./chart.js";
+import { showCompare, startCompare } from "./compare.js";
+import { element, iso, viewText } from "./format.js";
+import { showGaps } from "./gaps.js";
+import { allPairs, markPair, pairNamed, showOverview, showPairs, startPairs } from "./pairs.js";
+import { showSql, sqlTexts, startSql } from "./sql.js";
+import { change, onChange, state } from "./state.js";
+import { showTrades, startTrades, tradeTexts } from "./trades.js";
+
+const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d", "1w"];
+const SETTLE_MS = 40;
+const LIVE_MS = 2000;
+const AROUND_MS = 6 * 36e5;
+// The width of the view by the length of the date that is typed: a year, a month, a day, an hour.
+const WIDTHS_MS = [[4, 316224e5], [7, 26784e5], [10, 864e5], [16, 36e5]];
+const LATEST_MS = Date.UTC(2100, 0, 1);
+const TABS = ["trades", "sql", "gaps", "compare"];
+
+const byId = (id) => document.getElementById(id);
+const latest = new Latest();
+let candles = null;
+let waiting = 0;
+
+// --- the view ------------------------------------------------------------------------------------
+
+/** The visible range: that of the address, or everything that is stored of the pair. */
+function view() {
+  if (state.since !== null) return { since: state.since, until: state.until };
+  const found = pairNamed(state.pair);
+  if (!found?.first) return { since: Date.now() - 864e5, until: Date.now() };
+  const [first, last] = [Date.parse(found.first), Date.parse(found.last)];
+  const space = Math.max((last - first) * 0.01, 1000);
+  return { since: Math.round(first - space), until: Math.round(last + space) };
+}
+
+function move({ since, until }) {
+  change({ since: Math.max(since, 0), until: Math.min(Math.max(until, 1000), LATEST_MS) });
+}
+
+const showWhole = () => change({ since: null, until: null });
+
+function showNewest() {
+  const { since, until } = view();
+  const end = Date.parse(pairNamed(state.pair)?.last ?? new Date());
+  const width = until - since;
+  change({ since: Math.round(end - width * 0.95), until: Math.round(end + width * 0.05) });
+}
+
+/** Load the candles of the view; the ones that are drawn stay meanwhile. */
+async function load() {
+  const { pair, interval } = state;
+  const shown = view();
+  setBusy(true);
+  try {
+    const params = { pair, interval, since: iso(shown.since), until: iso(shown.until) };
+    const answer = await latest.run((signal) => get("candles", params, signal));
+    if (!answer) return;
+    candles = readCandles(answer);
+    showProblem("");
+    await showCandles(candles, view());
+    markInterval();
+    byId("view-text").textContent = viewText(shown);
+    if (!document.body.dataset.ready) performance.mark("drawn");
+    document.body.dataset.ready = "true";
+    if (followsView()) showTab();
+  } catch (fault) {
+    failed(fault);
+  } finally {
+    setBusy(latest.isBusy);
+  }
+}
+
+/** Load soon: a wheel that turns moves the view several times. */
+function loadSoon() {
+  clearTimeout(waiting);
+  waiting = setTimeout(load, SETTLE_MS);
+}
+
+function failed(fault) {
+  showProblem(fault.message);
+}
+
+function showProblem(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = !text;
+}
+
+// --- interval and buttons ------------------------------------------------------------------------
+
+function startTools() {
+  const typed = element("input", { placeholder: "7m", ariaLabel: "Another interval, such as 7m" });
+  const choose = (interval) => change({ interval });
+  byId("interval").append(...INTERVALS.map((name) => {
+    const button = element("button", { type: "button", textContent: name });
+    button.addEventListener("click", () => choose(name));
+    return button;
+  }), typed);
+  typed.addEventListener("change", () => typed.value.trim() && choose(typed.value.trim()));
+  const buttons = {
+    whole: showWhole,
+    earlier: () => move(panned(view(), -0.5)),
+    later: () => move(panned(view(), 0.5)),
+    closer: () => move(zoomed(view(), 0.5)),
+    wider: () => move(zoomed(view(), 2)),
+    "newest-view": showNewest,
+  };
+  for (const [id, run] of Object.entries(buttons)) byId(id).addEventListener("click", run);
+  byId("jump").addEventListener("submit", (event) => {
+    event.preventDefault();
+    jumpTo(byId("jump-time").value.trim());
+  });
+}
+
+/** Show which interval is drawn, and which one was asked for. */
+function markInterval() {
+  const box = byId("interval");
+  for (const button of box.querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", button.textContent === state.interval);
+    button.classList.toggle("drawn", button.textContent === candles.interval);
+  }
+  box.dataset.interval = candles.interval;
+  const isCoarser = state.interval !== "auto" && candles.interval !== state.interval;
+  box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
+  byId("live").textContent = isCoarser
+    ? `${state.interval} are too many candles here: ${candles.interval} instead`
+    : "";
+}
+
+/** Go to a year, a month, a day, an hour or a minute: the shorter the text, the wider the view. */
+function jumpTo(text) {
+  const isDate = /^\d{4}(-\d{2}(-\d{2})?)?$/.test(text);
+  const time = Date.parse(isDate ? text : `${text.replace(" ", "T").replace(/Z$/, "")}Z`);
+  if (Number.isNaN(time)) {
+    showProblem(`${text} is no date or time: give one such as 2021, 2021-03 or 2021-03-13 12:30 (UTC)`);
+    return;
+  }
+  const [, width] = WIDTHS_MS.find(([length]) => text.length <= length) ?? [0, 12e4];
+  change({ since: time, until: time + width, at: isDate ? null : time });
+}
+
+/** Show the half day around a time of a result, minute by minute, with the crosshair at it. */
+function goTo(time) {
+  change({ since: time - AROUND_MS, until: time + AROUND_MS, at: time, interval: "auto" });
+}
+
+/** Buttons that copy the command, the Python or the SQL of what is on the screen. */
+function startCopying() {
+  const texts = { candles: () => candles?.copy, trades: tradeTexts, sql: sqlTexts };
+  for (const group of document.querySelectorAll("[data-copy-of]")) {
+    const copied = element("output", { className: "copied faint", hidden: true });
+    const labels = Object.entries({ command: "command", python: "Python", sql: "SQL" });
+    const buttons = labels.map(([kind, label]) => {
+      const button = element("button", { type: "button" }, label);
+      button.addEventListener("click", () => copy(texts[group.dataset.copyOf]()?.[kind], copied));
+      return button;
+    });
+    group.append(element("span", { className: "faint" }, "copy as"), ...buttons, copied);
+  }
+}
+
+async function copy(text, copied) {
+  copied.hidden = false;
+  copied.textContent = text ?? "there is nothing to copy yet";
+  if (text) await navigator.clipboard?.writeText(text).catch(() => {});
+}
+
+/** Whether the tab shows what is in the view: it is filled once its candles are there. */
+function followsView() {
+  return state.tab === "compare" || (state.tab === "trades" && state.at === null);
+}
+
+// --- tabs ----------------------------------------------------------------------------------------
+
+function startTabs() {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  for (const tab of tabs) {
+    tab.addEventListener("click", () => change({ tab: tab.dataset.tab }));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+      next.focus();
+      next.click();
+    });
+  }
+}
+
+async function showTab() {
+  for (const name of TABS) {
+    byId(`panel-${name}`).hidden = name !== state.tab;
+    byId(`tab-${name}`).setAttribute("aria-selected", name === state.tab);
+    byId(`tab-${name}`).tabIndex = name === state.tab ? 0 : -1;
+  }
+  if (!candles && followsView()) return;
+  try {
+    if (state.tab === "trades") await showTrades(state.pair, state.at ?? candleUnderMouse(), view().until);
+    else if (state.tab === "sql") showSql(state.sql, pairNamed(state.pair));
+    else if (state.tab === "gaps") await showGaps(state.pair, showRange);
+    else await showCompare(state.pair, state.other, allPairs(), view());
+  } catch (fault) {
+    failed(fault);
+  }
+}
+
+/** Show a range of coverage with some space around it. */
+function showRange(since, until) {
+  const from = since ?? Date.parse(pairNamed(state.pair).first);
+  const space = Math.max((until - from) * 0.2, 1000);
+  move({ since: Math.round(from - space), until: Math.round(until + space) });
+}
+
+// --- live ----------------------------------------------------------------------------------------
+
+/** Where the archive grows, the newest candle moves, and a view that shows the end follows it. */
+async function follow() {
+  try {
+    if (!document.hidden && candles && state.pair === candles.pair) {
+      const { version } = await get("version", { pair: state.pair });
+      if (version !== candles.version) {
+        const before = Date.parse(pairNamed(state.pair).last);
+        showPairs(await get("pairs"));
+        const after = Date.parse(pairNamed(state.pair).last);
+        if (state.since !== null && before <= state.until && after > state.until) {
+          move(panned(view(), (after - before) / (state.until - state.since)));
+        }
+        await load();
+        if (state.tab === "gaps") await showTab();
+      }
+    }
+  } catch {
+    // The next turn tries again; a view that is asked for shows the error.
+  }
+  setTimeout(follow, LIVE_MS);
+}
+
+// --- start ---------------------------------------------------------------------------------------
+
+function update(now, before) {
+  const isOther = now.pair !== before.pair;
+  if (isOther) {
+    clearChart();
+    candles = null;
+  }
+  showPair();
+  pin(now.at);
+  if (isOther || now.interval !== before.interval) load();
+  else if (now.since !== before.since || now.until !== before.until) {
+    showView(view());
+    loadSoon();
+  }
+  const isSameTab = ["tab", "at", "other", "sql"].every((name) => now[name] === before[name]);
+  if (!isSameTab || (isOther && !followsView())) showTab();
+}
+
+function showPair() {
+  byId("pair-name").textContent = pairNamed(state.pair)?.name ?? state.pair;
+  document.title = `${pairNamed(state.pair)?.name ?? state.pair}, harvester explorer`;
+  markPair(state.pair);
+  showOverview(state.pair, view());
+}
+
+async function start() {
+  startPairs(
+    (pair) => change({ pair, at: null }),
+    (ms) => {
+      const { since, until } = view();
+      const { first, last } = pairNamed(state.pair);
+      const width = Math.min(until - since, (Date.parse(last) - Date.parse(first)) / 8);
+      move({ since: Math.round(ms - width / 2), until: Math.round(ms + width / 2) });
+    });
+  startChart({
+    moved: move,
+    picked: (at) => change({ at, tab: state.tab === "sql" ? "sql" : "trades" }),
+    rested: () => state.tab === "trades" && state.at === null && showTab(),
+    whole: showWhole,
+    newest: showNewest,
+  });
+  startTools();
+  startCopying();
+  startTabs();
+  startTrades(failed);
+  startSql((sql) => change({ sql }), () => pairNamed(state.pair), goTo);
+  startCompare((other) => change({ other }));
+  onChange(update);
+  try {
+    showPairs(await get("pairs"));
+  } catch (fault) {
+    failed(fault);
+    return;
+  }
+  if (!state.pair && allPairs().length) {
+    const busiest = allPairs().reduce((most, pair) => (pair.trades > most.trades ? pair : most));
+    change({ pair: busiest.pair }, { isStep: false });
+  } else if (state.pair) {
+    showPair();
+    pin(state.at);
+    load();
+    if (!followsView()) showTab();
+  }
+  setTimeout(follow, LIVE_MS);
+}
+
+start();

@@ -1,0 +1,183 @@
+// The SQL tab: runs a query, shows its rows exactly, draws them, and downloads them.
+
+import { Latest, runSql } from "./api.js";
+import { colour, element, plotLayout, whole } from "./format.js";
+
+const MORE_ROWS = 300;
+const COLOURS = ["up", "down", "stored", "gap", "unknown"];
+
+const text = document.getElementById("sql-text");
+const note = document.getElementById("sql-note");
+const table = document.getElementById("sql-table");
+const plot = document.getElementById("sql-plot");
+const button = (name) => document.getElementById(`sql-${name}`);
+const latest = new Latest();
+let result = null;
+
+const EXAMPLES = {
+  "examples": "",
+  "daily candles": "FROM ohlc('{pair}', '1d', since := TIMESTAMP '{yearAgo}')",
+  "first trade above a price":
+    "SELECT * FROM trades WHERE pair = '{pair}' AND price > 60000\nORDER BY time, tie LIMIT 1",
+  "volume by year and side":
+    "SELECT year, side, sum(volume) AS volume, count(*) AS trades\n" +
+    "FROM trades WHERE pair = '{pair}' GROUP BY year, side ORDER BY year, side",
+  "largest trades":
+    "SELECT time, price, volume, side FROM trades WHERE pair = '{pair}'\n" +
+    "ORDER BY volume DESC LIMIT 20",
+};
+
+/**
+ * Start: `changed(text)` is called when a query is run, `pair()` returns what is stored of the
+ * chosen pair, and `goTo(ms)` shows a time of the result in the chart.
+ */
+export function startSql(changed, pair, goTo) {
+  table.addEventListener("click", ({ target }) => {
+    if (target.dataset.time) goTo(Date.parse(target.dataset.time));
+  });
+  const examples = button("examples");
+  examples.append(...Object.keys(EXAMPLES).map((name) => element("option", {}, name)));
+  examples.addEventListener("change", () => {
+    if (EXAMPLES[examples.value]) text.value = example(examples.value, pair());
+    examples.selectedIndex = 0;
+    text.focus();
+  });
+  const start = () => {
+    changed(text.value);
+    run();
+  };
+  button("run").addEventListener("click", start);
+  text.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) start();
+  });
+  button("cancel").addEventListener("click", () => {
+    latest.cancel();
+    finish("cancelled");
+  });
+  button("chart").addEventListener("click", chart);
+  button("csv").addEventListener("click", () => download("csv"));
+  button("parquet").addEventListener("click", () => download("parquet"));
+  table.parentElement.addEventListener("scroll", ({ target }) => {
+    if (target.scrollTop + target.clientHeight > target.scrollHeight - 200) addRows();
+  });
+}
+
+/** Show a query of the address, or suggest one for a pair. */
+export function showSql(query, pair) {
+  if (query) text.value = query;
+  else if (!text.value) text.value = example("daily candles", pair);
+}
+
+/** An example for a pair; its candles are those of a year, as all of them may take long. */
+function example(name, pair) {
+  const last = new Date(pair?.last ?? Date.now());
+  const yearAgo = new Date(last.getTime() - 365 * 864e5).toISOString().slice(0, 10);
+  const filled = EXAMPLES[name].replaceAll("{yearAgo}", yearAgo);
+  return filled.replaceAll("{pair}", () => (pair?.pair ?? "").replaceAll("'", "''"));
+}
+
+export const sqlTexts = () => result?.copy;
+
+async function run() {
+  const begun = performance.now();
+  button("cancel").disabled = false;
+  button("run").disabled = true;
+  note.textContent = "running";
+  plot.hidden = true;
+  try {
+    const answer = await latest.run((signal) => runSql(text.value, "json", signal));
+    if (!answer) return;
+    result = { ...answer, query: text.value };
+    draw();
+    const more = answer.is_cut ? ", and there are more: the explorer shows the first" : "";
+    finish(`${whole(answer.rows.length)} rows in ${((performance.now() - begun) / 1000).toFixed(2)} s${more}`);
+  } catch (fault) {
+    result = null;
+    table.replaceChildren();
+    finish(fault.message);
+  }
+}
+
+function finish(message) {
+  note.textContent = message;
+  button("cancel").disabled = true;
+  button("run").disabled = false;
+  for (const name of ["chart", "csv", "parquet"]) button(name).disabled = !result?.rows.length;
+}
+
+function draw() {
+  const header = result.columns.map((column) =>
+    element("th", { className: column.is_number ? "number" : "" }, column.name, element("small", {}, column.type)));
+  table.replaceChildren(element("thead", {}, element("tr", {}, ...header)), element("tbody"));
+  table.parentElement.scrollTop = 0;
+  addRows();
+}
+
+/** Add the next rows to the table: ten thousand at once would block the page. */
+function addRows() {
+  const body = table.tBodies[0];
+  if (!result || !body) return;
+  const rows = result.rows.slice(body.rows.length, body.rows.length + MORE_ROWS);
+  body.append(...rows.map((row) =>
+    element("tr", {}, ...row.map((value, index) => cell(value, result.columns[index])))));
+}
+
+function cell(value, column) {
+  if (value === null) return element("td", { className: "null" }, "null");
+  if (!column.type.startsWith("timestamp")) {
+    return element("td", { className: column.is_number ? "number" : "", title: value }, value);
+  }
+  const button = element("button", { type: "button", className: "link" }, value);
+  button.title = "Show in the chart";
+  button.dataset.time = value;
+  return element("td", {}, button);
+}
+
+// --- chart this ----------------------------------------------------------------------------------
+
+function chart() {
+  const names = result.columns.map((column) => column.name.toLowerCase());
+  const values = (index) => result.rows.map((row) => row[index]);
+  const indexes = names.map((_, index) => index);
+  const timeIndex = indexes.find((index) => /^(timestamp|date)/.test(result.columns[index].type)) ?? -1;
+  const numeric = indexes.filter((index) => result.columns[index].is_number);
+  // Over time if there is a time, else over the first text, else over the number of the row.
+  const across = timeIndex >= 0 ? timeIndex : indexes.find((index) => !numeric.includes(index));
+  const x = across === undefined ? result.rows.map((_, index) => index + 1) : values(across);
+  const ohlc = ["open", "high", "low", "close"].map((name) => names.indexOf(name));
+  const traces = ohlc.every((index) => index >= 0)
+    ? [candleTrace(x, ohlc.map(values))]
+    : numeric.map((index, order) => ({
+      x, y: values(index), mode: "lines+markers", marker: { size: 3 },
+      line: { color: colour(COLOURS[order % COLOURS.length]), width: 1.3 },
+    }));
+  if (!traces.length) {
+    note.textContent = "there is no column with numbers to draw";
+    return;
+  }
+  plot.hidden = false;
+  const layout = plotLayout((axis) => ({
+    margin: { l: 60, r: 10, t: 10, b: 30 }, dragmode: "zoom",
+    xaxis: { ...axis, type: timeIndex >= 0 ? "date" : undefined, rangeslider: { visible: false } },
+    yaxis: { ...axis },
+  }));
+  Plotly.react(plot, traces, layout, { displayModeBar: false, responsive: true });
+}
+
+function candleTrace(x, [open, high, low, close]) {
+  const side = (name) => ({ line: { color: colour(name), width: 1 }, fillcolor: colour(name) });
+  return { type: "candlestick", x, open, high, low, close, increasing: side("up"), decreasing: side("down") };
+}
+
+// --- download ------------------------------------------------------------------------------------
+
+async function download(format) {
+  try {
+    const blob = await runSql(result.query, format);
+    const link = element("a", { href: URL.createObjectURL(blob), download: `query.${format}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  } catch (fault) {
+    note.textContent = fault.message;
+  }
+}

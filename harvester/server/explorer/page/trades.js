@@ -1,0 +1,72 @@
+// The trades around the crosshair, page by page in the exchange's order.
+
+import { get, Latest } from "./api.js";
+import { element, whole } from "./format.js";
+
+const COUNT = 100;
+const COLUMNS = ["time", "price", "volume", "side", "order_type", "trade_id", "misc"];
+const NUMBERS = ["price", "volume", "trade_id"];
+
+const table = document.getElementById("trades-table");
+const note = document.getElementById("trades-note");
+const latest = new Latest();
+let shown = { pair: "", rows: [], at: null, copy: null };
+let fail = () => {};
+
+/** Start; `failed(fault)` shows an error. */
+export function startTrades(failed) {
+  fail = failed;
+  const button = (id, place) =>
+    document.getElementById(id).addEventListener("click", () => load(shown.pair, place(), null));
+  const place = (row) => (row ? `${row.time_ns}.${row.tie}` : "0.0");
+  button("trades-oldest", () => "oldest");
+  button("trades-newest", () => "newest");
+  button("trades-before", () => `before:${place(shown.rows[0])}`);
+  button("trades-after", () => `after:${place(shown.rows.at(-1))}`);
+}
+
+/** Show the trades around a time; without one, the last trades before the end of the view. */
+export function showTrades(pair, at, until) {
+  return load(pair, at === null ? `before:${until}000000.0` : `at:${new Date(at).toISOString()}`, at);
+}
+
+export const tradeTexts = () => shown.copy;
+
+async function load(pair, place, at) {
+  try {
+    const answer = await latest.run((signal) => get("trades", { pair, place, count: COUNT }, signal));
+    if (!answer) return;
+    if (!answer.trades.length && shown.pair === pair && shown.rows.length) {
+      note.textContent = "there are no more trades in this direction";
+      return;
+    }
+    shown = { pair, rows: answer.trades, at, copy: answer.copy };
+    draw();
+  } catch (fault) {
+    fail(fault);
+  }
+}
+
+function draw() {
+  const title = (name) => (name === "time" ? "time (UTC)" : name.replace("_", " "));
+  const header = element("tr", {}, ...COLUMNS.map((name) =>
+    element("th", { className: NUMBERS.includes(name) ? "number" : "" }, title(name))));
+  const rows = shown.rows.map((trade) => element("tr", {}, ...COLUMNS.map((name) => cell(trade, name))));
+  table.replaceChildren(element("thead", {}, header), element("tbody", {}, ...rows));
+  const hint = "the mouse over the chart shows those of a candle, and a click keeps them";
+  note.textContent = `${whole(shown.rows.length)} trades; ${hint}`;
+  if (shown.at === null) return;
+  const first = shown.rows.findIndex((trade) => BigInt(trade.time_ns) >= BigInt(shown.at) * 1000000n);
+  if (first < 0) return;
+  rows[first].className = "here";
+  const box = table.parentElement;
+  box.scrollTop = rows[first].offsetTop - box.clientHeight / 3;
+  note.textContent = `${whole(shown.rows.length)} trades around the crosshair`;
+}
+
+function cell(trade, name) {
+  const value = trade[name];
+  const className = name === "side" ? value ?? "" : NUMBERS.includes(name) ? "number" : "";
+  const text = value === null ? "" : name === "time" ? value.replace("T", " ").replace("Z", "") : String(value);
+  return element("td", { className }, text);
+}

@@ -1,0 +1,395 @@
+"""The explorer's answers: pairs, coverage, candles, trades and SQL of an archive, with limits.
+
+The page's HTTP endpoints and the tools of `harvester mcp` both call `ArchiveExplorer`. Numbers
+leave it as the archive's own digits, as text; times of candles are UNIX milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+import msgspec
+import pyarrow as pa
+
+from harvester.errors import BadTime, UsageError
+from harvester.escaping import brief
+from harvester.exporters.formats import as_text
+from harvester.query.read_only_sql import LimitedRows, QueryLimits, ReadOnlyQuery
+from harvester.query.result import Result
+from harvester.query.sql import Connection
+from harvester.schema import times
+from harvester.server.explorer.copy_texts import candle_texts, sql_texts, trade_texts
+from harvester.server.explorer.time_view import (
+    MAX_BYTES,
+    CandleView,
+    Cells,
+    Shade,
+    coverage_strip,
+    cut_to_grid,
+    intervals_from,
+    shades,
+    strip_axis,
+)
+from harvester.server.explorer.trade_pages import LATEST_NS, TradeArchive, trade_page
+from harvester.times import DAY, SECOND, Range, parse_moment, show
+
+# --- the archive ----------------------------------------------------------------------------------
+
+
+class PairSummary(Protocol):
+    """What the explorer reads of a `PairStatus`, which see."""
+
+    pair: str
+    wsname: str
+    trades: int
+    first_ns: int | None
+    last_ns: int | None
+    coverage: list[Range]
+    gaps: list[Range]
+    files: int
+    bytes: int
+    rollups: dict[str, int]
+    damaged: list[str]
+
+
+class ReadableArchive(TradeArchive, Protocol):
+    """What the explorer calls of `harvester.Archive`, whose methods these are."""
+
+    @property
+    def path(self) -> str:
+        """The archive's folder."""
+        ...
+
+    def gaps(self, pair: str) -> list[Range]:
+        """The ranges of a pair that were requested and are not covered."""
+        ...
+
+    def status(self, *pairs: str) -> Sequence[PairSummary]:
+        """What is stored of some pairs, or of all."""
+        ...
+
+    def runs(self, count: int = 20) -> Sequence[Any]:
+        """The latest runs."""
+        ...
+
+    def ohlc(
+        self, pair: str, interval: str, *, since: str, until: str | None, all_columns: bool = False
+    ) -> Result:
+        """The candles of a range."""
+        ...
+
+    def connect(self) -> Connection:
+        """A connection with the SQL views."""
+        ...
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+STATUS_TTL_S = 2.0
+"""The list of pairs is read again after this time."""
+
+STATUS_TTL_FACTOR = 10
+"""Or after so many times what reading it takes, which is a second where there are 1,400 pairs."""
+
+MAX_RANGES = 200
+MAX_RUNS = 20
+RUNS_READ = 1_000
+
+_COLUMNS = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "sell_volume")
+_READ = (*_COLUMNS, "count", "is_complete")
+
+
+class ArchiveExplorer:
+    """Read-only answers about one archive. Its methods may be called from several threads."""
+
+    def __init__(self, archive: ReadableArchive, clock: Callable[[], int] = time.time_ns) -> None:
+        """Nothing is read before the first question.
+
+        Args:
+            archive: what is explored.
+            clock: the present time in UNIX nanoseconds.
+        """
+        self._archive = archive
+        self._clock = clock
+        self._lock = Lock()
+        self._statuses: Sequence[PairSummary] = ()
+        self._fresh_until_s = 0.0
+        self._versions: dict[str, str] = {}
+
+    @property
+    def path(self) -> str:
+        """The archive's folder."""
+        return self._archive.path
+
+    # --- pairs and coverage ----------------------------------------------------------------------
+
+    def pairs(self) -> dict[str, Any]:
+        """All pairs, each with trades, dates, size and a strip of its coverage.
+
+        A strip has a letter for each part of the time from `since` to `until`: `s` stored, `g` a
+        gap in it, `n` not requested.
+        """
+        statuses = self._all_statuses()
+        axis = strip_axis(statuses, self._clock())
+        return {
+            "archive": brief(self._archive.path),
+            "since": show(axis.after),
+            "until": show(axis.through),
+            "pairs": [
+                {
+                    "pair": status.pair,
+                    "name": status.wsname or status.pair,
+                    "trades": status.trades,
+                    "first": _time_text(status.first_ns),
+                    "last": _time_text(status.last_ns),
+                    "bytes": status.bytes,
+                    "gaps": len(status.gaps),
+                    "strip": coverage_strip(status.coverage, status.gaps, axis),
+                }
+                for status in statuses
+            ],
+        }
+
+    def coverage(self, pair: str) -> dict[str, Any]:
+        """What is stored of a pair, its gaps, and the latest runs that wrote to it.
+
+        Args:
+            pair: its name in any spelling.
+
+        Raises:
+            NothingHeld: the pair is not stored and was never requested.
+            ArchiveDamaged: files keep vanishing while they are listed.
+        """
+        [status] = self._archive.status(pair)
+        runs = [
+            run
+            for run in self._archive.runs(RUNS_READ)
+            if any(result.pair == status.pair for result in run.pairs) or not run.pairs
+        ]
+        verified = next((run for run in runs if run.command in ("verify", "repair")), None)
+        return {
+            "pair": status.pair,
+            "name": status.wsname or status.pair,
+            "trades": status.trades,
+            "first": _time_text(status.first_ns),
+            "last": _time_text(status.last_ns),
+            "bytes": status.bytes,
+            "files": status.files,
+            "rollups": status.rollups,
+            "damaged": [brief(text) for text in status.damaged[:MAX_RANGES]],
+            "coverage": [_range_texts(part) for part in status.coverage[:MAX_RANGES]],
+            "coverage_count": len(status.coverage),
+            "gaps": [_range_texts(part) for part in status.gaps[:MAX_RANGES]],
+            "gap_count": len(status.gaps),
+            "runs": [_run_texts(run, status.pair) for run in runs[:MAX_RUNS]],
+            "verified": None if verified is None else _run_texts(verified, status.pair),
+        }
+
+    def version(self, pair: str) -> dict[str, Any]:
+        """A text that changes when trades of a pair are added.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+        """
+        version = _version(self._archive.coverage(pair))
+        with self._lock:
+            if self._versions.setdefault(pair, version) != version:
+                # The page asks for the list of pairs next.
+                self._versions[pair], self._fresh_until_s = version, 0.0
+        return {"version": version}
+
+    def _all_statuses(self) -> Sequence[PairSummary]:
+        with self._lock:
+            begun_s = time.monotonic()
+            if begun_s >= self._fresh_until_s:
+                self._statuses = self._archive.status()
+                taken_s = time.monotonic() - begun_s
+                self._fresh_until_s = begun_s + max(STATUS_TTL_S, STATUS_TTL_FACTOR * taken_s)
+            return self._statuses
+
+    # --- candles ---------------------------------------------------------------------------------
+
+    def candles(
+        self, pair: str, since: str = "", until: str = "", interval: str = "auto"
+    ) -> CandleView:
+        """The candles of a visible range: at most 1,500, and 200 kB as columns.
+
+        If there were more, candles of a longer interval are returned. The range is extended to
+        whole intervals, so that no candle is cut.
+
+        Args:
+            pair: its name in any spelling.
+            since: start time, inclusive, as for the commands. Default: the first trade.
+            until: end time, exclusive. Default: the end of the stored trades.
+            interval: the length of a candle, or `auto` for the shortest that fits of 1s 5s 15s 1m
+                5m 15m 1h 4h 1d 1w.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            BadTime: a time can't be read, or `since` is not before `until`.
+            BadInterval: the interval can't be read.
+            ArchiveDamaged: a file can't be read.
+        """
+        view = self._view(pair, since, until)
+        for length in intervals_from(interval):
+            cells = cut_to_grid(view, length)
+            if cells is None:
+                continue
+            since_text, until_text = show(cells.start_ns), show(cells.end_ns)
+            # Before the candles: trades that are added meanwhile make another version.
+            covered = self._archive.coverage(pair)
+            result = self._archive.ohlc(
+                pair, length.name, since=since_text, until=until_text, all_columns=True
+            )
+            batches = list(result.to_arrow_reader())
+            table = pa.Table.from_batches([as_text(batch.select(_READ)) for batch in batches])
+            # Every interval is a multiple of a millisecond.
+            opens = [ns // 1_000_000 for batch in batches for ns in times(batch).tolist()]
+            found = CandleView(
+                pair=pair,
+                interval=length.name,
+                requested=interval,
+                since=since_text,
+                until=until_text,
+                time=opens,
+                columns={name: _texts(table.column(name)) for name in _COLUMNS},
+                count=table.column("count").to_pylist(),
+                incomplete=[
+                    index
+                    for index, whole in enumerate(table.column("is_complete").to_pylist())
+                    if not whole
+                ],
+                shades=self._shades(pair, covered, cells, opens),
+                copy=candle_texts(self.path, pair, length.name, since_text, until_text),
+                version=_version(covered),
+            )
+            if len(found.encoded()) <= MAX_BYTES:
+                return found
+        raise UsageError("that range has more candles than an answer may have: choose a shorter")
+
+    def _view(self, pair: str, since: str, until: str) -> Range:
+        now_ns = self._clock()
+        first_ns, last_ns = 0, now_ns
+        if not since or not until:
+            [status] = self._archive.status(pair)
+            first_ns = status.first_ns if status.first_ns is not None else now_ns - DAY
+            last_ns = status.last_ns + 1 if status.last_ns is not None else now_ns
+        since_ns = parse_moment(since, now_ns) if since else first_ns
+        until_ns = parse_moment(until, now_ns) if until else max(last_ns, since_ns + SECOND)
+        since_ns, until_ns = min(since_ns, LATEST_NS), min(until_ns, LATEST_NS)
+        if since_ns >= until_ns:
+            raise BadTime(f"since {show(since_ns)} is not before until {show(until_ns)}")
+        return Range(since_ns - 1, until_ns - 1)
+
+    def _shades(
+        self, pair: str, covered: Sequence[Range], cells: Cells, opens_ms: Sequence[int]
+    ) -> list[Shade]:
+        opens_ns = [open_ms * 1_000_000 for open_ms in opens_ms]
+        traded = [Range(opens - 1, cells.next_start_ns(opens) - 1) for opens in opens_ns]
+        past = Range(cells.range.after, min(cells.range.through, self._clock()))
+        return shades(past, covered, self._archive.gaps(pair), traded)
+
+    # --- trades and SQL --------------------------------------------------------------------------
+
+    def trades(self, pair: str, place: str = "newest", count: int = 100) -> dict[str, Any]:
+        """Some trades in the exchange's order, with what `trade_page` documents.
+
+        Raises:
+            HarvesterError: as for `trade_page`.
+        """
+        rows = trade_page(self._archive, pair, place, count, self._clock())
+        since, last = (rows[0]["time"], rows[-1]["time"]) if rows else ("", "")
+        copy = trade_texts(self.path, pair, since, last)._asdict() if rows else None
+        return {"pair": pair, "trades": rows, "copy": copy}
+
+    def query(self, limits: QueryLimits | None = None) -> ReadOnlyQuery:
+        """Prepare one SQL query, which can be cancelled while it runs.
+
+        Raises:
+            ArchiveDamaged: a file can't be read.
+        """
+        return ReadOnlyQuery(self._archive.connect(), self.path, limits or QueryLimits())
+
+    def sql_answer(self, text: str, rows: LimitedRows) -> dict[str, Any]:
+        """Rows of a query with exact values as text, and how to get all of them.
+
+        Args:
+            text: the query.
+            rows: its rows.
+        """
+        batches = [as_text(batch) for batch in rows.table.to_batches()]
+        columns = [
+            {
+                "name": field.name,
+                "type": str(field.type).replace("decimal128", "decimal"),
+                "is_number": _is_number(field.type),
+            }
+            for field in rows.table.schema
+        ]
+        cells = [
+            [_cell(value) for value in row]
+            for batch in batches
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        ]
+        return {
+            "columns": columns,
+            "rows": cells,
+            "is_cut": rows.is_cut,
+            "copy": sql_texts(self.path, text)._asdict(),
+        }
+
+
+# --- texts of values ------------------------------------------------------------------------------
+
+
+def _version(covered: Sequence[Range]) -> str:
+    return f"{covered[-1].through if covered else 0}-{len(covered)}"
+
+
+def _time_text(time_ns: int | None) -> str | None:
+    return None if time_ns is None else show(time_ns)
+
+
+def _range_texts(part: Range) -> dict[str, str]:
+    return {
+        "since": "start" if part.after <= 0 else show(part.after + 1),
+        "until": show(part.through + 1),
+    }
+
+
+def _run_texts(run: Any, pair: str) -> dict[str, Any]:  # noqa: ANN401 - a RunRecord
+    result = next((found for found in run.pairs if found.pair == pair), None)
+    error = run.error or (result.error if result is not None else None)
+    return {
+        "command": run.command,
+        "begun": run.begun,
+        "ended": run.ended,
+        "state": run.state,
+        "exit_status": run.exit_status,
+        "trades": result.trades if result is not None else 0,
+        "error": brief(error) if error else None,
+    }
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    return ["" if value is None else str(value) for value in column.to_pylist()]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
+
+
+def _cell(value: object) -> str | None:
+    """A value as text: JSON's numbers would lose digits in the page."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,259 @@
+"""The visible range of time: which candles fit into it, its gaps, and strips of coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from harvester.charts.candle_arrays import length_ns
+from harvester.query.calendar import make_grid
+from harvester.server.explorer.copy_texts import CopyTexts
+from harvester.times import DAY, Interval, Range, missing, overlap, parse_interval, union
+
+# --- candles that fit -----------------------------------------------------------------------------
+
+MAX_CANDLES = 1_500
+"""More than a screen has columns of pixels for."""
+
+MAX_BYTES = 200_000
+"""The largest answer with candles."""
+
+LADDER = tuple(
+    parse_interval(text)
+    for text in "1s 5s 15s 1m 5m 15m 1h 4h 1d 1w".split()  # noqa: SIM905
+)
+LONGEST = tuple(map(parse_interval, ("1mo", "1y")))
+"""For more than 28 years, in which there are more than 1,500 weeks."""
+
+
+def intervals_from(text: str) -> Iterator[Interval]:
+    """Yield an interval, and then those of the ladder that are longer; `auto` begins with 1s.
+
+    Raises:
+        BadInterval: it is neither `auto` nor an interval.
+    """
+    first = None if text == "auto" else parse_interval(text)
+    if first is not None:
+        yield first
+    for interval in (*LADDER, *LONGEST):
+        if first is None or length_ns(interval) > length_ns(first):
+            yield interval
+
+
+class Cells(NamedTuple):
+    """Whole intervals that contain a view.
+
+    Attributes:
+        start_ns: when the first begins.
+        end_ns: when the last ends.
+        next_start_ns: when the interval after the one that contains a moment begins.
+    """
+
+    start_ns: int
+    end_ns: int
+    next_start_ns: Callable[[int], int]
+
+    @property
+    def range(self) -> Range:
+        """From the first to the last of them."""
+        return Range(self.start_ns - 1, self.end_ns - 1)
+
+
+def cut_to_grid(view: Range, interval: Interval) -> Cells | None:
+    """Extend a view to whole intervals; None if it has more of them than an answer may have.
+
+    Args:
+        view: the visible range.
+        interval: the length of a candle.
+    """
+    grid = make_grid(interval, 0, None, view)
+    first, last = grid.number(view.after + 1), grid.number(view.through)
+    if last - first + 1 > MAX_CANDLES:
+        return None
+    return Cells(
+        max(grid.start_ns(first), 0),
+        grid.start_ns(last + 1),
+        lambda moment_ns: grid.start_ns(grid.number(moment_ns) + 1),
+    )
+
+
+# --- gaps -----------------------------------------------------------------------------------------
+
+NOT_DOWNLOADED, NOT_REQUESTED, NO_TRADES = "not downloaded", "not requested", "no trades"
+MIN_QUIET_PART = 1 / 100
+"""The least part of a view that is shown as being without trades: every quiet second is not."""
+
+MAX_SHADES = 100
+
+
+class Shade(NamedTuple):
+    """A part of a view without candles.
+
+    Attributes:
+        kind: `not downloaded` (requested, but not covered), `not requested`, or `no trades`
+            (covered, and nothing was traded).
+        since_ms: its start in UNIX milliseconds.
+        until_ms: its end.
+    """
+
+    kind: str
+    since_ms: int
+    until_ms: int
+
+
+def shades(
+    view: Range, covered: Sequence[Range], gaps: Sequence[Range], traded: Sequence[Range]
+) -> list[Shade]:
+    """Return the parts of a view without candles in order of time, the widest if there are many.
+
+    Args:
+        view: the visible range, without the future.
+        covered: the coverage of the pair.
+        gaps: the ranges that were requested and are not covered.
+        traded: the intervals with candles.
+    """
+    if view.after >= view.through:
+        return []
+    uncovered = missing([view], covered)
+    requested = [both for gap in gaps for part in uncovered if (both := overlap(gap, part))]
+    seen = [both for part in union(covered) if (both := overlap(part, view))]
+    least_ns = (view.through - view.after) * MIN_QUIET_PART
+    quiet = [
+        part for part in missing(seen, traded) if part.through - part.after >= max(least_ns, 1)
+    ]
+    kinds = {
+        NOT_DOWNLOADED: union(requested),
+        NOT_REQUESTED: missing(uncovered, requested),
+        NO_TRADES: quiet,
+    }
+    found = [(part, kind) for kind, parts in kinds.items() for part in parts]
+    widest = sorted(found, key=lambda pair: pair[0].after - pair[0].through)[:MAX_SHADES]
+    return [
+        Shade(kind, (part.after + 1) // 1_000_000, (part.through + 1) // 1_000_000)
+        for part, kind in sorted(widest)
+    ]
+
+
+# --- answer ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CandleView:
+    """The candles of a visible range, in order of time.
+
+    Attributes:
+        pair: altname.
+        interval: their length.
+        requested: the interval that was asked for, or `auto`.
+        since: start of the first interval in the range.
+        until: end of the last one.
+        time: when each candle opens, in UNIX milliseconds.
+        columns: prices and volumes by name, each with the archive's digits as text.
+        count: trades of each candle.
+        incomplete: the indexes of candles that still run or touch a gap.
+        shades: the parts of the range without candles.
+        copy: how to get the same candles elsewhere.
+        version: as `ArchiveExplorer.version` returns it.
+    """
+
+    pair: str
+    interval: str
+    requested: str
+    since: str
+    until: str
+    time: list[int]
+    columns: Mapping[str, list[str]]
+    count: list[int]
+    incomplete: list[int]
+    shades: list[Shade]
+    copy: CopyTexts
+    version: str
+
+    def encoded(self) -> bytes:
+        """JSON for the page; each column is one text with a space between values, for its size."""
+        return msgspec.json.encode(
+            {
+                "pair": self.pair,
+                "interval": self.interval,
+                "requested": self.requested,
+                "since": self.since,
+                "until": self.until,
+                "time": " ".join(map(str, self.time)),
+                **{name: " ".join(values) for name, values in self.columns.items()},
+                "count": " ".join(map(str, self.count)),
+                "incomplete": self.incomplete,
+                "shades": self.shades,
+                "copy": self.copy._asdict(),
+                "version": self.version,
+            }
+        )
+
+
+# --- coverage strips ------------------------------------------------------------------------------
+
+STRIP_PARTS = 100
+
+
+class StoredTime(Protocol):
+    """What decides the common axis of all strips."""
+
+    first_ns: int | None
+    coverage: list[Range]
+    gaps: list[Range]
+
+
+def strip_axis(statuses: Sequence[StoredTime], now_ns: int) -> Range:
+    """Return the range of all strips: from the first trade or gap to the end of what is stored.
+
+    Coverage is no start: it may reach back to 1970, without trades.
+
+    Args:
+        statuses: of all pairs.
+        now_ns: the end if there is nothing.
+    """
+    starts = [status.first_ns for status in statuses if status.first_ns is not None]
+    starts += [gap.after for status in statuses for gap in status.gaps if gap.after > 0]
+    parts = [part for status in statuses for part in (*status.coverage, *status.gaps)]
+    end_ns = min(max((part.through for part in parts), default=now_ns), now_ns)
+    return Range(max(min([*starts, end_ns - DAY]), 0), end_ns)
+
+
+def coverage_strip(covered: Sequence[Range], gaps: Sequence[Range], axis: Range) -> str:
+    """Return a letter for each part of an axis: `s` stored, `g` with a gap, `n` not requested.
+
+    Args:
+        covered: the coverage of a pair.
+        gaps: its gaps; even a short one shows.
+        axis: the range of the strip.
+    """
+    letters = ["n"] * STRIP_PARTS
+    width_ns = max(axis.through - axis.after, 1)
+    for letter, ranges in (("s", covered), ("g", gaps)):
+        for part in ranges:
+            visible = overlap(part, axis)
+            if visible is not None:
+                first = (visible.after - axis.after) * STRIP_PARTS // width_ns
+                last = -(-(visible.through - axis.after) * STRIP_PARTS // width_ns)
+                last = max(last, first + 1)
+                letters[first:last] = letter * (last - first)
+    return "".join(letters)
+
+
+def summary(view: CandleView) -> dict[str, Any]:
+    """Return a view as a table with named columns, for tools."""
+    names = [*view.columns, "count"]
+    columns = [*view.columns.values(), view.count]
+    return {
+        "pair": view.pair,
+        "interval": view.interval,
+        "since": view.since,
+        "until": view.until,
+        "columns": ["time_ms", *names],
+        "rows": [list(row) for row in zip(view.time, *columns, strict=True)],
+        "incomplete": view.incomplete,
+        "without_candles": [shade._asdict() for shade in view.shades],
+        "copy": view.copy._asdict(),
+    }

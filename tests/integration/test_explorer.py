@@ -1,0 +1,639 @@
+"""The explorer's answers: the archive's own digits, few and small whatever is asked, and safe."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+from api_server import T0, Trade, archive_of
+from cli_runner import HARVESTER
+from explorer_archive import GAP, HOUR, START_NS, TOKEN, answer, ask, run_sql, sample_archive
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import harvester
+from harvester.errors import BadQuery
+from harvester.exporters.formats import as_text
+from harvester.query.read_only_sql import QueryLimits, ReadOnlyQuery
+from harvester.server.explorer.service import ArchiveExplorer
+from harvester.server.explorer.time_view import (
+    LADDER,
+    MAX_BYTES,
+    MAX_CANDLES,
+    coverage_strip,
+    shades,
+)
+from harvester.server.explorer.web import app
+from harvester.server.sample_data import END_NS
+from harvester.times import DAY, SECOND, Range, show
+
+NAMES = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "sell_volume", "count")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harvester.Archive]:
+    with sample_archive(tmp_path_factory.mktemp("explored") / "data", (GAP,)) as opened:
+        yield opened
+
+
+def columns(found: dict[str, Any]) -> dict[str, list[str]]:
+    return {name: found[name].split(" ") for name in ("time", *NAMES)}
+
+
+# --- candles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interval", ["7m", "1h", "4h", "1d", "1w"])
+def test_candles_have_the_digits_of_ohlc(archive: harvester.Archive, interval: str) -> None:
+    found = answer(archive, "candles", pair="btc-usd", interval=interval, since="2026-01-26")
+
+    result = archive.ohlc("XBTUSD", interval, since=found["since"], all_columns=True)
+    [batch] = result.to_arrow_table().to_batches()
+    expected = as_text(batch).to_pylist()
+    stamps = batch.column("time").cast("int64").to_pylist()
+    assert found["interval"] == interval
+    assert columns(found)["time"] == [str(stamp // 1_000_000) for stamp in stamps]
+    for name in NAMES:
+        assert columns(found)[name] == [str(row[name]) for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval"),
+    [
+        (60, "1s"),
+        (1_500, "1s"),
+        (1_501, "5s"),
+        (7_500, "5s"),
+        (7_501, "15s"),
+        (22_501, "1m"),
+        (90_001, "5m"),
+        (450_001, "15m"),
+    ],
+)
+def test_auto_is_the_shortest_interval_with_at_most_1500_candles(
+    archive: harvester.Archive, seconds: int, interval: str
+) -> None:
+    until = START_NS + seconds * SECOND
+    found = answer(archive, "candles", pair="XBTUSD", since=show(START_NS), until=show(until))
+    assert found["interval"] == interval
+
+
+def test_a_view_that_is_not_aligned_counts_the_candles_it_cuts(archive: harvester.Archive) -> None:
+    half = SECOND // 2
+    since, until = show(START_NS + half), show(START_NS + 1_500 * SECOND + half)
+    assert answer(archive, "candles", pair="XBTUSD", since=since, until=until)["interval"] == "5s"
+
+
+def test_no_candle_is_cut_by_the_edge_of_the_view(archive: harvester.Archive) -> None:
+    since, until = START_NS + 5 * DAY + 7 * SECOND, START_NS + 5 * DAY + 20 * HOUR + 1
+    found = answer(
+        archive, "candles", pair="XBTUSD", interval="1h", since=show(since), until=show(until)
+    )
+    assert found["since"] == show(START_NS + 5 * DAY)
+    assert found["until"] == show(START_NS + 5 * DAY + 21 * HOUR)
+    assert found["incomplete"] == []
+
+
+def test_too_short_an_interval_becomes_a_longer_one(archive: harvester.Archive) -> None:
+    found = answer(archive, "candles", pair="XBTUSD", interval="1s")
+    assert (found["requested"], found["interval"]) == ("1s", "15m")
+
+
+def test_without_a_range_everything_is_shown(archive: harvester.Archive) -> None:
+    found = answer(archive, "candles", pair="XBTUSD")
+    opens = [int(text) * 1_000_000 for text in found["time"].split(" ")]
+    [status] = archive.status("XBTUSD")
+    assert status.first_ns is not None
+    assert status.last_ns is not None
+    width = 15 * 60 * SECOND
+    assert opens[0] <= status.first_ns < opens[0] + width
+    assert opens[-1] <= status.last_ns < opens[-1] + width
+
+
+def test_a_candle_that_touches_a_gap_is_incomplete(tmp_path: Path) -> None:
+    gap = Range(START_NS + HOUR + HOUR // 2, START_NS + 3 * HOUR - 1)
+    with sample_archive(tmp_path, (gap,)) as holed:
+        found = answer(holed, "candles", pair="XBTUSD", interval="1h", until=show(START_NS + DAY))
+    assert [found["time"].split(" ")[index] for index in found["incomplete"]] == [
+        str((START_NS + HOUR) // 1_000_000)
+    ]
+
+
+def test_a_gap_is_told_from_time_that_was_never_requested(archive: harvester.Archive) -> None:
+    since, until = show(START_NS - DAY), show(END_NS + DAY)
+    found = answer(archive, "candles", pair="XBTUSD", interval="1h", since=since, until=until)
+    day_ms = DAY // 1_000_000
+    start_ms = START_NS // 1_000_000
+    assert found["shades"] == [
+        ["not requested", start_ms - day_ms, start_ms],
+        ["not downloaded", start_ms + 2 * day_ms, start_ms + 4 * day_ms],
+        ["not requested", start_ms + 10 * day_ms, start_ms + 11 * day_ms],
+    ]
+
+
+def test_covered_time_without_trades_is_no_gap() -> None:
+    traded = [Range(0, 10_000_000), Range(60_000_000, 100_000_000)]
+    found = shades(Range(0, 100_000_000), [Range(0, 100_000_000)], [], traded)
+    assert found == [("no trades", 10, 60)]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    since=st.integers(0, 2**63 - 2),
+    width=st.integers(1, 2**62),
+    interval=st.sampled_from(
+        ["auto", "1ms", "999ms", "1s", "7m", "5h", "13d", "1w", "1mo", "1q", "1y", "100y"]
+    ),
+)
+def test_an_answer_is_small_whatever_is_asked(
+    archive: harvester.Archive, since: int, width: int, interval: str
+) -> None:
+    until = min(since + width, 2**63 - 2)
+    params = {"pair": "XBTUSD", "interval": interval, "since": show(since), "until": show(until)}
+    response = ask(archive, "/api/candles", params=params)
+    assert response.status_code in (200, 400), response.text
+    if response.status_code == 200:
+        assert len(response.content) <= MAX_BYTES
+        assert len(response.json()["time"].split(" ")) <= MAX_CANDLES
+
+
+def test_candles_with_many_digits_fit_too(tmp_path: Path) -> None:
+    """1,500 candles of such numbers are more than 200 kB: longer candles are answered."""
+    trades: list[Trade] = [
+        (n, T0 + n * SECOND, "12345678.1234567891", f"{n}.12345678", "buy", "limit", "")
+        for n in range(1_500)
+    ]
+    archive_of(tmp_path, trades)
+    since, until = show(T0), show(T0 + 1_500 * SECOND)
+    with harvester.open(tmp_path) as precise:
+        response = ask(
+            precise, "/api/candles", params={"pair": "XBTUSD", "since": since, "until": until}
+        )
+    assert len(response.content) <= MAX_BYTES
+    assert response.json()["interval"] == "5s"
+
+
+def test_the_ladder_is_the_documented_one() -> None:
+    names = " ".join(interval.text for interval in LADDER)
+    assert names == "1s 5s 15s 1m 5m 15m 1h 4h 1d 1w"
+
+
+# --- copied texts ---------------------------------------------------------------------------------
+
+
+def test_the_copied_python_and_sql_return_the_candles_on_the_screen(
+    archive: harvester.Archive,
+) -> None:
+    found = answer(archive, "candles", pair="XBTUSD", interval="4h", since="2026-01-22T07:00")
+    closes = columns(found)["close"]
+
+    python = eval(found["copy"]["python"], {"harvester": harvester})  # noqa: S307
+    sql = archive.sql(found["copy"]["sql"])
+
+    for result in (python, sql):
+        [batch] = result.to_arrow_table().to_batches()
+        assert as_text(batch).column("close").to_pylist() == closes
+
+
+def test_the_copied_command_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    with sample_archive(tmp_path / "it's; here") as quoted:
+        command = answer(quoted, "candles", pair="XBTUSD", interval="1d")["copy"]["command"]
+    assert command.endswith(f"""--data '{tmp_path}/it'"'"'s; here'""")
+
+
+def test_the_copied_sql_of_trades_returns_them(archive: harvester.Archive) -> None:
+    found = answer(archive, "trades", pair="XBTUSD", place="at:2026-01-27", count="40")
+    rows = archive.sql(found["copy"]["sql"]).to_arrow_table()
+    ids = [row["trade_id"] for row in found["trades"]]
+    assert rows.column("trade_id").to_pylist()[: len(ids)] == ids
+
+
+# --- trades ---------------------------------------------------------------------------------------
+
+
+def walk(archive: harvester.Archive, direction: str, count: int) -> list[int]:
+    """All trade ids, page by page."""
+    place = "oldest" if direction == "after" else "newest"
+    found: list[int] = []
+    while True:
+        page = answer(archive, "trades", pair="XBTUSD", place=place, count=str(count))["trades"]
+        if not page:
+            return found
+        ids = [row["trade_id"] for row in page]
+        found = found + ids if direction == "after" else ids + found
+        edge = page[-1] if direction == "after" else page[0]
+        place = f"{direction}:{edge['time_ns']}.{edge['tie']}"
+
+
+@pytest.mark.parametrize("direction", ["after", "before"])
+def test_pages_of_trades_are_the_whole_history(tmp_path: Path, direction: str) -> None:
+    with sample_archive(tmp_path, (GAP,), trades=3_000) as small:
+        expected = small.trades("XBTUSD").to_arrow_table().column("trade_id").to_pylist()
+        assert walk(small, direction, 173) == expected
+
+
+def test_trades_around_a_time_are_half_before_it(archive: harvester.Archive) -> None:
+    moment = START_NS + 6 * DAY
+    found = answer(archive, "trades", pair="XBTUSD", place=f"at:{show(moment)}", count="20")
+    is_before = [int(row["time_ns"]) < moment for row in found["trades"]]
+    assert is_before == [True] * 10 + [False] * 10
+
+
+def test_a_trade_has_all_its_digits(archive: harvester.Archive) -> None:
+    [row] = answer(archive, "trades", pair="XBTUSD", place="newest", count="1")["trades"]
+    [batch] = archive.trades("XBTUSD", since="2026-01-30").to_arrow_table().to_batches()
+    [expected] = as_text(batch.slice(batch.num_rows - 1)).to_pylist()
+    assert {name: row[name] for name in expected} == expected
+    assert row["time_ns"] == str(batch.column("time").cast("int64")[-1].as_py())
+
+
+# --- pairs, coverage, live ------------------------------------------------------------------------
+
+
+def test_pairs_show_what_is_stored(archive: harvester.Archive) -> None:
+    [pair] = answer(archive, "pairs")["pairs"]
+    [status] = archive.status()
+    assert (pair["pair"], pair["name"], pair["trades"]) == ("XBTUSD", "XBT/USD", status.trades)
+    assert (pair["bytes"], pair["gaps"]) == (status.bytes, 1)
+    assert set(pair["strip"]) == {"s", "g"}
+    assert pair["strip"][:15] == "s" * 15
+    assert pair["strip"][25] == "g"
+
+
+def test_a_strip_shows_the_shortest_gap_and_what_was_never_requested() -> None:
+    strip = coverage_strip([Range(0, 499), Range(500, 800)], [Range(499, 500)], Range(0, 1_000))
+    assert strip == "s" * 49 + "g" + "s" * 30 + "n" * 20
+
+
+def test_coverage_lists_gaps_and_runs(archive: harvester.Archive) -> None:
+    found = answer(archive, "coverage", pair="XBTUSD")
+    assert found["gaps"] == [{"since": show(START_NS + 2 * DAY), "until": show(START_NS + 4 * DAY)}]
+    assert (found["runs"], found["verified"]) == ([], None)
+
+
+def test_the_version_changes_when_trades_are_added(tmp_path: Path) -> None:
+    with sample_archive(tmp_path, (GAP,), trades=500) as first:
+        before = answer(first, "version", pair="XBTUSD")
+        sample_archive(tmp_path, (), trades=500)
+        after = answer(first, "version", pair="XBTUSD")
+        shown = answer(first, "candles", pair="XBTUSD")
+    assert before["version"] != after["version"]
+    assert shown["version"] == after["version"]
+
+
+# --- SQL ------------------------------------------------------------------------------------------
+
+
+def test_sql_answers_exact_texts(archive: harvester.Archive) -> None:
+    found = run_sql(
+        archive,
+        "SELECT 9007199254740993 AS big, 0.1::DECIMAL(18, 10) AS price, NULL AS none, "
+        "true AS yes, TIMESTAMP_NS '2026-01-02 03:04:05.123456789' AS time, [1.5, 2] AS list",
+    ).json()
+    assert [column["name"] for column in found["columns"]] == [
+        *("big", "price", "none", "yes", "time", "list"),
+    ]
+    assert found["rows"] == [
+        ["9007199254740993", "0.1", None, "true", "2026-01-02T03:04:05.123456789Z", '["1.5","2"]']
+    ]
+    assert not found["is_cut"]
+
+
+def test_sql_reads_the_views(archive: harvester.Archive) -> None:
+    found = run_sql(archive, "SELECT count(*) FROM trades WHERE pair = 'XBTUSD'").json()
+    assert found["rows"] == [[str(archive.trades("XBTUSD").shape[0])]]
+
+
+def test_sql_returns_ten_thousand_rows_at_most(archive: harvester.Archive) -> None:
+    found = run_sql(archive, "FROM range(10001)").json()
+    assert (len(found["rows"]), found["is_cut"]) == (10_000, True)
+    assert not run_sql(archive, "FROM range(10000)").json()["is_cut"]
+
+
+def test_sql_of_long_texts_is_cut(archive: harvester.Archive) -> None:
+    response = run_sql(archive, "SELECT repeat('x', 1000000) FROM range(10000)")
+    assert response.json()["is_cut"]
+    assert len(response.content) < 12_000_000
+
+
+FORBIDDEN = [
+    "FROM read_csv('/etc/passwd')",
+    "FROM read_text('/etc/passwd')",
+    "FROM read_blob('/etc/passwd')",
+    "FROM read_json('/etc/passwd')",
+    "FROM '/etc/passwd'",
+    "FROM glob('/etc/*')",
+    "FROM sniff_csv('/etc/passwd')",
+    "FROM parquet_metadata('/etc/passwd')",
+    "FROM read_parquet('https://example.com/a.parquet')",
+    "FROM read_text('{trades}/../pairs.json')",
+    "FROM read_text('{trades}/../../../../../../../../../etc/passwd')",
+    "FROM duckdb_secrets()",
+    "ATTACH '{new}'",
+    "ATTACH 'https://example.com/a.db'",
+    "COPY (SELECT 1) TO '{new}'",
+    "COPY (SELECT 1) TO '{trades}/new.csv'",
+    "WITH x AS (COPY (SELECT 1) TO '{trades}/new.csv') FROM x",
+    "WITH x AS (COPY (SELECT 1) TO '{new}') FROM x",
+    "FROM (WITH x AS (COPY (SELECT 1) TO '{trades}/new.csv') FROM x)",
+    "FROM query('WITH x AS (COPY (SELECT 1) TO ''{trades}/new.csv'') FROM x')",
+    "WITH x AS (INSERT INTO t VALUES (1)) FROM x",
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{trades}/new.csv'",
+    "EXPORT DATABASE '{new}'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "PRAGMA database_list",
+    "PRAGMA threads=1",
+    "SET enable_external_access = true",
+    "SET allowed_directories = ['/']",
+    "RESET allowed_directories",
+    "CREATE TABLE t AS SELECT 1",
+    "DROP VIEW trades",
+    "CALL pragma_version()",
+    "CHECKPOINT",
+    "BEGIN",
+    "SELECT 1; COPY (SELECT 1) TO '{new}'",
+    "SELECT 1) UNION (SELECT 2",
+    "SELECT 1 /*",
+    "SELECT getenv('HOME')",
+    "",
+    " -- nothing",
+]
+
+
+@pytest.mark.parametrize("query", FORBIDDEN)
+def test_sql_reads_no_file_but_the_archives_and_changes_nothing(
+    archive: harvester.Archive, tmp_path: Path, query: str
+) -> None:
+    before = files(Path(archive.path))
+    new = tmp_path / "new.csv"
+    trades = Path(archive.path) / "trades"
+    text = query.replace("{new}", str(new)).replace("{trades}", str(trades))
+
+    response = run_sql(archive, text)
+
+    assert response.status_code == 400, response.text
+    assert set(response.json()) == {"error"}
+    assert "root:" not in response.text
+    assert not new.exists()
+    assert files(Path(archive.path)) == before
+
+
+@pytest.mark.parametrize("name", ["it's [x] *", "a b", "pair=X"])
+def test_sql_reads_an_archive_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    with sample_archive(tmp_path / name, trades=300) as odd:
+        (tmp_path / "other.csv").write_text("1")
+        assert run_sql(odd, "SELECT count(*) FROM trades").json()["rows"] == [["300"]]
+        for outside in (f"{odd.path}/trades/../../other.csv", f"{tmp_path}/*.csv"):
+            text = outside.replace("'", "''")
+            assert run_sql(odd, f"FROM read_csv('{text}')").status_code == 400
+
+
+def test_sql_reads_an_archive_by_a_link(archive: harvester.Archive, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(archive.path)
+    with harvester.open(tmp_path / "link") as linked:
+        assert run_sql(linked, "FROM trades LIMIT 1").status_code == 200
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_sql_sees_no_variable_of_python(archive: harvester.Archive) -> None:
+    assert run_sql(archive, "FROM statements").status_code == 400
+
+
+def test_a_query_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
+    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(seconds=0.2))
+    with pytest.raises(BadQuery, match=r"took longer than 0\.2 seconds"):
+        query.run("SELECT count(*) FROM range(1000000000) a, range(1000000) b")
+
+
+def test_a_query_can_be_cancelled(archive: harvester.Archive) -> None:
+    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits())
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(query.run, "SELECT count(*) FROM range(1000000000) a, range(99999) b")
+        while not running.done():
+            # Too early a call does nothing, so the web server repeats it, too.
+            query.cancel()
+            wait([running], timeout=0.01)
+    with pytest.raises(BadQuery, match="was cancelled"):
+        running.result()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_rows_can_be_downloaded(archive: harvester.Archive, form: str) -> None:
+    query = "SELECT time, price FROM trades ORDER BY time, tie LIMIT 3"
+    response = run_sql(archive, query, form)
+    assert f'filename="query.{form}"' in response.headers["Content-Disposition"]
+    expected = archive.sql(query).to_arrow_table()
+    if form == "parquet":
+        found = pq.read_table(io.BytesIO(response.content))
+        assert found.to_pylist() == expected.to_pylist()
+    else:
+        [batch] = expected.to_batches()
+        lines = [",".join(row.values()) for row in as_text(batch).to_pylist()]
+        assert response.text.splitlines() == ["time,price", *lines]
+
+
+# --- safety ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/api/pairs", "/api/candles", "/api/sql", "/none"])
+@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN[:-1], f"{TOKEN}x"])
+def test_nothing_of_the_archive_is_answered_without_the_token(
+    archive: harvester.Archive, path: str, token: str | None
+) -> None:
+    response = ask(archive, path, token=token)
+    assert response.status_code == 403
+    assert "harvester explore" in response.text
+
+
+@pytest.mark.parametrize("path", ["/", "/api/pairs", "/page/main.js"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8723", "127.0.0.1.evil.example", "10.0.0.1", "[::1]", ""]
+)
+def test_another_host_name_is_refused(archive: harvester.Archive, path: str, host: str) -> None:
+    """A site may let its name point to 127.0.0.1: then its scripts may read what is answered."""
+    assert ask(archive, path, headers={"Host": host}).status_code == 400
+
+
+def test_no_answer_allows_other_origins(archive: harvester.Archive) -> None:
+    for method in ("GET", "OPTIONS"):
+        response = ask(
+            archive, "/api/pairs", method=method, headers={"Origin": "https://evil.example"}
+        )
+        assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_the_page_may_load_nothing_of_others(archive: harvester.Archive) -> None:
+    response = ask(archive, f"/?token={TOKEN}", token=None)
+    assert response.status_code == 200
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_the_page_names_no_other_host() -> None:
+    page = ROOT / "harvester/server/explorer/page"
+    for file in page.iterdir():
+        assert "://" not in file.read_text(encoding="utf-8"), file.name
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/../web.py", "/page/%2e%2e/web.py", "/plotly/../__init__.py"]
+)
+def test_no_file_outside_the_page_is_served(archive: harvester.Archive, path: str) -> None:
+    assert ask(archive, path).status_code in (403, 404)
+
+
+def test_plotly_comes_from_its_package(archive: harvester.Archive) -> None:
+    response = ask(archive, "/plotly/plotly.min.js")
+    assert response.status_code == 200
+    assert len(response.content) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{}", b"null", b"[" * 100_000, b'{"query": 1}', b"\xff"),
+        b'{"query": "FROM trades", "format": "exe"}',
+    ],
+)
+def test_a_request_that_is_no_query_is_refused(archive: harvester.Archive, body: bytes) -> None:
+    response = ask(archive, "/api/sql", method="POST", body=body)
+    assert response.status_code == 400
+
+
+def test_a_query_that_is_too_long_is_refused(archive: harvester.Archive) -> None:
+    assert run_sql(archive, "SELECT 1 --" + "x" * 100_000).status_code == 400
+    assert run_sql(archive, "SELECT 1 --" + "x" * 1_000_000).status_code == 400
+
+
+texts = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        [
+            *("", "0", "-1", "start", "now", "XBTUSD", "../../etc/passwd", "XBTUSD\0", "2026"),
+            *("9" * 5000, "1e9", "NaN", "at:", "after:", "after:1.x", "before:1.-1", "at:now"),
+            *("before:9999999999999999999.0", "after:0.999999999", "auto", "1M", "0m", "99999y"),
+            *("'; DROP TABLE trades; --", "<script>", "2262-04-11", "7d", "1969-12-31"),
+        ]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    name=st.sampled_from(["candles", "trades", "coverage", "version", "pairs", "sql", "none"]),
+    params=st.dictionaries(
+        st.sampled_from(["pair", "since", "until", "interval", "place", "count", "x"]),
+        texts,
+        max_size=5,
+    ),
+    has_pair=st.booleans(),
+)
+def test_wrong_parameters_are_the_askers_fault(
+    archive: harvester.Archive, name: str, params: dict[str, str], has_pair: bool
+) -> None:
+    asked = params | ({"pair": "XBTUSD"} if has_pair else {})
+    response = ask(archive, f"/api/{name}", params=asked)
+    assert response.status_code < 500, response.text
+
+
+def test_unknown_pairs_are_not_found(archive: harvester.Archive) -> None:
+    response = ask(archive, "/api/candles", params={"pair": "DOGE/EUR"})
+    assert response.status_code == 404
+    assert "holds no trades of 'DOGE/EUR'" in response.json()["error"]
+
+
+def test_an_empty_archive_has_no_pairs(tmp_path: Path) -> None:
+    with harvester.open(tmp_path) as empty:
+        assert answer(empty, "pairs")["pairs"] == []
+        assert run_sql(empty, "FROM trades").json()["rows"] == []
+
+
+def test_an_overtaken_request_that_waits_is_left_out(
+    archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ArchiveExplorer, "pairs", lambda _self: asked.append("pairs"))
+
+    async def send() -> list[Any]:
+        sent: list[Any] = []
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/api/pairs",
+            "query_string": b"",
+            "headers": [(b"host", b"127.0.0.1"), (b"x-token", TOKEN.encode())],
+        }
+
+        async def receive() -> dict[str, str]:
+            return {"type": "http.disconnect"}
+
+        async def collect(message: Any) -> None:
+            sent.append(message)
+
+        await app(archive, TOKEN)(scope, receive, collect)
+        return sent
+
+    assert asyncio.run(send())[0]["status"] == 204
+    assert asked == []
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def test_the_server_listens_on_this_machine_only(archive: harvester.Archive) -> None:
+    with archive.explore() as explorer:
+        assert explorer.url.startswith("http://127.0.0.1:")
+        port = int(explorer.url.partition("127.0.0.1:")[2].partition("/")[0])
+        socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(OSError, match="refused"):
+            # Also this machine, by another address.
+            socket.create_connection(("127.0.0.2", port))
+        assert f'src="{explorer.url}"' in explorer._repr_html_()
+
+
+def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Archive) -> None:
+    command = [*HARVESTER, "explore", "--no-browser", "--data", archive.path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        url = line.split(" at ")[1].split(" (")[0]
+        page = httpx.get(url)
+        other = httpx.get(url.partition("?")[0])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert line.startswith(f"exploring {archive.path} at http://127.0.0.1:")
+    assert (page.status_code, other.status_code) == (200, 403)
+    assert 'data-testid="pair-list"' in page.text
+
+
+def test_every_start_has_a_token_of_its_own(archive: harvester.Archive) -> None:
+    with archive.explore() as first, archive.explore() as second:
+        tokens = {explorer.url.partition("token=")[2] for explorer in (first, second)}
+    assert len(tokens) == 2
+    assert all(len(token) >= 32 for token in tokens)
+
+
+def test_the_page_is_part_of_the_package() -> None:
+    """The wheel has all files of the package's folders: hatch leaves out what git ignores."""
+    page = ROOT / "harvester/server/explorer/page"
+    names = {file.name for file in page.iterdir()}
+    index = (page / "index.html").read_text(encoding="utf-8")
+    assert {"index.html", "style.css", "main.js"} <= names
+    assert 'src="page/main.js"' in index

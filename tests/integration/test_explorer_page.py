@@ -1,0 +1,540 @@
+"""The explorer's page in a real browser: what it shows, and that it asks nobody else.
+
+Where CHART_SCREENSHOTS names a folder, images of what was looked at are kept there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import pytest
+from explorer_archive import GAP, HOUR, START_NS, sample_archive, years_archive
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+
+import harvester
+from harvester.exporters.formats import as_text
+from harvester.schema import clip
+from harvester.server.sample_data import END_NS, sample_trades
+from harvester.storage.segment import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import DAY, SECOND, Range, parse_moment, show
+
+pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here")
+
+LEGEND = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "sell_volume", "count")
+HOSTILE = "</script><img src=x onerror=alert(1)>&<b>XBT</b>/U$D"
+
+Opened = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=browser.PROGRAM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harvester.Archive]:
+    folder = tmp_path_factory.mktemp("page") / "data"
+    with sample_archive(folder, (GAP,), others=("ETHUSD",)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def years(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harvester.Archive]:
+    with years_archive(tmp_path_factory.mktemp("years") / "data") as opened:
+        yield opened
+
+
+@pytest.fixture
+def look(chromium: Browser) -> Iterator[Opened]:
+    """Open an archive's page; at the end nothing was wrong, and nobody else was asked."""
+    wrong: list[str] = []
+    refusals: list[int] = []
+    closing: list[Callable[[], None]] = []
+
+    def refuse(dialog: Dialog) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
+    def opened(
+        shown: harvester.Archive,
+        state: str = "pair=XBTUSD",
+        size: tuple[int, int] = (1280, 900),
+        scheme: Any = "light",
+        refused: int = 0,
+    ) -> Page:
+        explorer = shown.explore()
+        context = chromium.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            accept_downloads=True,
+        )
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        origin = explorer.url.partition("?")[0]
+        refusals.append(refused)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", refuse)
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((origin, "data:", "blob:"))
+                else wrong.append(request.url)
+            ),
+        )
+        closing.extend([explorer.close, context.close])
+        page.goto(f"{explorer.url}#{state}")
+        ready(page)
+        return page
+
+    yield opened
+    while closing:
+        closing.pop()()
+    # The browser itself logs the answers that a test of wrong input expects.
+    refused_requests = [text for text in wrong if "status of 400 (Bad Request)" in text]
+    assert [text for text in wrong if text not in refused_requests] == []
+    assert len(refused_requests) == sum(refusals)
+
+
+def ready(page: Page) -> None:
+    """Wait until the candles of the view are drawn."""
+    expect(page.locator("body")).to_have_attribute("data-ready", "true", timeout=20_000)
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    expect(page.get_by_test_id("chart")).to_have_attribute("aria-busy", "false", timeout=20_000)
+
+
+def keep(page: Page, name: str) -> None:
+    """Keep what the page looks like, if a folder is named."""
+    if "CHART_SCREENSHOTS" in os.environ:
+        folder = Path(os.environ["CHART_SCREENSHOTS"])
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"explorer-{name}.png", full_page=True)
+
+
+def view_of(page: Page) -> Range:
+    """The visible range, by the page's address."""
+    state = dict(part.split("=") for part in page.evaluate("location.hash.slice(1)").split("&"))
+    since, until = (parse_moment(state[name].replace("%3A", ":"), 0) for name in ("since", "until"))
+    return Range(since, until)
+
+
+def legend_of(page: Page) -> dict[str, str]:
+    texts: dict[str, str] = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('#legend dd')]"
+        ".map((value) => [value.dataset.field, value.textContent]))"
+    )
+    return texts
+
+
+def over(page: Page, part: float, *, click: bool = False) -> None:
+    """Move the mouse over a part of the chart's width."""
+    box = page.get_by_test_id("chart").bounding_box()
+    assert box is not None
+    x, y = box["x"] + 8 + part * (box["width"] - 74), box["y"] + box["height"] / 3
+    page.mouse.move(x, y)
+    if click:
+        page.mouse.click(x, y)
+
+
+def wheel(page: Page, delta: int) -> None:
+    """Turn the wheel by a notch, and wait for the candles that come into view."""
+    with page.expect_response(re.compile("/api/candles")):
+        page.mouse.wheel(0, delta)
+    settled(page)
+
+
+# --- chart ----------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_pairs_coverage_and_candles(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive)
+    expect(page.get_by_test_id("pair-list").get_by_role("button")).to_have_count(2)
+    expect(page.get_by_test_id("pair-list")).to_contain_text("XBT/USD")
+    expect(page.get_by_test_id("coverage").locator(".g")).to_have_count(1)
+    expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "15m")
+    expect(page.get_by_test_id("interval").get_by_role("button", name="auto")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    assert page.locator("#plot .boxlayer path.box").count() > 700
+    expect(page.locator("#plot")).to_contain_text("not downloaded")
+    keep(page, "whole")
+
+
+@pytest.mark.parametrize("interval", ["15m", "4h", "7h"])
+def test_the_legend_has_the_archives_digits(
+    archive: harvester.Archive, look: Opened, interval: str
+) -> None:
+    page = look(archive, f"pair=XBTUSD&interval={interval}")
+    batches = archive.ohlc("XBTUSD", interval, all_columns=True).to_arrow_table().to_batches()
+    rows = [row for batch in batches for row in as_text(batch).to_pylist()]
+    by_time = {row["time"].rstrip("Z").replace("T", " "): row for row in rows}
+    seen = set()
+    for part in (0.03, 0.1, 0.5, 0.77, 0.97):
+        over(page, part)
+        shown = legend_of(page)
+        time = shown["time"].partition(" UTC")[0]
+        row = by_time[f"{time}:00"]
+        assert {name: shown[name] for name in LEGEND} == {name: str(row[name]) for name in LEGEND}
+        seen.add(time)
+    assert len(seen) == 5
+
+
+def test_the_wheel_goes_from_twelve_years_to_a_minute_in_eight_steps(
+    years: harvester.Archive, look: Opened
+) -> None:
+    page = look(years)
+    answers: list[Any] = []
+
+    def keep_answer(response: Any) -> None:
+        answers.append(response)
+
+    page.on("response", keep_answer)
+    over(page, 0.6)
+    intervals = [page.get_by_test_id("chart").get_attribute("data-interval")]
+    for _ in range(8):
+        wheel(page, -100)
+        intervals.append(page.get_by_test_id("chart").get_attribute("data-interval"))
+        keep(page, f"step-{len(intervals) - 1}")
+    shown = view_of(page)
+    assert shown.through - shown.after <= 60 * SECOND
+    assert intervals == ["1w", "1d", "4h", "15m", "5m", "15s", "1s", "1s", "1s"]
+    candles = [answer for answer in answers if "/api/candles" in answer.url]
+    assert len(candles) == 8
+    for answer in candles:
+        body = answer.body()
+        assert len(body) <= 200_000
+        assert len(answer.json()["time"].split(" ")) <= 1_500
+
+
+def test_the_place_under_the_mouse_stays_while_zooming(
+    years: harvester.Archive, look: Opened
+) -> None:
+    page = look(years, "pair=XBTUSD&since=2020-01-01T00:00:00Z&until=2024-01-01T00:00:00Z")
+    before = Range(parse_moment("2020-01-01", 0), parse_moment("2024-01-01", 0))
+    over(page, 0.25)
+    wheel(page, -100)
+    after = view_of(page)
+    place = before.after + (before.through - before.after) / 4
+    assert after.after + (after.through - after.after) / 4 == pytest.approx(place, abs=2 * DAY)
+    assert (before.through - before.after) / (after.through - after.after) == pytest.approx(8, 0.01)
+
+
+def test_dragging_moves_the_view_and_loads_what_comes_into_it(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    state = "pair=ETHUSD&since=2026-01-25T00:00:00Z&until=2026-01-26T00:00:00Z"
+    page = look(archive, state)
+    over(page, 0.2)
+    page.mouse.down()
+    with page.expect_response(re.compile("/api/candles")) as response:
+        over(page, 0.7)
+        page.mouse.up()
+    settled(page)
+    shown = view_of(page)
+    assert shown.after == pytest.approx(START_NS + 3.5 * DAY, abs=HOUR)
+    assert shown.through - shown.after == pytest.approx(DAY, abs=2 * SECOND)
+    assert parse_moment(response.value.json()["since"], 0) <= shown.after
+
+
+def test_an_overtaken_request_is_cancelled_and_old_candles_stay_meanwhile(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=ETHUSD")
+    held: list[Any] = []
+    cancelled: list[str] = []
+    page.on("requestfailed", lambda request: cancelled.append(str(request.failure)))
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route(re.compile("/api/candles"), hold, times=1)
+    over(page, 0.5)
+    page.mouse.wheel(0, -100)
+    expect(page.get_by_test_id("chart")).to_have_attribute("aria-busy", "true")
+    assert page.locator("#plot .boxlayer path.box").count() > 700
+    wheel(page, -100)
+    assert cancelled == ["net::ERR_ABORTED"]
+    assert len(held) == 1
+    expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "15s")
+
+
+def test_intervals_by_button_and_by_typing(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, refused=1)
+    chart, interval = page.get_by_test_id("chart"), page.get_by_test_id("interval")
+    interval.get_by_role("button", name="4h").click()
+    expect(chart).to_have_attribute("data-interval", "4h")
+    interval.get_by_role("textbox").fill("7h")
+    interval.get_by_role("textbox").press("Enter")
+    expect(chart).to_have_attribute("data-interval", "7h")
+    interval.get_by_role("textbox").fill("7x")
+    interval.get_by_role("textbox").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("'7x' is no interval")
+    interval.get_by_role("button", name="1s", exact=True).click()
+    expect(page.locator("#live")).to_have_text("1s are too many candles here: 15m instead")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_back_and_a_copied_address_show_the_same_view(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive)
+    whole = legend_of(page)
+    page.get_by_test_id("interval").get_by_role("button", name="1h", exact=True).click()
+    expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "1h")
+    copied = page.evaluate("location.hash.slice(1)")
+    page.go_back()
+    expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "15m")
+    assert legend_of(page) == whole
+    page.go_forward()
+    expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "1h")
+
+    other = look(archive, copied)
+    expect(other.get_by_test_id("chart")).to_have_attribute("data-interval", "1h")
+    assert legend_of(other) == legend_of(page)
+
+
+def test_the_keyboard_moves_zooms_and_picks(archive: harvester.Archive, look: Opened) -> None:
+    state = "pair=ETHUSD&since=2026-01-25T00:00:00Z&until=2026-01-27T00:00:00Z&interval=1h"
+    page = look(archive, state)
+    page.get_by_test_id("chart").focus()
+    page.keyboard.press("ArrowRight")
+    assert view_of(page).after == START_NS + 4 * DAY + 12 * HOUR
+    page.keyboard.press("+")
+    assert view_of(page).through - view_of(page).after == DAY
+    settled(page)
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Shift+ArrowLeft")
+    at = legend_of(page)["time"].partition(" UTC")[0]
+    page.keyboard.press("Enter")
+    expect(page.get_by_test_id("trades").locator("tr.here")).to_contain_text(at[:14])
+    page.keyboard.press("Home")
+    page.wait_for_url(re.compile("^((?!since=).)*$"))
+
+
+def test_a_click_in_the_coverage_goes_there(years: harvester.Archive, look: Opened) -> None:
+    page = look(years)
+    box = page.get_by_test_id("coverage").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 5)
+    page.wait_for_url(re.compile("since="))
+    shown = view_of(page)
+    middle = END_NS - 6 * 365 * DAY
+    assert (shown.after + shown.through) / 2 == pytest.approx(middle, abs=10 * DAY)
+
+
+def test_a_date_that_is_typed_is_shown(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive)
+    page.get_by_label("Go to a date or time").fill("2026-01-28 12:30")
+    page.get_by_role("button", name="go", exact=True).click()
+    page.wait_for_url(re.compile("since="))
+    assert show(view_of(page).after) == "2026-01-28T12:30:00Z"
+    page.get_by_label("Go to a date or time").fill("yesteryear")
+    page.get_by_role("button", name="go", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("yesteryear is no date")
+
+
+def test_the_newest_candle_moves_where_the_archive_grows(tmp_path: Path, look: Opened) -> None:
+    after = Range(END_NS - DAY, END_NS - 1)
+    with sample_archive(tmp_path, (after,)) as growing:
+        page = look(growing, "pair=XBTUSD&interval=1h")
+        before = legend_of(page)["time"]
+        store, rows = TradeStore(tmp_path), sample_trades(30_000, 7)
+        with writer(store, "XBTUSD") as pair_writer:
+            pair_writer.commit(after, clip(rows, after), Footer(after, "{}", source="made"))
+        expect(page.locator("#legend dd").first).not_to_have_text(before)
+        assert legend_of(page)["time"] == "2026-01-30 23:00 UTC, 1h"
+
+
+# --- tabs -----------------------------------------------------------------------------------------
+
+
+def test_trades_are_those_around_the_click_and_pages_follow(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=XBTUSD&interval=1h")
+    over(page, 0.6, click=True)
+    at = legend_of(page)["time"].partition(" UTC")[0]
+    panel = page.get_by_test_id("trades")
+    expect(panel.locator("tr.here")).to_contain_text(at[:13])
+    table = archive.trades("XBTUSD").to_arrow_table()
+    ids = [str(number) for number in table.column("trade_id").to_pylist()]
+
+    def shown() -> list[str]:
+        return panel.locator("tbody tr td:nth-child(6)").all_text_contents()
+
+    first = shown()
+    place = ids.index(first[0])
+    assert first == ids[place : place + 100]
+    for name, start in (("later ▶", place + 100), ("◀ earlier", place), ("newest", len(ids) - 100)):
+        with page.expect_response(re.compile("/api/trades")):
+            panel.get_by_role("button", name=name).click()
+        expect(panel.locator("tbody tr td:nth-child(6)").first).to_have_text(ids[start])
+        assert shown() == ids[start : start + 100]
+    keep(page, "trades")
+
+
+def test_trades_follow_the_crosshair_until_a_click_keeps_them(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=XBTUSD&interval=1h")
+    here = page.get_by_test_id("trades").locator("tr.here")
+    for part in (0.1, 0.9):
+        over(page, part)
+        at = legend_of(page)["time"].partition(" UTC")[0]
+        expect(here).to_contain_text(at[:13])
+    over(page, 0.6, click=True)
+    kept = legend_of(page)["time"].partition(" UTC")[0]
+    expect(here).to_contain_text(kept[:13])
+    over(page, 0.1)
+    page.get_by_test_id("trades").hover()
+    assert legend_of(page)["time"].partition(" UTC")[0] == kept
+    expect(here).to_contain_text(kept[:13])
+
+
+def test_sql_runs_draws_and_downloads(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&tab=sql")
+    panel = page.get_by_test_id("sql")
+    panel.locator("textarea").fill("FROM ohlc('ETHUSD', '4h')")
+    page.get_by_test_id("run-sql").click()
+    expect(panel.locator("tbody tr")).to_have_count(60)
+    [batch] = archive.ohlc("ETHUSD", "4h").to_arrow_table().to_batches()
+    assert panel.locator("tbody tr td:nth-child(6)").all_text_contents() == [
+        str(vwap) for vwap in batch.column("vwap").to_pylist()
+    ]
+    panel.get_by_role("button", name="chart this").click()
+    expect(panel.locator("#sql-plot path.box")).to_have_count(60)
+    keep(page, "sql")
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="CSV").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0].startswith("time,open,high,low,close,vwap")
+    assert len(lines) == 61
+
+
+def test_sql_shows_what_is_wrong_and_can_be_cancelled(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=XBTUSD&tab=sql")
+    panel = page.get_by_test_id("sql")
+    panel.locator("textarea").fill("SELECT count(*) FROM range(1000000000) a, range(1000000) b")
+    panel.locator("textarea").press("Control+Enter")
+    panel.get_by_role("button", name="cancel").click()
+    expect(panel.get_by_role("status")).to_have_text("cancelled")
+    panel.locator("textarea").fill("SELECT 1 AS a, 'x<b>y</b>' AS b")
+    page.get_by_test_id("run-sql").click()
+    expect(panel.locator("tbody td").nth(1)).to_have_text("x<b>y</b>")
+
+
+def test_a_time_of_a_result_is_shown_in_the_chart(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&tab=sql")
+    panel = page.get_by_test_id("sql")
+    query = "SELECT time FROM trades WHERE pair = 'XBTUSD' AND price > 60000 ORDER BY time LIMIT 1"
+    panel.locator("textarea").fill(query)
+    page.get_by_test_id("run-sql").click()
+    button = panel.locator("tbody button")
+    time = button.text_content()
+    assert time is not None
+    button.click()
+    expect(page.locator("#legend dd").first).to_have_text(f"{time[:16].replace('T', ' ')} UTC, 1m")
+
+
+def test_gaps_are_listed_and_shown(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&tab=gaps")
+    panel = page.locator("#panel-gaps")
+    expect(panel).to_contain_text(show(START_NS + 2 * DAY))
+    expect(panel).to_contain_text("harvester verify XBTUSD")
+    panel.get_by_role("button", name="show").first.click()
+    page.wait_for_url(re.compile("since="))
+    shown = view_of(page)
+    assert shown.after < START_NS + 2 * DAY < START_NS + 4 * DAY < shown.through
+    keep(page, "gaps")
+
+
+def test_two_pairs_are_overlaid(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&tab=compare")
+    expect(page.locator("#compare-plot .scatterlayer .trace")).to_have_count(2)
+    expect(page.locator("#compare-note")).to_contain_text("ETHUSD")
+    keep(page, "compare")
+
+
+def test_what_is_on_the_screen_is_copied(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&interval=4h")
+    candles = page.locator("[data-copy-of=candles]")
+    candles.get_by_role("button", name="command").click()
+    expect(candles.locator("output")).to_contain_text("harvester ohlc XBTUSD -i 4h --since")
+    candles.get_by_role("button", name="Python").click()
+    expect(candles.locator("output")).to_contain_text(f"harvester.open('{archive.path}').ohlc(")
+
+    trades = page.locator("[data-copy-of=trades]")
+    trades.get_by_role("button", name="SQL").click()
+    expect(trades.locator("output")).to_contain_text("FROM tape('XBTUSD') WHERE time >=")
+
+    page.get_by_role("tab", name="SQL").click()
+    query = page.locator("[data-copy-of=sql]")
+    query.get_by_role("button", name="command").click()
+    expect(query.locator("output")).to_have_text("there is nothing to copy yet")
+    page.get_by_test_id("sql").locator("textarea").fill("SELECT 'it''s'")
+    page.get_by_test_id("run-sql").click()
+    expect(page.get_by_test_id("sql").locator("tbody td")).to_have_text("it's")
+    query.get_by_role("button", name="command").click()
+    words = shlex.split(query.locator("output").text_content() or "")
+    assert words == ["harvester", "sql", "SELECT 'it''s'", "--data", archive.path]
+
+
+# --- sizes, schemes, safety -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_narrow_screens_in_both_schemes(
+    archive: harvester.Archive, look: Opened, width: int, scheme: str
+) -> None:
+    page = look(archive, size=(width, 844), scheme=scheme)
+    for tab in ("SQL", "Gaps and runs", "Compare", "Trades"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.get_by_test_id("chart").bounding_box()
+    assert box is not None
+    assert box["width"] > width * 0.7
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    keep(page, f"{scheme}-{width}")
+
+
+def test_names_of_others_are_only_ever_text(tmp_path: Path, look: Opened) -> None:
+    with sample_archive(tmp_path, trades=500, wsname=HOSTILE) as hostile:
+        page = look(hostile)
+        expect(page.locator("#pair-name")).to_have_text(HOSTILE)
+        expect(page.get_by_test_id("pair-list")).to_contain_text(HOSTILE)
+        assert page.locator("img").count() == 0
+
+
+def test_an_empty_archive_says_what_to_do(tmp_path: Path, chromium: Browser) -> None:
+    with harvester.open(tmp_path) as empty, empty.explore() as explorer:
+        page = chromium.new_page()
+        page.goto(explorer.url)
+        expect(page.get_by_test_id("pair-list")).to_contain_text("harvester backfill XBT/USD")
+        page.goto(explorer.url.partition("?")[0])
+        expect(page.locator("body")).to_contain_text("open the address that `harvester explore`")
+        page.close()
