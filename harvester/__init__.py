@@ -137,7 +137,7 @@ _LAZY = {
     "Digest": "harvester.verify.reports",
     "ExchangeReport": "harvester.verify.reports",
     "PairReport": "harvester.verify.reports",
-    "BackfillEstimate": "harvester.download.backfill",
+    "BackfillEstimate": "harvester.download.estimate",
     "RepairReport": "harvester.verify.reports",
     "RunRecord": "harvester.operations.run_log",
     "BackfillResult": "harvester.download.events",

@@ -58,7 +58,7 @@ def made_of(trades: list[tuple[int, int]]) -> dict[str, float | None]:
 
 
 @given(st.lists(st.tuples(PRICES, VOLUMES), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @example([(598_541_000_000_000, 12_345_678), (598_541_000_000_000, 7)])
 @example([(598_541_000_000_000, 1), (598_543_000_000_000, 1)])
 @example([(999_999_999_999_999_999, 999), (999_999_999_999_999_998, 10**13)])
@@ -76,7 +76,7 @@ def test_it_is_the_double_nearest_to_the_exact_quotient(trades: list[tuple[int, 
 
 
 @given(PRICES, st.lists(VOLUMES, min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @example(598_541_000_000_000, [33_333_333, 1, 1_000_000_007])
 def test_trades_of_one_price_have_that_price(price: int, volumes: list[int]) -> None:
     made = made_of([(price, volume) for volume in volumes])
