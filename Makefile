@@ -19,7 +19,7 @@ check: lint types test check-newest
 
 # What a user gets, who knows nothing of constraints.txt: the newest version of every dependency, and
 # the oldest that pyproject.toml allows. Each has a venv of its own. The commands are run before the
-# extras and the tools of the tests are installed.
+# extras and the tools of the tests are installed. The SQL runs with the newest in test-engines.
 IN_VENV = pytest pytest-timeout pytest-xdist hypothesis
 COMMANDS = tests/integration/test_installed.py
 
@@ -28,8 +28,6 @@ check-newest: install
 	$(PYTHON) -m venv build/newest
 	build/newest/bin/python -m pip install --quiet .
 	HARVESTER_PYTHON=build/newest/bin/python $(BIN)/pytest $(COMMANDS)
-	build/newest/bin/python -m pip install --quiet '.[notebook]' $(IN_VENV)
-	build/newest/bin/python -m pytest -n auto tests/integration/test_sql.py tests/unit/test_notebooks.py
 
 check-oldest: install
 	rm -rf build/oldest
@@ -45,14 +43,14 @@ check-oldest: install
 test-engines:
 	rm -rf build/engines
 	$(PYTHON) -m venv build/engines
-	build/engines/bin/python -m pip install --quiet . --requirement tests/engines/requirements.txt
-	build/engines/bin/python -m pytest -n auto --dist loadfile tests/engines
+	build/engines/bin/python -m pip install --quiet '.[polars]' $(IN_VENV) --requirement tests/engines/requirements.txt
+	build/engines/bin/python -m pytest -n auto --dist loadfile tests/engines tests/integration/test_sql.py
 
 # The programs of docs/recipes.md. For releases, as they take long to install.
 test-recipes:
 	rm -rf build/recipes
 	$(PYTHON) -m venv build/recipes
-	build/recipes/bin/python -m pip install --quiet . --requirement tests/engines/recipes.txt
+	build/recipes/bin/python -m pip install --quiet . $(IN_VENV) --requirement tests/engines/recipes.txt
 	build/recipes/bin/python -m pytest -n auto --dist loadfile tests/engines
 
 # Asks the real exchange, for about ten minutes: neither `check` nor CI runs it.

@@ -148,7 +148,7 @@ def test_covered_time_without_trades_is_no_gap() -> None:
     assert found == [("no trades", 10, 60)]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     since=st.integers(0, 2**63 - 2),
     width=st.integers(1, 2**62),
@@ -535,7 +535,7 @@ texts = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(["candles", "trades", "coverage", "version", "pairs", "sql", "none"]),
     params=st.dictionaries(

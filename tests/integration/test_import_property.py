@@ -69,7 +69,7 @@ BOUNDS = st.sampled_from((None, None, -100, 0, 1, 50, 1_000_000_000))
 BREAKS = {"p": "{0},oops,{1}", "t": "oops,1.5,{1}", "a": "{0}", "c": "14,oops,{1}"}
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(GAPS_S, min_size=5, max_size=40),
     st.lists(st.lists(FILES, min_size=1, max_size=3), min_size=1, max_size=2),

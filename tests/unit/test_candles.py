@@ -257,7 +257,7 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]
     (80, 84),
     0,
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_fill_over_any_gaps_and_span_is_as_from_first_principles(
     held: tuple[list[candle_oracle.Row], list[Range]],
     fill: Any,

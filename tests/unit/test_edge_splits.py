@@ -178,7 +178,7 @@ COVERAGES = [
 """Each ends with the very moment at which a minute opens, or just before it."""
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     case=held(),
     whole=st.sampled_from(WHOLES),
