@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import signal
 import socket
@@ -637,3 +638,14 @@ def test_the_page_is_part_of_the_package() -> None:
     index = (page / "index.html").read_text(encoding="utf-8")
     assert {"index.html", "style.css", "main.js"} <= names
     assert 'src="page/main.js"' in index
+
+
+def test_the_page_of_an_explorer_that_nobody_keeps_is_there(archive: harvester.Archive) -> None:
+    """In a notebook the object is dropped once its frame is shown."""
+    explorer = archive.explore()
+    url, server, thread = explorer.url, explorer._server, explorer._thread
+    del explorer
+    gc.collect()
+    assert httpx.get(url).status_code == 200
+    server.should_exit = True
+    thread.join()

@@ -171,6 +171,8 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> object:
     found = function(*positional, **named)
     if inspect.iscoroutine(found):
         found = asyncio.run(found)
+    if isinstance(found, harvester.ExplorerServer):
+        found.close()
     if isinstance(found, harvester.Result):
         found = found.fetchall()
     if isinstance(found, harvester.SampleExchange):

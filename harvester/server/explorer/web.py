@@ -12,7 +12,6 @@ import secrets
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from functools import partial
 from html import escape
 from importlib.util import find_spec
 from io import BytesIO
@@ -322,17 +321,20 @@ class ExplorerServer:
             listener = resources.enter_context(listening(HOST, port))
             self.url = f"{url_of(HOST, listener)}/?token={token}"
             self._server = server_of(app(archive, token))
-            self._thread = threading.Thread(
-                target=partial(self._server.run, [listener]), name="explorer", daemon=True
-            )
-            self._thread.start()
-            self._resources = resources.pop_all()
+            kept = resources.pop_all()
+
+        def serve() -> None:
+            # The thread holds the socket: a notebook shows the page of an object nobody keeps.
+            with kept:
+                self._server.run([listener])
+
+        self._thread = threading.Thread(target=serve, name="explorer", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Stop the server. Closing it twice is no error."""
         self._server.should_exit = True
         self._thread.join()
-        self._resources.close()
 
     def __enter__(self) -> Self:
         return self
