@@ -49,8 +49,9 @@ def follow(
     An outage of the exchange is waited out, and what was missed is downloaded. While it runs, a
     `refresh` leaves these pairs out and ends with status 5.
 
-    Ctrl-C or SIGTERM ends it with status 0; with 130 if a pair was still catching up. A pair that
-    the exchange refuses, or that another run is writing, ends alone and decides the status.
+    Ctrl-C or SIGTERM ends it with status 0; with 130 if a pair was still catching up or waiting for
+    an answer. A pair that the exchange refuses, or that another run is writing, ends alone and
+    decides the status.
 
     Example: harvester follow XBT/USD ETH/EUR --every 10s
     """

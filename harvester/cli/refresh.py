@@ -221,7 +221,8 @@ def _notification_text(result: RefreshResult, host: str, folder: str | None) -> 
     lines += [str(pair) for pair in failed[:MAX_NAMED]]
     if len(failed) > MAX_NAMED:
         lines.append(f"and {len(failed) - MAX_NAMED:,} more pairs")
-    return "\n".join(output.line(shortened(line, MAX_LINE)) for line in lines)
+    # Cut only when passwords are removed: half of an address does not look like one.
+    return "\n".join(shortened(output.line(line), MAX_LINE) for line in lines)
 
 
 def run_notify_command(

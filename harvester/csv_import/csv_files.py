@@ -153,6 +153,14 @@ class Member(NamedTuple):
         return f"{folder}/{self.path.name}" if _QUARTER.search(folder) else self.path.name
 
     @property
+    def complete_by_name(self) -> KnownComplete:
+        """The time for which it contains every trade by the names of its ZIP and folders alone."""
+        if self.inner:
+            names = [self.path.name, *PurePosixPath(self.inner).parts[:-1]]
+            return _complete_by_name(names, UNKNOWN)
+        return _complete_by_name(self.path.absolute().parts[:-1], UNKNOWN)
+
+    @property
     def stem(self) -> str:
         """The file's name without its ending, which is the name of a pair."""
         return PurePosixPath(self.inner or self.path.name).stem

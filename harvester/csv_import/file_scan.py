@@ -18,7 +18,13 @@ from harvester.csv_import.csv_files import (
     pieces,
 )
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
-from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder, TimeDoubts, UnreadableTimes
+from harvester.csv_import.sorting import (
+    MAX_STEP_BACK_S,
+    TimeDisorder,
+    TimeDoubts,
+    UnreadableTimes,
+    around,
+)
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
@@ -218,9 +224,10 @@ class ScannedFile(NamedTuple):
         The user says so, or its name does and it is in a ZIP, whose checksum it has.
         """
         complete = self.member.complete
+        is_said = None not in complete and complete != self.member.complete_by_name
         is_zipped = self.member.crc is not None and complete != UNKNOWN
         within = _range_by_name(self.member, self.first_ns, self.last_ns)
-        return (None not in complete or is_zipped) and within != EVERYTHING
+        return (is_said or is_zipped) and within != EVERYTHING
 
     @property
     def unproved(self) -> list[Range]:
@@ -289,7 +296,7 @@ def _read_whole(
     layout = detect(head(member), name)
     steps, bad_times, doubts = TimeDisorder(), UnreadableTimes(), TimeDoubts()
     rows = bad = bytes_read = 0
-    ends: list[int] = []
+    last_row_ns: int | None = None
     bad_rows: list[BadRow] = []
     for parsed, size in read_rows(member, layout, sum_):
         check_stop(stop)
@@ -305,7 +312,7 @@ def _read_whole(
             steps.add(stamps)
             doubts.add(stamps)
             rows += len(stamps)
-            ends = [*ends, *stamps[-2:].tolist()][-2:]
+            last_row_ns = int(stamps[-1])
         bytes_read += size
         read(size)
     is_sorted = steps.farthest_back_ns <= MAX_STEP_BACK_S * SECOND
@@ -313,8 +320,9 @@ def _read_whole(
     within = _range_by_name(member, first_ns, last_ns)
     in_doubt = doubts.out_of_place()
     # `blocks` has added the end of the last line: perhaps the file, and this row, were cut off.
-    if ends and bytes_read > member.size:
-        in_doubt.append(Range(min(ends) - 1, max(within.through, *ends)))
+    if last_row_ns is not None and member.crc is None and bytes_read > member.size:
+        is_latest = last_row_ns == last_ns
+        in_doubt.append(around(last_row_ns, within.through if is_latest else last_row_ns))
     return ScannedFile(
         member,
         sum_,
@@ -327,7 +335,7 @@ def _read_whole(
         bad_rows,
         bad_times.ranges(steps.farthest_back_ns, within),
         in_doubt,
-        doubts.silences(),
+        doubts.silences(within),
     )
 
 
@@ -409,9 +417,15 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     bounds = [file.member.complete for file in files]
     wrong: set[int] = set()
     for file in files:
-        if _range_by_name(file.member, file.first_ns, file.last_ns) == EVERYTHING:
-            wrong |= {bound for bound in file.member.complete if bound is not None}
-    kept = [[None if bound in wrong else bound for bound in known] for known in bounds]
+        since_ns, until_ns = (SECOND * (bound or 0) for bound in file.member.complete)
+        if file.first_ns is not None and file.last_ns is not None:
+            is_early, is_late = file.first_ns < since_ns, 0 < until_ns <= file.last_ns
+            is_outside = file.last_ns < since_ns or 0 < until_ns <= file.first_ns
+            wrong |= {since_ns} if is_early or is_outside else set()
+            wrong |= {until_ns} if is_late or is_outside else set()
+    kept = [
+        [None if SECOND * (bound or 0) in wrong else bound for bound in known] for known in bounds
+    ]
     return [
         file._replace(member=file.member._replace(complete=KnownComplete(*known)))
         for file, known in zip(files, kept, strict=True)

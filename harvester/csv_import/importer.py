@@ -26,6 +26,7 @@ from harvester.csv_import.stored_check import Rounding, StoredCheck
 from harvester.download.events import CancelToken
 from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError
 from harvester.kraken.pairs import Pair
+from harvester.query.plan import gap_note
 from harvester.schema import clip, times
 from harvester.storage.quarantine import QuarantineNote
 from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
@@ -34,7 +35,6 @@ from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 from harvester.trade_ids import IdGap, LastId, find_gaps
 
-MAX_UNPROVED_SHOWN = 3
 MAX_BAD_ROWS_SHOWN = 20
 """Text output lists up to this many bad rows per report; JSON lists all."""
 
@@ -323,12 +323,9 @@ class FileChain:
                 "time, rows of equal time kept their order"
             )
         if self._unproved:
-            named = ", ".join(map(str, self._unproved[:MAX_UNPROVED_SHOWN]))
-            more = len(self._unproved) - MAX_UNPROVED_SHOWN
             self.report.notes.append(
-                "no rows for long, rows out of place, or a last line without its end: the file may "
-                f"lack trades of {named}{f' and {more} more ranges' if more > 0 else ''}, which "
-                "are not covered"
+                "no rows for long, rows out of place, or a last line without its end: "
+                f"{gap_note(self._unproved)}"
             )
 
     # --- writing segments ------------------------------------------------------------------------

@@ -280,7 +280,7 @@ class UnreadableTimes:
                 is_known = before <= run.low <= run.high <= behind
             if is_known:
                 before, behind = run.low, run.high
-            found.append(_around(min(before, run.low), max(behind, run.high)))
+            found.append(around(min(before, run.low), max(behind, run.high)))
         return union(found)
 
 
@@ -293,12 +293,14 @@ class UnreadableTimes:
 
 LONGEST_SILENCE_DAYS = 30
 SILENCE_GAPS = 100
-"""A time without rows is in doubt if it is longer than `LONGEST_SILENCE_DAYS`, or than a day and
-so many times the average time between two rows of the file."""
+RARE_GAPS = 5
+"""A time without rows is in doubt if it is longer than a day and `SILENCE_GAPS` times the average
+time between two rows of the file, or than 30 days if these are fewer; but never if it is shorter
+than `RARE_GAPS` times that average."""
 MAX_STRAY_ROWS = 10
 """So few rows on a side of such a silence are in doubt, too: their times may be the wrong ones."""
 MAX_OUT_OF_PLACE = 1_000
-"""One row in so many may be out of place; where more are, the file is not sorted."""
+"""Where more rows are out of place, the file is not sorted."""
 
 
 class TimeDoubts:
@@ -314,9 +316,11 @@ class TimeDoubts:
         """Rows, first and last time of each day, by its number from 1970-01-01."""
         # A row before the first one, so that the first may be out of place.
         self._tail = np.array([-1])
+        self._longest_ns = 0
         self._earliest = self._latest = np.empty(0, np.int64)
         """The first and the last `MAX_STRAY_ROWS` times and one more, ascending."""
-        self._steps_back = 0
+        self._is_sorted = True
+        """Whether the rows out of place explain all steps back."""
         self._out_of_place: list[Range] = []
 
     def add(self, stamps: Int64s) -> None:
@@ -337,32 +341,43 @@ class TimeDoubts:
         """Look at the steps back, each with the rows before and after it."""
         allowed = MAX_STEP_BACK_S * SECOND
         steps = (stamps[1:-2] - stamps[2:-1] > allowed).nonzero()[0]
-        self._steps_back += len(steps)
-        for at in steps.tolist()[:MAX_OUT_OF_PLACE]:
+        self._is_sorted &= len(self._out_of_place) + len(steps) <= MAX_OUT_OF_PLACE
+        for at in steps.tolist() if self._is_sorted else ():
             before, high, low, behind = (int(stamp) for stamp in stamps[at : at + 4])
-            if before <= low + allowed:
+            is_high, is_low = before <= low + allowed, behind >= high - allowed
+            self._is_sorted &= is_high or is_low
+            if is_high:
                 self._doubt(before, low, high)
-            if behind >= high - allowed:
+            if is_low:
                 self._doubt(high, behind, low)
         self._tail = stamps[-3:]
 
     def _doubt(self, before: int, behind: int, stamp: int) -> None:
-        self._out_of_place.append(_around(min(before, behind), max(before, behind)))
-        self._out_of_place.append(_around(stamp, stamp))
+        self._out_of_place.append(around(min(before, behind), max(before, behind)))
+        self._out_of_place.append(around(stamp, stamp))
 
     def out_of_place(self) -> list[Range]:
         """The times around rows that are out of place, once all rows were added."""
         self._find_out_of_place(np.append(self._tail, END_OF_TIME))
-        is_sorted = self._steps_back * MAX_OUT_OF_PLACE <= self._rows + 2 * MAX_OUT_OF_PLACE
-        return union(self._out_of_place) if is_sorted else []
+        return union(self._out_of_place) if self._is_sorted else []
 
-    def silences(self) -> list[Range]:
-        """The long silences, with the few rows on a side of them."""
+    def silences(self, within: Range) -> list[Range]:
+        """The long silences, with the few rows on a side of them.
+
+        Args:
+            within: the time of the file by its name, whose ends may be silent, too.
+        """
         groups = self._groups()
         most = max((rows for rows, _, _ in groups), default=0)
         between = [Range(last, first - 1) for (_, _, last), (_, first, _) in pairwise(groups)]
-        stray = [_around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
-        return union([*between, *stray, *self._stray_ends()])
+        stray = [around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
+        ends = []
+        if groups and within.after > 0:
+            ends.append(Range(within.after, groups[0][1] - 1))
+        if groups and within.through < END_OF_TIME:
+            ends.append(Range(groups[-1][2], within.through))
+        ends = [end for end in ends if end.through - end.after > self._longest_ns]
+        return union([*between, *stray, *ends, *self._stray_ends()])
 
     def _stray_ends(self) -> list[Range]:
         """The few rows at an end of the file, and the silence beside them, if it is long.
@@ -377,9 +392,9 @@ class TimeDoubts:
         early = (np.diff(self._earliest) > longest_ns).nonzero()[0]
         late = (np.diff(self._latest) > longest_ns).nonzero()[0]
         if len(early):
-            found.append(_around(first, int(self._earliest[early[-1] + 1]) - 2 * SECOND))
+            found.append(around(first, int(self._earliest[early[-1] + 1]) - 2 * SECOND))
         if len(late):
-            found.append(_around(int(self._latest[late[0]]) + 2 * SECOND, last))
+            found.append(around(int(self._latest[late[0]]) + 2 * SECOND, last))
         return found
 
     def _groups(self) -> list[tuple[int, int, int]]:
@@ -390,18 +405,19 @@ class TimeDoubts:
         first_ns, last_ns = self._days[days[0]][1], self._days[days[-1]][2]
         average_ns = (last_ns - first_ns) // self._rows
         longest_ns = min(LONGEST_SILENCE_DAYS * DAY, DAY + SILENCE_GAPS * average_ns)
+        self._longest_ns = max(longest_ns, RARE_GAPS * average_ns)
         groups = [self._days[days[0]]]
         for day in days[1:]:
             count, low, high = self._days[day]
             rows, first, last = groups[-1]
-            if low - last > longest_ns:
+            if low - last > self._longest_ns:
                 groups.append(self._days[day])
             else:
                 groups[-1] = (rows + count, first, high)
         return groups
 
 
-def _around(low_ns: int, high_ns: int) -> Range:
+def around(low_ns: int, high_ns: int) -> Range:
     """A range of whole seconds that begins a second earlier and ends a second later."""
     after = max(0, (low_ns // SECOND - 1) * SECOND - 1)
     return Range(after, min(END_OF_TIME, (high_ns // SECOND + 2) * SECOND - 1))

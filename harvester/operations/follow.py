@@ -251,6 +251,10 @@ class _FollowedPair:
         self._has_polled = False
         self._pages = 0
         self._reported = ""
+        self._poll_error: HarvesterError | None = None
+        """Why the last poll failed; None if it did not."""
+        self._lack: ImportIncomplete | None = None
+        """The first imported range that turned out to lack trades."""
         self._new_segments = 0
         self._hour: int | None = None
         self._rolled_up = 0
@@ -265,7 +269,8 @@ class _FollowedPair:
     def event(self) -> Followed:
         """How far it is."""
         last_ns = int(self._newest_times[-1]) if len(self._newest_times) else None
-        state = "waiting" if self.is_waiting else "catching up" if self.is_behind else "live"
+        is_waiting = self.is_waiting or self._poll_error is not None
+        state = "waiting" if is_waiting else "catching up" if self.is_behind else "live"
         return Followed(
             self.name,
             state,
@@ -286,14 +291,15 @@ class _FollowedPair:
     async def run(self) -> BackfillResult:
         """Follow the pair until the run is cancelled; an error that ends it is in the result."""
         error = await capture_error(self._follow())
-        if isinstance(error, Interrupted) and self._has_polled and not self.is_behind:
+        is_live = self._has_polled and not self.is_behind and self._poll_error is None
+        if isinstance(error, Interrupted) and is_live:
             # That is how it is meant to end.
             error = None
         self.has_ended = True
         download, begun = self._new_download(), self._begun or 0
         download.trades, download.pages.requested = self.trades, self._pages
         requested = [Range(begun, self._after)] if begun < self._after else []
-        result = download.result(requested, error or self._maintenance_error)
+        result = download.result(requested, error or self._maintenance_error or self._lack)
         self._run.report(result)
         return result
 
@@ -331,6 +337,9 @@ class _FollowedPair:
         is_transient = isinstance(error, ExchangeError) and not isinstance(error, ExchangeRefused)
         if error is not None and not (is_import or is_transient):
             raise error
+        self._poll_error = None if is_import else error
+        if isinstance(error, ImportIncomplete):
+            self._lack = self._lack or error
         if error is None:
             self._has_polled, self.is_behind = True, False
             self._run.record_answer(self)
@@ -436,7 +445,9 @@ class _FollowedPair:
 
         async def wait_and_work() -> None:
             async with self._run.context.merging:
-                await asyncio.to_thread(work)
+                # With many pairs, a stop would wait for the work of all of them.
+                if not self._stop.is_cancelled:
+                    await asyncio.to_thread(work)
 
         self._maintenance_error = await capture_error(wait_and_work())
 

@@ -8,7 +8,9 @@ import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import csv_files
 import pytest
 import sample_trades
 from backfills import Crawl, serve, strangers
@@ -17,6 +19,7 @@ from kraken_faults import Faults
 from kraken_market import SECOND_NS, Clock, expected, named
 from kraken_server import Exchange
 from process import Victims, ended, wait_for
+from redownloads import NOW_NS, PAIR, TRADES, RedownloadScenario
 
 import harvester
 from harvester.download.events import Event, Followed
@@ -25,8 +28,12 @@ from harvester.errors import (
     BadInterval,
     ExchangeRefused,
     ExchangeUnreachable,
+    ImportIncomplete,
     Interrupted,
+    UnreadableAnswer,
 )
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
 from harvester.operations.follow import MOST_UNMERGED
 from harvester.operations.run_log import latest_runs
 from harvester.storage.trade_store import TradeStore
@@ -249,6 +256,52 @@ def test_a_stop_while_a_pair_catches_up_is_an_interruption(tmp_path: Path) -> No
         )
     assert isinstance(result.error, Interrupted)
     assert result.exit_status == 130
+
+
+def test_a_stop_while_pages_cannot_be_read_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pair is not live, though no download is under way."""
+    clock = clock_at(300)
+    page, is_broken = Client.page, False
+    states: list[str] = []
+
+    async def maybe_broken(self: Client, pair: Pair, since: int | None) -> Any:
+        if is_broken:
+            raise UnreadableAnswer(f"{pair.altname}: a row can't be read")
+        return await page(self, pair, since)
+
+    monkeypatch.setattr(Client, "page", maybe_broken)
+    with serve(BUSY, clock=clock) as exchange:
+        run = Following(tmp_path, exchange, clock)
+
+        def on_event(event: Event) -> None:
+            nonlocal is_broken
+            if isinstance(event, Followed) and is_broken:
+                states.append(event.state)
+                if len(states) == 5:
+                    run.stop.cancel()
+            elif isinstance(event, Followed) and run.is_caught_up():
+                is_broken = True
+
+        [result] = run.run("XBTUSD", on_event=on_event, after=0)
+    assert states[-3:] == ["waiting"] * 3
+    assert result.exit_status == 130
+
+
+def test_an_imported_range_that_lacks_trades_decides_the_status(tmp_path: Path) -> None:
+    scenario = RedownloadScenario(tmp_path, TRADES)
+    scenario.take_in(csv_files.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
+    with scenario.exchange:
+        run = Following(scenario.folder, scenario.exchange, Clock(NOW_NS))
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Followed) and event.state == "live" and run.is_caught_up(PAIR):
+                run.stop.cancel()
+
+        [result] = run.run(PAIR, on_event=on_event, after=0)
+    assert isinstance(result.error, ImportIncomplete)
+    assert result.exit_status == 4
 
 
 def test_a_trade_that_is_later_than_settled_is_stored_by_the_next_poll(tmp_path: Path) -> None:

@@ -298,6 +298,39 @@ def test_a_quarter_that_is_missing_between_joined_files_is_not_covered(
         assert not is_covered(tmp_path / "data", START_S + int(share * quarter_s))
 
 
+def test_an_unpacked_quarter_is_not_covered_where_it_has_no_rows_for_long(
+    command: Any, tmp_path: Path
+) -> None:
+    """Nothing shows that the file is whole: it has no checksum, as a ZIP has."""
+    rows = regular(Q1_2024_S, Q1_2024_S + 80 * 86_400, 600)
+    month_s = 30 * 86_400
+    kept = [row for row in rows if not month_s <= row[0] - Q1_2024_S < 2 * month_s]
+    name = "Kraken_Trading_History_Q1_2024"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "XBTUSD.csv").write_bytes(lines(*kept))
+    assert command(name).status == 0
+    assert is_covered(tmp_path / "data", Q1_2024_S + month_s // 2)
+    for at in (1.5 * month_s, 88 * 86_400):
+        assert not is_covered(tmp_path / "data", Q1_2024_S + int(at))
+
+
+def test_a_pair_that_trades_rarely_is_imported(command: Any, tmp_path: Path) -> None:
+    rows = regular(START_S, START_S + 1_200 * 86_400, 40 * 86_400)
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    assert command("XBTUSD.csv").status == 0
+    assert len(stored(tmp_path)) >= len(rows) - 2
+
+
+def test_in_a_zip_a_last_line_without_its_end_is_whole(command: Any, tmp_path: Path) -> None:
+    """The ZIP's checksum is that of the file."""
+    rows = regular(Q1_2024_S + 100_000, Q1_2024_S + 150_000, 600)
+    members = {"XBTUSD.csv": lines(*rows)[:-1]}
+    csv_files.packed(tmp_path / "Kraken_Trading_History_Q1_2024.zip", members)
+    assert command("Kraken_Trading_History_Q1_2024.zip").status == 0
+    assert stored(tmp_path) == exact(rows)
+    assert is_covered(tmp_path / "data", Q1_2024_S + 80 * 86_400)
+
+
 @pytest.mark.parametrize("over_s", [0, 3_600, 86_400])
 def test_quarters_whose_rows_overlap_store_no_row_twice(
     command: Any, tmp_path: Path, over_s: int
@@ -532,7 +565,7 @@ Q3 = (1_688_169_600, 1_696_118_400)
 def test_an_empty_member_of_a_quarter_is_covered_and_empty(
     command: Any, tmp_path: Path, data: bytes, as_folder: bool
 ) -> None:
-    members = {"ETHUSD.csv": lines(*regular(Q3[0] + 9, Q3[0] + 6_000, 600)), "XBTUSD.csv": data}
+    members = {"ETHUSD.csv": lines(*regular(Q3[0] + 9, Q3[1], 60_000)), "XBTUSD.csv": data}
     name = "Kraken_Trading_History_Q3_2023"
     if as_folder:
         for member, content in members.items():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harvester.errors import ArchiveError, ArchiveUnwritable
-from harvester.storage.filesystem import Entry, LocalStore, writing
+from harvester.storage.filesystem import MAX_LISTINGS, Entry, LocalStore, writing
 
 
 @pytest.fixture
@@ -64,6 +64,48 @@ def test_files_are_listed_with_when_they_were_last_written(store: LocalStore) ->
     put(store, "trades/1", b"1")
     os.utime(store.root / "trades/1", ns=(5, 1_700_000_000_000_000_000))
     assert store.files("trades") == [Entry("trades/1", 1, 1_700_000_000_000_000_000)]
+
+
+@pytest.mark.parametrize("reads_first", [True, False])
+def test_files_that_become_another_while_they_are_listed_are_not_both_missing(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, reads_first: bool
+) -> None:
+    """A merge between the names and their sizes, or among the names."""
+    for name in "123":
+        put(store, f"trades/{name}")
+    names, merges = LocalStore._scan, 0
+
+    def merging(self: LocalStore, folder: str) -> list[os.DirEntry[str]]:
+        nonlocal merges
+        found = names(self, folder)
+        if not merges:
+            merges += 1
+            put(store, "trades/1-3")
+            for name in "123":
+                (store.root / "trades" / name).unlink()
+            found = found if reads_first else []
+        return found
+
+    monkeypatch.setattr(LocalStore, "_scan", merging)
+    assert [file.path for file in store.files("trades")] == ["trades/1-3"]
+
+
+def test_a_folder_that_changes_all_the_time_is_listed_in_the_end(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "trades/1")
+    names, listings = LocalStore._scan, 0
+
+    def changing(self: LocalStore, folder: str) -> list[os.DirEntry[str]]:
+        nonlocal listings
+        listings += 1
+        found = names(self, folder)
+        put(store, f"trades/new-{listings}")
+        return found
+
+    monkeypatch.setattr(LocalStore, "_scan", changing)
+    assert "trades/1" in [file.path for file in store.files("trades")]
+    assert listings == MAX_LISTINGS
 
 
 def test_folders_are_listed_without_files(store: LocalStore) -> None:
