@@ -14,15 +14,22 @@ export function startCompare(chosen) {
   select.addEventListener("change", () => chosen(select.value));
 }
 
+/** Forget the lines of another pair. */
+export function clearCompare() {
+  latest.cancel();
+  window.Plotly?.purge(plot);
+  note.textContent = "";
+}
+
 /** Overlay a pair and another one; without another, the first different pair is taken. */
 export async function showCompare(pair, other, pairs, view) {
-  const others = pairs.filter((found) => found.pair !== pair);
+  const others = pairs.filter((found) => found.pair !== pair && found.first);
   select.replaceChildren(...others.map((found) => element("option", { value: found.pair }, found.name)));
   if (!select.options.length) {
-    note.textContent = "the archive has one pair only";
+    note.textContent = "the archive has no other pair with trades";
     return;
   }
-  if (other && other !== pair) select.value = other;
+  if (others.some((found) => found.pair === other)) select.value = other;
   const names = [pair, select.value];
   const range = { since: iso(view.since), until: iso(view.until) };
   const answers = await latest.run((signal) =>

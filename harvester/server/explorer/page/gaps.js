@@ -6,6 +6,12 @@ import { element, size, whole } from "./format.js";
 const panel = document.getElementById("panel-gaps");
 const latest = new Latest();
 
+/** Forget the coverage of another pair. */
+export function clearGaps() {
+  latest.cancel();
+  panel.replaceChildren();
+}
+
 /** Show the coverage of a pair; `go(since, until)` moves the chart to a range. */
 export async function showGaps(pair, go) {
   const found = await latest.run((signal) => get("coverage", { pair }, signal));

@@ -3,15 +3,15 @@
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
 import {
-  candleUnderMouse, clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed,
+  candleUnderMouse, clearChart, panned, pin, plotly, setBusy, showCandles, showView, startChart, zoomed,
 } from "./chart.js";
-import { showCompare, startCompare } from "./compare.js";
+import { clearCompare, showCompare, startCompare } from "./compare.js";
 import { element, iso, viewText } from "./format.js";
-import { showGaps } from "./gaps.js";
+import { clearGaps, showGaps } from "./gaps.js";
 import { allPairs, markPair, pairNamed, showOverview, showPairs, startPairs } from "./pairs.js";
 import { showSql, sqlTexts, startSql } from "./sql.js";
 import { change, onChange, state } from "./state.js";
-import { showTrades, startTrades, tradeTexts } from "./trades.js";
+import { clearTrades, showTrades, startTrades, tradeTexts } from "./trades.js";
 
 const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d", "1w"];
 const SETTLE_MS = 40;
@@ -59,11 +59,14 @@ async function load() {
   setBusy(true);
   try {
     const params = { pair, interval, since: iso(shown.since), until: iso(shown.until) };
-    const answer = await latest.run((signal) => get("candles", params, signal));
+    const [answer] = (await latest.run((signal) =>
+      Promise.all([get("candles", params, signal), plotly]))) ?? [];
     if (!answer) return;
-    candles = readCandles(answer);
+    const found = (candles = readCandles(answer));
     showProblem("");
-    await showCandles(candles, view());
+    await showCandles(found, view());
+    // Other candles, or another pair, may have come while these were drawn.
+    if (candles !== found) return;
     markInterval();
     byId("view-text").textContent = viewText(shown);
     if (!document.body.dataset.ready) performance.mark("drawn");
@@ -198,19 +201,22 @@ async function showTab() {
     byId(`tab-${name}`).tabIndex = name === state.tab ? 0 : -1;
   }
   if (!candles && followsView()) return;
+  const { pair } = state;
   try {
     if (state.tab === "trades") await showTrades(state.pair, state.at ?? candleUnderMouse(), view().until);
     else if (state.tab === "sql") showSql(state.sql, pairNamed(state.pair));
     else if (state.tab === "gaps") await showGaps(state.pair, showRange);
     else await showCompare(state.pair, state.other, allPairs(), view());
   } catch (fault) {
-    failed(fault);
+    if (pair === state.pair) failed(fault);
   }
 }
 
-/** Show a range of coverage with some space around it. */
+/** Show a range of coverage with some space around it; without a start, from the first trade on. */
 function showRange(since, until) {
-  const from = since ?? Date.parse(pairNamed(state.pair).first);
+  const first = Date.parse(pairNamed(state.pair)?.first ?? iso(until));
+  // What reaches back to 1970 may end before the first trade, or have none.
+  const from = since ?? Math.min(first, until - 864e5);
   const space = Math.max((until - from) * 0.2, 1000);
   move({ since: Math.round(from - space), until: Math.round(until + space) });
 }
@@ -243,10 +249,7 @@ async function follow() {
 
 function update(now, before) {
   const isOther = now.pair !== before.pair;
-  if (isOther) {
-    clearChart();
-    candles = null;
-  }
+  if (isOther) forgetPair();
   showPair();
   pin(now.at);
   if (isOther || now.interval !== before.interval) load();
@@ -256,6 +259,18 @@ function update(now, before) {
   }
   const isSameTab = ["tab", "at", "other", "sql"].every((name) => now[name] === before[name]);
   if (!isSameTab || (isOther && !followsView())) showTab();
+}
+
+/** Empty all that shows the former pair: its figures must not stand under another name. */
+function forgetPair() {
+  candles = null;
+  clearChart();
+  clearTrades();
+  clearGaps();
+  clearCompare();
+  showProblem("");
+  byId("view-text").textContent = byId("live").textContent = "";
+  for (const copied of document.querySelectorAll(".copied")) copied.hidden = true;
 }
 
 function showPair() {
@@ -270,7 +285,8 @@ async function start() {
     (pair) => change({ pair, at: null }),
     (ms) => {
       const { since, until } = view();
-      const { first, last } = pairNamed(state.pair);
+      const { first, last } = pairNamed(state.pair) ?? {};
+      if (!first) return;
       const width = Math.min(until - since, (Date.parse(last) - Date.parse(first)) / 8);
       move({ since: Math.round(ms - width / 2), until: Math.round(ms + width / 2) });
     });

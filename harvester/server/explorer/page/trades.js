@@ -32,6 +32,14 @@ export function showTrades(pair, at, until) {
 
 export const tradeTexts = () => shown.copy;
 
+/** Forget the trades of another pair. */
+export function clearTrades() {
+  latest.cancel();
+  shown = { pair: "", rows: [], at: null, copy: null };
+  table.replaceChildren();
+  note.textContent = "";
+}
+
 async function load(pair, place, at) {
   try {
     const answer = await latest.run((signal) => get("trades", { pair, place, count: COUNT }, signal));
