@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from api_server import T0, Trade, archive_of
@@ -22,9 +24,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import harvester
-from harvester.errors import BadQuery
+from harvester.errors import ArchiveDamaged, BadQuery
 from harvester.exporters.formats import as_text
-from harvester.query.read_only_sql import QueryLimits, ReadOnlyQuery
+from harvester.query.read_only_sql import (
+    LimitedRows,
+    QueryLimits,
+    ReadOnlyQuery,
+    as_duckdb_errors,
+)
+from harvester.query.sql import translate_sql_errors
 from harvester.server.explorer.service import ArchiveExplorer
 from harvester.server.explorer.time_view import (
     LADDER,
@@ -327,6 +335,114 @@ def test_sql_of_long_texts_is_cut(archive: harvester.Archive) -> None:
     assert len(response.content) < 12_000_000
 
 
+LONG_VALUES = {
+    "text": "repeat('é', 5000)",
+    "bytes": "repeat('x', 5000)::BLOB",
+    "list": "range(5000)",
+    "struct": "{'a': repeat('x', 5000)}",
+    "map": "map {'a': repeat('x', 5000)}",
+    "lists": "[[1], range(5000)]",
+}
+
+
+@pytest.mark.parametrize("value", LONG_VALUES.values(), ids=LONG_VALUES)
+def test_long_values_are_cut_whatever_their_type_and_the_answer_says_so(
+    archive: harvester.Archive, value: str
+) -> None:
+    found = run_sql(archive, f"SELECT {value} AS x UNION ALL SELECT NULL").json()
+    assert sorted(len(row[0] or "") for row in found["rows"]) == [0, 4_000]
+    assert (found["is_cut"], found["has_cut_values"]) == (False, True)
+    for form in ("csv", "parquet"):
+        response = run_sql(archive, f"SELECT {value} AS x", form)
+        assert response.headers["X-Notes"] == "values are cut to 4,000 characters"
+        assert len(response.content) < 20_000
+
+
+def test_short_values_beside_long_ones_are_whole(archive: harvester.Archive) -> None:
+    query = "SELECT CASE WHEN range = 1 THEN range(5000) ELSE [1, range] END AS x FROM range(3)"
+    rows = run_sql(archive, query).json()["rows"]
+    assert [rows[0], rows[2]] == [["[1,0]"], ["[1,2]"]]
+    found = run_sql(archive, "SELECT repeat('x', 4000) AS x, [1, 2] AS y").json()
+    assert found["rows"] == [["x" * 4_000, "[1,2]"]]
+    assert not found["has_cut_values"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ", ".join(["NULL"] * 2_000),
+        ", ".join(["true"] * 2_000),
+        ", ".join(["9007199254740993"] * 1_000),
+        ", ".join([r"repeat(chr(1), 4000)"] * 40),
+        ", ".join(["repeat('x', 4000)"] * 40),
+    ],
+    ids=["nulls", "booleans", "numbers", "escaped texts", "wide rows"],
+)
+@pytest.mark.parametrize("form", ["json", "csv", "parquet"])
+def test_an_answer_is_small_whatever_its_columns(
+    archive: harvester.Archive, columns: str, form: str
+) -> None:
+    query = f"SELECT {columns} FROM range(10000)"  # noqa: S608 - of this test
+    response = run_sql(archive, query, form)
+    assert response.status_code == 200, response.text
+    assert len(response.content) < 12_000_000
+    if form == "json":
+        assert response.json()["is_cut"]
+        assert response.json()["rows"]
+    else:
+        assert "and there are more" in response.headers["X-Notes"]
+        assert 'filename="query-first-' in response.headers["Content-Disposition"]
+
+
+def test_a_row_that_is_too_large_is_refused(archive: harvester.Archive) -> None:
+    columns = ", ".join(["repeat('x', 4000)"] * 2_100)
+    response = run_sql(archive, f"SELECT {columns}")
+    assert response.status_code == 400
+    assert "a single row" in response.json()["error"]
+
+
+LATE = "CASE WHEN range = 9000 THEN {} ELSE 1 END FROM range(9001)"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELECT " + LATE.format("error('boom')"), "boom"),
+        ("SELECT " + LATE.format("range::VARCHAR || 'x'") + " WHERE false OR error('b') > ''", "b"),
+        (
+            "SELECT CAST(CASE WHEN range = 9000 THEN 'x' ELSE '1' END AS INT) FROM range(9001)",
+            "'x'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "csv", "parquet"])
+def test_an_error_in_a_late_row_is_the_askers_fault(
+    archive: harvester.Archive, query: str, said: str, form: str
+) -> None:
+    response = run_sql(archive, query, form)
+    assert response.status_code == 400
+    assert said in response.json()["error"]
+
+
+def test_what_parquet_can_not_hold_is_the_askers_fault(archive: harvester.Archive) -> None:
+    assert run_sql(archive, "SELECT {} AS x").json()["rows"] == [["{}"]]
+    response = run_sql(archive, "SELECT {} AS x", "parquet")
+    assert response.status_code == 400
+    assert "struct" in response.json()["error"]
+
+
+def test_half_of_a_character_is_the_askers_fault(archive: harvester.Archive) -> None:
+    assert run_sql(archive, "SELECT '\ud800'").status_code == 400
+    with pytest.raises(BadQuery, match="half of a character"):
+        ReadOnlyQuery(archive.connect(), archive.path, QueryLimits()).run("SELECT '\ud800'")
+
+
+def test_damage_that_shows_while_rows_are_read_is_no_fault_of_the_asker() -> None:
+    damage = OSError("IO Error: Could not read file /a/trades/pair=XBTUSD/2026.parquet")
+    with pytest.raises(ArchiveDamaged), translate_sql_errors("1GB"), as_duckdb_errors():
+        raise damage
+
+
 FORBIDDEN = [
     "FROM read_csv('/etc/passwd')",
     "FROM read_text('/etc/passwd')",
@@ -420,16 +536,49 @@ def test_a_query_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
         query.run("SELECT count(*) FROM range(1000000000) a, range(1000000) b")
 
 
-def test_a_query_can_be_cancelled(archive: harvester.Archive) -> None:
+def test_a_query_whose_rows_are_read_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
+    limits = QueryLimits(seconds=0.3)
+    query = ReadOnlyQuery(archive.connect(), archive.path, limits)
+    rows = "SELECT a.range FROM range(1000000) a, range(1000000) b"
+    with pytest.raises(BadQuery, match="took longer"):
+        query.run(f"{rows} WHERE a.range < 5000 AND (b.range = 1 OR a.range + b.range < 0)")
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_query_can_be_cancelled(archive: harvester.Archive, is_early: bool) -> None:
     query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits())
+    if is_early:
+        query.cancel()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(query.run, "SELECT count(*) FROM range(1000000000) a, range(99999) b")
-        while not running.done():
-            # Too early a call does nothing, so the web server repeats it, too.
-            query.cancel()
-            wait([running], timeout=0.01)
-    with pytest.raises(BadQuery, match="was cancelled"):
-        running.result()
+        query.cancel()
+        with pytest.raises(BadQuery, match="was cancelled"):
+            running.result(timeout=20)
+
+
+def test_two_queries_of_an_assistant_run_at_once(
+    archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_run, is_third, may_end = Barrier(3), Event(), Event()
+    running: list[str] = []
+
+    def run(_self: object, text: str) -> LimitedRows:
+        running.append(text)
+        if len(running) > 2:
+            is_third.set()
+        else:
+            both_run.wait(20)
+        may_end.wait(20)
+        return LimitedRows(pa.table({"a": [1]}), is_cut=False)
+
+    monkeypatch.setattr(ReadOnlyQuery, "run", run)
+    explorer = ArchiveExplorer(archive)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(explorer.run_query, text, QueryLimits()) for text in "abc"]
+        both_run.wait(20)
+        assert not is_third.wait(0.2)
+        may_end.set()
+        assert [found.result()["rows"] for found in asked] == [[["1"]]] * 3
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

@@ -505,6 +505,50 @@ def test_sql_shows_what_is_wrong_and_can_be_cancelled(
     expect(panel.locator("tbody td").nth(1)).to_have_text("x<b>y</b>")
 
 
+def test_sql_that_is_being_typed_stays_and_the_download_is_what_is_shown(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=XBTUSD&tab=sql")
+    panel, text = page.get_by_test_id("sql"), page.locator("#sql-text")
+
+    def type_more(route: Any) -> None:
+        text.fill("SELECT 2 AS typed")
+        route.continue_()
+
+    page.route(re.compile("/api/sql"), type_more, times=1)
+    text.fill("SELECT 1 AS shown")
+    page.get_by_test_id("run-sql").click()
+    expect(panel.locator("tbody tr")).to_have_count(1)
+    for tab in ("Trades", "SQL"):
+        page.get_by_role("tab", name=tab).click()
+    choose(page, "ETHUSD")
+    expect(text).to_have_value("SELECT 2 AS typed")
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="CSV").click()
+    assert download.value.path().read_text() == "shown\n1\n"
+
+
+def test_a_download_says_where_it_stops(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&tab=sql")
+    panel = page.get_by_test_id("sql")
+    panel.locator("textarea").fill("SELECT range, repeat('x', 9000) AS x FROM range(20000)")
+    page.get_by_test_id("run-sql").click()
+    expect(panel.get_by_role("status")).to_contain_text("long values are cut")
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="CSV").click()
+    assert re.fullmatch(r"query-first-\d+-rows\.csv", download.value.suggested_filename)
+    expect(panel.get_by_role("status")).to_contain_text("there are more; values are cut to 4,000")
+
+
+def test_texts_of_a_drawn_result_are_no_html(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&tab=sql")
+    panel = page.get_by_test_id("sql")
+    panel.locator("textarea").fill("SELECT 'a<b>c</b>&lt;' AS x, 1 AS y UNION ALL SELECT 'd', 2")
+    page.get_by_test_id("run-sql").click()
+    panel.get_by_role("button", name="chart this").click()
+    expect(panel.locator("#sql-plot .xtick").first).to_have_text("a<b>c</b>&lt;")
+
+
 def test_a_time_of_a_result_is_shown_in_the_chart(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive, "pair=XBTUSD&tab=sql")
     panel = page.get_by_test_id("sql")

@@ -7,19 +7,24 @@ leave it as the archive's own digits, as text; times of candles are UNIX millise
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from threading import Lock
+from collections.abc import Callable, Iterator, Sequence
+from threading import BoundedSemaphore, Lock
 from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
 
-from harvester.errors import BadTime, UsageError
+from harvester.errors import BadQuery, BadTime, UsageError
 from harvester.escaping import brief
 from harvester.exporters.formats import as_text
-from harvester.query.read_only_sql import LimitedRows, QueryLimits, ReadOnlyQuery
+from harvester.query.read_only_sql import (
+    LimitedRows,
+    QueryLimits,
+    ReadOnlyQuery,
+    as_duckdb_errors,
+)
 from harvester.query.result import Result
-from harvester.query.sql import Connection
+from harvester.query.sql import Connection, translate_sql_errors
 from harvester.schema import times
 from harvester.server.explorer.copy_texts import candle_texts, sql_texts, trade_texts
 from harvester.server.explorer.time_view import (
@@ -94,6 +99,12 @@ STATUS_TTL_S = 2.0
 STATUS_TTL_FACTOR = 10
 """Or after so many times what reading it takes, which is a second where there are 1,400 pairs."""
 
+MAX_QUERIES = 2
+"""SQL queries that run at the same time; others wait."""
+
+MAX_ROWS_JSON = 10_000_000
+"""Most bytes of a query's rows as JSON; the rows that do not fit are left out."""
+
 MAX_RANGES = 200
 MAX_RUNS = 20
 RUNS_READ = 1_000
@@ -115,6 +126,7 @@ class ArchiveExplorer:
         self._archive = archive
         self._clock = clock
         self._lock = Lock()
+        self._query_places = BoundedSemaphore(MAX_QUERIES)
         self._statuses: Sequence[PairSummary] = ()
         self._fresh_until_s = 0.0
         self._versions: dict[str, str] = {}
@@ -313,14 +325,31 @@ class ArchiveExplorer:
         """
         return ReadOnlyQuery(self._archive.connect(), self.path, limits or QueryLimits())
 
+    def run_query(self, text: str, limits: QueryLimits) -> dict[str, Any]:
+        """Run one SQL query, after those that run at present if there are two.
+
+        Args:
+            text: the query.
+            limits: of its rows and its time.
+
+        Raises:
+            BadQuery: as for `ReadOnlyQuery.run`.
+            HarvesterError: the memory allowed does not suffice.
+            ArchiveDamaged: a file can't be read.
+        """
+        with self._query_places:
+            return self.sql_answer(text, self.query(limits).run(text))
+
     def sql_answer(self, text: str, rows: LimitedRows) -> dict[str, Any]:
         """Rows of a query with exact values as text, and how to get all of them.
 
         Args:
             text: the query.
             rows: its rows.
+
+        Raises:
+            BadQuery: a value has no text.
         """
-        batches = [as_text(batch) for batch in rows.table.to_batches()]
         columns = [
             {
                 "name": field.name,
@@ -329,15 +358,20 @@ class ArchiveExplorer:
             }
             for field in rows.table.schema
         ]
-        cells = [
-            [_cell(value) for value in row]
-            for batch in batches
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        ]
+        cells, size = [], 0
+        with translate_sql_errors("the limit"), as_duckdb_errors():
+            for row in _text_rows(rows.table):
+                size += len(msgspec.json.encode(row)) + 1
+                if size > MAX_ROWS_JSON:
+                    break
+                cells.append(row)
+        if not cells and rows.table.num_rows:
+            raise BadQuery("a single row of the query is too large: choose fewer columns")
         return {
             "columns": columns,
             "rows": cells,
-            "is_cut": rows.is_cut,
+            "is_cut": rows.is_cut or len(cells) < rows.table.num_rows,
+            "has_cut_values": rows.has_cut_values,
             "copy": sql_texts(self.path, text)._asdict(),
         }
 
@@ -382,6 +416,12 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     )
+
+
+def _text_rows(table: pa.Table) -> Iterator[list[str | None]]:
+    for batch in table.to_batches():
+        columns = [column.to_pylist() for column in as_text(batch).columns]
+        yield from ([_cell(value) for value in row] for row in zip(*columns, strict=True))
 
 
 def _cell(value: object) -> str | None:
