@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import harvester
 from harvester.errors import ArchiveDamaged, BadQuery
 from harvester.exporters.formats import as_text
+from harvester.operations.run_log import PairResult, RunRecord, append
 from harvester.query.read_only_sql import (
     LimitedRows,
     QueryLimits,
@@ -43,7 +44,8 @@ from harvester.server.explorer.time_view import (
 )
 from harvester.server.explorer.web import app
 from harvester.server.sample_data import END_NS
-from harvester.times import DAY, SECOND, Range, show
+from harvester.storage.trade_store import TradeStore
+from harvester.times import DAY, SECOND, Range, missing, show
 
 NAMES = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "sell_volume", "count")
 ROOT = Path(__file__).parents[2]
@@ -116,6 +118,14 @@ def test_no_candle_is_cut_by_the_edge_of_the_view(archive: harvester.Archive) ->
 def test_too_short_an_interval_becomes_a_longer_one(archive: harvester.Archive) -> None:
     found = answer(archive, "candles", pair="XBTUSD", interval="1s")
     assert (found["requested"], found["interval"]) == ("1s", "15m")
+    assert found["is_coarser"]
+
+
+@pytest.mark.parametrize("interval", ["auto", "60", "60m", "1h"])
+def test_another_spelling_of_an_interval_is_no_longer_one(
+    archive: harvester.Archive, interval: str
+) -> None:
+    assert not answer(archive, "candles", pair="XBTUSD", interval=interval)["is_coarser"]
 
 
 def test_without_a_range_everything_is_shown(archive: harvester.Archive) -> None:
@@ -153,7 +163,18 @@ def test_a_gap_is_told_from_time_that_was_never_requested(archive: harvester.Arc
 def test_covered_time_without_trades_is_no_gap() -> None:
     traded = [Range(0, 10_000_000), Range(60_000_000, 100_000_000)]
     found = shades(Range(0, 100_000_000), [Range(0, 100_000_000)], [], traded)
-    assert found == [("no trades", 10, 60)]
+    assert found == ([("no trades", 10, 60)], 0)
+
+
+def test_gaps_are_shown_before_wider_time_without_trades() -> None:
+    view = Range(0, 1_000_000_000)
+    covered = [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000)]
+    found = shades(view, covered, missing([view], covered), [])
+    assert [shade.kind for shade in found.parts].count("not downloaded") == 1_000
+    assert found.gaps_left_out == 0
+    more = Range(0, 1_100_000_000)
+    covered += [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000, 1_100)]
+    assert shades(more, covered, missing([more], covered), []).gaps_left_out == 100
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -287,7 +308,41 @@ def test_a_strip_shows_the_shortest_gap_and_what_was_never_requested() -> None:
 def test_coverage_lists_gaps_and_runs(archive: harvester.Archive) -> None:
     found = answer(archive, "coverage", pair="XBTUSD")
     assert found["gaps"] == [{"since": show(START_NS + 2 * DAY), "until": show(START_NS + 4 * DAY)}]
-    assert (found["runs"], found["verified"]) == ([], None)
+    assert (found["runs"], found["repaired"]) == ([], None)
+
+
+def test_coverage_lists_the_runs_of_its_pair_only(tmp_path: Path) -> None:
+    with sample_archive(tmp_path, trades=500) as recorded:
+        done = PairResult("XBTUSD", 0, trades=5)
+        asked: list[tuple[str, str, Any, list[PairResult]]] = [
+            ("1", "repair", ["XBTUSD"], [done]),
+            ("2", "repair", ["ETHUSD"], [PairResult("ETHUSD", 0)]),
+            ("3", "refresh", [], []),
+            ("4", "backfill", ["btc/usd"], []),
+            ("5", "backfill", ["*/USD"], []),
+            ("6", "backfill", ["ETH/USD", "*/EUR"], []),
+            ("7", "repair", ["ETHUSD"], []),
+        ]
+        for id_, command, pairs, results in asked:
+            record = RunRecord(
+                id_, command, f"2026-02-0{id_}", asked={"pairs": pairs}, pairs=results
+            )
+            append(TradeStore(tmp_path), record)
+        found = answer(recorded, "coverage", pair="XBTUSD")
+    assert [run["begun"][-1] for run in found["runs"]] == ["5", "4", "3", "1"]
+    assert found["repaired"]["begun"] == "2026-02-01"
+
+
+def test_an_equal_number_of_other_ranges_is_another_version(tmp_path: Path) -> None:
+    with sample_archive(tmp_path / "a", (GAP,), trades=500) as first:
+        before = answer(first, "version", pair="XBTUSD")
+        assert answer(first, "version", pair="XBTUSD") == before
+    with sample_archive(tmp_path / "b", (Range(GAP.after, GAP.through - 1),), trades=500) as other:
+        assert answer(other, "version", pair="XBTUSD") != before
+
+
+def test_a_pair_that_is_not_stored_yet_has_an_empty_version(archive: harvester.Archive) -> None:
+    assert answer(archive, "version", pair="NEWUSD") == {"version": ""}
 
 
 def test_the_version_changes_when_trades_are_added(tmp_path: Path) -> None:

@@ -405,8 +405,9 @@ def test_a_click_in_the_coverage_goes_there(years: harvester.Archive, look: Open
 def test_a_date_that_is_typed_is_shown(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive)
     page.get_by_label("Go to a date or time").fill("2026-01-28 12:30")
-    page.get_by_role("button", name="go", exact=True).click()
-    page.wait_for_url(re.compile("since="))
+    with page.expect_response(re.compile("/api/candles")):
+        page.get_by_role("button", name="go", exact=True).click()
+    settled(page)
     assert show(view_of(page).after) == "2026-01-28T12:30:00Z"
     page.get_by_label("Go to a date or time").fill("yesteryear")
     page.get_by_role("button", name="go", exact=True).click()
@@ -423,6 +424,126 @@ def test_the_newest_candle_moves_where_the_archive_grows(tmp_path: Path, look: O
             pair_writer.commit(after, clip(rows, after), Footer(after, "{}", source="made"))
         expect(page.locator("#legend dd").first).not_to_have_text(before)
         assert legend_of(page)["time"] == "2026-01-30 23:00 UTC, 1h"
+
+
+def grow(folder: Path, pair: str, after: Range) -> None:
+    """Add the made-up trades of a range to a pair."""
+    with writer(TradeStore(folder), pair) as pair_writer:
+        pair_writer.commit(
+            after, clip(sample_trades(30_000, 7), after), Footer(after, "{}", source="made")
+        )
+
+
+def test_a_view_that_follows_the_end_is_no_step_of_back(tmp_path: Path, look: Opened) -> None:
+    after = Range(END_NS - DAY, END_NS - 1)
+    with sample_archive(tmp_path, (after,)) as growing:
+        page = look(growing, "pair=XBTUSD&since=2026-01-29T12:00:00Z&until=2026-01-30T01:00:00Z")
+        steps = page.evaluate("history.length")
+        grow(tmp_path, "XBTUSD", after)
+        page.wait_for_url(re.compile("until=2026-01-31"))
+        settled(page)
+        assert page.evaluate("history.length") == steps
+
+
+def test_the_page_of_trades_stays_where_the_archive_grows(tmp_path: Path, look: Opened) -> None:
+    after = Range(END_NS - DAY, END_NS - 1)
+    with sample_archive(tmp_path, (after,)) as growing:
+        page = look(growing, "pair=XBTUSD&interval=1h")
+        ids = page.get_by_test_id("trades").locator("tbody tr td:nth-child(6)")
+        page.get_by_role("button", name="oldest").click()
+        expect(ids.first).to_have_text("1")
+        before = legend_of(page)["time"]
+        grow(tmp_path, "XBTUSD", after)
+        expect(page.locator("#legend dd").first).not_to_have_text(before)
+        settled(page)
+        expect(ids.first).to_have_text("1")
+
+
+def test_the_first_trades_of_an_archive_appear_by_themselves(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    with harvester.open(tmp_path) as empty, empty.explore() as explorer:
+        page = chromium.new_page()
+        page.goto(explorer.url)
+        expect(page.get_by_test_id("pair-list")).to_contain_text("harvester backfill XBT/USD")
+        sample_archive(tmp_path, trades=500)
+        expect(page.locator("#pair-name")).to_have_text("XBT/USD", timeout=20_000)
+        ready(page)
+        page.close()
+
+
+def test_the_first_trades_of_a_pair_appear_by_themselves(tmp_path: Path, look: Opened) -> None:
+    with sample_archive(tmp_path, trades=500) as growing:
+        request_only(tmp_path, "DOGUSD")
+        page = look(growing, "pair=XBTUSD", refused=1)
+        # The candles are asked for again only if something has changed.
+        with page.expect_response(re.compile("/api/version.*DOGUSD")):
+            choose(page, "DOGUSD")
+        with page.expect_response(re.compile("/api/version.*DOGUSD")):
+            pass
+        grow(tmp_path, "DOGUSD", Range(START_NS - 1, START_NS + DAY))
+        expect(page.locator("#legend dd").first).to_contain_text("2026-01-21", timeout=20_000)
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_the_skip_link_keeps_the_state(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=ETHUSD&interval=4h")
+    address = page.url
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_test_id("chart")).to_be_focused()
+    assert page.url == address
+
+
+def test_the_crosshair_in_a_gap_shows_no_figures(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&interval=1h")
+    over(page, 0.3)
+    assert list(legend_of(page)) == ["time"]
+    assert re.fullmatch(r"2026-01-2[34] .* UTC, not downloaded", legend_of(page)["time"])
+    over(page, 0.6)
+    assert set(LEGEND) < set(legend_of(page))
+
+
+@pytest.mark.parametrize(
+    ("typed", "since", "width"),
+    [
+        ("2026-01-28 12", "2026-01-28T12:00:00Z", HOUR),
+        ("2026-01-28 12:30 UTC", "2026-01-28T12:30:00Z", HOUR),
+        ("2026-01-28T12:30:15Z", "2026-01-28T12:30:15Z", 120 * SECOND),
+        ("2026-01-28", "2026-01-28T00:00:00Z", DAY),
+    ],
+)
+def test_times_that_can_be_typed(
+    archive: harvester.Archive, look: Opened, typed: str, since: str, width: int
+) -> None:
+    page = look(archive)
+    page.get_by_label("Go to a date or time").fill(typed)
+    page.get_by_role("button", name="go", exact=True).click()
+    page.wait_for_url(re.compile("since="))
+    assert show(view_of(page).after) == since
+    assert view_of(page).through - view_of(page).after == width
+
+
+def test_what_is_no_time_is_refused(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive)
+    address = page.url
+    for typed in ("12", "2026-1-2", "2026-02-31", "2026-01 12:00", "2026-01-28 25:00", "28.1.2026"):
+        page.get_by_label("Go to a date or time").fill(typed)
+        page.get_by_role("button", name="go", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text(f"{typed} is no date")
+    assert page.url == address
+
+
+def test_an_interval_in_another_spelling_is_not_too_short(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=XBTUSD&since=2026-01-28T00:00:00Z&until=2026-01-29T00:00:00Z")
+    typed = page.get_by_test_id("interval").get_by_role("textbox")
+    typed.fill("5")
+    typed.press("Enter")
+    expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "5m")
+    settled(page)
+    expect(page.locator("#live")).to_have_text("")
 
 
 # --- tabs -----------------------------------------------------------------------------------------
@@ -577,7 +698,9 @@ def test_gaps_are_listed_and_shown(archive: harvester.Archive, look: Opened) -> 
 def test_two_pairs_are_overlaid(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive, "pair=XBTUSD&tab=compare")
     expect(page.locator("#compare-plot .scatterlayer .trace")).to_have_count(2)
-    expect(page.locator("#compare-note")).to_contain_text("ETHUSD")
+    expect(page.locator("#compare-note")).to_contain_text("ETH/USD")
+    names = "document.querySelector('#compare-plot').data.map((line) => line.name)"
+    assert page.evaluate(names) == ["XBT/USD", "ETH/USD"]
     keep(page, "compare")
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from threading import BoundedSemaphore, Lock
 from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
 
-from harvester.errors import BadQuery, BadTime, UsageError
+from harvester.errors import BadQuery, BadTime, NothingHeld, UsageError
 from harvester.escaping import brief
 from harvester.exporters.formats import as_text
 from harvester.query.read_only_sql import (
@@ -31,7 +32,7 @@ from harvester.server.explorer.time_view import (
     MAX_BYTES,
     CandleView,
     Cells,
-    Shade,
+    Shades,
     coverage_strip,
     cut_to_grid,
     intervals_from,
@@ -177,11 +178,9 @@ class ArchiveExplorer:
         """
         [status] = self._archive.status(pair)
         runs = [
-            run
-            for run in self._archive.runs(RUNS_READ)
-            if any(result.pair == status.pair for result in run.pairs) or not run.pairs
+            run for run in self._archive.runs(RUNS_READ) if run.concerns(status.pair, status.wsname)
         ]
-        verified = next((run for run in runs if run.command in ("verify", "repair")), None)
+        repaired = next((run for run in runs if run.command == "repair"), None)
         return {
             "pair": status.pair,
             "name": status.wsname or status.pair,
@@ -197,16 +196,15 @@ class ArchiveExplorer:
             "gaps": [_range_texts(part) for part in status.gaps[:MAX_RANGES]],
             "gap_count": len(status.gaps),
             "runs": [_run_texts(run, status.pair) for run in runs[:MAX_RUNS]],
-            "verified": None if verified is None else _run_texts(verified, status.pair),
+            "repaired": None if repaired is None else _run_texts(repaired, status.pair),
         }
 
     def version(self, pair: str) -> dict[str, Any]:
-        """A text that changes when trades of a pair are added.
-
-        Raises:
-            NothingHeld: the archive has no trades of the pair.
-        """
-        version = _version(self._archive.coverage(pair))
+        """A text that changes with the coverage of a pair; empty while nothing of it is stored."""
+        try:
+            version = _version(self._archive.coverage(pair))
+        except NothingHeld:
+            version = ""
         with self._lock:
             if self._versions.setdefault(pair, version) != version:
                 # The page asks for the list of pairs next.
@@ -246,7 +244,7 @@ class ArchiveExplorer:
             ArchiveDamaged: a file can't be read.
         """
         view = self._view(pair, since, until)
-        for length in intervals_from(interval):
+        for number, length in enumerate(intervals_from(interval)):
             cells = cut_to_grid(view, length)
             if cells is None:
                 continue
@@ -260,10 +258,12 @@ class ArchiveExplorer:
             table = pa.Table.from_batches([as_text(batch.select(_READ)) for batch in batches])
             # Every interval is a multiple of a millisecond.
             opens = [ns // 1_000_000 for batch in batches for ns in times(batch).tolist()]
+            found_shades = self._shades(pair, covered, cells, opens)
             found = CandleView(
                 pair=pair,
                 interval=length.name,
                 requested=interval,
+                is_coarser=interval != "auto" and number > 0,
                 since=since_text,
                 until=until_text,
                 time=opens,
@@ -274,7 +274,8 @@ class ArchiveExplorer:
                     for index, whole in enumerate(table.column("is_complete").to_pylist())
                     if not whole
                 ],
-                shades=self._shades(pair, covered, cells, opens),
+                shades=found_shades.parts,
+                gaps_left_out=found_shades.gaps_left_out,
                 copy=candle_texts(self.path, pair, length.name, since_text, until_text),
                 version=_version(covered),
             )
@@ -298,7 +299,7 @@ class ArchiveExplorer:
 
     def _shades(
         self, pair: str, covered: Sequence[Range], cells: Cells, opens_ms: Sequence[int]
-    ) -> list[Shade]:
+    ) -> Shades:
         opens_ns = [open_ms * 1_000_000 for open_ms in opens_ms]
         traded = [Range(opens - 1, cells.next_start_ns(opens) - 1) for opens in opens_ns]
         past = Range(cells.range.after, min(cells.range.through, self._clock()))
@@ -380,7 +381,7 @@ class ArchiveExplorer:
 
 
 def _version(covered: Sequence[Range]) -> str:
-    return f"{covered[-1].through if covered else 0}-{len(covered)}"
+    return blake2b(repr(list(covered)).encode(), digest_size=8).hexdigest()
 
 
 def _time_text(time_ns: int | None) -> str | None:

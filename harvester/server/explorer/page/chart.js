@@ -326,10 +326,19 @@ function placeCross() {
   cross.querySelector("i").style.left = `${MARGIN.l + part * plotWidth()}px`;
 }
 
-/** Show the exact figures of a candle; -1 for none. */
+/** The shade at a time, which the nearest candle does not contain. */
+function shadeAt(at, nearest) {
+  const open = candles.time[nearest];
+  if (open <= at && at < open + candles.width) return undefined;
+  return candles.shades.find(([, since, until]) => since <= at && at < until);
+}
+
+/** Show the exact figures of a candle, or which kind of shade the crosshair is at; -1 for none. */
 function showLegend(index) {
   legend.replaceChildren();
   if (index < 0 || !candles) return;
+  const at = crossTime();
+  const shade = at === null ? undefined : shadeAt(at, index);
   const add = (label, text, field) => {
     const value = document.createElement("dd");
     value.textContent = text;
@@ -339,6 +348,10 @@ function showLegend(index) {
     row.append(value);
     legend.append(row);
   };
+  if (shade) {
+    add("", `${shortTime(at - (at % 1000))} UTC, ${shade[0]}`, "time");
+    return;
+  }
   const note = candles.incomplete.has(index) ? ", incomplete" : "";
   add("", `${shortTime(candles.time[index], candles.width)} UTC, ${candles.interval}${note}`, "time");
   for (const [field, label] of LEGEND) add(label, candles.texts[field][index] || "none", field);

@@ -2,7 +2,7 @@
 
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
-import { colour, element, iso, plotLayout } from "./format.js";
+import { colour, element, escaped, iso, plotLayout } from "./format.js";
 
 const plot = document.getElementById("compare-plot");
 const select = document.getElementById("other");
@@ -35,14 +35,15 @@ export async function showCompare(pair, other, pairs, view) {
   const answers = await latest.run((signal) =>
     Promise.all(names.map((name) => get("candles", { pair: name, ...range }, signal))));
   if (!answers) return;
-  draw(names, answers.map(readCandles), view);
+  const shown = names.map((name) => pairs.find((found) => found.pair === name)?.name ?? name);
+  draw(shown, answers.map(readCandles), view);
 }
 
 function draw(names, both, view) {
   const lines = both.map((candles, index) => {
     const first = candles.numbers.close.find((close) => close > 0);
     return {
-      type: "scatter", mode: "lines", ...withBreaks(candles, (close) => (close / first) * 100),
+      type: "scatter", mode: "lines", name: escaped(names[index]), ...withBreaks(candles, (close) => (close / first) * 100),
       line: { color: colour(index ? "down" : "up"), width: 1.4 },
     };
   });

@@ -1,7 +1,7 @@
 // The SQL tab: runs a query, shows its rows exactly, draws them, and downloads them.
 
 import { Latest, runSql } from "./api.js";
-import { colour, element, plotLayout, whole } from "./format.js";
+import { colour, element, escaped, plotLayout, whole } from "./format.js";
 
 const MORE_ROWS = 300;
 const COLOURS = ["up", "down", "stored", "gap", "unknown"];
@@ -148,8 +148,6 @@ function chart() {
   const numeric = indexes.filter((index) => result.columns[index].is_number);
   // Over time if there is a time, else over the first text, else over the number of the row.
   const across = timeIndex >= 0 ? timeIndex : indexes.find((index) => !numeric.includes(index));
-  // Plotly reads texts as HTML of its own kind.
-  const escaped = (value) => value?.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   const x = across === undefined
     ? result.rows.map((_, index) => index + 1)
     : values(across).map(escaped);
