@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Barrier, Event
 from typing import Any
@@ -825,6 +829,26 @@ def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Ar
     assert line.startswith(f"exploring {archive.path} at http://127.0.0.1:")
     assert (page.status_code, other.status_code) == (200, 403)
     assert 'data-testid="pair-list"' in page.text
+
+
+def test_a_browser_that_blocks_gets_the_page(archive: harvester.Archive, tmp_path: Path) -> None:
+    """The program that BROWSER names is waited for; this one ends only when it has the page."""
+    browser, got = tmp_path / "browser", tmp_path / "got"
+    fetch = f"import httpx, sys; httpx.get(sys.argv[1]); open({str(got)!r}, 'w').write('x')"
+    browser.write_text(f"#!{sys.executable}\n{fetch}\n")
+    browser.chmod(0o700)
+    command = [*HARVESTER, "explore", "--data", archive.path]
+    environment = os.environ | {"BROWSER": f"{browser} %s"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        end_s = time.monotonic() + 20
+        while not got.exists() and time.monotonic() < end_s:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    assert got.exists()
 
 
 def test_every_start_has_a_token_of_its_own(archive: harvester.Archive) -> None:
