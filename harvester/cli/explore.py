@@ -27,6 +27,7 @@ def explore(common: CommonOptions, port: int, no_browser: bool) -> None:
     Example: harvester explore --data data
     """
     import webbrowser  # for this command only
+    from threading import Thread
 
     from harvester.server.explorer.web import explore_forever
 
@@ -35,7 +36,8 @@ def explore(common: CommonOptions, port: int, no_browser: bool) -> None:
     def ready(url: str) -> None:
         output.hint(f"exploring {archive.path} at {url} (Ctrl-C ends it)")
         if not no_browser:
-            webbrowser.open(url)
+            # Some browsers only return when they are closed; the server must run meanwhile.
+            Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     explore_forever(archive, port, ready)
 

@@ -15,8 +15,9 @@ import msgspec
 
 from harvester import __version__
 from harvester.config import Settings
-from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
+from harvester.errors import BAD_JSON, HarvesterError, Interrupted, UnknownPair, gravest
 from harvester.escaping import without_credentials
+from harvester.kraken.pairs import Pair, is_pattern, match_pattern, resolve
 from harvester.storage.filesystem import writing
 from harvester.storage.locks import locked
 from harvester.storage.trade_store import TradeStore
@@ -98,6 +99,28 @@ class RunRecord(msgspec.Struct):
     calls: int = 0
     refusals: int = 0
     pairs: list[PairResult] = []
+
+    def concerns(self, altname: str, wsname: str) -> bool:
+        """Whether the run changed a pair, or was to do so if it has no results.
+
+        Args:
+            altname: of the pair.
+            wsname: its name with a slash, if it has one.
+        """
+        if self.pairs:
+            return any(result.pair == altname for result in self.pairs)
+        names = self.asked.get("pairs")
+        if not names:
+            # Only `refresh` takes all stored pairs if none is named.
+            return self.command == "refresh"
+        pairs = [Pair(altname=altname, wsname=wsname)]
+        for name in map(str, names):
+            if is_pattern(name) and match_pattern(name, pairs):
+                return True
+            with suppress(UnknownPair):
+                resolve(name, pairs)
+                return True
+        return False
 
     @property
     def trades(self) -> int:

@@ -60,6 +60,16 @@ def sample_archive(
     return harvester.open(folder)
 
 
+def request_only(folder: Path, altname: str) -> None:
+    """Add a pair to an archive, of which a day was requested and nothing is stored."""
+    store = TradeStore(folder)
+    named = {"altname": altname, "key": altname, "wsname": f"{altname[:-3]}/{altname[-3:]}"}
+    pairs = [SAMPLE_PAIR, msgspec.structs.replace(SAMPLE_PAIR, **named)]
+    keep_pairs(store.store, msgspec.json.encode({pair.altname: pair for pair in pairs}))
+    with writer(store, altname) as pair_writer:
+        pair_writer.want(Range(START_NS - 1, START_NS + DAY))
+
+
 def years_archive(folder: Path, trades: int = 30_000) -> harvester.Archive:
     """The made-up trades, spread over twelve years."""
     store = TradeStore(folder)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import os
 import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, Event
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from api_server import T0, Trade, archive_of
@@ -23,9 +29,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import harvester
-from harvester.errors import BadQuery
+from harvester.errors import ArchiveDamaged, BadQuery
 from harvester.exporters.formats import as_text
-from harvester.query.read_only_sql import QueryLimits, ReadOnlyQuery
+from harvester.operations.run_log import PairResult, RunRecord, append
+from harvester.query.read_only_sql import (
+    LimitedRows,
+    QueryLimits,
+    ReadOnlyQuery,
+    as_duckdb_errors,
+)
+from harvester.query.sql import translate_sql_errors
 from harvester.server.explorer.service import ArchiveExplorer
 from harvester.server.explorer.time_view import (
     LADDER,
@@ -36,7 +49,8 @@ from harvester.server.explorer.time_view import (
 )
 from harvester.server.explorer.web import app
 from harvester.server.sample_data import END_NS
-from harvester.times import DAY, SECOND, Range, show
+from harvester.storage.trade_store import TradeStore
+from harvester.times import DAY, SECOND, Range, missing, show
 
 NAMES = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "sell_volume", "count")
 ROOT = Path(__file__).parents[2]
@@ -109,6 +123,14 @@ def test_no_candle_is_cut_by_the_edge_of_the_view(archive: harvester.Archive) ->
 def test_too_short_an_interval_becomes_a_longer_one(archive: harvester.Archive) -> None:
     found = answer(archive, "candles", pair="XBTUSD", interval="1s")
     assert (found["requested"], found["interval"]) == ("1s", "15m")
+    assert found["is_coarser"]
+
+
+@pytest.mark.parametrize("interval", ["auto", "60", "60m", "1h"])
+def test_another_spelling_of_an_interval_is_no_longer_one(
+    archive: harvester.Archive, interval: str
+) -> None:
+    assert not answer(archive, "candles", pair="XBTUSD", interval=interval)["is_coarser"]
 
 
 def test_without_a_range_everything_is_shown(archive: harvester.Archive) -> None:
@@ -146,7 +168,18 @@ def test_a_gap_is_told_from_time_that_was_never_requested(archive: harvester.Arc
 def test_covered_time_without_trades_is_no_gap() -> None:
     traded = [Range(0, 10_000_000), Range(60_000_000, 100_000_000)]
     found = shades(Range(0, 100_000_000), [Range(0, 100_000_000)], [], traded)
-    assert found == [("no trades", 10, 60)]
+    assert found == ([("no trades", 10, 60)], 0)
+
+
+def test_gaps_are_shown_before_wider_time_without_trades() -> None:
+    view = Range(0, 1_000_000_000)
+    covered = [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000)]
+    found = shades(view, covered, missing([view], covered), [])
+    assert [shade.kind for shade in found.parts].count("not downloaded") == 1_000
+    assert found.gaps_left_out == 0
+    more = Range(0, 1_100_000_000)
+    covered += [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000, 1_100)]
+    assert shades(more, covered, missing([more], covered), []).gaps_left_out == 100
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -280,7 +313,41 @@ def test_a_strip_shows_the_shortest_gap_and_what_was_never_requested() -> None:
 def test_coverage_lists_gaps_and_runs(archive: harvester.Archive) -> None:
     found = answer(archive, "coverage", pair="XBTUSD")
     assert found["gaps"] == [{"since": show(START_NS + 2 * DAY), "until": show(START_NS + 4 * DAY)}]
-    assert (found["runs"], found["verified"]) == ([], None)
+    assert (found["runs"], found["repaired"]) == ([], None)
+
+
+def test_coverage_lists_the_runs_of_its_pair_only(tmp_path: Path) -> None:
+    with sample_archive(tmp_path, trades=500) as recorded:
+        done = PairResult("XBTUSD", 0, trades=5)
+        asked: list[tuple[str, str, Any, list[PairResult]]] = [
+            ("1", "repair", ["XBTUSD"], [done]),
+            ("2", "repair", ["ETHUSD"], [PairResult("ETHUSD", 0)]),
+            ("3", "refresh", [], []),
+            ("4", "backfill", ["btc/usd"], []),
+            ("5", "backfill", ["*/USD"], []),
+            ("6", "backfill", ["ETH/USD", "*/EUR"], []),
+            ("7", "repair", ["ETHUSD"], []),
+        ]
+        for id_, command, pairs, results in asked:
+            record = RunRecord(
+                id_, command, f"2026-02-0{id_}", asked={"pairs": pairs}, pairs=results
+            )
+            append(TradeStore(tmp_path), record)
+        found = answer(recorded, "coverage", pair="XBTUSD")
+    assert [run["begun"][-1] for run in found["runs"]] == ["5", "4", "3", "1"]
+    assert found["repaired"]["begun"] == "2026-02-01"
+
+
+def test_an_equal_number_of_other_ranges_is_another_version(tmp_path: Path) -> None:
+    with sample_archive(tmp_path / "a", (GAP,), trades=500) as first:
+        before = answer(first, "version", pair="XBTUSD")
+        assert answer(first, "version", pair="XBTUSD") == before
+    with sample_archive(tmp_path / "b", (Range(GAP.after, GAP.through - 1),), trades=500) as other:
+        assert answer(other, "version", pair="XBTUSD") != before
+
+
+def test_a_pair_that_is_not_stored_yet_has_an_empty_version(archive: harvester.Archive) -> None:
+    assert answer(archive, "version", pair="NEWUSD") == {"version": ""}
 
 
 def test_the_version_changes_when_trades_are_added(tmp_path: Path) -> None:
@@ -326,6 +393,114 @@ def test_sql_of_long_texts_is_cut(archive: harvester.Archive) -> None:
     response = run_sql(archive, "SELECT repeat('x', 1000000) FROM range(10000)")
     assert response.json()["is_cut"]
     assert len(response.content) < 12_000_000
+
+
+LONG_VALUES = {
+    "text": "repeat('é', 5000)",
+    "bytes": "repeat('x', 5000)::BLOB",
+    "list": "range(5000)",
+    "struct": "{'a': repeat('x', 5000)}",
+    "map": "map {'a': repeat('x', 5000)}",
+    "lists": "[[1], range(5000)]",
+}
+
+
+@pytest.mark.parametrize("value", LONG_VALUES.values(), ids=LONG_VALUES)
+def test_long_values_are_cut_whatever_their_type_and_the_answer_says_so(
+    archive: harvester.Archive, value: str
+) -> None:
+    found = run_sql(archive, f"SELECT {value} AS x UNION ALL SELECT NULL").json()
+    assert sorted(len(row[0] or "") for row in found["rows"]) == [0, 4_000]
+    assert (found["is_cut"], found["has_cut_values"]) == (False, True)
+    for form in ("csv", "parquet"):
+        response = run_sql(archive, f"SELECT {value} AS x", form)
+        assert response.headers["X-Notes"] == "values are cut to 4,000 characters"
+        assert len(response.content) < 20_000
+
+
+def test_short_values_beside_long_ones_are_whole(archive: harvester.Archive) -> None:
+    query = "SELECT CASE WHEN range = 1 THEN range(5000) ELSE [1, range] END AS x FROM range(3)"
+    rows = run_sql(archive, query).json()["rows"]
+    assert [rows[0], rows[2]] == [["[1,0]"], ["[1,2]"]]
+    found = run_sql(archive, "SELECT repeat('x', 4000) AS x, [1, 2] AS y").json()
+    assert found["rows"] == [["x" * 4_000, "[1,2]"]]
+    assert not found["has_cut_values"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ", ".join(["NULL"] * 2_000),
+        ", ".join(["true"] * 2_000),
+        ", ".join(["9007199254740993"] * 1_000),
+        ", ".join([r"repeat(chr(1), 4000)"] * 40),
+        ", ".join(["repeat('x', 4000)"] * 40),
+    ],
+    ids=["nulls", "booleans", "numbers", "escaped texts", "wide rows"],
+)
+@pytest.mark.parametrize("form", ["json", "csv", "parquet"])
+def test_an_answer_is_small_whatever_its_columns(
+    archive: harvester.Archive, columns: str, form: str
+) -> None:
+    query = f"SELECT {columns} FROM range(10000)"  # noqa: S608 - of this test
+    response = run_sql(archive, query, form)
+    assert response.status_code == 200, response.text
+    assert len(response.content) < 12_000_000
+    if form == "json":
+        assert response.json()["is_cut"]
+        assert response.json()["rows"]
+    else:
+        assert "and there are more" in response.headers["X-Notes"]
+        assert 'filename="query-first-' in response.headers["Content-Disposition"]
+
+
+def test_a_row_that_is_too_large_is_refused(archive: harvester.Archive) -> None:
+    columns = ", ".join(["repeat('x', 4000)"] * 2_100)
+    response = run_sql(archive, f"SELECT {columns}")
+    assert response.status_code == 400
+    assert "a single row" in response.json()["error"]
+
+
+LATE = "CASE WHEN range = 9000 THEN {} ELSE 1 END FROM range(9001)"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELECT " + LATE.format("error('boom')"), "boom"),
+        ("SELECT " + LATE.format("range::VARCHAR || 'x'") + " WHERE false OR error('b') > ''", "b"),
+        (
+            "SELECT CAST(CASE WHEN range = 9000 THEN 'x' ELSE '1' END AS INT) FROM range(9001)",
+            "'x'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "csv", "parquet"])
+def test_an_error_in_a_late_row_is_the_askers_fault(
+    archive: harvester.Archive, query: str, said: str, form: str
+) -> None:
+    response = run_sql(archive, query, form)
+    assert response.status_code == 400
+    assert said in response.json()["error"]
+
+
+def test_what_parquet_can_not_hold_is_the_askers_fault(archive: harvester.Archive) -> None:
+    assert run_sql(archive, "SELECT {} AS x").json()["rows"] == [["{}"]]
+    response = run_sql(archive, "SELECT {} AS x", "parquet")
+    assert response.status_code == 400
+    assert "struct" in response.json()["error"]
+
+
+def test_half_of_a_character_is_the_askers_fault(archive: harvester.Archive) -> None:
+    assert run_sql(archive, "SELECT '\ud800'").status_code == 400
+    with pytest.raises(BadQuery, match="half of a character"):
+        ReadOnlyQuery(archive.connect(), archive.path, QueryLimits()).run("SELECT '\ud800'")
+
+
+def test_damage_that_shows_while_rows_are_read_is_no_fault_of_the_asker() -> None:
+    damage = OSError("IO Error: Could not read file /a/trades/pair=XBTUSD/2026.parquet")
+    with pytest.raises(ArchiveDamaged), translate_sql_errors("1GB"), as_duckdb_errors():
+        raise damage
 
 
 FORBIDDEN = [
@@ -421,16 +596,49 @@ def test_a_query_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
         query.run("SELECT count(*) FROM range(1000000000) a, range(1000000) b")
 
 
-def test_a_query_can_be_cancelled(archive: harvester.Archive) -> None:
+def test_a_query_whose_rows_are_read_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
+    limits = QueryLimits(seconds=0.3)
+    query = ReadOnlyQuery(archive.connect(), archive.path, limits)
+    rows = "SELECT a.range FROM range(1000000) a, range(1000000) b"
+    with pytest.raises(BadQuery, match="took longer"):
+        query.run(f"{rows} WHERE a.range < 5000 AND (b.range = 1 OR a.range + b.range < 0)")
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_query_can_be_cancelled(archive: harvester.Archive, is_early: bool) -> None:
     query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits())
+    if is_early:
+        query.cancel()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(query.run, "SELECT count(*) FROM range(1000000000) a, range(99999) b")
-        while not running.done():
-            # Too early a call does nothing, so the web server repeats it, too.
-            query.cancel()
-            wait([running], timeout=0.01)
-    with pytest.raises(BadQuery, match="was cancelled"):
-        running.result()
+        query.cancel()
+        with pytest.raises(BadQuery, match="was cancelled"):
+            running.result(timeout=20)
+
+
+def test_two_queries_of_an_assistant_run_at_once(
+    archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_run, is_third, may_end = Barrier(3), Event(), Event()
+    running: list[str] = []
+
+    def run(_self: object, text: str) -> LimitedRows:
+        running.append(text)
+        if len(running) > 2:
+            is_third.set()
+        else:
+            both_run.wait(20)
+        may_end.wait(20)
+        return LimitedRows(pa.table({"a": [1]}), is_cut=False)
+
+    monkeypatch.setattr(ReadOnlyQuery, "run", run)
+    explorer = ArchiveExplorer(archive)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(explorer.run_query, text, QueryLimits()) for text in "abc"]
+        both_run.wait(20)
+        assert not is_third.wait(0.2)
+        may_end.set()
+        assert [found.result()["rows"] for found in asked] == [[["1"]]] * 3
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
@@ -622,6 +830,26 @@ def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Ar
     assert line.startswith(f"exploring {archive.path} at http://127.0.0.1:")
     assert (page.status_code, other.status_code) == (200, 403)
     assert 'data-testid="pair-list"' in page.text
+
+
+def test_a_browser_that_blocks_gets_the_page(archive: harvester.Archive, tmp_path: Path) -> None:
+    """The program that BROWSER names is waited for; this one ends only when it has the page."""
+    browser, got = tmp_path / "browser", tmp_path / "got"
+    fetch = f"import httpx, sys; httpx.get(sys.argv[1]); open({str(got)!r}, 'w').write('x')"
+    browser.write_text(f"#!{sys.executable}\n{fetch}\n")
+    browser.chmod(0o700)
+    command = [*HARVESTER, "explore", "--data", archive.path]
+    environment = os.environ | {"BROWSER": f"{browser} %s"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        end_s = time.monotonic() + 20
+        while not got.exists() and time.monotonic() < end_s:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    assert got.exists()
 
 
 def test_every_start_has_a_token_of_its_own(archive: harvester.Archive) -> None:

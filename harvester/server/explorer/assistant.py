@@ -134,14 +134,15 @@ def _sql(explorer: ArchiveExplorer) -> Tool:
     ) -> dict[str, Any]:
         """Run a read-only SQL query (DuckDB), at most 30 seconds.
 
+        `is_cut` tells that there are more rows, `has_cut_values` that long values are cut.
+
         The view `trades` has pair, time, tie, price, volume, side ('buy' or 'sell'), order_type,
         trade_id, misc and year, for all pairs: always filter by pair (its altname, such as
         XBTUSD), and by time where possible. The macro ohlc('XBTUSD', '1h', since := TIMESTAMP
         '2024-01-01', until := ...) returns candles, tape('XBTUSD') the trades in order.
         """
         with _as_tool_errors():
-            found = explorer.query(LIMITS._replace(rows=rows)).run(query)
-            return explorer.sql_answer(query, found)
+            return explorer.run_query(query, LIMITS._replace(rows=rows))
 
     return sql
 

@@ -7,26 +7,32 @@ leave it as the archive's own digits, as text; times of candles are UNIX millise
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from threading import Lock
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from threading import BoundedSemaphore, Lock
 from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
 
-from harvester.errors import BadTime, UsageError
+from harvester.errors import BadQuery, BadTime, NothingHeld, UsageError
 from harvester.escaping import brief
 from harvester.exporters.formats import as_text
-from harvester.query.read_only_sql import LimitedRows, QueryLimits, ReadOnlyQuery
+from harvester.query.read_only_sql import (
+    LimitedRows,
+    QueryLimits,
+    ReadOnlyQuery,
+    as_duckdb_errors,
+)
 from harvester.query.result import Result
-from harvester.query.sql import Connection
+from harvester.query.sql import Connection, translate_sql_errors
 from harvester.schema import times
 from harvester.server.explorer.copy_texts import candle_texts, sql_texts, trade_texts
 from harvester.server.explorer.time_view import (
     MAX_BYTES,
     CandleView,
     Cells,
-    Shade,
+    Shades,
     coverage_strip,
     cut_to_grid,
     intervals_from,
@@ -94,6 +100,12 @@ STATUS_TTL_S = 2.0
 STATUS_TTL_FACTOR = 10
 """Or after so many times what reading it takes, which is a second where there are 1,400 pairs."""
 
+MAX_QUERIES = 2
+"""SQL queries that run at the same time; others wait."""
+
+MAX_ROWS_JSON = 10_000_000
+"""Most bytes of a query's rows as JSON; the rows that do not fit are left out."""
+
 MAX_RANGES = 200
 MAX_RUNS = 20
 RUNS_READ = 1_000
@@ -115,6 +127,7 @@ class ArchiveExplorer:
         self._archive = archive
         self._clock = clock
         self._lock = Lock()
+        self._query_places = BoundedSemaphore(MAX_QUERIES)
         self._statuses: Sequence[PairSummary] = ()
         self._fresh_until_s = 0.0
         self._versions: dict[str, str] = {}
@@ -165,11 +178,9 @@ class ArchiveExplorer:
         """
         [status] = self._archive.status(pair)
         runs = [
-            run
-            for run in self._archive.runs(RUNS_READ)
-            if any(result.pair == status.pair for result in run.pairs) or not run.pairs
+            run for run in self._archive.runs(RUNS_READ) if run.concerns(status.pair, status.wsname)
         ]
-        verified = next((run for run in runs if run.command in ("verify", "repair")), None)
+        repaired = next((run for run in runs if run.command == "repair"), None)
         return {
             "pair": status.pair,
             "name": status.wsname or status.pair,
@@ -185,16 +196,15 @@ class ArchiveExplorer:
             "gaps": [_range_texts(part) for part in status.gaps[:MAX_RANGES]],
             "gap_count": len(status.gaps),
             "runs": [_run_texts(run, status.pair) for run in runs[:MAX_RUNS]],
-            "verified": None if verified is None else _run_texts(verified, status.pair),
+            "repaired": None if repaired is None else _run_texts(repaired, status.pair),
         }
 
     def version(self, pair: str) -> dict[str, Any]:
-        """A text that changes when trades of a pair are added.
-
-        Raises:
-            NothingHeld: the archive has no trades of the pair.
-        """
-        version = _version(self._archive.coverage(pair))
+        """A text that changes with the coverage of a pair; empty while nothing of it is stored."""
+        try:
+            version = _version(self._archive.coverage(pair))
+        except NothingHeld:
+            version = ""
         with self._lock:
             if self._versions.setdefault(pair, version) != version:
                 # The page asks for the list of pairs next.
@@ -234,7 +244,7 @@ class ArchiveExplorer:
             ArchiveDamaged: a file can't be read.
         """
         view = self._view(pair, since, until)
-        for length in intervals_from(interval):
+        for number, length in enumerate(intervals_from(interval)):
             cells = cut_to_grid(view, length)
             if cells is None:
                 continue
@@ -248,10 +258,12 @@ class ArchiveExplorer:
             table = pa.Table.from_batches([as_text(batch.select(_READ)) for batch in batches])
             # Every interval is a multiple of a millisecond.
             opens = [ns // 1_000_000 for batch in batches for ns in times(batch).tolist()]
+            found_shades = self._shades(pair, covered, cells, opens)
             found = CandleView(
                 pair=pair,
                 interval=length.name,
                 requested=interval,
+                is_coarser=interval != "auto" and number > 0,
                 since=since_text,
                 until=until_text,
                 time=opens,
@@ -262,7 +274,8 @@ class ArchiveExplorer:
                     for index, whole in enumerate(table.column("is_complete").to_pylist())
                     if not whole
                 ],
-                shades=self._shades(pair, covered, cells, opens),
+                shades=found_shades.parts,
+                gaps_left_out=found_shades.gaps_left_out,
                 copy=candle_texts(self.path, pair, length.name, since_text, until_text),
                 version=_version(covered),
             )
@@ -286,7 +299,7 @@ class ArchiveExplorer:
 
     def _shades(
         self, pair: str, covered: Sequence[Range], cells: Cells, opens_ms: Sequence[int]
-    ) -> list[Shade]:
+    ) -> Shades:
         opens_ns = [open_ms * 1_000_000 for open_ms in opens_ms]
         traded = [Range(opens - 1, cells.next_start_ns(opens) - 1) for opens in opens_ns]
         past = Range(cells.range.after, min(cells.range.through, self._clock()))
@@ -313,14 +326,31 @@ class ArchiveExplorer:
         """
         return ReadOnlyQuery(self._archive.connect(), self.path, limits or QueryLimits())
 
+    def run_query(self, text: str, limits: QueryLimits) -> dict[str, Any]:
+        """Run one SQL query, after those that run at present if there are two.
+
+        Args:
+            text: the query.
+            limits: of its rows and its time.
+
+        Raises:
+            BadQuery: as for `ReadOnlyQuery.run`.
+            HarvesterError: the memory allowed does not suffice.
+            ArchiveDamaged: a file can't be read.
+        """
+        with self._query_places:
+            return self.sql_answer(text, self.query(limits).run(text))
+
     def sql_answer(self, text: str, rows: LimitedRows) -> dict[str, Any]:
         """Rows of a query with exact values as text, and how to get all of them.
 
         Args:
             text: the query.
             rows: its rows.
+
+        Raises:
+            BadQuery: a value has no text.
         """
-        batches = [as_text(batch) for batch in rows.table.to_batches()]
         columns = [
             {
                 "name": field.name,
@@ -329,15 +359,20 @@ class ArchiveExplorer:
             }
             for field in rows.table.schema
         ]
-        cells = [
-            [_cell(value) for value in row]
-            for batch in batches
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        ]
+        cells, size = [], 0
+        with translate_sql_errors("the limit"), as_duckdb_errors():
+            for row in _text_rows(rows.table):
+                size += len(msgspec.json.encode(row)) + 1
+                if size > MAX_ROWS_JSON:
+                    break
+                cells.append(row)
+        if not cells and rows.table.num_rows:
+            raise BadQuery("a single row of the query is too large: choose fewer columns")
         return {
             "columns": columns,
             "rows": cells,
-            "is_cut": rows.is_cut,
+            "is_cut": rows.is_cut or len(cells) < rows.table.num_rows,
+            "has_cut_values": rows.has_cut_values,
             "copy": sql_texts(self.path, text)._asdict(),
         }
 
@@ -346,7 +381,7 @@ class ArchiveExplorer:
 
 
 def _version(covered: Sequence[Range]) -> str:
-    return f"{covered[-1].through if covered else 0}-{len(covered)}"
+    return blake2b(repr(list(covered)).encode(), digest_size=8).hexdigest()
 
 
 def _time_text(time_ns: int | None) -> str | None:
@@ -382,6 +417,12 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     )
+
+
+def _text_rows(table: pa.Table) -> Iterator[list[str | None]]:
+    for batch in table.to_batches():
+        columns = [column.to_pylist() for column in as_text(batch).columns]
+        yield from ([_cell(value) for value in row] for row in zip(*columns, strict=True))
 
 
 def _cell(value: object) -> str | None:

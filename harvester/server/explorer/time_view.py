@@ -86,7 +86,8 @@ NOT_DOWNLOADED, NOT_REQUESTED, NO_TRADES = "not downloaded", "not requested", "n
 MIN_QUIET_PART = 1 / 100
 """The least part of a view that is shown as being without trades: every quiet second is not."""
 
-MAX_SHADES = 100
+MAX_QUIET, MAX_GAPS = 100, 1_000
+"""Most parts of a view that are shown as being without trades, and as not stored."""
 
 
 class Shade(NamedTuple):
@@ -104,10 +105,22 @@ class Shade(NamedTuple):
     until_ms: int
 
 
+class Shades(NamedTuple):
+    """The parts of a view without candles.
+
+    Attributes:
+        parts: in order of time; the widest if there are many.
+        gaps_left_out: how many parts that are not stored are missing.
+    """
+
+    parts: list[Shade]
+    gaps_left_out: int
+
+
 def shades(
     view: Range, covered: Sequence[Range], gaps: Sequence[Range], traded: Sequence[Range]
-) -> list[Shade]:
-    """Return the parts of a view without candles in order of time, the widest if there are many.
+) -> Shades:
+    """Return the parts of a view without candles.
 
     Args:
         view: the visible range, without the future.
@@ -116,7 +129,7 @@ def shades(
         traded: the intervals with candles.
     """
     if view.after >= view.through:
-        return []
+        return Shades([], 0)
     uncovered = missing([view], covered)
     requested = [both for gap in gaps for part in uncovered if (both := overlap(gap, part))]
     seen = [both for part in union(covered) if (both := overlap(part, view))]
@@ -124,17 +137,19 @@ def shades(
     quiet = [
         part for part in missing(seen, traded) if part.through - part.after >= max(least_ns, 1)
     ]
-    kinds = {
-        NOT_DOWNLOADED: union(requested),
-        NOT_REQUESTED: missing(uncovered, requested),
-        NO_TRADES: quiet,
-    }
-    found = [(part, kind) for kind, parts in kinds.items() for part in parts]
-    widest = sorted(found, key=lambda pair: pair[0].after - pair[0].through)[:MAX_SHADES]
-    return [
+    unstored = [(part, NOT_DOWNLOADED) for part in union(requested)]
+    unstored += [(part, NOT_REQUESTED) for part in missing(uncovered, requested)]
+    widest = _widest(unstored, MAX_GAPS)
+    shown = sorted([*widest, *_widest([(part, NO_TRADES) for part in quiet], MAX_QUIET)])
+    parts = [
         Shade(kind, (part.after + 1) // 1_000_000, (part.through + 1) // 1_000_000)
-        for part, kind in sorted(widest)
+        for part, kind in shown
     ]
+    return Shades(parts, len(unstored) - len(widest))
+
+
+def _widest(parts: list[tuple[Range, str]], most: int) -> list[tuple[Range, str]]:
+    return sorted(parts, key=lambda part: part[0].after - part[0].through)[:most]
 
 
 # --- answer ---------------------------------------------------------------------------------------
@@ -148,6 +163,7 @@ class CandleView:
         pair: altname.
         interval: their length.
         requested: the interval that was asked for, or `auto`.
+        is_coarser: whether the candles are longer than requested, which would be too many.
         since: start of the first interval in the range.
         until: end of the last one.
         time: when each candle opens, in UNIX milliseconds.
@@ -155,6 +171,7 @@ class CandleView:
         count: trades of each candle.
         incomplete: the indexes of candles that still run or touch a gap.
         shades: the parts of the range without candles.
+        gaps_left_out: how many short parts that are not stored are not among them.
         copy: how to get the same candles elsewhere.
         version: as `ArchiveExplorer.version` returns it.
     """
@@ -162,6 +179,7 @@ class CandleView:
     pair: str
     interval: str
     requested: str
+    is_coarser: bool
     since: str
     until: str
     time: list[int]
@@ -169,6 +187,7 @@ class CandleView:
     count: list[int]
     incomplete: list[int]
     shades: list[Shade]
+    gaps_left_out: int
     copy: CopyTexts
     version: str
 
@@ -179,6 +198,7 @@ class CandleView:
                 "pair": self.pair,
                 "interval": self.interval,
                 "requested": self.requested,
+                "is_coarser": self.is_coarser,
                 "since": self.since,
                 "until": self.until,
                 "time": " ".join(map(str, self.time)),
@@ -186,6 +206,7 @@ class CandleView:
                 "count": " ".join(map(str, self.count)),
                 "incomplete": self.incomplete,
                 "shades": self.shades,
+                "gaps_left_out": self.gaps_left_out,
                 "copy": self.copy._asdict(),
                 "version": self.version,
             }
@@ -255,5 +276,6 @@ def summary(view: CandleView) -> dict[str, Any]:
         "rows": [list(row) for row in zip(view.time, *columns, strict=True)],
         "incomplete": view.incomplete,
         "without_candles": [shade._asdict() for shade in view.shades],
+        "gaps_left_out": view.gaps_left_out,
         "copy": view.copy._asdict(),
     }

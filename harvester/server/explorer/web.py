@@ -31,9 +31,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harvester.errors import BAD_JSON, HarvesterError, NothingHeld, UnknownPair, UsageError
 from harvester.exporters.formats import WRITERS, write_rows
-from harvester.query.read_only_sql import MAX_TEXT, LimitedRows
+from harvester.query.read_only_sql import MAX_TEXT, LimitedRows, as_duckdb_errors
+from harvester.query.sql import translate_sql_errors
 from harvester.server.app import listening, server_of, url_of
-from harvester.server.explorer.service import ArchiveExplorer, ReadableArchive
+from harvester.server.explorer.service import MAX_QUERIES, ArchiveExplorer, ReadableArchive
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
@@ -43,9 +44,6 @@ MAX_BODY = 4 * MAX_TEXT + 1_000
 
 MAX_ANSWERS = 3
 """Answers that are computed at the same time; others wait, and are left out if overtaken then."""
-
-MAX_QUERIES = 2
-"""SQL queries that run at the same time; others wait."""
 
 POLL_S = 0.1
 """So often a running query looks whether its reader is still there."""
@@ -266,12 +264,20 @@ async def _sql_request(request: Request) -> SqlRequest:
 
 
 def _file(rows: LimitedRows, form: str) -> Response:
-    """The rows of a query as a file to download."""
+    """The rows of a query as a file to download; its name tells if it has not all of them.
+
+    What is missing also stands in the header `X-Notes`, and in the metadata of Parquet.
+    """
     sink = BytesIO()
-    batches = rows.table.to_batches()
-    write_rows(batches, rows.table.schema, WRITERS[form], sink)
-    disposition = {"Content-Disposition": f'attachment; filename="query.{form}"'}
-    return Response(sink.getvalue(), headers=disposition, media_type="application/octet-stream")
+    table = rows.table
+    with translate_sql_errors("the limit"), as_duckdb_errors():
+        write_rows(table.to_batches(), table.schema, WRITERS[form], sink, rows.notes)
+    name = f"query-first-{table.num_rows}-rows.{form}" if rows.is_cut else f"query.{form}"
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Notes": "; ".join(rows.notes),
+    }
+    return Response(sink.getvalue(), headers=headers, media_type="application/octet-stream")
 
 
 # --- running --------------------------------------------------------------------------------------

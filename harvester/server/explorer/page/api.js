@@ -11,11 +11,13 @@ export async function get(name, params = {}, signal = undefined) {
   return answer.json();
 }
 
-/** Run SQL; the format is json, csv or parquet. Returns JSON, or the file as a blob. */
+/** Run SQL; the format is json, csv or parquet. Returns JSON, or a file: its blob, name and notes. */
 export async function runSql(query, format = "json", signal = undefined) {
   const body = JSON.stringify({ query, format });
   const answer = await ask("api/sql", { method: "POST", body, signal });
-  return format === "json" ? answer.json() : answer.blob();
+  if (format === "json") return answer.json();
+  const [, name] = /filename="(.*)"/.exec(answer.headers.get("Content-Disposition"));
+  return { blob: await answer.blob(), name, notes: answer.headers.get("X-Notes") };
 }
 
 async function ask(address, options) {

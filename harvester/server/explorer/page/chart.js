@@ -20,7 +20,7 @@ const cross = document.getElementById("cross");
 const legend = document.getElementById("legend");
 
 /** Plotly's script takes a while: the data is asked for meanwhile. */
-const plotly = new Promise((ready, fail) => {
+export const plotly = new Promise((ready, fail) => {
   const script = Object.assign(document.createElement("script"), { src: "plotly/plotly.min.js" });
   script.addEventListener("load", ready);
   script.addEventListener("error", () => fail(new Error("plotly.min.js can't be loaded")));
@@ -56,9 +56,8 @@ export function startChart(given) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }
 
-/** Draw candles in a view; what was drawn before stays until now. */
+/** Draw candles in a view once `plotly` is loaded; what was drawn before stays until now. */
 export async function showCandles(found, shown) {
-  await plotly;
   candles = found;
   view = shown;
   await draw();
@@ -126,10 +125,14 @@ async function draw() {
   }));
   const ranges = axes();
   for (const [path, range] of Object.entries(ranges)) layout[path.split(".")[0]].range = range;
-  const isNew = !plot.classList.contains("js-plotly-plot");
+  const drawn = candles;
+  // Purging a plot removes its events, but not its class.
+  const isNew = !plot.on;
   const options = { displayModeBar: false, scrollZoom: false, doubleClick: false };
-  await Plotly.react(plot, traces(), layout, options);
+  const drawing = Plotly.react(plot, traces(), layout, options);
   if (isNew) plot.on("plotly_relayout", readPan);
+  await drawing;
+  if (candles !== drawn) return;
   box.dataset.interval = candles.interval;
   box.dataset.candles = candles.time.length;
   placeCross();
@@ -323,10 +326,19 @@ function placeCross() {
   cross.querySelector("i").style.left = `${MARGIN.l + part * plotWidth()}px`;
 }
 
-/** Show the exact figures of a candle; -1 for none. */
+/** The shade at a time, which the nearest candle does not contain. */
+function shadeAt(at, nearest) {
+  const open = candles.time[nearest];
+  if (open <= at && at < open + candles.width) return undefined;
+  return candles.shades.find(([, since, until]) => since <= at && at < until);
+}
+
+/** Show the exact figures of a candle, or which kind of shade the crosshair is at; -1 for none. */
 function showLegend(index) {
   legend.replaceChildren();
   if (index < 0 || !candles) return;
+  const at = crossTime();
+  const shade = at === null ? undefined : shadeAt(at, index);
   const add = (label, text, field) => {
     const value = document.createElement("dd");
     value.textContent = text;
@@ -336,6 +348,10 @@ function showLegend(index) {
     row.append(value);
     legend.append(row);
   };
+  if (shade) {
+    add("", `${shortTime(at - (at % 1000))} UTC, ${shade[0]}`, "time");
+    return;
+  }
   const note = candles.incomplete.has(index) ? ", incomplete" : "";
   add("", `${shortTime(candles.time[index], candles.width)} UTC, ${candles.interval}${note}`, "time");
   for (const [field, label] of LEGEND) add(label, candles.texts[field][index] || "none", field);

@@ -2,7 +2,7 @@
 
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
-import { colour, element, iso, plotLayout } from "./format.js";
+import { colour, element, escaped, iso, plotLayout } from "./format.js";
 
 const plot = document.getElementById("compare-plot");
 const select = document.getElementById("other");
@@ -14,28 +14,36 @@ export function startCompare(chosen) {
   select.addEventListener("change", () => chosen(select.value));
 }
 
+/** Forget the lines of another pair. */
+export function clearCompare() {
+  latest.cancel();
+  window.Plotly?.purge(plot);
+  note.textContent = "";
+}
+
 /** Overlay a pair and another one; without another, the first different pair is taken. */
 export async function showCompare(pair, other, pairs, view) {
-  const others = pairs.filter((found) => found.pair !== pair);
+  const others = pairs.filter((found) => found.pair !== pair && found.first);
   select.replaceChildren(...others.map((found) => element("option", { value: found.pair }, found.name)));
   if (!select.options.length) {
-    note.textContent = "the archive has one pair only";
+    note.textContent = "the archive has no other pair with trades";
     return;
   }
-  if (other && other !== pair) select.value = other;
+  if (others.some((found) => found.pair === other)) select.value = other;
   const names = [pair, select.value];
   const range = { since: iso(view.since), until: iso(view.until) };
   const answers = await latest.run((signal) =>
     Promise.all(names.map((name) => get("candles", { pair: name, ...range }, signal))));
   if (!answers) return;
-  draw(names, answers.map(readCandles), view);
+  const shown = names.map((name) => pairs.find((found) => found.pair === name)?.name ?? name);
+  draw(shown, answers.map(readCandles), view);
 }
 
 function draw(names, both, view) {
   const lines = both.map((candles, index) => {
     const first = candles.numbers.close.find((close) => close > 0);
     return {
-      type: "scatter", mode: "lines", ...withBreaks(candles, (close) => (close / first) * 100),
+      type: "scatter", mode: "lines", name: escaped(names[index]), ...withBreaks(candles, (close) => (close / first) * 100),
       line: { color: colour(index ? "down" : "up"), width: 1.4 },
     };
   });

@@ -46,6 +46,9 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
+/** A text, or null, for Plotly, which reads texts as HTML of its own kind. */
+export const escaped = (text) => text?.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
 /** Options of a plot that all charts of the page share. */
 export function plotLayout(more) {
   const axis = { gridcolor: colour("line"), linecolor: colour("line"), zeroline: false };

@@ -1,10 +1,16 @@
-// The tab with a pair's coverage in detail, the latest runs, and the last verification.
+// The tab with a pair's coverage in detail, the latest runs, and the last repair.
 
 import { get, Latest } from "./api.js";
 import { element, size, whole } from "./format.js";
 
 const panel = document.getElementById("panel-gaps");
 const latest = new Latest();
+
+/** Forget the coverage of another pair. */
+export function clearGaps() {
+  latest.cancel();
+  panel.replaceChildren();
+}
 
 /** Show the coverage of a pair; `go(since, until)` moves the chart to a range. */
 export async function showGaps(pair, go) {
@@ -18,7 +24,7 @@ export async function showGaps(pair, go) {
     files: `${whole(found.files)}, ${size(found.bytes)}`,
     "roll-ups": rollups.join(", ") || "none",
     gaps: found.gap_count ? whole(found.gap_count) : "none: everything that was requested is stored",
-    "last verification": verification(found),
+    "last repair": repair(found),
   };
   const list = element("dl", { className: "facts" });
   for (const [name, text] of Object.entries(facts)) {
@@ -33,10 +39,16 @@ export async function showGaps(pair, go) {
   panel.replaceChildren(...parts);
 }
 
-function verification(found) {
-  const run = found.verified;
-  if (!run) return `not on record; run: harvester verify ${found.pair}`;
-  return `${run.command} ${run.begun}: ${run.exit_status === 0 ? "nothing wrong" : run.error ?? `exit status ${run.exit_status}`}`;
+/** Verifying alone writes no run record. */
+function repair({ pair, repaired }) {
+  if (!repaired) return `not on record; to check the files: harvester verify ${pair}`;
+  return `${repaired.begun}: ${repaired.error ?? runState(repaired)}`;
+}
+
+function runState(run) {
+  if (run.state !== "ended") return run.state;
+  if (run.exit_status === null) return run.error ? "failed" : "ended";
+  return run.exit_status === 0 ? "done" : `exit status ${run.exit_status}`;
 }
 
 function ranges(parts, count, go) {
@@ -52,12 +64,8 @@ function ranges(parts, count, go) {
 
 function runs(found) {
   if (!found.length) return element("p", { className: "faint" }, "no run is on record");
-  const state = (run) => {
-    if (run.state !== "ended") return run.state;
-    return run.exit_status === 0 ? "done" : `exit status ${run.exit_status}`;
-  };
   return table(["command", "began", "ended", "state", "trades", "error"],
-    found.map((run) => [run.command, run.begun, run.ended ?? "", state(run), whole(run.trades), run.error ?? ""]));
+    found.map((run) => [run.command, run.begun, run.ended ?? "", runState(run), whole(run.trades), run.error ?? ""]));
 }
 
 function table(header, rows) {

@@ -3,15 +3,15 @@
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
 import {
-  candleUnderMouse, clearChart, panned, pin, setBusy, showCandles, showView, startChart, zoomed,
+  candleUnderMouse, clearChart, panned, pin, plotly, setBusy, showCandles, showView, startChart, zoomed,
 } from "./chart.js";
-import { showCompare, startCompare } from "./compare.js";
-import { element, iso, viewText } from "./format.js";
-import { showGaps } from "./gaps.js";
+import { clearCompare, showCompare, startCompare } from "./compare.js";
+import { element, iso, viewText, whole } from "./format.js";
+import { clearGaps, showGaps } from "./gaps.js";
 import { allPairs, markPair, pairNamed, showOverview, showPairs, startPairs } from "./pairs.js";
 import { showSql, sqlTexts, startSql } from "./sql.js";
 import { change, onChange, state } from "./state.js";
-import { showTrades, startTrades, tradeTexts } from "./trades.js";
+import { clearTrades, showTrades, startTrades, tradesPaged, tradeTexts } from "./trades.js";
 
 const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d", "1w"];
 const SETTLE_MS = 40;
@@ -26,6 +26,7 @@ const byId = (id) => document.getElementById(id);
 const latest = new Latest();
 let candles = null;
 let waiting = 0;
+let seenVersion = "";
 
 // --- the view ------------------------------------------------------------------------------------
 
@@ -39,8 +40,8 @@ function view() {
   return { since: Math.round(first - space), until: Math.round(last + space) };
 }
 
-function move({ since, until }) {
-  change({ since: Math.max(since, 0), until: Math.min(Math.max(until, 1000), LATEST_MS) });
+function move({ since, until }, options = {}) {
+  change({ since: Math.max(since, 0), until: Math.min(Math.max(until, 1000), LATEST_MS) }, options);
 }
 
 const showWhole = () => change({ since: null, until: null });
@@ -53,22 +54,27 @@ function showNewest() {
 }
 
 /** Load the candles of the view; the ones that are drawn stay meanwhile. */
-async function load() {
+async function load({ isLive = false } = {}) {
+  clearTimeout(waiting);
   const { pair, interval } = state;
   const shown = view();
   setBusy(true);
   try {
     const params = { pair, interval, since: iso(shown.since), until: iso(shown.until) };
-    const answer = await latest.run((signal) => get("candles", params, signal));
+    const [answer] = (await latest.run((signal) =>
+      Promise.all([get("candles", params, signal), plotly]))) ?? [];
     if (!answer) return;
-    candles = readCandles(answer);
+    const found = (candles = readCandles(answer));
     showProblem("");
-    await showCandles(candles, view());
+    await showCandles(found, view());
+    // Other candles, or another pair, may have come while these were drawn.
+    if (candles !== found) return;
     markInterval();
     byId("view-text").textContent = viewText(shown);
     if (!document.body.dataset.ready) performance.mark("drawn");
     document.body.dataset.ready = "true";
-    if (followsView()) showTab();
+    // The archive may grow while the reader is at another page of trades.
+    if (followsView() && !(isLive && state.tab === "trades" && tradesPaged())) showTab();
   } catch (fault) {
     failed(fault);
   } finally {
@@ -125,22 +131,30 @@ function markInterval() {
     button.classList.toggle("drawn", button.textContent === candles.interval);
   }
   box.dataset.interval = candles.interval;
-  const isCoarser = state.interval !== "auto" && candles.interval !== state.interval;
   box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
-  byId("live").textContent = isCoarser
-    ? `${state.interval} are too many candles here: ${candles.interval} instead`
-    : "";
+  const notes = [];
+  if (candles.is_coarser) {
+    notes.push(`${candles.requested} are too many candles here: ${candles.interval} instead`);
+  }
+  if (candles.gaps_left_out) notes.push(`${whole(candles.gaps_left_out)} short gaps are not drawn`);
+  byId("live").textContent = notes.join("; ");
 }
 
 /** Go to a year, a month, a day, an hour or a minute: the shorter the text, the wider the view. */
 function jumpTo(text) {
-  const isDate = /^\d{4}(-\d{2}(-\d{2})?)?$/.test(text);
-  const time = Date.parse(isDate ? text : `${text.replace(" ", "T").replace(/Z$/, "")}Z`);
-  if (Number.isNaN(time)) {
+  const [, date, clock] =
+    /^(\d{4}(?:-\d{2}(?:-\d{2})?)?)(?:[ T](\d{2}(?::\d{2}(?::\d{2}(?:\.\d{1,3})?)?)?)(?: ?UTC|Z)?)?$/.exec(text) ?? [];
+  const isDate = clock === undefined;
+  const isWhole = isDate || date?.length === 10;
+  const time = Date.parse(isDate ? date : `${date}T${clock.length === 2 ? `${clock}:00` : clock}Z`);
+  // The browser reads 31 February as a day of March.
+  const isReal = !Number.isNaN(time) && iso(time).startsWith(date);
+  if (!isWhole || !isReal) {
     showProblem(`${text} is no date or time: give one such as 2021, 2021-03 or 2021-03-13 12:30 (UTC)`);
     return;
   }
-  const [, width] = WIDTHS_MS.find(([length]) => text.length <= length) ?? [0, 12e4];
+  const length = date.length + (isDate ? 0 : 1 + clock.length);
+  const [, width] = WIDTHS_MS.find(([most]) => length <= most) ?? [0, 12e4];
   change({ since: time, until: time + width, at: isDate ? null : time });
 }
 
@@ -198,19 +212,22 @@ async function showTab() {
     byId(`tab-${name}`).tabIndex = name === state.tab ? 0 : -1;
   }
   if (!candles && followsView()) return;
+  const { pair } = state;
   try {
     if (state.tab === "trades") await showTrades(state.pair, state.at ?? candleUnderMouse(), view().until);
     else if (state.tab === "sql") showSql(state.sql, pairNamed(state.pair));
     else if (state.tab === "gaps") await showGaps(state.pair, showRange);
     else await showCompare(state.pair, state.other, allPairs(), view());
   } catch (fault) {
-    failed(fault);
+    if (pair === state.pair) failed(fault);
   }
 }
 
-/** Show a range of coverage with some space around it. */
+/** Show a range of coverage with some space around it; without a start, from the first trade on. */
 function showRange(since, until) {
-  const from = since ?? Date.parse(pairNamed(state.pair).first);
+  const first = Date.parse(pairNamed(state.pair)?.first ?? iso(until));
+  // What reaches back to 1970 may end before the first trade, or have none.
+  const from = since ?? Math.min(first, until - 864e5);
   const space = Math.max((until - from) * 0.2, 1000);
   move({ since: Math.round(from - space), until: Math.round(until + space) });
 }
@@ -220,33 +237,35 @@ function showRange(since, until) {
 /** Where the archive grows, the newest candle moves, and a view that shows the end follows it. */
 async function follow() {
   try {
-    if (!document.hidden && candles && state.pair === candles.pair) {
-      const { version } = await get("version", { pair: state.pair });
-      if (version !== candles.version) {
-        const before = Date.parse(pairNamed(state.pair).last);
-        showPairs(await get("pairs"));
-        const after = Date.parse(pairNamed(state.pair).last);
-        if (state.since !== null && before <= state.until && after > state.until) {
-          move(panned(view(), (after - before) / (state.until - state.since)));
-        }
-        await load();
-        if (state.tab === "gaps") await showTab();
-      }
-    }
+    if (!document.hidden) await (state.pair && allPairs().length ? followPair(state.pair) : startPair());
   } catch {
     // The next turn tries again; a view that is asked for shows the error.
   }
   setTimeout(follow, LIVE_MS);
 }
 
+async function followPair(pair) {
+  const { version } = await get("version", { pair });
+  // Without candles, those of another version than the one that was tried are asked for once.
+  if (pair !== state.pair || version === (candles?.version ?? seenVersion)) return;
+  seenVersion = version;
+  const before = Date.parse(pairNamed(pair)?.last);
+  const found = await get("pairs");
+  showPairs(found);
+  if (pair !== state.pair) return;
+  const after = Date.parse(pairNamed(pair)?.last);
+  if (state.since !== null && before <= state.until && after > state.until) {
+    move(panned(view(), (after - before) / (state.until - state.since)), { isStep: false });
+  }
+  await load({ isLive: true });
+  if (pair === state.pair && state.tab === "gaps") await showTab();
+}
+
 // --- start ---------------------------------------------------------------------------------------
 
 function update(now, before) {
   const isOther = now.pair !== before.pair;
-  if (isOther) {
-    clearChart();
-    candles = null;
-  }
+  if (isOther) forgetPair();
   showPair();
   pin(now.at);
   if (isOther || now.interval !== before.interval) load();
@@ -256,6 +275,19 @@ function update(now, before) {
   }
   const isSameTab = ["tab", "at", "other", "sql"].every((name) => now[name] === before[name]);
   if (!isSameTab || (isOther && !followsView())) showTab();
+}
+
+/** Empty all that shows the former pair: its figures must not stand under another name. */
+function forgetPair() {
+  candles = null;
+  seenVersion = "";
+  clearChart();
+  clearTrades();
+  clearGaps();
+  clearCompare();
+  showProblem("");
+  byId("view-text").textContent = byId("live").textContent = "";
+  for (const copied of document.querySelectorAll(".copied")) copied.hidden = true;
 }
 
 function showPair() {
@@ -270,7 +302,8 @@ async function start() {
     (pair) => change({ pair, at: null }),
     (ms) => {
       const { since, until } = view();
-      const { first, last } = pairNamed(state.pair);
+      const { first, last } = pairNamed(state.pair) ?? {};
+      if (!first) return;
       const width = Math.min(until - since, (Date.parse(last) - Date.parse(first)) / 8);
       move({ since: Math.round(ms - width / 2), until: Math.round(ms + width / 2) });
     });
@@ -288,12 +321,19 @@ async function start() {
   startSql((sql) => change({ sql }), () => pairNamed(state.pair), goTo);
   startCompare((other) => change({ other }));
   onChange(update);
-  try {
-    showPairs(await get("pairs"));
-  } catch (fault) {
-    failed(fault);
-    return;
-  }
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    // The part of the address after # is the state.
+    event.preventDefault();
+    byId("chart").focus();
+  });
+  await startPair().catch(failed);
+  setTimeout(follow, LIVE_MS);
+}
+
+/** Show the pairs, and the one of the address or else the busiest. */
+async function startPair() {
+  showPairs(await get("pairs"));
+  showProblem("");
   if (!state.pair && allPairs().length) {
     const busiest = allPairs().reduce((most, pair) => (pair.trades > most.trades ? pair : most));
     change({ pair: busiest.pair }, { isStep: false });
@@ -303,7 +343,6 @@ async function start() {
     load();
     if (!followsView()) showTab();
   }
-  setTimeout(follow, LIVE_MS);
 }
 
 start();

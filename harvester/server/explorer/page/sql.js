@@ -1,7 +1,7 @@
 // The SQL tab: runs a query, shows its rows exactly, draws them, and downloads them.
 
 import { Latest, runSql } from "./api.js";
-import { colour, element, plotLayout, whole } from "./format.js";
+import { colour, element, escaped, plotLayout, whole } from "./format.js";
 
 const MORE_ROWS = 300;
 const COLOURS = ["up", "down", "stored", "gap", "unknown"];
@@ -13,6 +13,7 @@ const plot = document.getElementById("sql-plot");
 const button = (name) => document.getElementById(`sql-${name}`);
 const latest = new Latest();
 let result = null;
+let stated = "";
 
 const EXAMPLES = {
   "examples": "",
@@ -62,10 +63,12 @@ export function startSql(changed, pair, goTo) {
   });
 }
 
-/** Show a query of the address, or suggest one for a pair. */
+/** Show a query of the address if it is a new one, or suggest one for a pair. */
 export function showSql(query, pair) {
-  if (query) text.value = query;
-  else if (!text.value) text.value = example("daily candles", pair);
+  // Only another query of the address replaces what is being typed.
+  if (query && query !== stated) text.value = query;
+  stated = query;
+  if (!text.value) text.value = example("daily candles", pair);
 }
 
 /** An example for a pair; its candles are those of a year, as all of them may take long. */
@@ -85,11 +88,13 @@ async function run() {
   note.textContent = "running";
   plot.hidden = true;
   try {
-    const answer = await latest.run((signal) => runSql(text.value, "json", signal));
+    const query = text.value;
+    const answer = await latest.run((signal) => runSql(query, "json", signal));
     if (!answer) return;
-    result = { ...answer, query: text.value };
+    result = { ...answer, query };
     draw();
-    const more = answer.is_cut ? ", and there are more: the explorer shows the first" : "";
+    const more = (answer.is_cut ? ", and there are more: the explorer shows the first" : "") +
+      (answer.has_cut_values ? "; long values are cut" : "");
     finish(`${whole(answer.rows.length)} rows in ${((performance.now() - begun) / 1000).toFixed(2)} s${more}`);
   } catch (fault) {
     result = null;
@@ -143,7 +148,9 @@ function chart() {
   const numeric = indexes.filter((index) => result.columns[index].is_number);
   // Over time if there is a time, else over the first text, else over the number of the row.
   const across = timeIndex >= 0 ? timeIndex : indexes.find((index) => !numeric.includes(index));
-  const x = across === undefined ? result.rows.map((_, index) => index + 1) : values(across);
+  const x = across === undefined
+    ? result.rows.map((_, index) => index + 1)
+    : values(across).map(escaped);
   const ohlc = ["open", "high", "low", "close"].map((name) => names.indexOf(name));
   const traces = ohlc.every((index) => index >= 0)
     ? [candleTrace(x, ohlc.map(values))]
@@ -173,9 +180,10 @@ function candleTrace(x, [open, high, low, close]) {
 
 async function download(format) {
   try {
-    const blob = await runSql(result.query, format);
-    const link = element("a", { href: URL.createObjectURL(blob), download: `query.${format}` });
+    const { blob, name, notes } = await runSql(result.query, format);
+    const link = element("a", { href: URL.createObjectURL(blob), download: name });
     link.click();
+    if (notes) note.textContent = `${name}: ${notes}`;
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   } catch (fault) {
     note.textContent = fault.message;

@@ -23,8 +23,10 @@ export function onChange(listener) {
 export function change(fields, { isStep = true } = {}) {
   const now = performance.now();
   const before = state;
-  state = { ...state, ...fields };
-  const address = `#${write(state)}`;
+  const after = { ...state, ...fields };
+  // This fails for what is no time, which must not become the state.
+  const address = `#${write(after)}`;
+  state = after;
   if (address === location.hash) return;
   const isNew = isStep && now - changedAt > GESTURE_MS;
   history[isNew ? "pushState" : "replaceState"](null, "", address);

@@ -12,12 +12,16 @@ const note = document.getElementById("trades-note");
 const latest = new Latest();
 let shown = { pair: "", rows: [], at: null, copy: null };
 let fail = () => {};
+let hasPaged = false;
 
 /** Start; `failed(fault)` shows an error. */
 export function startTrades(failed) {
   fail = failed;
   const button = (id, place) =>
-    document.getElementById(id).addEventListener("click", () => load(shown.pair, place(), null));
+    document.getElementById(id).addEventListener("click", () => {
+      hasPaged = true;
+      load(shown.pair, place(), null);
+    });
   const place = (row) => (row ? `${row.time_ns}.${row.tie}` : "0.0");
   button("trades-oldest", () => "oldest");
   button("trades-newest", () => "newest");
@@ -27,10 +31,23 @@ export function startTrades(failed) {
 
 /** Show the trades around a time; without one, the last trades before the end of the view. */
 export function showTrades(pair, at, until) {
+  hasPaged = false;
   return load(pair, at === null ? `before:${until}000000.0` : `at:${new Date(at).toISOString()}`, at);
 }
 
 export const tradeTexts = () => shown.copy;
+
+/** Whether the reader has gone to another page since trades were shown. */
+export const tradesPaged = () => hasPaged;
+
+/** Forget the trades of another pair. */
+export function clearTrades() {
+  latest.cancel();
+  hasPaged = false;
+  shown = { pair: "", rows: [], at: null, copy: null };
+  table.replaceChildren();
+  note.textContent = "";
+}
 
 async function load(pair, place, at) {
   try {
