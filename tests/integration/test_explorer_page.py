@@ -472,6 +472,20 @@ def test_the_first_trades_of_an_archive_appear_by_themselves(
         page.close()
 
 
+def test_a_pair_of_an_empty_archive_is_asked_for_once(tmp_path: Path, chromium: Browser) -> None:
+    with harvester.open(tmp_path) as empty, empty.explore() as explorer:
+        page = chromium.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{explorer.url}#pair=XBTUSD&tab=sql")
+        for _ in range(2):
+            with page.expect_response(re.compile("/api/pairs")):
+                pass
+        expect(page.get_by_role("alert")).to_contain_text("holds no trades of 'XBTUSD'")
+        assert len([url for url in asked if "/api/candles" in url]) == 1
+        page.close()
+
+
 def test_the_first_trades_of_a_pair_appear_by_themselves(tmp_path: Path, look: Opened) -> None:
     with sample_archive(tmp_path, trades=500) as growing:
         request_only(tmp_path, "DOGUSD")

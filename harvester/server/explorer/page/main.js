@@ -326,13 +326,14 @@ async function start() {
     event.preventDefault();
     byId("chart").focus();
   });
-  await startPair().catch(failed);
+  await startPair({ isFirst: true }).catch(failed);
   setTimeout(follow, LIVE_MS);
 }
 
-/** Show the pairs, and the one of the address or else the busiest. */
-async function startPair() {
+/** Show the pairs, and the one of the address or else the busiest; later, once there are any. */
+async function startPair({ isFirst = false } = {}) {
   showPairs(await get("pairs"));
+  if (!isFirst && !allPairs().length) return;
   showProblem("");
   if (!state.pair && allPairs().length) {
     const busiest = allPairs().reduce((most, pair) => (pair.trades > most.trades ? pair : most));
