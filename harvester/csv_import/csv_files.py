@@ -154,11 +154,10 @@ class Member(NamedTuple):
 
     @property
     def complete_by_name(self) -> KnownComplete:
-        """The time for which it contains every trade by the names of its ZIP and folders alone."""
-        if self.inner:
-            names = [self.path.name, *PurePosixPath(self.inner).parts[:-1]]
-            return _complete_by_name(names, UNKNOWN)
-        return _complete_by_name(self.path.absolute().parts[:-1], UNKNOWN)
+        """The time for which it contains every trade by the names around it alone."""
+        inner = PurePosixPath(self.inner).parts[:-1]
+        outer = (self.path.name,) if self.inner else self.path.absolute().parts[:-1]
+        return _complete_by_name((*outer, *inner), UNKNOWN)
 
     @property
     def stem(self) -> str:
@@ -251,8 +250,7 @@ def _zip_members(
     """The CSV files of a ZIP.
 
     Raises:
-        BadFile: a member is unsafe, such as one whose path leads out of the ZIP; or no member is a
-            CSV file.
+        BadFile: a member is unsafe (its path leads out of the ZIP, say), or none is a CSV file.
     """
     seen: set[str] = set()
     for entry in entries:

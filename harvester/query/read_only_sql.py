@@ -8,7 +8,7 @@ must be a single query, and it runs as a subquery, where DuckDB refuses all that
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import BadQuery
-from harvester.exporters.formats import as_flat_text
 from harvester.query.source_choice import path_literal, text_literal
 from harvester.query.sql import Connection, file_relation, translate_sql_errors
 
@@ -32,6 +31,8 @@ MIN_CELL_SIZE = 16
 """So many bytes each value counts at least: as text, also a null or a boolean takes some."""
 REPEAT_S = 0.05
 """So often an interruption is repeated: between two of DuckDB's calls it has no effect."""
+
+AsText = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 
 class QueryLimits(NamedTuple):
@@ -75,14 +76,18 @@ class LimitedRows(NamedTuple):
 class ReadOnlyQuery:
     """One query on a connection of its own, which another thread may cancel."""
 
-    def __init__(self, connection: Connection, root: str, limits: QueryLimits) -> None:
+    def __init__(
+        self, connection: Connection, root: str, limits: QueryLimits, as_text: AsText
+    ) -> None:
         """Restrict the connection; it is closed after the query.
 
         Args:
             connection: with the views of an archive, as `connect_views` returns it.
             root: the archive's folder.
             limits: of the query.
+            as_text: a batch with its nested values as text.
         """
+        self._as_text = as_text
         self._connection = connection
         self._limits = limits
         self._is_cancelled = Event()
@@ -176,7 +181,8 @@ class ReadOnlyQuery:
             raise BadQuery("a single row of the query is too large: choose fewer columns")
         is_cut = is_cut or table.num_rows > self._limits.rows
         kinds = [kind.id for kind in rows.types]
-        return _cut_values(table.slice(0, self._limits.rows), kinds, is_cut=is_cut)
+        first = table.slice(0, self._limits.rows)
+        return _cut_values(first, kinds, self._as_text, is_cut=is_cut)
 
     def _check(self) -> None:
         if self._is_late or self._is_cancelled.is_set():
@@ -256,7 +262,9 @@ def _limited_sql(number: int, kind: str) -> list[str]:
     return [f"#{number}"]
 
 
-def _cut_values(table: pa.Table, kinds: Sequence[str], *, is_cut: bool) -> LimitedRows:
+def _cut_values(
+    table: pa.Table, kinds: Sequence[str], as_text: AsText, *, is_cut: bool
+) -> LimitedRows:
     """Cut the values of the columns that `_limited_sql` describes."""
     read = iter(zip(table.columns, table.schema, strict=True))
     columns, fields, has_cut_values = [], [], False
@@ -276,7 +284,7 @@ def _cut_values(table: pa.Table, kinds: Sequence[str], *, is_cut: bool) -> Limit
             if texts.null_count < len(texts):
                 has_cut_values = True
                 flat = [
-                    as_flat_text(batch).column(0)
+                    as_text(batch).column(0)
                     for batch in pa.Table.from_arrays([column], [field.name]).to_batches()
                 ]
                 column = pc.coalesce(texts, pa.chunked_array(flat, pa.string()))

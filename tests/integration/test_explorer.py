@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 import harvester
 from harvester.errors import ArchiveDamaged, BadQuery
-from harvester.exporters.formats import as_text
+from harvester.exporters.formats import as_flat_text, as_text
 from harvester.operations.run_log import PairResult, RunRecord, append
 from harvester.query.read_only_sql import (
     LimitedRows,
@@ -494,7 +494,9 @@ def test_what_parquet_can_not_hold_is_the_askers_fault(archive: harvester.Archiv
 def test_half_of_a_character_is_the_askers_fault(archive: harvester.Archive) -> None:
     assert run_sql(archive, "SELECT '\ud800'").status_code == 400
     with pytest.raises(BadQuery, match="half of a character"):
-        ReadOnlyQuery(archive.connect(), archive.path, QueryLimits()).run("SELECT '\ud800'")
+        ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(), as_flat_text).run(
+            "SELECT '\ud800'"
+        )
 
 
 def test_damage_that_shows_while_rows_are_read_is_no_fault_of_the_asker() -> None:
@@ -591,14 +593,14 @@ def test_sql_sees_no_variable_of_python(archive: harvester.Archive) -> None:
 
 
 def test_a_query_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
-    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(seconds=0.2))
+    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(seconds=0.2), as_flat_text)
     with pytest.raises(BadQuery, match=r"took longer than 0\.2 seconds"):
         query.run("SELECT count(*) FROM range(1000000000) a, range(1000000) b")
 
 
 def test_a_query_whose_rows_are_read_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
     limits = QueryLimits(seconds=0.3)
-    query = ReadOnlyQuery(archive.connect(), archive.path, limits)
+    query = ReadOnlyQuery(archive.connect(), archive.path, limits, as_flat_text)
     rows = "SELECT a.range FROM range(1000000) a, range(1000000) b"
     with pytest.raises(BadQuery, match="took longer"):
         query.run(f"{rows} WHERE a.range < 5000 AND (b.range = 1 OR a.range + b.range < 0)")
@@ -606,7 +608,7 @@ def test_a_query_whose_rows_are_read_ends_when_its_time_is_up(archive: harvester
 
 @pytest.mark.parametrize("is_early", [True, False])
 def test_a_query_can_be_cancelled(archive: harvester.Archive, is_early: bool) -> None:
-    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits())
+    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(), as_flat_text)
     if is_early:
         query.cancel()
     with ThreadPoolExecutor() as pool:

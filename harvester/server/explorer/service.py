@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from harvester.errors import BadQuery, BadTime, NothingHeld, UsageError
 from harvester.escaping import brief
-from harvester.exporters.formats import as_text
+from harvester.exporters.formats import as_flat_text, as_text
 from harvester.query.read_only_sql import (
     LimitedRows,
     QueryLimits,
@@ -324,7 +324,9 @@ class ArchiveExplorer:
         Raises:
             ArchiveDamaged: a file can't be read.
         """
-        return ReadOnlyQuery(self._archive.connect(), self.path, limits or QueryLimits())
+        return ReadOnlyQuery(
+            self._archive.connect(), self.path, limits or QueryLimits(), as_flat_text
+        )
 
     def run_query(self, text: str, limits: QueryLimits) -> dict[str, Any]:
         """Run one SQL query, after those that run at present if there are two.
