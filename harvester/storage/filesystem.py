@@ -62,47 +62,20 @@ class LocalStore:
         pending = [folder]
         while pending:
             current = pending.pop()
-            # A writer may merge files meanwhile: a listing that has neither the merged files nor
-            # the one that they became would show a gap where there is none.
-            for _ in range(MAX_LISTINGS):
-                changed_ns = self._changed_ns(current)
-                found, folders, is_complete = self._entries(current, refuse_links, but)
-                if is_complete and changed_ns == self._changed_ns(current):
-                    break
-            entries += found
-            pending += folders
-        return sorted(entries)
-
-    def _entries(
-        self, folder: str, refuse_links: bool, but: str | None
-    ) -> tuple[list[Entry], list[str], bool]:
-        """The files and the folders directly in a folder, and whether none vanished meanwhile."""
-        entries, folders, is_complete = [], [], True
-        with reading(self.location(folder)):
-            for item in self._scan(folder):
-                path = f"{folder}/{item.name}"
-                is_folder, is_link = item.is_dir(follow_symlinks=False), _is_folder_link(item)
-                if but is not None and path.startswith(but) and (is_folder or is_link):
-                    continue
-                if is_folder:
-                    folders.append(path)
-                elif refuse_links and is_link:
-                    raise _linked(self.location(path))
-                else:
-                    try:
-                        stat = item.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        is_complete = False
+            with reading(self.location(current)):
+                for item in self._scan(current):
+                    path = f"{current}/{item.name}"
+                    is_folder, is_link = item.is_dir(follow_symlinks=False), _is_folder_link(item)
+                    if but is not None and path.startswith(but) and (is_folder or is_link):
+                        continue
+                    if is_folder:
+                        pending.append(path)
+                    elif refuse_links and is_link:
+                        raise _linked(self.location(path))
                     else:
+                        stat = item.stat(follow_symlinks=False)
                         entries.append(Entry(path, stat.st_size, stat.st_mtime_ns))
-        return entries, folders, is_complete
-
-    def _changed_ns(self, folder: str) -> int:
-        """When a name was last added to or removed from a folder; 0 where it is absent."""
-        try:
-            return (self.root / folder).stat().st_mtime_ns
-        except OSError:
-            return 0
+        return sorted(entries)
 
     def folders(self, folder: str) -> list[str]:
         """List the names of the folders directly below a folder.
@@ -116,13 +89,26 @@ class LocalStore:
         )
 
     def _scan(self, folder: str) -> list[os.DirEntry[str]]:
-        location = self.location(folder)
-        with (
-            suppress(FileNotFoundError, NotADirectoryError),
-            reading(location),
-            os.scandir(location) as found,
-        ):
-            return list(found)
+        """What a folder contains, files with their `stat`; listed again if it changes meanwhile.
+
+        A writer may merge files: a listing that has neither these nor the one that they became
+        would show a gap where there is none.
+        """
+        path = self.root / folder
+        with suppress(FileNotFoundError, NotADirectoryError), reading(str(path)):
+            for _ in range(MAX_LISTINGS):
+                found, is_complete, changed_ns = [], True, path.stat().st_mtime_ns
+                with os.scandir(path) as items:
+                    for item in items:
+                        try:
+                            if not item.is_dir(follow_symlinks=False):
+                                item.stat(follow_symlinks=False)
+                            found.append(item)
+                        except FileNotFoundError:
+                            is_complete = False
+                if is_complete and path.stat().st_mtime_ns == changed_ns:
+                    break
+            return found
         return []
 
     def read(self, path: str) -> bytes | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,24 @@ def test_files_are_listed_with_when_they_were_last_written(store: LocalStore) ->
     assert store.files("trades") == [Entry("trades/1", 1, 1_700_000_000_000_000_000)]
 
 
+class Scan:
+    """Stands for `os.scandir`: something happens while a folder is listed."""
+
+    def __init__(self, happens: Callable[[], object], *, is_late: bool = True) -> None:
+        """Happens after the names were read, or before any is."""
+        self._scan, self._happens, self._is_late = os.scandir, happens, is_late
+        self.listings = 0
+
+    @contextmanager
+    def __call__(self, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        self.listings += 1
+        with self._scan(folder) as items:
+            found = list(items)
+        self._happens()
+        is_missed = self.listings == 1 and not self._is_late
+        yield iter([] if is_missed else found)
+
+
 @pytest.mark.parametrize("reads_first", [True, False])
 def test_files_that_become_another_while_they_are_listed_are_not_both_missing(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, reads_first: bool
@@ -73,20 +92,15 @@ def test_files_that_become_another_while_they_are_listed_are_not_both_missing(
     """A merge between the names and their sizes, or among the names."""
     for name in "123":
         put(store, f"trades/{name}")
-    names, merges = LocalStore._scan, 0
+    # Two changes within one tick of the system's clock leave the same time on the folder.
+    os.utime(store.root / "trades", ns=(5, 1_700_000_000_000_000_000))
 
-    def merging(self: LocalStore, folder: str) -> list[os.DirEntry[str]]:
-        nonlocal merges
-        found = names(self, folder)
-        if not merges:
-            merges += 1
-            put(store, "trades/1-3")
-            for name in "123":
-                (store.root / "trades" / name).unlink()
-            found = found if reads_first else []
-        return found
+    def merge() -> None:
+        put(store, "trades/1-3")
+        for name in "123":
+            (store.root / "trades" / name).unlink(missing_ok=True)
 
-    monkeypatch.setattr(LocalStore, "_scan", merging)
+    monkeypatch.setattr(os, "scandir", Scan(merge, is_late=reads_first))
     assert [file.path for file in store.files("trades")] == ["trades/1-3"]
 
 
@@ -94,18 +108,10 @@ def test_a_folder_that_changes_all_the_time_is_listed_in_the_end(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(store, "trades/1")
-    names, listings = LocalStore._scan, 0
-
-    def changing(self: LocalStore, folder: str) -> list[os.DirEntry[str]]:
-        nonlocal listings
-        listings += 1
-        found = names(self, folder)
-        put(store, f"trades/new-{listings}")
-        return found
-
-    monkeypatch.setattr(LocalStore, "_scan", changing)
+    scan = Scan(lambda: put(store, f"trades/new-{scan.listings}"))
+    monkeypatch.setattr(os, "scandir", scan)
     assert "trades/1" in [file.path for file in store.files("trades")]
-    assert listings == MAX_LISTINGS
+    assert scan.listings == MAX_LISTINGS
 
 
 def test_folders_are_listed_without_files(store: LocalStore) -> None:
