@@ -128,17 +128,8 @@ def serving(archive: TradeStore, host: str = "127.0.0.1", port: int = 0) -> Iter
     Raises:
         HarvesterError: listening on the address failed.
     """
-    with listening(host, port) as listener:
-        server = server_of(app(archive))
-        thread = threading.Thread(
-            target=server.run, args=([listener],), name="api-server", daemon=True
-        )
-        thread.start()
-        try:
-            yield url_of(host, listener)
-        finally:
-            server.should_exit = True
-            thread.join()
+    with running(app(archive), host, port) as url:
+        yield url
 
 
 def serve_forever(
@@ -162,13 +153,52 @@ def serve_forever(
         HarvesterError: listening on the address failed.
         KeyboardInterrupt: Ctrl-C.
     """
-    with listening(host, port) as listener:
-        ready(url_of(host, listener))
-        server_of(app(archive, guess_sides=guess_sides)).run([listener])
+    run_forever(app(archive, guess_sides=guess_sides), host, port, ready)
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
+def running(application: Starlette, host: str, port: int) -> Iterator[str]:
+    """Run an app in a thread while the block runs; yields the URL, without a slash at the end.
+
+    Args:
+        application: what answers.
+        host: the host name or address to listen on.
+        port: the port; 0 for any free one.
+
+    Raises:
+        HarvesterError: listening on the address failed.
+    """
+    with _listening(host, port) as listener:
+        server = _server(application)
+        thread = threading.Thread(target=server.run, args=([listener],), name="server", daemon=True)
+        thread.start()
+        try:
+            yield _url(host, listener)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def run_forever(application: Starlette, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Run an app until Ctrl-C or SIGTERM, which then have their usual effect.
+
+    Args:
+        application: what answers.
+        host: the host name or address to listen on.
+        port: the port; 0 for any free one.
+        ready: called with the URL, without a slash at the end, once clients can connect.
+
+    Raises:
+        HarvesterError: listening on the address failed.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    with _listening(host, port) as listener:
+        ready(_url(host, listener))
+        _server(application).run([listener])
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
     """Open a listening socket. Clients can connect at once: they queue until the server runs."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -186,7 +216,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield tcp_listener
 
 
-def server_of(application: Starlette) -> uvicorn.Server:
+def _server(application: Starlette) -> uvicorn.Server:
     """A server that runs an app until its `should_exit` is set; it logs nothing."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -200,7 +230,7 @@ def server_of(application: Starlette) -> uvicorn.Server:
     )
 
 
-def url_of(host: str, listener: socket.socket) -> str:
+def _url(host: str, listener: socket.socket) -> str:
     """The address of a listening socket, without a slash at the end."""
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{listener.getsockname()[1]}"

@@ -8,8 +8,8 @@ headers, and asks for a token that only the printed address has.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import secrets
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from html import escape
@@ -33,7 +33,7 @@ from harvester.errors import BAD_JSON, HarvesterError, NothingHeld, UnknownPair,
 from harvester.exporters.formats import WRITERS, write_rows
 from harvester.query.read_only_sql import MAX_TEXT, LimitedRows, as_duckdb_errors
 from harvester.query.sql import translate_sql_errors
-from harvester.server.app import listening, server_of, url_of
+from harvester.server.app import run_forever, running
 from harvester.server.explorer.service import MAX_QUERIES, ArchiveExplorer, ReadableArchive
 
 HOST = "127.0.0.1"
@@ -298,9 +298,7 @@ def explore_forever(
         KeyboardInterrupt: Ctrl-C.
     """
     token = secrets.token_urlsafe(24)
-    with listening(HOST, port) as listener:
-        ready(f"{url_of(HOST, listener)}/?token={token}")
-        server_of(app(archive, token)).run([listener])
+    run_forever(app(archive, token), HOST, port, lambda url: ready(f"{url}/?token={token}"))
 
 
 class ExplorerServer:
@@ -323,24 +321,16 @@ class ExplorerServer:
             HarvesterError: listening on the port failed.
         """
         token = secrets.token_urlsafe(24)
-        with ExitStack() as resources:
-            listener = resources.enter_context(listening(HOST, port))
-            self.url = f"{url_of(HOST, listener)}/?token={token}"
-            self._server = server_of(app(archive, token))
-            kept = resources.pop_all()
-
-        def serve() -> None:
-            # The thread holds the socket: a notebook shows the page of an object nobody keeps.
-            with kept:
-                self._server.run([listener])
-
-        self._thread = threading.Thread(target=serve, name="explorer", daemon=True)
-        self._thread.start()
+        self._running = ExitStack()
+        url = self._running.enter_context(running(app(archive, token), HOST, port))
+        self.url = f"{url}/?token={token}"
+        # A notebook shows the page of an object that nobody keeps: it runs until the process ends.
+        atexit.register(self.close)
 
     def close(self) -> None:
         """Stop the server. Closing it twice is no error."""
-        self._server.should_exit = True
-        self._thread.join()
+        atexit.unregister(self.close)
+        self._running.close()
 
     def __enter__(self) -> Self:
         return self
