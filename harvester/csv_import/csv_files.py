@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 import zipfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, NamedTuple, TypeVar, cast
@@ -153,13 +153,6 @@ class Member(NamedTuple):
         return f"{folder}/{self.path.name}" if _QUARTER.search(folder) else self.path.name
 
     @property
-    def complete_by_name(self) -> KnownComplete:
-        """The time for which it contains every trade by the names around it alone."""
-        inner = PurePosixPath(self.inner).parts[:-1]
-        outer = (self.path.name,) if self.inner else self.path.absolute().parts[:-1]
-        return _complete_by_name((*outer, *inner), UNKNOWN)
-
-    @property
     def stem(self) -> str:
         """The file's name without its ending, which is the name of a pair."""
         return PurePosixPath(self.inner or self.path.name).stem
@@ -208,9 +201,7 @@ def _members(path: Path, complete: KnownComplete) -> list[Member]:
         if path.exists() and not path.is_file():
             raise BadFile(f"{path} is no regular file: give a CSV, a ZIP or a folder")
         if path.suffix.lower() == ".csv":
-            folders = path.absolute().parts[:-1]
-            size = path.stat().st_size
-            return [Member(path, "", size, None, _complete_by_name(folders, complete))]
+            return [_member(path, "", path.stat().st_size, None, complete)]
         if not path.exists():
             raise FileNotFoundError(2, "there is no such file")
         if not zipfile.is_zipfile(path):
@@ -222,15 +213,23 @@ def _members(path: Path, complete: KnownComplete) -> list[Member]:
         raise BadFile(f"{path} can't be read: {reason or error}") from error
 
 
-def _complete_by_name(names: Sequence[str], complete: KnownComplete) -> KnownComplete:
+def _member(path: Path, inner: str, size: int, crc: int | None, said: KnownComplete) -> Member:
+    return Member(path, inner, size, crc, complete_by_name(path, inner, said))
+
+
+def complete_by_name(path: Path, inner: str, complete: KnownComplete = UNKNOWN) -> KnownComplete:
     """The time for which a file contains every trade: what the user said, or what its name says.
 
+    Two names around it are read, the innermost first: Kraken's ZIPs contain one folder.
+
     Args:
-        names: the names of the ZIP and of the folders around the file, the innermost last. Two are
-            checked, because Kraken's ZIPs contain one folder.
+        path: of the file, or of its ZIP.
+        inner: the member's name in the ZIP; empty for a file on disk.
         complete: what the user said.
     """
     since, until = complete
+    outer = (path.name,) if inner else path.absolute().parts[:-1]
+    names = (*outer, *PurePosixPath(inner).parts[:-1])
     for name in reversed(names[-_NAMES_CHECKED:]):
         if quarter := _QUARTER.search(name):
             opens = np.datetime64(f"{quarter[2]}-{3 * int(quarter[1]) - 2:02d}", "M")
@@ -258,19 +257,10 @@ def _zip_members(
             raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing of it was read")
         seen.add(entry.filename)
     _check_overlaps(path, entries)
-    if not any(map(_is_csv, entries)):
+    files = [entry for entry in entries if _is_csv(entry)]
+    if not files:
         raise BadFile(f"{path} has no CSV: give one of Kraken's ZIPs")
-    return [
-        Member(
-            path,
-            entry.filename,
-            entry.file_size,
-            entry.CRC,
-            _complete_by_name([path.name, *PurePosixPath(entry.filename).parts[:-1]], complete),
-        )
-        for entry in entries
-        if _is_csv(entry)
-    ]
+    return [_member(path, file.filename, file.file_size, file.CRC, complete) for file in files]
 
 
 def _is_csv(entry: zipfile.ZipInfo) -> bool:

@@ -14,6 +14,7 @@ from harvester.csv_import.csv_files import (
     Member,
     blocks,
     checksum,
+    complete_by_name,
     head,
     pieces,
 )
@@ -223,9 +224,9 @@ class ScannedFile(NamedTuple):
 
         The user says so, or its name does and it is in a ZIP, whose checksum it has.
         """
-        complete = self.member.complete
-        is_said = None not in complete and complete != self.member.complete_by_name
-        is_zipped = self.member.crc is not None and complete != UNKNOWN
+        member, complete = self.member, self.member.complete
+        is_said = None not in complete and complete != complete_by_name(member.path, member.inner)
+        is_zipped = member.crc is not None and complete != UNKNOWN
         within = _range_by_name(self.member, self.first_ns, self.last_ns)
         return (is_said or is_zipped) and within != EVERYTHING
 
@@ -247,7 +248,7 @@ class ScannedFile(NamedTuple):
         until_s, last_ns = self.member.complete.until_s, self.last_ns
         return max(-1 if last_ns is None else last_ns, (until_s or 0) * SECOND - 1)
 
-    def with_bounds(self, **bounds: int) -> ScannedFile:
+    def with_bounds(self, **bounds: int | None) -> ScannedFile:
         """The same file with another `since_s` or `until_s` of the time that it has completely."""
         complete = self.member.complete._replace(**bounds)
         return self._replace(member=self.member._replace(complete=complete))
@@ -414,21 +415,26 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     A file that reaches over its end, or begins before its begin, is not what its name says. Where
     it meets another file, that one may have the same rows: neither of them counts as whole there.
     """
-    bounds = [file.member.complete for file in files]
-    wrong: set[int] = set()
+    wrong: set[int | None] = set()
     for file in files:
-        since_ns, until_ns = (SECOND * (bound or 0) for bound in file.member.complete)
         if file.first_ns is not None and file.last_ns is not None:
-            is_early, is_late = file.first_ns < since_ns, 0 < until_ns <= file.last_ns
-            is_outside = file.last_ns < since_ns or 0 < until_ns <= file.first_ns
-            wrong |= {since_ns} if is_early or is_outside else set()
-            wrong |= {until_ns} if is_late or is_outside else set()
-    kept = [
-        [None if SECOND * (bound or 0) in wrong else bound for bound in known] for known in bounds
-    ]
+            first_s, last_s = file.first_ns // SECOND, file.last_ns // SECOND
+            since_s, until_s = file.member.complete
+            is_past_end = until_s is not None and first_s >= until_s
+            is_before = since_s is not None and last_s < since_s
+            if is_past_end or (since_s is not None and first_s < since_s):
+                wrong.add(since_s)
+            if is_before or (until_s is not None and last_s >= until_s):
+                wrong.add(until_s)
     return [
-        file._replace(member=file.member._replace(complete=KnownComplete(*known)))
-        for file, known in zip(files, kept, strict=True)
+        file.with_bounds(
+            **{
+                name: None
+                for name, bound in file.member.complete._asdict().items()
+                if bound in wrong
+            }
+        )
+        for file in files
     ]
 
 

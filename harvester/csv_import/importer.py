@@ -187,9 +187,8 @@ class FileChain:
         self._pair = pair
         self._files = files
         self._options = options
-        own_bad = [span for file in files for span in file.bad_times]
         self._unproved = union(span for file in files for span in file.unproved)
-        self._bad_times = union([*bad_times, *own_bad, *self._unproved])
+        self._bad_times = union(chain(bad_times, self._unproved, *(f.bad_times for f in files)))
         self._is_in_order = is_in_order(files)
         self._steps_back = TimeDisorder()
         self._skipped_ranges: list[Range] = []

@@ -248,8 +248,8 @@ class _Redownload:
     def _days_not_shown(self, segment: Segment, staged: list[Segment]) -> set[int]:
         """The numbers of the days on which the file has a row that is no trade of the exchange.
 
-        Sums do not tell: where the file lacks a trade, and an answer left out another, they may be
-        equal. A row is a trade of the same price within a second; old files round volumes.
+        Sums do not show it: where the file lacks a trade, and an answer left out another, they may
+        be equal. A row is a trade of the same price within a second; old files round volumes.
         """
         rows, row_prices = self._keyed([segment])
         trades, trade_prices = self._keyed(staged)

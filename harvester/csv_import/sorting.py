@@ -316,7 +316,6 @@ class TimeDoubts:
         """Rows, first and last time of each day, by its number from 1970-01-01."""
         # A row before the first one, so that the first may be out of place.
         self._tail = np.array([-1])
-        self._longest_ns = 0
         self._earliest = self._latest = np.empty(0, np.int64)
         """The first and the last `MAX_STRAY_ROWS` times and one more, ascending."""
         self._is_sorted = True
@@ -367,54 +366,51 @@ class TimeDoubts:
         Args:
             within: the time of the file by its name, whose ends may be silent, too.
         """
-        groups = self._groups()
-        most = max((rows for rows, _, _ in groups), default=0)
-        between = [Range(last, first - 1) for (_, _, last), (_, first, _) in pairwise(groups)]
-        stray = [around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
-        ends = []
-        if groups and within.after > 0:
-            ends.append(Range(within.after, groups[0][1] - 1))
-        if groups and within.through < END_OF_TIME:
-            ends.append(Range(groups[-1][2], within.through))
-        ends = [end for end in ends if end.through - end.after > self._longest_ns]
-        return union([*between, *stray, *ends, *self._stray_ends()])
+        if not self._rows:
+            return []
+        first, last = int(self._earliest[0]), int(self._latest[-1])
+        average_ns = (last - first) // self._rows
+        usual_ns = min(LONGEST_SILENCE_DAYS * DAY, DAY + SILENCE_GAPS * average_ns)
+        longest_ns = max(usual_ns, RARE_GAPS * average_ns)
+        groups = self._groups(longest_ns)
+        most = max(rows for rows, _, _ in groups)
+        found = [Range(left[2], right[1] - 1) for left, right in pairwise(groups)]
+        found += [around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
+        if within.after > 0 and first - 1 - within.after > longest_ns:
+            found.append(Range(within.after, first - 1))
+        if within.through < END_OF_TIME and within.through - last > longest_ns:
+            found.append(Range(last, within.through))
+        return union([*found, *self._stray_ends(SILENCE_GAPS * average_ns)])
 
-    def _stray_ends(self) -> list[Range]:
-        """The few rows at an end of the file, and the silence beside them, if it is long.
+    def _groups(self, longest_ns: int) -> list[tuple[int, int, int]]:
+        """The rows, first and last time of the rows between silences longer than that, in order."""
+        groups: list[tuple[int, int, int]] = []
+        for day in sorted(self._days):
+            count, low, high = self._days[day]
+            if not groups or low - groups[-1][2] > longest_ns:
+                groups.append((count, low, high))
+            else:
+                rows, first, _ = groups[-1]
+                groups[-1] = (rows + count, first, high)
+        return groups
+
+    def _stray_ends(self, longest_ns: int) -> list[Range]:
+        """The few rows at an end of the file, with a silence that is longer than that.
 
         An end costs a request in any case, so here a silence may be shorter than a day.
         """
         if self._rows <= MAX_STRAY_ROWS:
             return []
-        first, last = int(self._earliest[0]), int(self._latest[-1])
-        longest_ns = SILENCE_GAPS * ((last - first) // self._rows)
         found = []
         early = (np.diff(self._earliest) > longest_ns).nonzero()[0]
         late = (np.diff(self._latest) > longest_ns).nonzero()[0]
         if len(early):
-            found.append(around(first, int(self._earliest[early[-1] + 1]) - 2 * SECOND))
+            first_good = int(self._earliest[early[-1] + 1])
+            found.append(around(int(self._earliest[0]), first_good - 2 * SECOND))
         if len(late):
-            found.append(around(int(self._latest[late[0]]) + 2 * SECOND, last))
+            last_good = int(self._latest[late[0]])
+            found.append(around(last_good + 2 * SECOND, int(self._latest[-1])))
         return found
-
-    def _groups(self) -> list[tuple[int, int, int]]:
-        """The rows, first and last time of the rows between long silences, in order."""
-        if not self._days:
-            return []
-        days = sorted(self._days)
-        first_ns, last_ns = self._days[days[0]][1], self._days[days[-1]][2]
-        average_ns = (last_ns - first_ns) // self._rows
-        longest_ns = min(LONGEST_SILENCE_DAYS * DAY, DAY + SILENCE_GAPS * average_ns)
-        self._longest_ns = max(longest_ns, RARE_GAPS * average_ns)
-        groups = [self._days[days[0]]]
-        for day in days[1:]:
-            count, low, high = self._days[day]
-            rows, first, last = groups[-1]
-            if low - last > self._longest_ns:
-                groups.append(self._days[day])
-            else:
-                groups[-1] = (rows + count, first, high)
-        return groups
 
 
 def around(low_ns: int, high_ns: int) -> Range:

@@ -79,9 +79,8 @@ class KeyedRows(NamedTuple):
 
 def rows_of(batch: pa.RecordBatch) -> KeyedRows:
     """The rows of a batch of `schema.ROWS` or `schema.TRADES`, as a copy."""
-    price = decimal_words(batch.column("price"))[0].astype(np.uint64)
     low, high = (words.astype(np.uint64) for words in decimal_words(batch.column("volume")))
-    return KeyedRows(times(batch).copy(), _mixed(_mixed(_mixed(price) + low) + high))
+    return KeyedRows(times(batch).copy(), _mixed(_mixed(price_hashes(batch) + low) + high))
 
 
 def price_hashes(batch: pa.RecordBatch) -> NDArray[np.uint64]:
