@@ -100,10 +100,11 @@ def complete_pair(context: click.Context, _argument: click.Parameter, begun: str
         pairs = known_pairs(TradeStore(common.settings.archive.path)).values()
     except HarvesterError:
         return []
-    names = ((pair.wsname or pair.altname, pair.altname) for pair in pairs)
-    upper = begun.upper()
-    matches = ([name for name in both if name.upper().startswith(upper)][:1] for both in names)
-    return sorted(name for match in matches for name in match)
+    offered = set()
+    for pair in pairs:
+        names = (pair.wsname or pair.altname, pair.altname)
+        offered |= set([name for name in names if name.upper().startswith(begun.upper())][:1])
+    return sorted(offered)
 
 
 def class_option(help: str) -> Callable[[F], F]:  # noqa: A002 - as click calls it

@@ -18,7 +18,7 @@ import msgspec
 from harvester.errors import BAD_JSON, HarvesterError
 from harvester.escaping import brief
 from harvester.kraken.answers import Transient, read_result
-from harvester.kraken.ohlc import read_candles
+from harvester.kraken.ohlc import WEEK_MIN, read_candles
 from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, check_market, read_pairs
 from harvester.kraken.trades import PAGE_ROWS, decode_page
 from harvester.schema import trade_ids
@@ -32,9 +32,10 @@ OHLC_ROWS = 721
 SMALL_SHARE = Decimal("0.9")
 """The counts of weekly candles add up to at least this share of the newest trade id."""
 
+_NUMBER = (rb'"\d+(\.\d+)?"', "a number as text")
 TRADE_COLUMNS = {
-    "price": (rb'"\d+(\.\d+)?"', "a number as text"),
-    "volume": (rb'"\d+(\.\d+)?"', "a number as text"),
+    "price": _NUMBER,
+    "volume": _NUMBER,
     "time": (rb"\d+(\.\d+)?", "a number"),
     "side": (rb'"[bs]"', '"b" or "s"'),
     "order_type": (rb'"[ml]"', '"m" or "l"'),
@@ -42,7 +43,6 @@ TRADE_COLUMNS = {
     "trade_id": (rb"\d+", "a whole number"),
 }
 """The elements of a trade: the form of each as JSON, as a pattern and in words."""
-_NUMBER = (rb'"\d+(\.\d+)?"', "a number as text")
 CANDLE_COLUMNS = {
     "time": (rb"\d+", "a whole number"),
     **dict.fromkeys(("open", "high", "low", "close", "vwap", "volume"), _NUMBER),
@@ -514,7 +514,7 @@ def check_candles_stable(answers: Answers) -> str:
 
 def check_weeks(answers: Answers) -> str:
     """Check that the counts of weekly candles add up to nearly all trades."""
-    weeks = read_candles(answers.body("weeks"), 10080)
+    weeks = read_candles(answers.body("weeks"), WEEK_MIN)
     trades = sum(week.count for week in weeks)
     newest = _ids(answers, "newest")[-1]
     seen = f"{trades:,} trades in {len(weeks)} weeks; the newest trade id is {newest:,}"

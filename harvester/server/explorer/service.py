@@ -153,12 +153,7 @@ class ArchiveExplorer:
             "until": show(axis.through),
             "pairs": [
                 {
-                    "pair": status.pair,
-                    "name": status.wsname or status.pair,
-                    "trades": status.trades,
-                    "first": _time_text(status.first_ns),
-                    "last": _time_text(status.last_ns),
-                    "bytes": status.bytes,
+                    **_totals(status),
                     "gaps": len(status.gaps),
                     "strip": coverage_strip(status.coverage, status.gaps, axis),
                 }
@@ -182,12 +177,7 @@ class ArchiveExplorer:
         ]
         repaired = next((run for run in runs if run.command == "repair"), None)
         return {
-            "pair": status.pair,
-            "name": status.wsname or status.pair,
-            "trades": status.trades,
-            "first": _time_text(status.first_ns),
-            "last": _time_text(status.last_ns),
-            "bytes": status.bytes,
+            **_totals(status),
             "files": status.files,
             "rollups": status.rollups,
             "damaged": [brief(text) for text in status.damaged[:MAX_RANGES]],
@@ -384,6 +374,17 @@ class ArchiveExplorer:
 
 def _version(covered: Sequence[Range]) -> str:
     return blake2b(repr(list(covered)).encode(), digest_size=8).hexdigest()
+
+
+def _totals(status: PairSummary) -> dict[str, Any]:
+    return {
+        "pair": status.pair,
+        "name": status.wsname or status.pair,
+        "trades": status.trades,
+        "first": _time_text(status.first_ns),
+        "last": _time_text(status.last_ns),
+        "bytes": status.bytes,
+    }
 
 
 def _time_text(time_ns: int | None) -> str | None:
