@@ -29,12 +29,17 @@ _THROTTLED = "EService:Throttled"
 _TRANSIENT_ERRORS = ("EService:", "EDatabase:", "EGeneral:Internal error", "EGeneral:No data")
 _PERMANENT_ERRORS = (
     "EQuery:Unknown asset pair",
+    "EQuery:Not covered by this archive",
+    "EQuery:Imported, not downloaded",
     "EGeneral:Invalid arguments",
     "EGeneral:Permission denied",
     "EGeneral:Temporary lockout",
     "EGeneral:Unknown method",
 )
-"""Errors that retrying does not resolve. An error in neither list is retried."""
+"""Errors that retrying does not resolve; two are harvester's API server's.
+
+An error in neither list is retried.
+"""
 _THROTTLED_UNTIL = re.compile(r"Throttled:\s*(\d{10})")
 
 

@@ -26,6 +26,7 @@ from harvester.server.rendering import SideUnknown
 from harvester.server.responses import (
     PREFER,
     ApiResponder,
+    ImportedTrades,
     InvalidParameter,
     NotCovered,
     QueryParams,
@@ -66,6 +67,10 @@ def app(
     )
 
 
+IMPORTED = (
+    "EQuery:Imported, not downloaded:the trades of {} come from CSV files; copy the folder of the "
+    "archive, or import the files there, too"
+)
 SIDE_UNKNOWN = (
     "EQuery:Side not stored:the trade of {} was imported without its side; "
     "`harvester serve --guess-sides` answers with a guess"
@@ -89,6 +94,8 @@ def _endpoint(
             return _error(f"EGeneral:Invalid arguments:{invalid}")
         except NotCovered as gap:
             return _error(f"EQuery:Not covered by this archive:{gap}")
+        except ImportedTrades as imported:
+            return _error(IMPORTED.format(imported))
         except SideUnknown as unknown:
             return _error(SIDE_UNKNOWN.format(unknown))
         except HarvesterError as error:

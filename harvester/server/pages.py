@@ -168,6 +168,19 @@ class TradePages:
         gaps = missing([Range(within.after, max(within.through, within.after))], covered)
         return next((gap for gap in gaps if gap.after < self.through), None)
 
+    def first_imported(self, within: Range) -> Range | None:
+        """The first part of a range whose trades come from a CSV file, not from the exchange."""
+        return next(
+            (
+                piece.within
+                for piece in self._listing()
+                if piece.segment.is_imported
+                and piece.within.after < within.through
+                and within.after < piece.within.through
+            ),
+            None,
+        )
+
     def page(
         self, since_ns: int | None, count: int, pair_decimals: int, *, as_stored: bool = False
     ) -> RenderedPage:

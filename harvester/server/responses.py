@@ -55,6 +55,14 @@ class NotCovered(Exception):
     """The page would cross a gap of the archive."""
 
 
+class ImportedTrades(Exception):
+    """The page would have imported trades, whose times and ids are not the exchange's.
+
+    A copy would store them as downloaded ones. Continued from Kraken, it could have the trades of
+    one second twice.
+    """
+
+
 class ServedPairs:
     """The pairs of an archive, by any spelling; they are listed again after a second."""
 
@@ -138,6 +146,7 @@ class ApiResponder:
             UnknownPair: the archive has no trades of this pair.
             InvalidParameter: a parameter can't be read.
             NotCovered: the page would cross a gap, as if nothing had been traded there.
+            ImportedTrades: `AS_STORED` is preferred, and the page would have imported trades.
             SideUnknown: a trade has no side.
             ArchiveDamaged: a file can't be read.
         """
@@ -148,7 +157,8 @@ class ApiResponder:
         as_stored = _is_as_stored(params)
         page = pages.page(since_ns, count, pair.pair_decimals, as_stored=as_stored)
         if since_ns is not None:
-            _check_coverage(pages, since_ns, page.last_ns if page.is_full else None)
+            through_ns = page.last_ns if page.is_full else None
+            _check_coverage(pages, since_ns, through_ns, as_stored=as_stored)
         last = since or "0" if page.cursor_ns is None else f"{page.cursor_ns:019d}"
         name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
@@ -317,15 +327,25 @@ class ApiResponder:
         return self._pages[altname]
 
 
-def _check_coverage(pages: TradePages, since_ns: int, last_ns: int | None) -> None:
-    """Refuse a page that crosses a gap, except for a gap within `LEAD_IN_NS` after `since_ns`.
+def _check_coverage(
+    pages: TradePages, since_ns: int, last_ns: int | None, *, as_stored: bool
+) -> None:
+    """Refuse a page that crosses a gap, or that a copy can't store as downloaded trades.
 
-    `last_ns` is the time of the page's last row; None for a page that reaches the end of coverage.
+    What is within `LEAD_IN_NS` after `since_ns` does not count.
+
+    Args:
+        pages: of the pair.
+        since_ns: where the page begins.
+        last_ns: the time of its last row; None for a page that reaches the end of coverage.
+        as_stored: whether it is for a copy.
     """
     through = pages.through if last_ns is None else last_ns
-    gap = pages.first_gap(Range(since_ns + LEAD_IN_NS, through))
-    if gap is not None:
+    shown = Range(since_ns + LEAD_IN_NS, max(through, since_ns + LEAD_IN_NS))
+    if gap := pages.first_gap(shown):
         raise NotCovered(f"{gap.after}-{gap.through}")
+    if as_stored and (imported := pages.first_imported(shown)):
+        raise ImportedTrades(str(imported))
 
 
 def _candle_numbers(pages: TradePages, since_s: int, width_ns: int, now_ns: int) -> range:

@@ -8,6 +8,7 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
+import cli_output
 import httpx
 import msgspec
 import numpy as np
@@ -30,7 +31,9 @@ from harvester.server.app import app, serving
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.archive_files import keep_pairs
 from harvester.storage.parquet_files import READ_ROWS
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
 from harvester.times import DAY, SECOND, Range
 
 MINUTE = 60 * SECOND
@@ -167,6 +170,66 @@ def test_a_copy_has_neither_made_up_ids_nor_guessed_sides(tmp_path: Path) -> Non
     assert [batch.to_pylist() for batch in copied] == [
         batch.to_pylist() for batch in source.scan("XBTUSD")
     ]
+
+
+DOWNLOADED_FROM = T0 + 100 * SECOND
+
+
+def archive_with_imported_part(path: Path) -> TradeStore:
+    """Trades of a CSV file, one a second for 50 s, and downloaded ones from 100 s on."""
+    archive = TradeStore(path)
+    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    with writer(archive, "XBTUSD") as pair_writer:
+        imported = Range(0, DOWNLOADED_FROM - 1)
+        rows_without_ids = rows_of([trade(n, None, None) for n in range(50)])
+        pair_writer.commit(imported, rows_without_ids, Footer(imported, "{}", source="csv"))
+    commit(
+        archive,
+        Range(DOWNLOADED_FROM - 1, T0 + DAY),
+        rows_of([trade(number, number) for number in range(100, 150)]),
+    )
+    return archive
+
+
+def test_imported_trades_are_not_copied_as_downloaded_ones(tmp_path: Path) -> None:
+    """Their times may be rounded: continued from Kraken, a copy had a second's trades twice."""
+    source = archive_with_imported_part(tmp_path / "source")
+    copy = tmp_path / "data"
+    with serving(source) as url:
+        result = cli_output.run(url, tmp_path, "backfill", "XBTUSD", "--rate", "0")
+    assert result.returncode == 3
+    assert (
+        "EQuery:Imported, not downloaded:the trades of the beginning to 2023-11-14 22:15 come from "
+        "CSV files; copy the folder of the archive, or import the files there, too"
+    ) in " ".join(result.stderr.split())
+    assert TradeStore(copy).coverage("XBTUSD") == []
+
+
+def test_downloaded_trades_after_imported_ones_are_copied(tmp_path: Path) -> None:
+    source = archive_with_imported_part(tmp_path / "source")
+    copy = tmp_path / "data"
+    with serving(source) as url:
+        words = ("--rate", "0", "--since", "2023-11-14T22:15:00")
+        result = cli_output.run(url, tmp_path, "backfill", "XBTUSD", *words)
+    assert result.returncode == 0, result.stderr
+    copied = [batch.to_pylist() for batch in TradeStore(copy).scan("XBTUSD")]
+    later = Range(DOWNLOADED_FROM - 1, T0 + DAY)
+    assert copied == [batch.to_pylist() for batch in source.scan("XBTUSD", later)]
+    assert sum(map(len, copied)) == 50
+
+
+def test_other_programs_are_still_answered_with_imported_trades(tmp_path: Path) -> None:
+    application = app(archive_with_imported_part(tmp_path), guess_sides=True)
+    assert len(served_ids(application)) == 100
+
+
+def test_a_copy_of_an_archive_with_a_gap_ends_at_once_with_its_name(tmp_path: Path) -> None:
+    source = archive_of(tmp_path / "source", [])
+    commit(source, Range(T0 + 2 * DAY, T0 + 3 * DAY), rows_of([trade(200_000, 1)]))
+    with serving(source) as url:
+        result = cli_output.run(url, tmp_path, "backfill", "XBTUSD", "--rate", "0")
+    assert result.returncode == 3
+    assert f"Not covered by this archive:{T0 + DAY}-{T0 + 2 * DAY}" in result.stderr
 
 
 @pytest.mark.parametrize(
