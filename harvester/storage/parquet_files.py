@@ -71,6 +71,7 @@ PARTIALS = pa.schema(
 """One row per interval that has a trade of the segment, ordered by `time`, the interval's start."""
 
 _ROW_GROUP_ROWS = 32_768
+"""Of a roll-up: some weeks of minutes. Many small row groups would make each query slow."""
 _OPTIONS: dict[str, Any] = {
     "version": "2.6",
     "compression": "zstd",
@@ -111,8 +112,8 @@ def stage_rollup(
     with writing(location):
         sink = store.filesystem.open_output_stream(location)
         with sink, pq.ParquetWriter(sink, PARTIALS, **_OPTIONS) as writer:
-            for batch in partials:
-                writer.write_batch(batch, row_group_size=_ROW_GROUP_ROWS)
+            for group in _row_groups(partials, _ROW_GROUP_ROWS):
+                writer.write_table(group, row_group_size=_ROW_GROUP_ROWS)
             writer.add_key_value_metadata(_metadata(interval, footer))
     return staged
 
@@ -206,7 +207,7 @@ def stage_segment(
     with writing(location):
         sink = store.filesystem.open_output_stream(location)
         with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
-            for group in _row_groups(trades):
+            for group in _row_groups(trades, ROW_GROUP_ROWS):
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
                 for batch in group.to_batches():
                     ids, stamps = batch.column("trade_id"), times(batch)
@@ -241,22 +242,26 @@ def stage_segment(
     return staged, footer
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _row_groups(batches: Iterable[pa.RecordBatch], group_rows: int) -> Iterator[pa.Table]:
     """Regroup batches into tables of one row group each, so that row groups have a fixed size.
 
     Nothing is copied. The text columns of a group get one dictionary; otherwise pyarrow would
     write them without dictionary encoding.
+
+    Args:
+        batches: rows of any number each.
+        group_rows: rows of each table but the last.
     """
     waiting: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
         start = 0
         while start < batch.num_rows:
-            part = batch.slice(start, ROW_GROUP_ROWS - rows)
+            part = batch.slice(start, group_rows - rows)
             waiting.append(part)
             rows += part.num_rows
             start += part.num_rows
-            if rows == ROW_GROUP_ROWS:
+            if rows == group_rows:
                 yield pa.Table.from_batches(waiting).unify_dictionaries()
                 waiting, rows = [], 0
     if rows:

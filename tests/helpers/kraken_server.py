@@ -717,6 +717,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--alike", action="store_true", help="all pairs show one and the same tape")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--first-id", type=int, default=1, help="id of each pair's first trade")
     parser.add_argument("--gap-s", type=float, default=6.0, help="mean time between bursts")
     parser.add_argument("--since-mode", choices=("inclusive", "exclusive"), default="inclusive")
     parser.add_argument("--latency-ms", type=float, default=0.0)
@@ -742,7 +743,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, end)
     tapes: dict[int, list[Trade]] = {}
     for seed in range(options.seed, options.seed + (1 if options.alike else options.pairs)):
-        tapes[seed] = xbtusd_like(options.trades, seed, gap_s=options.gap_s)
+        tapes[seed] = xbtusd_like(
+            options.trades, seed, gap_s=options.gap_s, first_id=options.first_id
+        )
     markets = [
         named(n, tapes[options.seed + (0 if options.alike else n)]) for n in range(options.pairs)
     ]

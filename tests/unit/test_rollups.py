@@ -342,6 +342,17 @@ def test_chunks_of_ticks_are_cut_between_buckets(
     assert table(archive, interval="1h", all_columns=True).equals(truth)
 
 
+def test_a_rollup_has_few_row_groups_however_its_rows_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve years of hours had 1,900, and a query over them took three times as long."""
+    archive = busy_archive(tmp_path)
+    monkeypatch.setattr(parquet_files, "READ_ROWS", 7)
+    rolled(archive)
+    files = list(tmp_path.glob("candles/**/*.parquet"))
+    assert [pq.read_metadata(path).num_row_groups for path in files] == [1, 1, 1, 1]
+
+
 def test_levels_that_do_not_divide_each_other_are_made_from_ticks(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     truth = {text: table(archive, interval=text, all_columns=True) for text in ("7m", "1h")}
