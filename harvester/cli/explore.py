@@ -53,6 +53,6 @@ def mcp(common: CommonOptions) -> None:
 
     Example: harvester mcp --data data
     """
-    from harvester.server.explorer.assistant import mcp_server  # imports the extra
+    from harvester.server.explorer.mcp_server import mcp_server  # imports the extra
 
     mcp_server(common.existing_archive()).run()

@@ -62,7 +62,7 @@ PARSED_ONLY = {
     "harvester serve --data data --port 8722": "serves until it is interrupted",
     "harvester explore": "serves until it is interrupted",
     "harvester explore --data data": "serves until it is interrupted",
-    "harvester mcp --data data": "answers until its stdin ends; test_assistant.py runs it",
+    "harvester mcp --data data": "answers until its stdin ends; test_mcp_server.py runs it",
     "harvester serve --guess-sides": "serves until it is interrupted",
     "harvester status XBT/USD --watch": "watches until it is interrupted",
     "harvester follow XBT/USD ETH/EUR": "follows until it is interrupted",
