@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,13 +17,13 @@ import csv_files
 import pytest
 import sample_trades
 from backfills import serve, strangers, tape_of
+from command_line import own_environment, run_harvester
 from kraken_market import Clock, Tape, expected
 from kraken_server import Exchange
 from process import Victims, hunt
 
 import harvester
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 TRADES = sample_trades.xbtusd_like(6_000, 81)
 TRUTH: Tape = expected(sample_trades.market(TRADES))
 NOW_NS = sample_trades.utc_ns(2025, 3, 1)
@@ -45,17 +43,8 @@ def exchange() -> Iterator[Exchange]:
 @pytest.fixture
 def run(exchange: Exchange, tmp_path: Path) -> Any:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
         given = {"HARVESTER_API_URL": exchange.url, "HARVESTER_DATA": str(tmp_path / "data")}
-        return subprocess.run(
-            [*HARVESTER, *words],
-            env=known | FAST | given,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return run_harvester(words, own_environment() | FAST | given, tmp_path)
 
     return run
 

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 import sample_trades
 from backfills import Crawl, serve, strangers, tape_of
+from command_line import run_harvester
 from corruption import END, HARMS, MARKET, PAIR, RANGES, TRADES, Harm, path_of, segment
 from crash_points import Plan
 from download_kills import dying, is_dead
@@ -912,14 +913,8 @@ def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
 
 
 def command(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from harvester.cli.main import main; main()", "verify", *words],
-        env=os.environ | FAST | {"HARVESTER_DATA": str(folder), "HARVESTER_API_URL": url},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    variables = os.environ | FAST | {"HARVESTER_DATA": str(folder), "HARVESTER_API_URL": url}
+    return run_harvester(["verify", *words], variables)
 
 
 def test_the_real_command_tells_it_all(data: Path, exchange: Exchange) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import sample_trades
 from candle_cases import cut, hold
+from command_line import own_environment, run_harvester
 from kraken_market import expected
 
 from harvester.storage.trade_store import TradeStore
-
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
-
 
 PAIR = {"XBTUSD": {"altname": "XBTUSD", "wsname": "XBT/USD"}}
 
@@ -35,11 +31,5 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
 
 
 def run(archive: TradeStore, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [*HARVESTER, *arguments, "-d", archive.path],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_harvester([*arguments, "-d", archive.path], own_environment())
     return done.returncode, done.stdout, done.stderr

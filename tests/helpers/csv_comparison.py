@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +11,7 @@ import candle_oracle
 import csv_files
 import sample_trades
 from candle_cases import hold
+from command_line import own_environment, run_harvester
 from kraken_market import expected
 
 from harvester.csv_import.csv_files import KnownComplete, find
@@ -21,9 +20,6 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.against import choose, compare_files
 from harvester.verify.reports import CsvReport, IntervalReport
-
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
-
 
 MINUTE = 60 * 10**9
 
@@ -112,20 +108,11 @@ def only(archive: TradeStore, *files: str, pair: Pair = PAIR) -> IntervalReport:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*HARVESTER, *arguments],
-        env=environment(),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return run_harvester(arguments, environment(), folder)
 
 
 def environment() -> dict[str, str]:
-    known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
-    return known | {
+    return own_environment() | {
         "HARVESTER_API_URL": "http://127.0.0.1:9",
         "HARVESTER_EXCHANGE_GIVE_UP_S": "0.1",
         "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, TypeVar
 
 import sample_trades
 from backfills import Crawl, serve
+from command_line import own_environment, run_harvester
 from kraken_market import Clock, Market
 from kraken_server import Exchange, Shelf, ohlc_rows
 
@@ -25,9 +24,6 @@ from harvester.storage.trade_store import TradeStore
 from harvester.verify.against import Comparer, compare_interval
 from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import ExchangeReport, IntervalReport
-
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
-
 
 FIELDS = ("open", "high", "low", "close", "vwap", "volume", "count")
 
@@ -134,18 +130,10 @@ def asked(exchange: Exchange) -> list[str]:
 
 
 def environment(url: str, folder: str) -> dict[str, str]:
-    known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
     given = {"HARVESTER_API_URL": url, "HARVESTER_DATA": folder}
     given |= {f"HARVESTER_{k.upper().replace('.', '_')}": str(v) for k, v in FAST.items()}
-    return known | given
+    return own_environment(**given)
 
 
 def verify(url: str, archive: TradeStore, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*HARVESTER, "verify", *arguments],
-        env=environment(url, archive.path),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return run_harvester(["verify", *arguments], environment(url, archive.path))

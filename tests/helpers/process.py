@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from command_line import HARVESTER
 from crash_points import PREFIX, Plan
 from ledger import Loss
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 DOOMED = [sys.executable, str(Path(__file__).with_name("crash_points.py"))]
 LONGEST_S = 120.0
 POLL_S = 0.0005

@@ -14,11 +14,11 @@ import csv_files
 import pytest
 import sample_trades
 from candle_cases import batch, cut, hold
+from command_line import HARVESTER
 from csv_comparison import (
     DAY,
     EVERYTHING,
     FIELDS,
-    HARVESTER,
     MINUTE,
     MINUTES,
     ROWS,

@@ -15,10 +15,10 @@ import pytest
 import sample_trades
 from backfills import Crawl, serve
 from candle_cases import cut, hold
+from command_line import HARVESTER
 from exchange_comparison import (
     DAY,
     FIELDS,
-    HARVESTER,
     HOUR,
     NOW,
     SPARSE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ import csv_files
 import pytest
 import sample_trades
 from backfills import serve, strangers, tape_of
+from command_line import own_environment, run_harvester
 from crash_points import Plan
 from kraken_market import Market, expected
 from kraken_server import Exchange
@@ -31,7 +31,6 @@ from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 DOOMED = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "crash_points.py")]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 TRADES = sample_trades.xbtusd_like(6_000, 81)
@@ -59,13 +58,14 @@ class Run:
 @pytest.fixture
 def harvester(exchange: Exchange, tmp_path: Path) -> Any:
     def run(*arguments: str, plan: Plan | None = None, **environment: str) -> Run:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
         given = {"HARVESTER_API_URL": exchange.url, "HARVESTER_DATA": str(tmp_path / "data")}
-        command = HARVESTER if plan is None else [*DOOMED, plan.text()]
+        variables = own_environment() | FAST | given | environment
+        if plan is None:
+            return Run(run_harvester(arguments, variables, tmp_path))
         return Run(
             subprocess.run(
-                [*command, *arguments],
-                env=known | FAST | given | environment,
+                [*DOOMED, plan.text(), *arguments],
+                env=variables,
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import sample_trades
 from candle_cases import MINUTE, SECOND, START, cut, hold, trade
+from command_line import own_environment, run_harvester
 from kraken_market import expected
 
 import harvester
@@ -344,11 +344,13 @@ def test_candles_of_a_zone_say_whose_clock_they_follow(three: harvester.Archive)
 @pytest.fixture
 def run(three: harvester.Archive, tmp_path: Path) -> Any:
     def ran(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
-        program = f"{before}; from harvester.cli.main import main; main()".removeprefix("; ")
+        variables = own_environment(HARVESTER_DATA=three.path)
+        if not before:
+            return run_harvester(["chart", *arguments], variables, tmp_path)
+        program = f"{before}; from harvester.cli.main import main; main()"
         return subprocess.run(
             [sys.executable, "-c", program, "chart", *arguments],
-            env=known | {"HARVESTER_DATA": three.path},
+            env=variables,
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 import pytest
 import sample_trades
 from backfills import serve, strangers, tape_of
+from command_line import HARVESTER, own_environment, run_harvester
 from kraken_faults import Faults
 from kraken_market import Clock, expected
 from kraken_server import Exchange
 from kraken_socket import Reply
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 FAST = {
     "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
     "HARVESTER_EXCHANGE_RATE": "0",
@@ -49,19 +48,9 @@ class Run:
 @pytest.fixture
 def harvester(exchange: Exchange, tmp_path: Path) -> Any:
     def run(*arguments: str, **environment: str) -> Run:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
         given = {"HARVESTER_API_URL": exchange.url, "HARVESTER_DATA": str(tmp_path / "data")}
-        return Run(
-            subprocess.run(
-                [*HARVESTER, *arguments],
-                env=known | FAST | given | environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
-        )
+        variables = own_environment() | FAST | given | environment
+        return Run(run_harvester(arguments, variables, tmp_path))
 
     return run
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import own_environment, run_harvester
 
 from harvester.server.sample_data import create_sample_archive
-
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def harvester(data: Path, tmp_path: Path) -> Any:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
-        return subprocess.run(
-            [*HARVESTER, *arguments],
-            env=known | {"HARVESTER_DATA": str(data)},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return run_harvester(arguments, own_environment(HARVESTER_DATA=str(data)), tmp_path)
 
     return run
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from command_line import own_environment, run_harvester
 
 from harvester.cli import config, output
 from harvester.config import KEYS, default_file_text
 from harvester.errors import HarvesterError, UsageError
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 PROGRAM = str(Path(sys.executable).parent / "harvester")
 
 
@@ -36,16 +36,8 @@ class Run(NamedTuple):
 @pytest.fixture
 def harvester(tmp_path: Path) -> Callable[..., Run]:
     def run(*arguments: str, **environment: str) -> Run:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
-        done = subprocess.run(
-            [*HARVESTER, *arguments],
-            env=known | {"HOME": str(tmp_path)} | environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        variables = own_environment(HOME=str(tmp_path)) | environment
+        done = run_harvester(arguments, variables, tmp_path)
         return Run(done.returncode, done.stdout, done.stderr)
 
     return run

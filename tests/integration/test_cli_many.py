@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ from typing import Any
 import pytest
 import sample_trades
 from backfills import serve, tape_of
+from command_line import HARVESTER, own_environment, run_harvester
 from kraken_faults import Faults
 from kraken_market import expected, named
 from kraken_server import Exchange
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 SIZES = (1_200, 10, 30, 20, 40)
 NAMES = ("XBTUSD", "ETHUSD", "XBTEUR", "XDGUSD", "SOLUSD")
 SHORT = ("--since", "2024-01-01", "--until", "2024-06-01")
@@ -36,7 +34,6 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
     def run(
         *arguments: str, typed: str = "", files: int | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
         given = {
             "HARVESTER_API_URL": exchange.url,
             "HARVESTER_DATA": "data",
@@ -45,11 +42,14 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
             "HARVESTER_EXCHANGE_GIVE_UP_S": "1",
             "HARVESTER_CANDLES_ROLLUPS": "",
         }
-        few = ["sh", "-c", f'ulimit -Sn {files}; exec "$@"', "sh"] if files else []
+        variables = own_environment() | given | environment
+        if files is None:
+            return run_harvester(arguments, variables, tmp_path, typed)
+        few = ["sh", "-c", f'ulimit -Sn {files}; exec "$@"', "sh"]
         return subprocess.run(
             [*few, *HARVESTER, *arguments],
             input=typed,
-            env=known | given | environment,
+            env=variables,
             cwd=tmp_path,
             capture_output=True,
             text=True,

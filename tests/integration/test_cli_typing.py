@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sample_trades
 from backfills import Crawl, serve
+from command_line import own_environment, run_harvester
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -30,16 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(made: Path) -> Run:
     def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
-        return subprocess.run(
-            [*HARVESTER, *words],
-            cwd=made,
-            env=known | {"COLUMNS": "80"} | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return run_harvester(words, own_environment(COLUMNS="80") | environment, made)
 
     return command
 

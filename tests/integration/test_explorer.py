@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from api_server import T0, Trade, archive_of
-from cli_runner import HARVESTER
+from command_line import HARVESTER
 from explorer_archive import GAP, HOUR, START_NS, TOKEN, answer, ask, run_sql, sample_archive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_runner import BUSY, HARVESTER, THROUGH, archive, run
+from cli_runner import BUSY, THROUGH, archive, run
+from command_line import HARVESTER
 
 from harvester.cli.output import columns as table
 from harvester.cli.query_output import FORMATS, write_result

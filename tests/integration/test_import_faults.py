@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -16,6 +15,7 @@ import csv_files
 import pyarrow as pa
 import pytest
 from backfills import tape_of
+from command_line import own_environment, run_harvester
 
 from harvester.csv_import.csv_files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
@@ -29,7 +29,6 @@ from harvester.times import SECOND, Range, covers
 PAIR = Pair(altname="XBTUSD")
 START_S = 1_700_000_000
 Q1_2024_S = 1_704_067_200
-COMMAND = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 
 
 class Answer(NamedTuple):
@@ -50,7 +49,6 @@ def command(tmp_path: Path) -> Any:
     # Names that are known need no exchange.
     pairs = {name: {"altname": name} for name in ("XBTUSD", "ETHUSD")}
     keep_pairs(TradeStore(tmp_path / "data").store, json.dumps(pairs).encode())
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HARVESTER_")}
     own = {
         "HARVESTER_API_URL": "http://127.0.0.1:9",
         "HARVESTER_DATA": str(tmp_path / "data"),
@@ -58,20 +56,24 @@ def command(tmp_path: Path) -> Any:
         "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
     }
 
-    def call(*arguments: str) -> Answer:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            env=kept | own,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+    def call(*arguments: str, program: str = "") -> Answer:
+        variables = own_environment() | own
+        if not program:
+            done = run_harvester(arguments, variables, tmp_path)
+        else:
+            done = subprocess.run(
+                [sys.executable, "-c", program, *arguments],
+                env=variables,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def import_(*arguments: str) -> Answer:
-        return call("import", "--delisted", *arguments)
+    def import_(*arguments: str, program: str = "") -> Answer:
+        return call("import", "--delisted", *arguments, program=program)
 
     import_.other = call  # type: ignore[attr-defined]
     return import_
@@ -692,21 +694,15 @@ main()
 """
 
 
-def test_ctrl_c_ends_an_import_which_keeps_what_is_complete(
-    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_ends_an_import_which_keeps_what_is_complete(command: Any, tmp_path: Path) -> None:
     rows = regular(START_S, START_S + 160_000 * 60, 60)
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
     bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(rows[-1][0] + 900))
-    monkeypatch.setattr(
-        sys.modules[__name__], "COMMAND", [*COMMAND[:2], CTRL_C_AT_THE_SECOND_BLOCK]
-    )
-    stopped = command("XBTUSD.csv", *bounds)
+    stopped = command("XBTUSD.csv", *bounds, program=CTRL_C_AT_THE_SECOND_BLOCK)
     hint = "stopping; storing what is complete (press again to stop at once)"
     assert (stopped.status, hint in stopped.err.splitlines()) == (130, True)
     kept = stored(tmp_path)
     assert 0 < len(kept) < len(rows)
     assert kept == exact(rows)[: len(kept)]
-    monkeypatch.undo()
     assert command("XBTUSD.csv", *bounds).status == 0
     assert stored(tmp_path) == exact(rows)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import sample_trades
 from backfills import serve
+from command_line import HARVESTER, run_harvester
 
 from harvester.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 
 
 def blocks(language: str) -> list[str]:
@@ -56,19 +56,11 @@ def test_its_commands_run(tmp_path: Path) -> None:
     assert len(commands()) == 5
     with serve(*markets) as exchange:
         for line in commands():
-            done = subprocess.run(
-                [*HARVESTER, *shlex.split(line, comments=True)[1:]],
-                env={
-                    **os.environ,
-                    "HARVESTER_API_URL": exchange.url,
-                    "HARVESTER_EXCHANGE_RATE": "0",
-                },
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
+            variables = os.environ | {
+                "HARVESTER_API_URL": exchange.url,
+                "HARVESTER_EXCHANGE_RATE": "0",
+            }
+            done = run_harvester(shlex.split(line, comments=True)[1:], variables, tmp_path)
             assert (line, done.returncode) == (line, 0), done.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from candle_cases import (
     overlapping,
     run_sql,
 )
+from command_line import HARVESTER, own_environment, run_harvester
 from kraken_market import expected
 
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
@@ -34,7 +34,6 @@ from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 COLUMNS = {
     "trade_id": "BIGINT",
     "time": "TIMESTAMP_NS",
@@ -522,14 +521,8 @@ def test_what_was_not_yet_written_into_a_database_is_not_written_into_another(
 
 
 def run(archive: TradeStore, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
-    done = subprocess.run(
-        [*HARVESTER, "sql", "-d", archive.path, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    words = ["sql", "-d", archive.path, *arguments]
+    done = run_harvester(words, own_environment(), input=stdin)
     return done.returncode, done.stdout, done.stderr
 
 

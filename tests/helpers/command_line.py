@@ -1,0 +1,191 @@
+"""Runs harvester's command line in a process of its own that need not import everything first.
+
+A new interpreter takes half a second to import what a command needs, and the tests run more than a
+thousand commands. So each test process has a server that has imported the package and is forked for
+each command: `python command_line.py FD`, where FD is the socket that it is spoken to through.
+
+Commands that are killed, timed, or run by another interpreter are started by `HARVESTER` instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import pkgutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import IO, NoReturn
+
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
+"""Starts the command line in a new interpreter."""
+
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_")
+"""Variables that an interpreter or a library reads once, when it starts or is loaded."""
+
+NOT_IMPORTED = ("harvester.__main__", "harvester.charts", "harvester.server")
+"""The libraries of these import pandas or take long, and few commands need them."""
+
+START = threading.Lock()
+
+
+def own_environment(**variables: str) -> dict[str, str]:
+    """The variables of this process but for harvester's own, and some more."""
+    known = {name: text for name, text in os.environ.items() if not name.startswith("HARVESTER_")}
+    return known | variables
+
+
+def run_harvester(
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str | os.PathLike[str] = ".",
+    input: str = "",  # noqa: A002 - named as in subprocess.run
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """Run `harvester` with some arguments, as `subprocess.run` would do it with UTF-8 and pipes.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end in time, and was killed.
+    """
+    words = [str(argument) for argument in arguments]
+    if _start_variables(env) != _start_variables(os.environ):
+        return subprocess.run(
+            [*HARVESTER, *words],
+            env=dict(env),
+            cwd=cwd,
+            input=input,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            timeout=timeout,
+        )
+    request = {"arguments": words, "env": dict(env), "cwd": str(Path(cwd).resolve())}
+    with ExitStack() as stack:
+        channel, its_end = map(stack.enter_context, socket.socketpair())
+        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        streams[0].write(input.encode())
+        streams[0].seek(0)
+        with START:
+            descriptors = [its_end.fileno(), *(stream.fileno() for stream in streams)]
+            socket.send_fds(_server(), [b"."], descriptors)
+        its_end.close()
+        channel.settimeout(timeout)
+        channel.sendall(json.dumps(request).encode() + b"\n")
+        answers = stack.enter_context(channel.makefile("r"))
+        pid = int(answers.readline())
+        try:
+            status = answers.readline()
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(words, timeout) from None
+        out, err = (_text(stream) for stream in streams[1:])
+    if not status:
+        raise RuntimeError(f"harvester {words} ended without a status: {out + err}")
+    return subprocess.CompletedProcess(words, int(status), out, err)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+def _start_variables(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in env.items() if name.startswith(READ_AT_START)}
+
+
+@cache
+def _server() -> socket.socket:
+    """The socket of this process's server, which ends when the socket is closed."""
+    ours, its_end = socket.socketpair()
+    command = [sys.executable, __file__, str(its_end.fileno())]
+    with its_end:
+        process = subprocess.Popen(command, pass_fds=[its_end.fileno()], stdin=subprocess.DEVNULL)
+
+    def stop() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(stop)
+    return ours
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def serve(control: socket.socket) -> None:
+    """Fork for each command until the other end of the socket is closed."""
+    from harvester.cli import main
+
+    main.use_system_memory()
+    import harvester
+
+    for module in pkgutil.walk_packages(harvester.__path__, "harvester."):
+        if not module.name.startswith(NOT_IMPORTED):
+            import_module(module.name)
+    # Nobody waits for the processes of commands.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+        if not descriptors:
+            return
+        if os.fork() == 0:
+            control.close()
+            _run_forked(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
+    """Run one command, tell its exit status, and end."""
+    os.set_inheritable(channel_fd, False)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    channel = socket.socket(fileno=channel_fd)
+    channel.sendall(f"{os.getpid()}\n".encode())
+    request = json.loads(channel.makefile("rb").readline())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    os.chdir(request["cwd"])
+    sys.argv = ["-c", *request["arguments"]]
+    status = _status_of_main()
+    # As an interpreter does when it ends.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    channel.sendall(f"{status}\n".encode())
+    os._exit(status)
+
+
+def _status_of_main() -> int:
+    from harvester.cli.main import main
+
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, int | None):
+            return (end.code or 0) & 0xFF
+        sys.stderr.write(f"{end.code}\n")
+    except BaseException:  # noqa: BLE001 - as an interpreter does at its end
+        traceback.print_exc()
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
