@@ -32,11 +32,13 @@ PAGES = sorted(
     [
         *ROOT.glob("*.md"),
         *DOCS.glob("*.md"),
-        *(ROOT / "notebooks").iterdir(),
-        ROOT / "benchmarks" / "README.md",
-        ROOT / "data" / "README.md",
+        *(ROOT / "notebooks").glob("*.md"),
+        *(ROOT / "notebooks").glob("*.ipynb"),
+        *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "data").glob("*.md"),
     ]
 )
+MARKDOWN = [path for path in PAGES if path.suffix == ".md"]
 NAMES = sorted(path.name for path in DOCS.glob("*.md") if path.name != "README.md")
 
 ARRIVING = {"docs/object-store.md", "docs/other-engines.md"}
@@ -82,6 +84,11 @@ class Block(NamedTuple):
     line: int
     language: str
     code: str
+
+
+def place_of(path: Path) -> str:
+    """Where a page lies in the project."""
+    return str(path.relative_to(ROOT))
 
 
 def text_of(path: Path) -> str:
@@ -133,7 +140,7 @@ def broken_links(path: Path, root: Path = ROOT) -> Iterator[str]:
             yield link
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", PAGES, ids=place_of)
 def test_links_and_anchors_lead_somewhere(path: Path) -> None:
     assert list(broken_links(path)) == []
 
@@ -144,7 +151,7 @@ def test_a_broken_link_and_a_broken_anchor_are_found(tmp_path: Path) -> None:
     assert list(broken_links(page, tmp_path)) == ["#two", "no.md"]
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path.suffix == ".md"], ids=str)
+@pytest.mark.parametrize("path", MARKDOWN, ids=place_of)
 def test_paths_of_files_exist(path: Path) -> None:
     """Those in backticks that begin with a folder of the project, or of the package."""
     packages = "|".join(sorted(entry.name for entry in (ROOT / "harvester").iterdir()))
@@ -152,6 +159,16 @@ def test_paths_of_files_exist(path: Path) -> None:
     named = re.findall(rf"`({folders}/[\w/.-]+\.(?:py|md|txt))[`:]", text_of(path))
     places = (ROOT, ROOT / "harvester")
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=place_of)
+def test_benchmarks_have_the_options_that_pages_name(path: Path) -> None:
+    """They take too long to be run."""
+    unknown = []
+    for name, words in re.findall(r"(benchmarks/\w+\.py)([^`#\n]*)", text_of(path)):
+        known = (ROOT / name).read_text(encoding="utf-8")
+        unknown += [(name, word) for word in re.findall(r"--[\w-]+", words) if word not in known]
+    assert unknown == []
 
 
 # --- the index and the beginnings of pages --------------------------------------------------------
