@@ -83,11 +83,12 @@ site: install
 	for page in $(PAGES); do ln -s "$(CURDIR)/$$page" build/pages/$$page || exit; done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The README's images: the demo's chart and the explorer, drawn by the Chromium that is installed.
+# The pages' images: the demo's chart, the explorer and a notebook's figure, drawn by the Chromium that is installed.
 chart: install
 	$(BIN)/harvester demo --quiet
 	$(BIN)/harvester chart XBT/USD -i 1h --data demo/data -o docs/chart.png
 	$(BIN)/python docs/explore_image.py demo/data docs/explore.png
+	$(BIN)/python docs/backtest_image.py docs/backtest.png
 
 # Pages of the notebooks with all that they show: build/notebooks/*.html.
 notebooks: install
