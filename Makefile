@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check check-newest check-oldest test-engines test-recipes live lint types docs notebooks chart install clean
+.PHONY: demo test check check-newest check-oldest test-engines test-recipes live lint types docs site notebooks chart install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -72,11 +72,23 @@ docs: install
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 
-# The README's images: the demo's chart and the explorer, drawn by the Chromium that is installed.
+# The pages as a website in site/, which loads nothing from other hosts. The links of the pages lead to
+# the README, the notebooks and config.toml, so these belong to it. `mkdocs serve` shows it while you write.
+PAGES = README.md CHANGELOG.md config.toml docs notebooks benchmarks/README.md
+
+site: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	rm -rf build/pages
+	mkdir -p build/pages/benchmarks
+	for page in $(PAGES); do ln -s "$(CURDIR)/$$page" build/pages/$$page || exit; done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The pages' images: the demo's chart, the explorer and a notebook's figure, drawn by the Chromium that is installed.
 chart: install
 	$(BIN)/harvester demo --quiet
 	$(BIN)/harvester chart XBT/USD -i 1h --data demo/data -o docs/chart.png
 	$(BIN)/python docs/explore_image.py demo/data docs/explore.png
+	$(BIN)/python docs/backtest_image.py docs/backtest.png
 
 # Pages of the notebooks with all that they show: build/notebooks/*.html.
 notebooks: install
@@ -95,4 +107,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

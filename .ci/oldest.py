@@ -21,7 +21,11 @@ def constraint(requirement: str) -> str:
 if __name__ == "__main__":
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     # Of the tools for development (`dev`), any version will do.
-    extras = [lines for name, lines in project["optional-dependencies"].items() if name != "dev"]
+    extras = [
+        lines
+        for name, lines in project["optional-dependencies"].items()
+        if name not in ("dev", "site")
+    ]
     for requirement in sum(extras, project["dependencies"]):
         if not requirement.startswith(f"{project['name']}["):
             print(constraint(requirement))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -85,7 +85,7 @@ def days(tape: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 def test_the_first_look_fetches_proves_and_draws(
     tmp_path: Path, tape: list[dict[str, Any]]
 ) -> None:
-    told = "[outcome.trades, len(report.faults), candles.iloc[0].to_dict(), len(candles)]"
+    told = "[result.trades, len(report.faults), candles.iloc[0].to_dict(), len(candles)]"
     run = Run("01-first-look", tmp_path, told)
     begin = tape[0]["at"].replace(hour=0, minute=0, second=0)
     first = [row for row in tape if (row["at"] - begin).total_seconds() < 4 * 3600]
@@ -113,8 +113,8 @@ def test_the_first_look_fetches_proves_and_draws(
 def test_beyond_720_finds_all_values_equal_on_the_overlap(
     tmp_path: Path, tape: list[dict[str, Any]]
 ) -> None:
-    busiest = "max(zip(theirs, ours), key=lambda pair: pair[0][7])"
-    told = f"[compared, len(different), *{busiest}, reach['the tape holds'].to_dict()]"
+    busiest = "max(zip(kraken, built), key=lambda pair: pair[0][7])"
+    told = f"[compared, len(different), *{busiest}, reach['the archive has'].to_dict()]"
     run = Run("02-beyond-720", tmp_path, told)
     compared, different, theirs, ours, held = run.answer
     assert (compared, different) == (720 * 7, 0)
@@ -171,8 +171,79 @@ def test_your_own_tools_make_the_same_candles(tmp_path: Path, tape: list[dict[st
     assert run.printed() == []
 
 
-def test_there_are_four_and_the_page_names_them() -> None:
-    assert len(NAMES) == 4
+WIDTH_S = 300
+
+
+class Candle(NamedTuple):
+    """Five minutes: the last price in tenths of a dollar, and the mean prices of takers."""
+
+    ticks: int
+    bought_at: float
+    sold_at: float
+
+
+def five_minutes(tape: list[dict[str, Any]]) -> list[Candle]:
+    """All candles of the ten days; where nobody bought or sold, the next candle's price counts."""
+    begin = datetime(2026, 1, 21, tzinfo=UTC)
+    rows: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in tape:
+        rows[int((row["at"] - begin).total_seconds()) // WIDTH_S].append(row)
+    closes, ticks = [], 0
+    for place in range(10 * 86_400 // WIDTH_S):
+        ticks = int(rows[place][-1]["price"] * 10) if rows[place] else ticks
+        closes.append(ticks)
+    candles, means = [], {"buy": closes[-1] / 10, "sell": closes[-1] / 10}
+    for place in reversed(range(len(closes))):
+        for side in means:
+            taken = [row for row in rows[place] if row["side"] == side]
+            if taken:
+                value = sum(row["price"] * row["volume"] for row in taken)
+                means[side] = float(value) / float(sum(row["volume"] for row in taken))
+        candles.append(Candle(closes[place], means["buy"], means["sell"]))
+    return candles[::-1]
+
+
+def backtest(candles: list[Candle], fast: int, slow: int) -> tuple[int, list[float], float]:
+    """Orders, one dollar without costs after each candle, and with costs at the end."""
+    ticks = [candle.ticks for candle in candles]
+    orders, free, real, owned = 0, [1.0], 1.0, False
+    for place in range(1, len(candles)):
+        # What is known when this candle begins.
+        known = ticks[:place]
+        wanted = place >= slow and sum(known[-fast:]) * slow > sum(known[-slow:]) * fast
+        before, close = ticks[place - 1] / 10, ticks[place] / 10
+        if wanted and not owned:
+            real *= close / candles[place].bought_at * 0.996
+        elif owned and not wanted:
+            real *= candles[place].sold_at / before * 0.996
+        elif owned:
+            real *= close / before
+        free.append(free[-1] * (close / before if wanted else 1.0))
+        orders += wanted != owned
+        owned = wanted
+    return orders, free, real
+
+
+def test_the_backtest_counts_orders_and_costs(tmp_path: Path, tape: list[dict[str, Any]]) -> None:
+    told = "[best, runs.loc[best].tolist(), runs.loc['6/192'].tolist(), runs['last 720'].max()]"
+    run = Run("05-from-720-to-a-backtest", tmp_path, told)
+    best, best_row, other_row, most = run.answer
+    candles = five_minutes(tape)
+    for rule, row in ((best, best_row), ("6/192", other_row)):
+        orders, free, real = backtest(candles, *map(int, rule.split("/")))
+        seen = free[-1] / free[-720] - 1
+        assert row == pytest.approx([orders, seen, free[-1] - 1, real - 1], rel=1e-9)
+    assert best_row[1] == most > 0 > best_row[2] > best_row[3]
+    [shown] = run.outputs("figure")
+    page = shown["data"]["text/html"]
+    assert "srcdoc" in page
+    assert "plotly" in page
+    assert re.findall(r"&lt;(?:script|link)[^&]* (?:src|href)=", page) == []
+    assert run.printed() == []
+
+
+def test_there_are_five_and_the_page_names_them() -> None:
+    assert len(NAMES) == 5
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert [name for name in NAMES if f"({name}.ipynb)" not in page] == []
 
