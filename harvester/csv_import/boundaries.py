@@ -82,8 +82,12 @@ class BoundaryFinder:
         self._segment_rows = segment_rows
         self._max_waiting_rows = max_waiting_rows
         self._until_s = complete.until_s
+        self._begins_unknown = complete.since_s is None
+        """Whether the first row's time is all that shows where the file begins: it may be wrong."""
         self._is_empty = True
         """Whether the file has no rows so far."""
+        self._first_ns = END_OF_TIME
+        """The time of its first row."""
         self._after: int | None = None
         """Where the open segment begins; None if no segment is open."""
         self._written = 0
@@ -100,6 +104,8 @@ class BoundaryFinder:
     def push(self, rows: pa.RecordBatch) -> Iterator[SegmentPart]:
         """Add the next rows; rows of equal time are always in the same batch."""
         if rows.num_rows:
+            if self._is_empty:
+                self._first_ns = int(times(rows)[0])
             self._is_empty = False
             yield from self._divide(rows)
 
@@ -135,7 +141,10 @@ class BoundaryFinder:
             end_s = (gap.through + 1) // SECOND
             last = moments.firsts.searchsorted(end_s, side="right") - 1
             end = int(moments.rows[last])
-            through = min(int(moments.lasts[last]), end_s) * SECOND - 1
+            is_end = is_last and self._until_s is None and gap.through >= stamps[-1]
+            # A last row may have a wrong time, too: the silence before it counts as unknown.
+            quiet_s = int((moments.firsts if is_end else moments.lasts)[last])
+            through = min(quiet_s, end_s) * SECOND - 1
             yield from self._write(rows.slice(at, end - at))
             at = end
             if not is_last and gap.through >= stamps[-1]:
@@ -179,9 +188,12 @@ class BoundaryFinder:
                 break
             self._skip(rows.slice(at, first - at))
             at, second = first, max(int(moments.firsts[found]), begin_s)
+            if self._begins_unknown and gap.after < self._first_ns:
+                second = max(int(moments.lasts[found]), begin_s)
             if second < (gap.through + 1) // SECOND:
                 # The trade history begins at 0.
                 self._after = 0 if second == 1 and gap.after == 0 else second * SECOND - 1
+                self._begins_unknown = False
                 return at
             # The gap is too short, or has too many trades, for a boundary at both ends.
             self._gaps.pop(0)

@@ -1,4 +1,4 @@
-"""First pass over files: columns, row count, order, and which file follows which."""
+"""First pass over files: columns, row count, order, times in doubt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from harvester.csv_import.csv_files import (
     UNKNOWN,
-    KnownComplete,
     Member,
     blocks,
     checksum,
@@ -19,13 +18,8 @@ from harvester.csv_import.csv_files import (
     pieces,
 )
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
-from harvester.csv_import.sorting import (
-    MAX_STEP_BACK_S,
-    TimeDisorder,
-    TimeDoubts,
-    UnreadableTimes,
-    around,
-)
+from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
+from harvester.csv_import.time_doubts import TimeDoubts, UnreadableTimes, around
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
@@ -203,6 +197,7 @@ class ScannedFile(NamedTuple):
         bad_times: ranges in which the unreadable rows may have been traded.
         in_doubt: ranges with rows that are out of place, or where the file was cut off.
         silences: long ranges without rows, in order; see `is_whole`.
+        is_vouched_for: whether the user said that it is complete between two times.
     """
 
     member: Member
@@ -217,18 +212,18 @@ class ScannedFile(NamedTuple):
     bad_times: list[Range]
     in_doubt: list[Range]
     silences: list[Range]
+    is_vouched_for: bool = False
 
     @property
     def is_whole(self) -> bool:
         """Whether it is known to have every trade of its time, so that its silences are true.
 
-        The user says so, or its name does and it is in a ZIP, whose checksum it has.
+        The user gave both ends, or it is in a ZIP, whose checksum it has, with a name that says so.
         """
-        member, complete = self.member, self.member.complete
-        is_said = None not in complete and complete != complete_by_name(member.path, member.inner)
-        is_zipped = member.crc is not None and complete != UNKNOWN
+        by_name = complete_by_name(self.member.path, self.member.inner)
         within = _range_by_name(self.member, self.first_ns, self.last_ns)
-        return (is_said or is_zipped) and within != EVERYTHING
+        is_zipped = self.member.crc is not None and by_name != UNKNOWN and within != EVERYTHING
+        return self.is_vouched_for or is_zipped
 
     @property
     def unproved(self) -> list[Range]:
@@ -374,77 +369,3 @@ def _range_by_name(member: Member, first_ns: int | None, last_ns: int | None) ->
     through = END_OF_TIME if until_s is None else until_s * SECOND - 1
     is_right = first_ns is None or last_ns is None or after < first_ns <= last_ns <= through
     return Range(after, through) if is_right else EVERYTHING
-
-
-def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
-    """Group the files of a pair into chains: a file that begins where another ends follows it.
-
-    Args:
-        files: all scanned files of a pair.
-        said: the time for which they together contain every trade, if the user said so. It counts
-            for the beginning of the first file and the end of the last file, and never for an end
-            that another file follows.
-
-    Returns:
-        The chains, and the files of each, in order of time.
-    """
-    found: list[list[ScannedFile]] = []
-    said = said.without_future()
-    in_order = sorted(files, key=lambda file: (file.begins_ns or 0, file.member))
-    for file in _with_true_bounds(in_order):
-        since_s = file.member.complete.since_s
-        if found and since_s and found[-1][-1].member.complete.until_s == since_s:
-            found[-1].append(file)
-        else:
-            found.append([file])
-    # An empty file of unknown time has no place in the order; it gets a bound only if it is alone.
-    placed = [chain for chain in found if chain[0].begins_ns is not None] or found
-    if placed and said.since_s is not None:
-        # Of files that begin or end alike, the one with more rows.
-        first = min(placed, key=lambda chain: (chain[0].begins_ns or 0, -chain[0].rows))
-        first[0] = first[0].with_bounds(since_s=said.since_s)
-    if placed and said.until_s is not None:
-        last = max(placed, key=lambda chain: (chain[-1].ends_ns, chain[-1].rows))
-        last[-1] = last[-1].with_bounds(until_s=said.until_s)
-    return found
-
-
-def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
-    """The files, in order, without the bounds by their names that their rows contradict.
-
-    A file that reaches over its end, or begins before its begin, is not what its name says. Where
-    it meets another file, that one may have the same rows: neither of them counts as whole there.
-    """
-    wrong: set[int | None] = set()
-    for file in files:
-        if file.first_ns is not None and file.last_ns is not None:
-            first_s, last_s = file.first_ns // SECOND, file.last_ns // SECOND
-            since_s, until_s = file.member.complete
-            is_past_end = until_s is not None and first_s >= until_s
-            is_before = since_s is not None and last_s < since_s
-            if is_past_end or (since_s is not None and first_s < since_s):
-                wrong.add(since_s)
-            if is_before or (until_s is not None and last_s >= until_s):
-                wrong.add(until_s)
-    return [
-        file.with_bounds(
-            **{
-                name: None
-                for name, bound in file.member.complete._asdict().items()
-                if bound in wrong
-            }
-        )
-        for file in files
-    ]
-
-
-def is_in_order(chain: Sequence[ScannedFile]) -> bool:
-    """Whether a chain of files can be read as it is: no time is a minute before an earlier one."""
-    latest_ns = 0
-    for file in chain:
-        if file.first_ns is None or file.last_ns is None:
-            continue
-        if not file.is_sorted or file.first_ns < latest_ns - MAX_STEP_BACK_S * SECOND:
-            return False
-        latest_ns = max(latest_ns, file.last_ns)
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import chain
+from itertools import chain, pairwise, starmap
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,13 +13,8 @@ import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
 from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
-from harvester.csv_import.file_scan import (
-    MAX_BAD_ROWS_LISTED,
-    ScannedFile,
-    check_stop,
-    is_in_order,
-    read_rows,
-)
+from harvester.csv_import.file_chains import doubt_at_turn, is_in_order
+from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop, read_rows
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
@@ -187,8 +182,10 @@ class FileChain:
         self._pair = pair
         self._files = files
         self._options = options
+        turns = [*starmap(doubt_at_turn, pairwise(files))]
         self._unproved = union(span for file in files for span in file.unproved)
-        self._bad_times = union(chain(bad_times, self._unproved, *(f.bad_times for f in files)))
+        in_files = chain.from_iterable(file.bad_times for file in files)
+        self._bad_times = union(chain(bad_times, self._unproved, *turns, in_files))
         self._is_in_order = is_in_order(files)
         self._steps_back = TimeDisorder()
         self._skipped_ranges: list[Range] = []

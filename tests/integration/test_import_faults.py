@@ -265,8 +265,107 @@ def test_a_row_whose_time_is_wrong_covers_nothing(
     assert len(stored(tmp_path)) >= len(right) - 10
     assert not is_covered(tmp_path / "data", at)
     assert not is_covered(tmp_path / "data", at + shift_s)
-    if shift_s > 50_000:
-        assert not is_covered(tmp_path / "data", at + shift_s // 2)
+    # Beyond the file's ends, not even up to the row.
+    if rows[0][0] > at + shift_s or at + shift_s > max(right)[0]:
+        end_s = right[0][0] if shift_s < 0 else right[-1][0]
+        assert not is_covered(tmp_path / "data", (end_s + at + shift_s) // 2)
+
+
+@pytest.mark.parametrize("count", [2, 50, 99])
+@pytest.mark.parametrize("index", [0, 40, -1])
+def test_a_wrong_time_in_a_file_of_few_rows_covers_nothing(
+    command: Any, tmp_path: Path, count: int, index: int
+) -> None:
+    """A single row in it counts so much that the average time between rows shows no silence."""
+    rows = regular(START_S, START_S + count * 60, 60)
+    index = index if count > 40 else min(index, 0)
+    at, *amounts = rows[index]
+    wrong_s = at + (1 if index else -1) * 900_000
+    rows[index] = (wrong_s, *amounts)
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    assert command("XBTUSD.csv").status in (0, 4)
+    assert not is_covered(tmp_path / "data", at)
+    assert not is_covered(tmp_path / "data", (at + wrong_s) // 2)
+
+
+def test_a_wrong_time_in_a_file_that_is_joined_from_two_covers_nothing(
+    command: Any, tmp_path: Path
+) -> None:
+    early = regular(START_S, START_S + 1_400 * 60, 60)
+    late = regular(START_S + 1_400 * 60, START_S + 2_800 * 60, 60)
+    at, *amounts = early[700]
+    early[700] = (at + 20_000, *amounts)
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*late, *early))
+    assert command("XBTUSD.csv").status == 0
+    assert len(stored(tmp_path)) >= 2_790
+    assert not is_covered(tmp_path / "data", at)
+    assert not is_covered(tmp_path / "data", at + 20_000)
+
+
+@pytest.mark.parametrize("name", ["mine.zip", "Kraken_Trading_History_Q1_2024/XBTUSD.csv"])
+@pytest.mark.parametrize("bound", ["--whole-since", "--whole-until"])
+def test_a_single_bound_does_not_prove_the_silences_of_a_file(
+    command: Any, tmp_path: Path, name: str, bound: str
+) -> None:
+    rows = regular(Q1_2024_S, Q1_2024_S + 500_000, 60)
+    rows += regular(Q1_2024_S + 2_500_000, Q1_2024_S + 3_000_000, 60)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    if name.endswith(".zip"):
+        csv_files.packed(tmp_path / name, {"XBTUSD.csv": lines(*rows)})
+    else:
+        (tmp_path / name).write_bytes(lines(*rows))
+    said_s = Q1_2024_S - 86_400 if bound == "--whole-since" else Q1_2024_S + 92 * 86_400
+    assert command(name, bound, str(said_s)).status == 0
+    assert is_covered(tmp_path / "data", Q1_2024_S + 250_000)
+    assert not is_covered(tmp_path / "data", Q1_2024_S + 1_500_000)
+
+
+@pytest.mark.parametrize(("first_day", "last_day", "unproved"), [(40, 130, 20), (-12, 40, 60)])
+def test_a_name_that_the_rows_contradict_does_not_count_at_the_other_end(
+    command: Any, tmp_path: Path, first_day: int, last_day: int, unproved: int
+) -> None:
+    begin_s, end_s = (Q1_2024_S + day * 86_400 for day in (first_day, last_day))
+    name = "dump_Q1_2024.zip"
+    csv_files.packed(tmp_path / name, {"XBTUSD.csv": lines(*regular(begin_s, end_s, 3_000))})
+    assert command(name).status == 0
+    assert is_covered(tmp_path / "data", (begin_s + end_s) // 2)
+    assert not is_covered(tmp_path / "data", Q1_2024_S + unproved * 86_400)
+
+
+def test_two_quarters_may_be_rounded_differently_at_their_turn(
+    command: Any, tmp_path: Path
+) -> None:
+    """A trade at the turn may be in both of them, or in neither."""
+    turn_s = Q1_2024_S + 91 * 86_400
+    for number, begin_s in ((1, turn_s - 60_000), (2, turn_s + 60)):
+        name = f"Kraken_Trading_History_Q{number}_2024.zip"
+        rows = regular(begin_s, begin_s + 59_940, 60)
+        csv_files.packed(tmp_path / name, {"XBTUSD.csv": lines(*rows)})
+    names = [f"Kraken_Trading_History_Q{number}_2024.zip" for number in (1, 2)]
+    assert command(*names).status == 0
+    for second, is_known in ((-3, True), (-1, False), (0, False), (3, True)):
+        assert is_covered(tmp_path / "data", turn_s + second) == is_known
+
+
+def test_a_day_that_is_missing_between_busy_days_is_not_covered(
+    command: Any, tmp_path: Path
+) -> None:
+    day_s = START_S // 86_400 * 86_400
+    rows = [
+        row
+        for day in (0, 1, 3, 4)
+        for row in regular(day_s + day * 86_400, day_s + (day + 1) * 86_400, 90)
+    ]
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    assert command("XBTUSD.csv").status == 0
+    assert [is_covered(tmp_path / "data", day_s + day * 43_200) for day in (2, 3, 4, 5, 6, 7)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("named", ["Kraken_Trading_History_Q1_2024", "trades"])
@@ -562,21 +661,17 @@ def test_a_flipped_byte_in_a_zip_is_damage_and_no_bad_row(
 Q3 = (1_688_169_600, 1_696_118_400)
 
 
-@pytest.mark.parametrize("data", [b"", b"\n", b"price,volume,timestamp,b/s,m/l,misc\n"])
-@pytest.mark.parametrize("as_folder", [False, True])
+EMPTY_FILES = [b"", b"\n", b"price,volume,timestamp,b/s,m/l,misc\n"]
+
+
+@pytest.mark.parametrize("data", EMPTY_FILES)
 def test_an_empty_member_of_a_quarter_is_covered_and_empty(
-    command: Any, tmp_path: Path, data: bytes, as_folder: bool
+    command: Any, tmp_path: Path, data: bytes
 ) -> None:
     members = {"ETHUSD.csv": lines(*regular(Q3[0] + 9, Q3[1], 60_000)), "XBTUSD.csv": data}
     name = "Kraken_Trading_History_Q3_2023"
-    if as_folder:
-        for member, content in members.items():
-            path = tmp_path / name / member
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
-    else:
-        csv_files.packed(tmp_path / f"{name}.zip", members)
-        name += ".zip"
+    csv_files.packed(tmp_path / f"{name}.zip", members)
+    name += ".zip"
     plan = command(name, "--dry-run", "--json")
     assert plan.status == 0
     assert [(report["pair"], report["layout"]) for report in plan.reports] == [
@@ -590,6 +685,21 @@ def test_an_empty_member_of_a_quarter_is_covered_and_empty(
     assert command.other("verify").status == 0
     again = command(name, "--json")
     assert (again.status, [report["imported"]["rows"] for report in again.reports]) == (0, [0, 0])
+
+
+@pytest.mark.parametrize("data", EMPTY_FILES)
+def test_an_empty_file_outside_of_a_zip_does_not_prove_that_nothing_was_traded(
+    command: Any, tmp_path: Path, data: bytes
+) -> None:
+    """The disk may have been full when it was unzipped."""
+    path = tmp_path / "Kraken_Trading_History_Q3_2023" / "XBTUSD.csv"
+    path.parent.mkdir()
+    path.write_bytes(data)
+    assert command(str(path)).status == 0
+    assert TradeStore(tmp_path / "data").coverage("XBTUSD") == []
+    said = ("--whole-since", str(Q3[0]), "--whole-until", str(Q3[1]))
+    assert command(str(path), *said).status == 0
+    assert len(TradeStore(tmp_path / "data").coverage("XBTUSD")) == 1
 
 
 def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
@@ -620,11 +730,14 @@ def test_an_empty_file_of_which_nothing_is_known_takes_no_bound_of_another(
 
 def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) -> None:
     second, third, fourth = 1_680_307_200, 1_688_169_600, 1_696_118_400
-    early, late = regular(second, second + 6_000, 60), regular(fourth, fourth + 6_000, 60)
+    early, late = regular(second, second + 6_000, 60), regular(fourth + 60, fourth + 6_000, 60)
     for number, rows in ((2, early), (3, []), (4, late)):
         name = f"Kraken_Trading_History_Q{number}_2023.zip"
         csv_files.packed(tmp_path / name, {"XBTUSD.csv": lines(*rows)})
-    done = command(*(f"Kraken_Trading_History_Q{number}_2023.zip" for number in (4, 3, 2)))
+    names = (f"Kraken_Trading_History_Q{number}_2023.zip" for number in (4, 3, 2))
+    # The quarters may be rounded differently at their turns, unless the user vouches for them.
+    whole = ("--whole-since", str(second), "--whole-until", str(fourth + 7_000))
+    done = command(*names, *whole)
     assert done.status == 0
     [covered] = TradeStore(tmp_path / "data").coverage("XBTUSD")
     assert covered.after < third * SECOND < fourth * SECOND < covered.through

@@ -1,0 +1,104 @@
+"""Which file of a pair follows which, and what each is known to have completely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
+from harvester.csv_import.file_scan import ScannedFile
+from harvester.csv_import.sorting import MAX_STEP_BACK_S
+from harvester.csv_import.time_doubts import around
+from harvester.times import SECOND, Range
+
+
+def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
+    """Group the files of a pair into chains: a file that begins where another ends follows it.
+
+    Args:
+        files: all scanned files of a pair.
+        said: the time for which they together contain every trade, if the user said so. It counts
+            for the beginning of the first file and the end of the last file, and never for an end
+            that another file follows.
+
+    Returns:
+        The chains, and the files of each, in order of time.
+    """
+    found: list[list[ScannedFile]] = []
+    said = said.without_future()
+    vouched = [file._replace(is_vouched_for=None not in said) for file in files]
+    in_order = sorted(vouched, key=lambda file: (file.begins_ns or 0, file.member))
+    for file in _with_true_bounds(in_order):
+        since_s = file.member.complete.since_s
+        if found and since_s and found[-1][-1].member.complete.until_s == since_s:
+            found[-1].append(file)
+        else:
+            found.append([file])
+    # An empty file of unknown time has no place in the order; it gets a bound only if it is alone.
+    placed = [chain for chain in found if chain[0].begins_ns is not None] or found
+    if placed and said.since_s is not None:
+        # Of files that begin or end alike, the one with more rows.
+        first = min(placed, key=lambda chain: (chain[0].begins_ns or 0, -chain[0].rows))
+        first[0] = first[0].with_bounds(since_s=said.since_s)
+    if placed and said.until_s is not None:
+        last = max(placed, key=lambda chain: (chain[-1].ends_ns, chain[-1].rows))
+        last[-1] = last[-1].with_bounds(until_s=said.until_s)
+    return found
+
+
+def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
+    """The files, in order, without the bounds by their names that their rows contradict.
+
+    A file with rows outside of its quarter is not what its name says, so neither end counts. Where
+    it meets another file, that one may have the same rows, so its end there does not count, either.
+    A row that was rounded into the second after the quarter contradicts that end only. A file
+    without rows says nothing, unless it is whole.
+    """
+    wrong: set[int | None] = set()
+    others: set[Member] = set()
+    for file in files:
+        since_s, until_s = file.member.complete
+        if file.first_ns is None or file.last_ns is None:
+            if not file.is_whole:
+                others.add(file.member)
+            continue
+        first_s, last_s = file.first_ns // SECOND, file.last_ns // SECOND
+        if since_s is not None and (first_s < since_s or last_s < since_s):
+            wrong.add(since_s)
+        if until_s is not None and (last_s >= until_s or first_s >= until_s):
+            wrong.add(until_s)
+        if (since_s is not None and first_s < since_s) or (
+            until_s is not None and last_s > until_s
+        ):
+            others.add(file.member)
+    return [
+        file.with_bounds(
+            **{
+                name: None
+                for name, bound in file.member.complete._asdict().items()
+                if bound in wrong or file.member in others
+            }
+        )
+        for file in files
+    ]
+
+
+def doubt_at_turn(file: ScannedFile, following: ScannedFile) -> list[Range]:
+    """The seconds at the turn of two files, the second of which follows the first.
+
+    They are in doubt unless the user vouches for the files, which may be rounded in different ways:
+    a trade at the turn may then be in both or neither.
+    """
+    turn_ns = (following.member.complete.since_s or 0) * SECOND
+    return [] if file.is_vouched_for else [around(turn_ns - 1, turn_ns)]
+
+
+def is_in_order(chain: Sequence[ScannedFile]) -> bool:
+    """Whether a chain of files can be read as it is: no time is a minute before an earlier one."""
+    latest_ns = 0
+    for file in chain:
+        if file.first_ns is None or file.last_ns is None:
+            continue
+        if not file.is_sorted or file.first_ns < latest_ns - MAX_STEP_BACK_S * SECOND:
+            return False
+        latest_ns = max(latest_ns, file.last_ns)
+    return True
