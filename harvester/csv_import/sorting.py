@@ -1,4 +1,4 @@
-"""Sort rows by time, in bounded memory; find the times of unreadable rows and those in doubt."""
+"""Sort the rows of a file by time, in bounded memory."""
 
 from __future__ import annotations
 
