@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shlex
 from collections import Counter
@@ -274,6 +273,9 @@ class ListedPairs:
         """Nothing is requested yet."""
         self._client = client
         self._archive = archive
+        # Commands that only read have no use for it, and it takes a twentieth of their time.
+        import asyncio  # noqa: PLC0415
+
         self._pairs: dict[str, Pair] | None = None
         self._lock = asyncio.Lock()
 
