@@ -22,7 +22,7 @@ from harvester.schema import (
     times,
     trade_ids,
 )
-from harvester.storage.parquet_files import READ_ROWS, opened, read_partials
+from harvester.storage.parquet_files import READ_ROWS, has_partials, opened
 from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.trade_ids import IdGap, LastId, find_gaps
@@ -63,7 +63,7 @@ def _wrong_rollups(
             else:
                 expected = recompute_partials(read_trades(), width_ns, what)
                 finest = finest or (width_ns, expected)
-            is_equal = read_partials(archive.store, rollup.path).equals(expected)
+            is_equal = has_partials(archive.store, rollup.path, expected)
             is_valid = archive.is_rollup_valid(rollup, segment)
         except ValueDoesNotFit as reason:
             yield rollup, str(reason)
