@@ -29,6 +29,7 @@ from harvester.query.plan import CandleQuery
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.source_choice import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
+from harvester.storage.archive_files import keep_pairs, want_only
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
@@ -114,6 +115,11 @@ def prepare(folder: Path, ticks: int) -> None:
     with writer(TradeStore(folder / "rolled"), PAIR) as pair_writer:
         made = roll_up(pair_writer, parse_levels(["1m", "1h"]))
     print(f"{made.built} roll-ups in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
+    for name in ("ticks", "rolled"):
+        # As a download writes them: otherwise the name is looked up in the footers of all segments.
+        archive = TradeStore(folder / name)
+        keep_pairs(archive.store, json.dumps({PAIR: {"altname": PAIR}}).encode())
+        want_only(archive.store, PAIR, archive.coverage(PAIR))
     (folder / "done").touch()
 
 

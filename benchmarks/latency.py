@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import candles
+import crawl
 import duckdb
 
 import harvester
@@ -154,6 +155,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.archive or Path(temporary)).resolve()
+        crawl.compile_harvester()
         candles.prepare(folder, options.trades)
         found, seconds = asked(folder), command_seconds(folder)
     print(f"{options.trades:,} trades, medians, milliseconds")

@@ -184,6 +184,9 @@ def main() -> None:
     if options.ccxt:
         print(ccxt_loop(options.ccxt))
         return
+    from crawl import compile_harvester  # noqa: PLC0415 - see `ccxt`
+
+    compile_harvester()
     modes = ("inclusive", "exclusive")
     found = [compare(options.trades, options.rounds, mode, options.python) for mode in modes]
     for comparison in found:

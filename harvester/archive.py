@@ -60,9 +60,10 @@ if TYPE_CHECKING:
     from harvester.operations.run_log import RunRecord
     from harvester.query.explain import Explanation
     from harvester.query.plan import CandleQuery, Fill
-    from harvester.query.result import Result
+    from harvester.query.result import Relation, Result
     from harvester.query.sql import Connection
     from harvester.server.explorer.web import ExplorerServer
+    from harvester.storage.trade_store import PairFile
     from harvester.verify.reports import Digest, PairReport
 
 
@@ -772,8 +773,8 @@ class Archive:
         return Result(
             ResultSource(
                 f"trades of {market.altname}",
-                lambda: trades_relation(store, market.altname, range_, memory_limit=limit),
                 lambda: frozenset(store.segments(market.altname)),
+                lambda _: trades_relation(store, market.altname, range_, memory_limit=limit),
                 limit,
                 lambda _: trade_batches(store, market.altname, range_),
                 _column_units(market),
@@ -860,27 +861,24 @@ class Archive:
         for query in queries:
             guard_against_huge_fill(store, query)
         session = QuerySession(store, self._settings.candles.memory_limit)
-        if isinstance(pair, str):
-            relation, stream = (
-                partial(session.relation, queries[0]),
-                partial(session.batches, queries[0]),
-            )
-        else:
-            relation, stream = (
-                partial(session.panel_relation, queries),
-                partial(session.panel_batches, queries),
-            )
+
+        def relation(files: frozenset[PairFile]) -> Relation:
+            listed = replace(session, files=files)
+            is_panel = not isinstance(pair, str)
+            return listed.panel_relation(queries) if is_panel else listed.relation(queries[0])
+
+        stream = (
+            partial(session.batches, queries[0])
+            if isinstance(pair, str)
+            else partial(session.panel_batches, queries)
+        )
         units = [set(_column_units(market).items()) for market, _ in by_pair.values()]
         return Result(
             ResultSource(
                 f"{queries[0].interval.text} candles of "
                 + (", ".join(by_pair) if len(by_pair) <= 5 else f"{len(by_pair)} pairs"),
+                lambda: frozenset().union(*map(store.pair_files, by_pair)),
                 relation,
-                lambda: frozenset(
-                    file
-                    for name in by_pair
-                    for file in (*store.segments(name), *store.rollups(name))
-                ),
                 session.memory_limit,
                 stream,
                 dict(set.intersection(*units)),
@@ -1149,7 +1147,8 @@ class Archive:
 
     def _altnames(self) -> dict[str, str]:
         """Return the altname of each spelling of each known pair."""
-        return altnames_by_spelling(known_pairs(self._store).values(), self._store.held())
+        stored = self._store.held()
+        return altnames_by_spelling(known_pairs(self._store, stored).values(), stored)
 
     # --- files and charts ------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shlex
 from collections import Counter
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
 # --- pair names -----------------------------------------------------------------------------------
 
 
-def known_pairs(archive: TradeStore, *, adds_stored: bool = True) -> dict[str, Pair]:
+def known_pairs(archive: TradeStore, stored: Iterable[str] | None = None) -> dict[str, Pair]:
     """The pairs of pairs.json and those with stored trades, by altname.
 
     Args:
         archive: whose pairs.
-        adds_stored: False for those of pairs.json only, which lists no folder.
+        stored: altnames of the pairs with stored trades; by default they are listed.
 
     Raises:
         ArchiveDamaged: pairs.json can't be read.
@@ -58,7 +57,7 @@ def known_pairs(archive: TradeStore, *, adds_stored: bool = True) -> dict[str, P
             f"{archive.store.location('pairs.json')} can't be read ({error}): "
             "remove it; the next backfill writes it again"
         ) from error
-    for name in archive.held() if adds_stored else ():
+    for name in archive.held() if stored is None else stored:
         if name not in pairs:
             pairs[name] = _pair_of_segments(archive, name)
     return pairs
@@ -79,7 +78,9 @@ def _stored_by_altname(archive: TradeStore, text: str) -> Pair | None:
 
     The folders of all other pairs are not listed: of 1,400 pairs, that takes a second.
     """
-    pair = known_pairs(archive, adds_stored=False).get(text)
+    pair = known_pairs(archive, stored=()).get(text)
+    if pair is None and f"pair={text}" in archive.store.folders("trades"):
+        pair = _pair_of_segments(archive, text)
     return pair if pair and pair.altname == text and archive.segments(text) else None
 
 
@@ -97,7 +98,7 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
     if pair := _stored_by_altname(archive, text):
         return pair
     held = archive.held()
-    pairs = known_pairs(archive)
+    pairs = known_pairs(archive, held)
     pair = PairIndex(pairs.values()).find(text)
     if pair is not None and pair.altname in held:
         return pair
@@ -252,8 +253,9 @@ async def list_pairs(
     listed = await client.pairs()
     if not (listed or may_be_empty):
         raise ExchangeRefused("the exchange lists no market at all: try again later")
-    before = known_pairs(archive)
-    held = {name: before[name] for name in archive.held()}
+    stored = archive.held()
+    before = known_pairs(archive, stored)
+    held = {name: before[name] for name in stored}
     pairs = {**held, **listed}
     for name, kept in held.items():
         if kept.key and pairs[name].key != kept.key:
@@ -271,6 +273,9 @@ class ListedPairs:
         """Nothing is requested yet."""
         self._client = client
         self._archive = archive
+        # Commands that only read have no use for it, and it takes a twentieth of their time.
+        import asyncio  # noqa: PLC0415
+
         self._pairs: dict[str, Pair] | None = None
         self._lock = asyncio.Lock()
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from harvester.query.calendar import offset_changes
-from harvester.schema import Int64s, decimal_words
+from harvester.schema import Int64s, decimal_words, int64s_as
 from harvester.storage.output_files import write_arrow, write_parquet
 from harvester.times import DAY, SECOND
 
@@ -279,9 +279,11 @@ def decimal_text(column: pa.Array) -> pa.Array:
 
 def fixed_text(units: Int64s, scale: int) -> pa.Array:
     """Integers in units of 10^-scale as text with `scale` decimals; none is negative."""
-    whole, fraction = np.divmod(units, 10**scale)
-    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
-    return pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
+    # `pa.array` of a NumPy array would import numpy.ma.
+    whole, fraction = (
+        int64s_as(pa.int64(), part).cast(pa.string()) for part in np.divmod(units, 10**scale)
+    )
+    return pc.binary_join_element_wise(whole, pc.utf8_lpad(fraction, width=scale, padding="0"), ".")
 
 
 def cell(value: object) -> str:

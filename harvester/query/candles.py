@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import gcd
 from pathlib import Path
@@ -22,7 +23,7 @@ from harvester.query.plan import (
     CandleQuery,
     Plan,
     clip_pieces,
-    plan_from_pieces,
+    plan_from_listing,
     plan_query,
     split_query,
 )
@@ -36,7 +37,7 @@ from harvester.query.source_choice import (
 from harvester.query.sql import MEMORY_LIMIT, shared_connection, translate_errors
 from harvester.schema import PRICE
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import TradeStore, with_snapshot_retry
+from harvester.storage.trade_store import PairFile, TradeStore, with_snapshot_retry
 from harvester.times import END_OF_TIME, Interval, Range, missing, year_end
 
 # --- session --------------------------------------------------------------------------------------
@@ -75,12 +76,14 @@ class QuerySession:
         memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
         threads: how many threads DuckDB may use; None for all cores.
         shared_scan: partial candles that replace trades, if they divide the query's intervals.
+        files: an earlier listing, for the first plan of each query; None to list the files.
     """
 
     archive: TradeStore
     memory_limit: str = MEMORY_LIMIT
     threads: int | None = None
     shared_scan: SharedScan | None = None
+    files: frozenset[PairFile] | None = None
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Return a new connection.
@@ -185,7 +188,8 @@ class QuerySession:
     ) -> str:
         if time_range == plan.query.range:
             return f"({self.sql(plan, decimals, connection)})"
-        part = plan_from_pieces(self.archive, replace(plan.query, range=time_range), plan.pieces)
+        query = replace(plan.query, range=time_range)
+        part = plan_from_listing(self.archive, query, plan.pieces, plan.rollups)
         first, last = part.grid.number(time_range.after + 1), part.grid.number(time_range.through)
         return (
             f"SELECT * FROM (\n{self.sql(part, decimals, connection)}\n)\n"  # noqa: S608
@@ -259,21 +263,22 @@ class QuerySession:
             HarvesterError: the memory limit is too low.
         """
         plans = [plan] if plan is not None else []
+        listings = [self.files]
         current: Plan | None = None
 
         def run() -> T:
             nonlocal current
             current = None
-            current = plans.pop() if plans else plan_query(self.archive, query)
+            listed = listings.pop() if listings else None
+            current = plans.pop() if plans else plan_query(self.archive, query, listed)
             with translate_errors(query.title, self.memory_limit):
                 return fn(current)
 
         def has_lost_a_file() -> bool:
             if current is None:
                 return False
-            existing = {*self.archive.segments(query.pair), *self.archive.rollups(query.pair)}
-            rollups = {source.rollup for source in current.sources} - {None}
-            return not {*(piece.segment for piece in current.pieces), *rollups} <= existing
+            used = {*(piece.segment for piece in current.pieces), *current.rollups}
+            return not used <= self.archive.pair_files(query.pair)
 
         return with_snapshot_retry(run, query.pair, is_stale=has_lost_a_file)
 
@@ -348,11 +353,7 @@ def guard_against_huge_fill(archive: TradeStore, query: CandleQuery) -> None:
     """
     if query.fill == "none" or query.range.through < END_OF_TIME:
         return
-
-    def count(plan: Plan) -> int:
-        return _min_empty_candles(archive, plan)
-
-    empty = QuerySession(archive).with_snapshot_retry(query, count)
+    empty = QuerySession(archive).with_snapshot_retry(query, partial(_min_empty_candles, archive))
     if empty > MAX_EMPTY_CANDLES:
         raise UsageError(
             f"{query.title}: --fill {query.fill} would add some {empty:,} empty ones, and "
@@ -434,7 +435,7 @@ def run_shared_scan(
         connection = session.connect()
         for part in split_query(session.archive, plan):
             pieces = clip_pieces(plan.pieces, part.range)
-            sources = choose_sources(session.archive, query.pair, pieces, grid)
+            sources = choose_sources(session.archive, plan.rollups, pieces, grid)
             candles = aggregate_sql(session.archive, sources, grid, aggregates)
             path = str(folder / f"{part.range.after:019d}.parquet")
             # In order, like a roll-up: the row number is the position.

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple, get_args
 from harvester.errors import ArchiveHasGaps, BadSetting, NothingHeld
 from harvester.query.calendar import Grid, WholeIntervals, find_time_zone, make_grid
 from harvester.query.source_choice import Source, choose_sources
-from harvester.storage.trade_store import Piece, TradeStore
+from harvester.storage.segment import RollUp, Segment, reading_order
+from harvester.storage.trade_store import PairFile, Piece, TradeStore, pieces_of
 from harvester.times import (
     BEGINNING_NS,
     DAY,
@@ -108,7 +109,8 @@ class Plan:
         query: the query.
         grid: its intervals.
         pieces: all stored trades of the pair, in order, as parts of segments.
-        sources: the part of them in the query's range, and which file each is read from.
+        rollups: all roll-ups of the pair.
+        sources: the part of the pieces in the query's range, and which file each is read from.
         pieces_before: the trades before the query's range, back to the last gap.
         covered: the covered ranges inside the query's range, in order.
         first_trade_number: the interval of the first stored trade; None without trades.
@@ -117,36 +119,49 @@ class Plan:
     query: CandleQuery
     grid: Grid
     pieces: list[Piece]
+    rollups: list[RollUp]
     sources: list[Source]
     pieces_before: list[Piece]
     covered: list[CoveredRange]
     first_trade_number: int | None
 
 
-def plan_query(archive: TradeStore, query: CandleQuery) -> Plan:
+def plan_query(
+    archive: TradeStore, query: CandleQuery, files: frozenset[PairFile] | None = None
+) -> Plan:
     """List the archive once and plan a query.
 
     Args:
         archive: where the trades are.
         query: the query.
+        files: the listed files of the pair, and maybe of others; by default they are listed now.
 
     Raises:
         NothingHeld: the archive has no trades of the pair.
         FileNotFoundError: compaction removed a file: plan again.
     """
-    pieces = archive.pieces(query.pair)
+    if files is None:
+        pieces, rollups = archive.pieces(query.pair), archive.rollups(query.pair)
+    else:
+        listed = [file for file in files if file.pair == query.pair]
+        segments = [file for file in listed if isinstance(file, Segment)]
+        pieces = pieces_of(sorted(segments, key=reading_order))
+        rollups = [file for file in listed if isinstance(file, RollUp)]
     if not pieces:
         raise no_trades_error(archive, query.pair)
-    return plan_from_pieces(archive, query, pieces)
+    return plan_from_listing(archive, query, pieces, rollups)
 
 
-def plan_from_pieces(archive: TradeStore, query: CandleQuery, pieces: list[Piece]) -> Plan:
+def plan_from_listing(
+    archive: TradeStore, query: CandleQuery, pieces: list[Piece], rollups: list[RollUp]
+) -> Plan:
     """Plan a query from an earlier listing.
 
     Args:
         archive: where the trades are.
         query: the query.
         pieces: all stored trades of the pair; at least one piece.
+        rollups: all roll-ups of the pair.
 
     Raises:
         FileNotFoundError: compaction removed a file: plan again.
@@ -165,7 +180,8 @@ def plan_from_pieces(archive: TradeStore, query: CandleQuery, pieces: list[Piece
         query,
         grid,
         pieces,
-        choose_sources(archive, query.pair, clip_pieces(pieces, query.range), grid),
+        rollups,
+        choose_sources(archive, rollups, clip_pieces(pieces, query.range), grid),
         clip_pieces(pieces, Range(at_start.after, query.range.after)) if at_start else [],
         [CoveredRange(run, grid.whole_intervals(run)) for run in covered_inside],
         next((grid.number(times[0]) for times in bounds if times), None),
@@ -299,7 +315,8 @@ def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> l
         time_range: the requested range; from 0 or to the end of time where no bound was given.
         now_ns: what is later is not counted.
     """
-    covered = archive.coverage(pair)
+    # The record of what was wanted is read first: what is downloaded after that is no gap.
+    ever_requested, covered = archive.wanted(pair), archive.coverage(pair)
     if not covered:
         return []
     time_range = Range(time_range.after, min(time_range.through, END_OF_TIME))
@@ -311,7 +328,7 @@ def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> l
         through = now_ns
     requested = [Range(after, through)] if after < through else []
     past = Range(max(time_range.after, 0), min(time_range.through, now_ns))
-    wanted = [overlap(gap, past) for gap in archive.gaps(pair)]
+    wanted = [overlap(gap, past) for gap in missing(ever_requested, covered)]
     gaps = union([*missing(requested, covered), *filter(None, wanted)])
     return [gap for gap in gaps if gap.through > BEGINNING_NS]
 

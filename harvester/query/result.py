@@ -28,7 +28,7 @@ from harvester.query.sql import (
     translate_errors,
     translate_sql_errors,
 )
-from harvester.storage.trade_store import TradeStore, with_snapshot_retry
+from harvester.storage.trade_store import PairFile, TradeStore, with_snapshot_retry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +61,8 @@ class ResultSource:
 
     Attributes:
         title: names the rows in a few words.
-        make: creates the relation from the files of that moment.
-        files: returns the existing files that the relation may read.
+        files: lists the files that the relation may read.
+        make: creates the relation from such a listing.
         memory_limit: what DuckDB may use.
         stream: returns the same rows as batches, at least one, of about the given number of rows,
             even while the archive is being written; None to use the relation's own batches.
@@ -76,8 +76,8 @@ class ResultSource:
     """
 
     title: str
-    make: Callable[[], Relation]
-    files: Callable[[], frozenset[object]]
+    files: Callable[[], frozenset[PairFile]]
+    make: Callable[[frozenset[PairFile]], Relation]
     memory_limit: str = MEMORY_LIMIT
     stream: Callable[[int], Iterator[pa.RecordBatch]] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Result:
     def __init__(self, source: ResultSource) -> None:
         self._source = source
         self._relation: Relation | None = None
-        self._files: frozenset[object] = frozenset()
+        self._files: frozenset[PairFile] = frozenset()
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -412,7 +412,7 @@ class Result:
     def _derive(self, name: str, *args: object, **kwargs: object) -> Result:
         """Return the result of a relation's method; errors in its arguments are raised at once."""
 
-        def make() -> Relation:
+        def make(_: frozenset[PairFile]) -> Relation:
             return cast("Relation", _call_method(self._current_relation(), name, *args, **kwargs))
 
         units = self._source.units if name in _METHODS_THAT_KEEP_COLUMNS else {}
@@ -433,7 +433,7 @@ class Result:
     def _get_relation(self) -> Relation:
         if self._relation is None:
             self._files = self._source.files()
-            self._relation = self._source.make()
+            self._relation = self._source.make(self._files)
         return self._relation
 
     def _current_relation(self) -> Relation:
@@ -527,10 +527,10 @@ def source_of_batches(
         notes: see `Result.notes`.
     """
 
-    def make() -> Relation:
+    def make(_: frozenset[PairFile]) -> Relation:
         return shared_connection().from_arrow(pa.Table.from_batches(list(stream(BATCH_ROWS))))
 
-    return ResultSource(title, make, frozenset, stream=stream, units=units, notes=notes)
+    return ResultSource(title, frozenset, make, stream=stream, units=units, notes=notes)
 
 
 def source_of_sql(
@@ -555,17 +555,17 @@ def source_of_sql(
     """
     statements = read_statements(query, memory_limit)
 
-    def make() -> Relation:
+    def make(_: frozenset[PairFile]) -> Relation:
         return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
 
-    def files() -> frozenset[object]:
+    def files() -> frozenset[PairFile]:
         return frozenset(segment for pair in archive.held() for segment in archive.segments(pair))
 
     title = " ".join(query.split())
     return ResultSource(
         title if len(title) <= MAX_TITLE_LENGTH else f"{title[:MAX_TITLE_LENGTH]}...",
-        make,
         files,
+        make,
         memory_limit,
         is_internal=False,
         is_repeatable=is_repeatable(statements),

@@ -6,7 +6,7 @@ the exchange's order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -188,7 +188,7 @@ class Source(NamedTuple):
 
 
 def choose_sources(
-    archive: TradeStore, pair: str, pieces: Sequence[Piece], grid: Grid
+    archive: TradeStore, rollups: Iterable[RollUp], pieces: Sequence[Piece], grid: Grid
 ) -> list[Source]:
     """Choose for each piece the coarsest roll-up that the grid allows, otherwise the trades.
 
@@ -196,7 +196,7 @@ def choose_sources(
 
     Args:
         archive: where the files are.
-        pair: the altname.
+        rollups: of the pair.
         pieces: in order.
         grid: the intervals of the query.
 
@@ -205,7 +205,7 @@ def choose_sources(
     """
     # The roll-ups that divide the grid, with their widths, by the segment's path.
     usable: dict[str, list[tuple[int, RollUp]]] = {}
-    for rollup in archive.rollups(pair):
+    for rollup in rollups:
         with suppress(BadInterval):
             width_ns = parse_interval(rollup.interval).width_ns
             if width_ns is not None and grid.is_divisible_by(width_ns):

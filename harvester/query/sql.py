@@ -23,6 +23,7 @@ from harvester.query.source_choice import (
     BASE,
     EXTRA,
     LAST_TIME,
+    MERGE,
     no_rows_sql,
     path_literal,
     range_conditions,
@@ -437,23 +438,47 @@ def recompute_partials(batches: Iterable[pa.RecordBatch], width_ns: int, what: s
     Raises:
         ValueDoesNotFit: a sum has too many digits.
     """
-    formulas = BASE | EXTRA | LAST_TIME
+    schema = pa.schema([TRADES.field(name) for name in TRADE_COLUMNS])
+    return _aggregate_partials(batches, schema, BASE | EXTRA | LAST_TIME, width_ns, what)
+
+
+def merge_partials(partials: pa.Table, width_ns: int, what: str) -> pa.Table:
+    """Compute longer partial candles from shorter ones: as `recompute_partials`, without trades.
+
+    Args:
+        partials: what `recompute_partials` returned for a width that divides the longer one.
+        width_ns: the length of the longer candles.
+        what: names the work in messages.
+
+    Raises:
+        ValueDoesNotFit: a sum has too many digits.
+    """
+    return _aggregate_partials(partials.to_batches(), PARTIALS, MERGE, width_ns, what)
+
+
+def _aggregate_partials(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    formulas: Mapping[str, str],
+    width_ns: int,
+    what: str,
+) -> pa.Table:
     columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
     number = f"epoch_ns(time) // {width_ns}"
     sql = (
         f"SELECT make_timestamp_ns({number} * {width_ns}) AS time, {columns}\n"
-        f"FROM trades GROUP BY {number} ORDER BY {number}"
+        f"FROM parts GROUP BY {number} ORDER BY {number}"
     )
-    fields = [*(TRADES.field(name) for name in TRADE_COLUMNS), pa.field("place", pa.int64())]
-    reader = pa.RecordBatchReader.from_batches(pa.schema(fields), _with_place(batches))
+    with_place = schema.append(pa.field("place", pa.int64()))
+    reader = pa.RecordBatchReader.from_batches(with_place, _with_place(batches))
     connection = shared_connection(_RECOMPUTE_MEMORY, 1)
     with translate_errors(what, _RECOMPUTE_MEMORY):
-        connection.register("trades", reader)
-        return connection.sql(sql).to_arrow_table().cast(PARTIALS).combine_chunks()
+        connection.register("parts", reader)
+        return connection.sql(sql).to_arrow_table().cast(PARTIALS)
 
 
 def _with_place(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches with the column `place`, the position of each trade."""
+    """Yield the batches with the column `place`, the position of each row."""
     first = 0
     for batch in batches:
         place = np.arange(first, first + batch.num_rows)

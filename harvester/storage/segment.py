@@ -293,6 +293,11 @@ class RollUp(NamedTuple):
     path: str
     size: int
 
+    @property
+    def pair(self) -> str:
+        """The altname, which is in the path."""
+        return self.segment_path.split("/", 2)[1].removeprefix("pair=")
+
 
 def rollup_path(segment: Segment, interval: str) -> str:
     """Path of a roll-up within the archive.

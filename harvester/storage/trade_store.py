@@ -27,6 +27,7 @@ from harvester.storage.segment import (
 )
 from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, show, union
 
+PairFile = Segment | RollUp
 EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
 """How often a reader lists files that vanish while it reads, before it reports damage."""
@@ -264,7 +265,11 @@ class TradeStore:
             valid.add(key)
         return key in valid
 
-    def location(self, segment: Segment | RollUp) -> str:
+    def pair_files(self, pair: str) -> frozenset[PairFile]:
+        """List a pair's segments and its roll-ups of all levels; no file is opened."""
+        return frozenset((*self.segments(pair), *self.rollups(pair)))
+
+    def location(self, segment: PairFile) -> str:
         """The full path of a file, as any Parquet reader opens it."""
         return self.store.location(segment.path)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.rollups import parse_levels
-from harvester.query.sql import TRADE_COLUMNS, recompute_partials
+from harvester.query.sql import TRADE_COLUMNS, merge_partials, recompute_partials
 from harvester.schema import (
     TRADES,
     Int64s,
@@ -21,7 +22,7 @@ from harvester.schema import (
     times,
     trade_ids,
 )
-from harvester.storage.parquet_files import READ_ROWS, opened, read_partials
+from harvester.storage.parquet_files import READ_ROWS, has_partials, opened
 from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.trade_ids import IdGap, LastId, find_gaps
@@ -46,14 +47,24 @@ def _wrong_rollups(
     Raises:
         FileNotFoundError: a roll-up was removed meanwhile; list again.
     """
+    what = f"roll-ups of {segment.path}"
+    widths_ns: dict[RollUp, int] = {}
     for rollup in rollups:
         try:
-            [width_ns] = parse_levels([rollup.interval]).values()
-            expected = recompute_partials(read_trades(), width_ns, f"roll-ups of {segment.path}")
-            is_equal = read_partials(archive.store, rollup.path).equals(expected)
-            is_valid = archive.is_rollup_valid(rollup, segment)
+            [widths_ns[rollup]] = parse_levels([rollup.interval]).values()
         except BadInterval:
             yield rollup, f"{rollup.interval!r} is no level of roll-ups"
+    # The finest level that was computed from trades: it has all that a multiple of it needs.
+    finest: tuple[int, pa.Table] | None = None
+    for rollup, width_ns in sorted(widths_ns.items(), key=itemgetter(1)):
+        try:
+            if finest is not None and width_ns % finest[0] == 0:
+                expected = merge_partials(finest[1], width_ns, what)
+            else:
+                expected = recompute_partials(read_trades(), width_ns, what)
+                finest = finest or (width_ns, expected)
+            is_equal = has_partials(archive.store, rollup.path, expected)
+            is_valid = archive.is_rollup_valid(rollup, segment)
         except ValueDoesNotFit as reason:
             yield rollup, str(reason)
         except ArchiveDamaged as damage:

@@ -34,8 +34,12 @@ from harvester.query import candles
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, ResultSource
 from harvester.query.rollups import parse_levels, roll_up
+from harvester.storage.archive_files import keep_pairs, want
+from harvester.storage.filesystem import Entry, LocalStore
+from harvester.storage.trade_store import PairFile
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
+from harvester.times import Range
 
 YEARS = list(expected(sample_trades.market(sample_trades.new_years(each=200))))
 DAY = 86_400_000_000_000
@@ -319,6 +323,47 @@ def test_a_result_outlives_a_compaction(tmp_path: Path, ask: Any) -> None:
     assert result.fetchall() == before
 
 
+@pytest.mark.parametrize("fill", ["none", "kraken"])
+def test_candles_are_right_if_files_are_merged_right_after_they_were_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill: Any
+) -> None:
+    archive = filled(tmp_path, rolled=True)
+    ask: dict[str, Any] = {"fill": fill, "until": "2024-02-01"}
+    before = archive.ohlc("XBTUSD", "1h", **ask).fetchall()
+    listing, merges = Disk.pair_files, [compact]
+
+    def listed_and_merged(store: Disk, pair: str) -> frozenset[PairFile]:
+        files = listing(store, pair)
+        for merge in [*merges]:
+            merges.clear()
+            merge(archive.path)
+        return files
+
+    monkeypatch.setattr(Disk, "pair_files", listed_and_merged)
+    assert harvester.open(tmp_path).ohlc("XBTUSD", "1h", **ask).fetchall() == before
+    assert merges == []
+
+
+def test_a_candle_query_lists_its_files_for_its_pair_its_notes_and_its_rows_once_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = filled(tmp_path, rolled=True)
+    keep_pairs(LocalStore(tmp_path), b'{"XBTUSD": {"altname": "XBTUSD"}}')
+    want(LocalStore(tmp_path), "XBTUSD", Range(0, DAY))
+    trades, rollups = "trades/pair=XBTUSD", "candles/interval=1h/pair=XBTUSD"
+    files, listed = LocalStore.files, list[str]()
+
+    def counted(store: LocalStore, folder: str, **options: Any) -> list[Entry]:
+        listed.append(folder)
+        return files(store, folder, **options)
+
+    monkeypatch.setattr(LocalStore, "files", counted)
+    result = archive.ohlc("XBTUSD", "1h")
+    assert listed == [trades, trades]
+    assert len(result.to_arrow_table())
+    assert listed == [trades, trades, trades, rollups]
+
+
 def test_a_result_outlives_the_archive_that_gave_it(tmp_path: Path) -> None:
     with filled(tmp_path) as archive:
         result = archive.ohlc("XBTUSD", "1d")
@@ -432,12 +477,12 @@ def test_what_can_not_be_answered_is_refused_at_once(
 
 
 def test_ctrl_c_in_a_query_is_a_keyboard_interrupt() -> None:
-    def interrupted() -> duckdb.DuckDBPyRelation:
+    def interrupted(_: frozenset[PairFile]) -> duckdb.DuckDBPyRelation:
         # What DuckDB raises then.
         raise RuntimeError("Query interrupted")
 
     with pytest.raises(KeyboardInterrupt):
-        Result(ResultSource("nothing", interrupted, frozenset)).df()
+        Result(ResultSource("nothing", frozenset, interrupted)).df()
 
 
 # --- SQL -----------------------------------------------------------------------------------------

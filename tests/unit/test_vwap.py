@@ -9,12 +9,14 @@ from fractions import Fraction
 from pathlib import Path
 from random import Random
 
+import duckdb
 import pytest
 from candle_cases import MINUTE, PAIR, START, answer, ask, hold, ohlc, run_sql, trade
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester.query.bars import BarQuery, bar_batches, parse_size
+from harvester.query.candle_sql import with_vwap
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
@@ -73,6 +75,17 @@ def test_it_is_the_double_nearest_to_the_exact_quotient(trades: list[tuple[int, 
         assert abs(Fraction(vwap) - true) <= Fraction(math.ulp(vwap)) * 51 / 100, way
         assert low <= vwap <= high, way
     assert len(set(made.values())) == 1
+
+
+def test_duckdb_plans_each_of_its_steps_once() -> None:
+    """Written as aliases of one query, a step is copied into all that use it: 13 times here."""
+    connection = duckdb.connect()
+    connection.execute("CREATE TABLE candles (value DECIMAL(38, 18), volume DECIMAL(38, 8))")
+    [(plan,)] = connection.execute(
+        "SELECT json_serialize_plan(?, optimize := false)",
+        [f"SELECT vwap FROM {with_vwap('candles')}"],  # noqa: S608
+    ).fetchall()
+    assert plan.count("134217729") == 1
 
 
 @given(PRICES, st.lists(VOLUMES, min_size=1, max_size=6))
