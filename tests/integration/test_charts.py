@@ -390,7 +390,8 @@ def test_an_image_without_kaleido_says_what_to_install(
 ) -> None:
     before = "import sys; sys.modules['kaleido'] = None"
     done = run("XBT/USD", "-i", "1h", "-o", f"c.{ending}", before=before)
-    message = "harvester: an image needs kaleido: pip install --upgrade kaleido\n"
+    install = f"{sys.executable} -m pip install --upgrade kaleido"
+    message = f"harvester: an image needs kaleido: {install}\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

@@ -116,8 +116,6 @@ def test_without_the_extra_the_command_says_what_to_install(archive: harvester.A
         check=False,
         timeout=60,
     )
+    install = f"{sys.executable} -m pip install --upgrade mcp"
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == "harvester: the command mcp needs the package mcp: pip install --upgrade mcp\n"
-    )
+    assert done.stderr == f"harvester: the command mcp needs the package mcp: {install}\n"

@@ -135,7 +135,8 @@ def test_without_polars_its_frame_says_what_to_install(
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(UsageError) as caught:
         archive.trades("XBT/USD").pl()
-    assert str(caught.value) == ".pl() needs Polars: pip install --upgrade polars"
+    install = f"{sys.executable} -m pip install --upgrade polars"
+    assert str(caught.value) == f".pl() needs Polars: {install}"
 
 
 def test_pandas_gets_floats_and_arrow_and_polars_decimals(archive: harvester.Archive) -> None:
