@@ -13,6 +13,7 @@ import sys
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,11 @@ def with_the_wheel(folder: Path) -> Path:
     """Build the wheel, install it into a new venv, and return the venv's Python."""
     run(ROOT, sys.executable, "-m", "hatchling", "build", "--target", "wheel", "-d", folder)
     [wheel] = folder.glob("*.whl")
-    venv.create(folder / "venv", symlinks=True)
+    # Installing pip takes seconds, so the pip of the tests is used. uv makes venvs without it.
+    has_pip = find_spec("pip") is not None
+    venv.create(folder / "venv", symlinks=True, with_pip=not has_pip)
     python = folder / "venv" / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    pip = [sys.executable if has_pip else str(python), "-m", "pip", "--python", str(python)]
     run(folder, *pip, "install", "--quiet", "--no-index", "--no-deps", wheel)
     # Only paths of libraries: the folder of this checkout must not be among them.
     borrowed = [path for path in sys.path if path.endswith("-packages")]
