@@ -118,7 +118,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 # The tests import almost everything, hundreds of times. What can't be compiled, pip would ignore, too.
 $(VENV)/.installed-tools: pyproject.toml constraints.txt | $(VENV)/.made
 	$(PIP_INSTALL) --editable '.[notebook,png,mcp,dev]'
-	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
+	-$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib
 	touch $(VENV)/.installed $@
 
 clean:
