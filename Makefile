@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check check-newest check-oldest test-engines test-recipes live lint types docs site notebooks chart install clean
+.PHONY: demo test check check-newest check-oldest test-engines test-recipes live dist lint types docs site notebooks chart install install-tools clean
 
+# Keeps what Python compiles, also where the environment forbids it: the next command starts faster.
 demo: install
-	$(BIN)/harvester demo
+	PYTHONDONTWRITEBYTECODE= $(BIN)/harvester demo
 
 # The tests start the program hundreds of times, which compiles itself each time where the
 # environment forbids to keep what was compiled.
-test: install
+test: install-tools
 	$(BIN)/python -m compileall -q harvester
 	$(BIN)/pytest -n auto --dist worksteal
 
@@ -23,13 +25,13 @@ check: lint types test check-newest
 IN_VENV = pytest pytest-timeout pytest-xdist hypothesis
 COMMANDS = tests/integration/test_installed.py
 
-check-newest: install
+check-newest: install-tools
 	rm -rf build/newest
 	$(PYTHON) -m venv build/newest
 	build/newest/bin/python -m pip install --quiet .
 	HARVESTER_PYTHON=build/newest/bin/python $(BIN)/pytest $(COMMANDS)
 
-check-oldest: install
+check-oldest: install-tools
 	rm -rf build/oldest
 	$(PYTHON) -m venv build/oldest
 	$(PYTHON) .ci/oldest.py > build/oldest/constraints.txt
@@ -61,14 +63,25 @@ live: install
 	$(BIN)/harvester backfill XBT/USD --since 10d --data build/live
 	$(BIN)/harvester verify XBT/USD --against-exchange --data build/live
 
-lint: install
+# The files for a package index, and what one gets who installs them from it.
+dist: install-tools
+	rm -rf dist build/dist
+	$(PYTHON) -m venv build/dist/tools
+	build/dist/tools/bin/python -m pip install --quiet build twine
+	build/dist/tools/bin/python -m build
+	build/dist/tools/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/dist/installed
+	build/dist/installed/bin/python -m pip install --quiet dist/*.whl
+	HARVESTER_PYTHON=build/dist/installed/bin/python $(BIN)/pytest $(COMMANDS)
+
+lint: install-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install
+types: install-tools
 	$(BIN)/mypy
 
-docs: install
+docs: install-tools
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 
@@ -76,7 +89,7 @@ docs: install
 # the README, the notebooks and config.toml, so these belong to it. `mkdocs serve` shows it while you write.
 PAGES = README.md CHANGELOG.md config.toml docs notebooks benchmarks/README.md
 
-site: install
+site: install-tools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
 	rm -rf build/pages
 	mkdir -p build/pages/benchmarks
@@ -84,27 +97,41 @@ site: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The pages' images: the demo's chart, the explorer and a notebook's figure, drawn by the Chromium that is installed.
-chart: install
+chart: install-tools
 	$(BIN)/harvester demo --quiet
 	$(BIN)/harvester chart XBT/USD -i 1h --data demo/data -o docs/chart.png
 	$(BIN)/python docs/explore_image.py demo/data docs/explore.png
 	$(BIN)/python docs/backtest_image.py docs/backtest.png
 
 # Pages of the notebooks with all that they show: build/notebooks/*.html.
-notebooks: install
+notebooks: install-tools
 	rm -rf build/notebooks
 	mkdir -p build/notebooks
 	cp notebooks/*.ipynb build/notebooks
 	for notebook in build/notebooks/*.ipynb; do rm -rf build/notebooks/made-up; \
 	    $(BIN)/jupyter nbconvert --execute --to html $$notebook || exit; done
 
+# harvester and the libraries that it runs with.
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Also what the tests, the notebooks, images and `harvester mcp` need: twice as much.
+install-tools: $(VENV)/.installed-tools
+
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "harvester needs Python 3.11 or newer; make PYTHON=python3.12 names one")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,mcp,dev]'
 	touch $@
+
+# Nothing is compiled: Python does that for each module that it imports, in less time than pip for all.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+# The tests import almost everything, hundreds of times. What can't be compiled, pip would ignore, too.
+$(VENV)/.installed-tools: pyproject.toml constraints.txt | $(VENV)/.made
+	$(PIP_INSTALL) --editable '.[notebook,png,mcp,dev]'
+	-$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib
+	touch $(VENV)/.installed $@
 
 clean:
 	rm -rf $(VENV) demo build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,7 +32,10 @@ A message is one or two lines: what was given, what is wrong, what to do next.
 
 from __future__ import annotations
 
+import shlex
+import sys
 import traceback
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -188,6 +191,20 @@ class Interrupted(HarvesterError):
     """The user stopped the command."""
 
     exit_status = 130
+
+
+def not_installed(need: str, package: str) -> UsageError:
+    """The error where an optional library is missing or too old, with the command that installs it.
+
+    Args:
+        need: what needs which library, such as "an image needs kaleido".
+        package: the library's name on the package index.
+    """
+    # Not just `pip`, which may belong to another Python; and an environment made by uv has no pip.
+    pip = [sys.executable, "-m", "pip", "install"]
+    uv = ["uv", "pip", "install", "--python", sys.executable]
+    command = [*(pip if find_spec("pip") else uv), "--upgrade", package]
+    return UsageError(f"{need}: {shlex.join(command)}")
 
 
 GRAVEST_FIRST = (130, 2, 1, 4, 3, 5, 0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from harvester.errors import HarvesterError, UsageError
+from harvester.errors import HarvesterError, not_installed
 
 IMAGE_WIDTH, IMAGE_HEIGHT = 1280, 720
 SCALE = {"png": 1.5}
@@ -28,7 +28,7 @@ def image_of(figure: go.Figure, kind: str) -> bytes:
         import kaleido
         from kaleido.errors import ChromeNotFoundError
     except ImportError as error:
-        raise UsageError("an image needs kaleido: pip install --upgrade kaleido") from error
+        raise not_installed("an image needs kaleido", "kaleido") from error
     layout = figure.layout
     size: dict[str, Any] = {
         "format": kind,

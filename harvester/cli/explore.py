@@ -49,7 +49,7 @@ def mcp(common: CommonOptions) -> None:
 
     It has the tools pairs, coverage, candles, trades and sql, which change nothing and read no
     file but the archive's. An assistant starts it by itself: see docs/explore.md. It needs the
-    extra `mcp`: pip install 'kraken-harvester[mcp]'.
+    extra `mcp`: pip install '.[mcp]' in a checkout of harvester.
 
     Example: harvester mcp --data data
     """

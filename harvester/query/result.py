@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from harvester.argument_types import check_types, wrong_type
-from harvester.errors import HarvesterError, UsageError
+from harvester.errors import HarvesterError, UsageError, not_installed
 from harvester.query.sql import BATCH_ROWS as SQL_BATCH_ROWS
 from harvester.query.sql import (
     MEMORY_LIMIT,
@@ -152,7 +152,7 @@ class Result:
         try:
             import polars  # noqa: F401, ICN001, PLC0415 - reported before DuckDB reads anything
         except ImportError as error:
-            raise UsageError(".pl() needs Polars: pip install --upgrade polars") from error
+            raise not_installed(".pl() needs Polars", "polars") from error
         return cast("pl.DataFrame", self._run(lambda relation: relation.pl()))
 
     def to_arrow_table(self) -> pa.Table:

@@ -21,7 +21,7 @@ from kraken_market import expected
 import harvester
 from harvester.charts.candle_arrays import digits, length_ns, plain
 from harvester.charts.chart import LADDER, MOST_CANDLES, Chart, drawable
-from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
+from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError, not_installed
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, max_candles
@@ -392,7 +392,7 @@ def test_an_image_without_kaleido_says_what_to_install(
 ) -> None:
     before = "import sys; sys.modules['kaleido'] = None"
     done = run("XBT/USD", "-i", "1h", "-o", f"c.{ending}", before=before)
-    message = "harvester: an image needs kaleido: pip install --upgrade kaleido\n"
+    message = f"harvester: {not_installed('an image needs kaleido', 'kaleido')}\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

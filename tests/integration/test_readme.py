@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,16 @@ def test_make_targets_it_names_are_there() -> None:
     }
     assert {"demo", "test"} <= named
     assert all(f"\n{target}:" in makefile for target in named)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+@pytest.mark.parametrize(
+    ("target", "installed"), [("demo", "."), ("test", ".[notebook,png,mcp,dev]")]
+)
+def test_the_demo_installs_nothing_that_only_tests_need(
+    tmp_path: Path, target: str, installed: str
+) -> None:
+    make = ["make", "--dry-run", f"VENV={tmp_path / 'venv'}", target]
+    shown = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [install] = [shlex.split(line) for line in shown.splitlines() if " pip install " in line]
+    assert install[install.index("--editable") + 1 :] == [installed]

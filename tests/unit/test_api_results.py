@@ -29,6 +29,7 @@ from harvester.errors import (
     HarvesterError,
     NothingHeld,
     UsageError,
+    not_installed,
 )
 from harvester.query import candles
 from harvester.query.plan import FILLS, Fill
@@ -139,7 +140,7 @@ def test_without_polars_its_frame_says_what_to_install(
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(UsageError) as caught:
         archive.trades("XBT/USD").pl()
-    assert str(caught.value) == ".pl() needs Polars: pip install --upgrade polars"
+    assert str(caught.value) == str(not_installed(".pl() needs Polars", "polars"))
 
 
 def test_pandas_gets_floats_and_arrow_and_polars_decimals(archive: harvester.Archive) -> None:

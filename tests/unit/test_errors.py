@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
 from harvester import errors
-from harvester.errors import HarvesterError, gravest
+from harvester.errors import HarvesterError, gravest, not_installed
 
 LINE = re.compile(r"[ │├└─]*(?P<name>[A-Z][A-Za-z]+)(?: +(?P<status>\d+))?(?:   .*)?")
 
@@ -70,3 +71,19 @@ def test_over_several_pairs_the_gravest_status_counts(statuses: list[int], worst
 def test_gravest_knows_every_status_that_a_class_has() -> None:
     for _, status in made().values():
         assert gravest([status, 0]) == status
+
+
+@pytest.mark.parametrize(
+    ("has_pip", "installer"),
+    [
+        (True, "'/a b/python' -m pip install"),
+        (False, "uv pip install --python '/a b/python'"),
+    ],
+)
+def test_what_is_not_installed_is_installed_where_harvester_is(
+    monkeypatch: pytest.MonkeyPatch, has_pip: bool, installer: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/a b/python")
+    monkeypatch.setattr(errors, "find_spec", lambda name: name if has_pip else None)
+    error = not_installed("an image needs kaleido", "kaleido")
+    assert str(error) == f"an image needs kaleido: {installer} --upgrade kaleido"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from harvester.errors import HarvesterError, UsageError
+from harvester.errors import HarvesterError, not_installed
 
 try:
     from mcp.server.mcpserver import MCPServer
@@ -14,7 +14,7 @@ try:
     from mcp.types import ToolAnnotations
     from pydantic import Field
 except ImportError as error:
-    raise UsageError("the command mcp needs the package mcp: pip install --upgrade mcp") from error
+    raise not_installed("the command mcp needs the package mcp", "mcp") from error
 
 from harvester import __version__
 from harvester.query.read_only_sql import QueryLimits
