@@ -43,7 +43,7 @@ check-oldest: install
 test-engines:
 	rm -rf build/engines
 	$(PYTHON) -m venv build/engines
-	build/engines/bin/python -m pip install --quiet '.[polars]' $(IN_VENV) --requirement tests/engines/requirements.txt
+	build/engines/bin/python -m pip install --quiet '.[polars,s3]' $(IN_VENV) --requirement tests/engines/requirements.txt
 	build/engines/bin/python -m pytest -n auto --dist loadfile tests/engines tests/integration/test_sql.py
 
 # The programs of docs/recipes.md. For releases, as they take long to install.
@@ -91,7 +91,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "harvester needs Python 3.11 or newer; make PYTHON=python3.12 names one")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,mcp,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,mcp,s3,dev]'
 	touch $@
 
 clean:

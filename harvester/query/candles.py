@@ -88,7 +88,8 @@ class QuerySession:
         Raises:
             BadSetting: DuckDB rejects the memory limit or the number of threads.
         """
-        return shared_connection(self.memory_limit, self.threads)
+        files = self.archive.store.duckdb_files
+        return shared_connection(self.memory_limit, self.threads, files)
 
     def prepare(self, query: CandleQuery) -> PreparedQuery:
         """Plan a query, cut it into parts, and decide on the decimals of its prices.
