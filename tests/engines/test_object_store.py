@@ -356,6 +356,54 @@ def test_an_etag_that_is_no_checksum_is_no_error(
     assert archive.sync(URL).uploaded == 0
 
 
+# --- refresh --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nightly(tmp_path: Path) -> Iterator[harvester.Archive]:
+    """An archive of made-up trades, and a sample exchange that it is refreshed from."""
+    with harvester.sample_exchange(2_000) as exchange:
+        archive = harvester.open(tmp_path / "data", settings=exchange.settings)
+        archive.backfill("XBT/USD")
+        yield archive
+
+
+def test_a_refresh_syncs_afterwards(store: Store, nightly: harvester.Archive) -> None:
+    result = nightly.refresh(sync=URL)
+    assert result.sync is not None
+    assert (result.sync.uploaded, result.exit_status) == (6, 0)
+    assert contents(store.folder / "kraken") == contents(Path(nightly.path))
+
+
+def test_a_refresh_whose_time_is_up_syncs_what_there_is(
+    store: Store, nightly: harvester.Archive
+) -> None:
+    cancel = harvester.CancelToken()
+    result = nightly.refresh(sync=URL, max_minutes=1e-9, cancel=cancel)
+    assert [pair.state for pair in result.pairs] == ["unfinished"]
+    assert (result.exit_status, cancel.is_cancelled) == (0, False)
+    assert contents(store.folder / "kraken") == contents(Path(nightly.path))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_sync_that_fails_is_the_refreshs_failure(
+    store: Store, nightly: harvester.Archive
+) -> None:
+    store.fault = lambda method, _path: "503" if method == "PUT" else None
+    result = nightly.refresh(sync=URL, check=False)
+    assert [pair.state for pair in result.pairs] == ["complete"]
+    assert (result.exit_status, result.sync) == (1, None)
+    with pytest.raises(ArchiveUnwritable):
+        nightly.refresh(sync=URL)
+
+
+def test_a_refresh_refuses_what_is_no_url_before_it_downloads(nightly: harvester.Archive) -> None:
+    events: list[object] = []
+    with pytest.raises(UsageError, match="is no archive in an object store"):
+        nightly.refresh(sync="bucket/kraken", progress=events.append)
+    assert events == []
+
+
 # --- faults, kills and races ----------------------------------------------------------------------
 
 
