@@ -43,7 +43,8 @@ def sync(common: CommonOptions, *, url: str, dry_run: bool, as_json: bool) -> No
         output.as_json(asdict(result))
     else:
         output.result(summary(result))
-    print_kept(result)
+    if not common.quiet:
+        print_kept(result)
 
 
 def summary(result: SyncResult) -> str:

@@ -155,7 +155,7 @@ class _Sync:
         Raises:
             FileNotFoundError: compaction removed a file; list again.
         """
-        files = list_files(self._archive)
+        files, written_before = list_files(self._archive), len(self.uploaded)
         try:
             stored = {item.path: item for item in self._remote.objects("")}
             self._bring(files, stored)
@@ -165,7 +165,7 @@ class _Sync:
         finally:
             if not self._is_dry:
                 self._record.save()
-        self.unchanged = len(files) + len(small_files) - len(self.uploaded)
+        self.unchanged = len(files) + len(small_files) - (len(self.uploaded) - written_before)
         return self._delete_replaced(files, stored)
 
     def _list_small_files(self) -> list[Entry]:

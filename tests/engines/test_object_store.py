@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -234,6 +235,25 @@ def test_an_archive_of_a_newer_format_is_refused(store: Store) -> None:
     (store.folder / "kraken" / "archive.json").write_text('{"format": 2}')
     with pytest.raises(ArchiveTooNew):
         harvester.open(URL)
+
+
+def test_an_object_that_was_replaced_since_it_was_listed_counts_as_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harvester.storage.object_store import FILES, ObjectStore
+
+    with SERVERS["moto"](tmp_path) as server:
+        use(server, monkeypatch)
+        copy, path = ObjectStore(URL), f"candles/{PAIR}.parquet"
+        copy.upload(path, io.BytesIO(b"first"), 5 << 20)
+        copy.objects("candles")
+        with FILES.open(copy.location(path)) as file:
+            assert file.read(2) == b"fi"
+            copy.upload(path, io.BytesIO(b"other"), 5 << 20)
+            with pytest.raises(FileNotFoundError):
+                file.read(3)
+        copy.objects("candles")
+        assert FILES.open(copy.location(path)).read() == b"other"
 
 
 @pytest.mark.usefixtures("store", "impatient")
@@ -547,7 +567,7 @@ def test_an_archive_that_is_compacted_during_a_sync_is_listed_again(
         return None
 
     store.fault = compact
-    archive.sync(URL)
+    assert archive.sync(URL).unchanged == 0
     archive.sync(URL)
     assert len(list((Path(archive.path) / "trades").rglob("*.parquet"))) == 1
     assert contents(store.folder / "kraken") == contents(Path(archive.path))
