@@ -37,7 +37,8 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
-pytest.importorskip("obstore", reason=REASON.format("obstore"))
+for package in ("obstore", "localbucket"):
+    pytest.importorskip(package, reason=REASON.format(package))
 
 URL = f"s3://{BUCKET}/kraken"
 PAIR = SAMPLE_PAIR.altname
