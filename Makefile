@@ -45,7 +45,7 @@ check-oldest: install-tools
 test-engines:
 	rm -rf build/engines
 	$(PYTHON) -m venv build/engines
-	build/engines/bin/python -m pip install --quiet '.[polars]' $(IN_VENV) --requirement tests/engines/requirements.txt
+	build/engines/bin/python -m pip install --quiet '.[polars,s3]' $(IN_VENV) --requirement tests/engines/requirements.txt
 	build/engines/bin/python -m pytest -n auto --dist loadfile tests/engines tests/integration/test_sql.py
 
 # The programs of docs/recipes.md. For releases, as they take long to install.
@@ -129,7 +129,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 
 # The tests import almost everything, hundreds of times. What can't be compiled, pip would ignore, too.
 $(VENV)/.installed-tools: pyproject.toml constraints.txt | $(VENV)/.made
-	$(PIP_INSTALL) --editable '.[notebook,png,mcp,dev]'
+	$(PIP_INSTALL) --editable '.[notebook,png,mcp,s3,dev]'
 	-$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib
 	touch $(VENV)/.installed $@
 

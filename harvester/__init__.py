@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
+    from harvester.operations.sync import SyncResult
     from harvester.query.explain import Explanation
     from harvester.query.result import Result
     from harvester.server.explorer.web import ExplorerServer
@@ -115,6 +116,7 @@ __all__ = [
     "RollupResult",
     "RunRecord",
     "SampleExchange",
+    "SyncResult",
     "UnknownPair",
     "UnreadableAnswer",
     "UsageError",
@@ -153,6 +155,7 @@ _LAZY = {
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",
     "RollupResult": "harvester.operations.maintenance",
+    "SyncResult": "harvester.operations.sync",
 }
 """The module of each name whose module imports large libraries."""
 

@@ -28,7 +28,7 @@ from harvester.argument_types import (
     wrong_type,
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
-from harvester.errors import BadInterval, BadSetting, UnknownPair, UsageError
+from harvester.errors import BadInterval, BadSetting, HarvesterError, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, of_class, search
 from harvester.pair_selection import (
     PairName,
@@ -37,7 +37,7 @@ from harvester.pair_selection import (
     resolve_held,
     resolve_named,
 )
-from harvester.storage.trade_store import TradeStore
+from harvester.storage.trade_store import TradeStore, object_store
 from harvester.times import SECOND, Range, parse_offset
 from harvester.verify.status import PairStatus, status
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
+    from harvester.operations.sync import SyncResult
     from harvester.query.explain import Explanation
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Relation, Result
@@ -360,11 +361,12 @@ class Archive:
             return run_in_thread(run.estimate, cancel)
 
     @check_types
-    def refresh(
+    def refresh(  # noqa: PLR0913 - the options of the command
         self,
         *pairs: str,
         asset_class: str | None = None,
         max_minutes: float | None = None,
+        sync: str | None = None,
         estimate_trades: bool = False,
         progress: ProgressOption | None = None,
         cancel: CancelToken | None = None,
@@ -382,6 +384,8 @@ class Archive:
                 `tokenized_asset` for stocks.
             max_minutes: stop after this many minutes; the next run continues. This is no error:
                 unfinished pairs have the state `unfinished`. Default: no limit.
+            sync: afterwards bring the copy at this URL up to date, as the method `sync` does, also
+                if a pair has an error.
             estimate_trades: as for `backfill`.
             progress: as for `backfill`.
             cancel: as for `backfill`.
@@ -390,10 +394,11 @@ class Archive:
 
         Returns:
             The result of the whole run: `pairs` (each with `state`, `trades`, `gaps`, `calls`,
-            ...), `exchange`, `calls`, `refusals`, `seconds`, `error`, `exit_status`.
+            ...), `exchange`, `calls`, `refusals`, `seconds`, `error`, `sync`, `sync_error`,
+            `exit_status`.
 
         Raises:
-            UsageError: `max_minutes` is not a number above 0.
+            UsageError: `max_minutes` is not a number above 0, or `sync` is no URL.
             NothingHeld: no pair is given, and none is stored.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
             Interrupted: `cancel` was cancelled.
@@ -415,8 +420,14 @@ class Archive:
         minutes = None if max_minutes is None else float(max_minutes)
         if minutes is not None and not minutes > 0:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
+        if sync is not None:
+            # Before hours of downloading.
+            object_store(sync)
         with _listening(progress) as listener:
-            store, estimates = TradeStore(self.path), estimate_trades or progress is True
+            store, estimates = (
+                TradeStore(self.path, is_written=True),
+                estimate_trades or progress is True,
+            )
             run = RefreshRun(
                 store,
                 self._settings,
@@ -428,10 +439,17 @@ class Archive:
                 self._warn,
             )
             result = run_in_thread(run.run, cancel)
+        if sync is not None:
+            try:
+                result = result._replace(sync=self.sync(sync, progress=progress, cancel=cancel))
+            except HarvesterError as error:
+                result = result._replace(sync_error=error)
         if check:
             if result.error is not None and result.error.exit_status:
                 raise result.error
             raise_gravest(result.pairs)
+            if result.sync_error is not None:
+                raise result.sync_error
         return result
 
     @check_types
@@ -494,7 +512,7 @@ class Archive:
         after = None if since is None else parse_range(since, None).after
         with _listening(progress) as listener:
             run = FollowRun(
-                TradeStore(self.path),
+                TradeStore(self.path, is_written=True),
                 self._settings,
                 selection,
                 after,
@@ -544,7 +562,7 @@ class Archive:
         with _listening(progress) as listener:
             # A separate store, because the run is in another thread.
             yield BackfillRun(
-                TradeStore(self.path),
+                TradeStore(self.path, is_written=True),
                 self._settings,
                 selection,
                 time_range,
@@ -583,7 +601,7 @@ class Archive:
             from harvester.async_runner import ask_market_names
 
             # A separate store, because the request is made in another thread.
-            known = ask_market_names(self._settings, TradeStore(self.path))
+            known = ask_market_names(self._settings, TradeStore(self.path, is_written=True))
         found = search(text, of_class(known.values(), asset_class))
         if not found:
             limit = f" of the class {asset_class}" if asset_class else ""
@@ -665,7 +683,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, token = TradeStore(self.path), cancel or CancelToken()
+        store, token = TradeStore(self.path, is_written=True), cancel or CancelToken()
         with _listening(progress) as listener:
             result = run_import(store, self._settings, request, listener, token, self._warn)
         if check:
@@ -719,7 +737,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store = TradeStore(self.path)
+        store = TradeStore(self.path, is_written=True)
         return plan_import(store, request, lambda: ask_market_names(self._settings, store))
 
     # --- queries ---------------------------------------------------------------------------------
@@ -1542,6 +1560,8 @@ class Archive:
 
         names = self._resolve_known(pairs) or self._store.pairs_to_verify()
         settings = self._settings
+        if repair:
+            TradeStore(self.path, is_written=True)
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
         with _listening(progress) as listener:
@@ -1549,7 +1569,7 @@ class Archive:
             if repair and any(report.faults for report in reports):
                 reports = run_in_thread(
                     lambda stop: maintenance.repair_pairs(
-                        TradeStore(self.path),
+                        TradeStore(self.path, is_written=True),
                         settings,
                         reports,
                         RunOptions(listener, stop, estimates=estimate_trades),
@@ -1611,7 +1631,7 @@ class Archive:
 
         self._check_open()
         with _listening(progress) as listener:
-            return compact(TradeStore(self.path), self._settings, pairs, listener)
+            return compact(TradeStore(self.path, is_written=True), self._settings, pairs, listener)
 
     @check_types
     def rollup(self, *pairs: str, progress: ProgressOption | None = None) -> list[RollupResult]:
@@ -1636,7 +1656,55 @@ class Archive:
 
         self._check_open()
         with _listening(progress) as listener:
-            return build_rollups(TradeStore(self.path), self._settings, pairs, listener)
+            return build_rollups(
+                TradeStore(self.path, is_written=True), self._settings, pairs, listener
+            )
+
+    @check_types
+    def sync(
+        self,
+        url: str,
+        *,
+        dry_run: bool = False,
+        progress: ProgressOption | None = None,
+        cancel: CancelToken | None = None,
+    ) -> SyncResult:
+        """Bring the copy of the archive in an object store up to date; docs/object-store.md.
+
+        What is new is written, then what it replaces is deleted, so the copy can be read at every
+        moment, and after an interruption. Each written object is compared with its file.
+
+        Args:
+            url: of the copy: `s3://bucket/prefix`; `harvester.open` opens it.
+            dry_run: write and delete nothing.
+            progress: called with the events `Begun` and `Step` of `harvester.download.events`; True
+                draws a progress bar.
+            cancel: ends the call early once its `cancel()` is called; the next call continues.
+
+        Returns:
+            A result with `uploaded`, `uploaded_bytes`, `unchanged`, `deleted`, `kept`, `seconds`.
+
+        Raises:
+            UsageError: it is no URL of an object store, a library is missing, or this archive is
+                itself in an object store.
+            NothingHeld: the archive is empty.
+            ArchiveError: the store can't be reached, or refuses; or it has other bytes than sent.
+            ArchiveLocked: another sync of the archive is running.
+            ArchiveDamaged: files keep vanishing while they are read.
+            Interrupted: `cancel` was cancelled.
+
+        Example:
+            >>> result = archive.sync("s3://my-bucket/kraken")  # doctest: +SKIP
+            >>> result.uploaded, result.deleted  # doctest: +SKIP
+            (4, [])
+        """
+        from harvester.download.events import CancelToken
+        from harvester.operations.sync import sync
+
+        self._check_open()
+        with _listening(progress) as listener:
+            store = TradeStore(self.path, is_written=True)
+            return sync(store, url, listener, cancel or CancelToken(), dry_run=dry_run)
 
     @check_types
     def doctor(

@@ -58,6 +58,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "verify": CommandEntry("verify", "Check stored data for corruption and gaps; repair it."),
         "compact": CommandEntry("verify", "Merge small files into larger ones."),
         "rollup": CommandEntry("verify", "Pre-aggregate candles to speed up long queries."),
+        "sync": CommandEntry("sync", "Bring the copy in an object store (S3) up to date."),
         "doctor": CommandEntry("doctor", "Check this machine, and what has changed at Kraken."),
     },
     "Configure": {

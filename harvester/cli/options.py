@@ -65,7 +65,7 @@ class CommonOptions:
         """
         path, origin = self.settings.archive.path, self.settings.origins["archive.path"]
         # The default folder may be missing: a new user gets the advice of each command then.
-        if origin != "default" and not Path(path).is_dir():
+        if origin != "default" and "://" not in path and not Path(path).is_dir():
             named = "--data" if origin == "option" else origin
             why = "that is no folder" if Path(path).exists() else "there is no such folder"
             raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,8 @@ from harvester.cli import output
 from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
 from harvester.cli.output import warnings_shown
 from harvester.cli.run_context import run_context, shows_estimates
+from harvester.cli.sync import print_kept
+from harvester.cli.sync import summary as sync_summary
 from harvester.config import load_notify_command
 from harvester.errors import BadSetting, HarvesterError
 from harvester.escaping import brief, shortened, without_credentials
@@ -47,6 +50,9 @@ MAX_LINE = 1_000
     metavar="N",
     help="Stop in good order after N minutes; the next run continues.",
 )
+@click.option(
+    "--sync", metavar="URL", help="Afterwards bring the copy at s3://BUCKET/PREFIX up to date."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @common_options
 def refresh(
@@ -54,6 +60,7 @@ def refresh(
     pair: tuple[str, ...],
     asset_class: str | None,
     max_minutes: float | None,
+    sync: str | None,
     as_json: bool,
 ) -> int:
     """Download new trades up to now, fill gaps, and maintain the files.
@@ -69,7 +76,7 @@ def refresh(
     Example: harvester refresh -q --max-minutes 300
     """
     try:
-        result = _run_refresh(common, pair, asset_class, max_minutes)
+        result = _run_refresh(common, pair, asset_class, max_minutes, sync)
     except Exception as error:
         notify(common, _failed_run(error))
         raise
@@ -87,12 +94,14 @@ def _run_refresh(
     pairs: tuple[str, ...],
     asset_class: str | None,
     max_minutes: float | None,
+    sync: str | None,
 ) -> RefreshResult:
     with run_context(common) as run:
         return common.archive().refresh(
             *pairs,
             asset_class=asset_class,
             max_minutes=max_minutes,
+            sync=sync,
             estimate_trades=shows_estimates(common),
             progress=run.show,
             cancel=run.cancel,
@@ -113,6 +122,11 @@ def _print_result(result: RefreshResult, common: CommonOptions, *, as_json: bool
         output.hint(f"the time was up: {pairs} unfinished ({names}); the next run goes on there")
     elif result.error is not None:
         output.error(str(result.error))
+    if result.sync is not None and not (as_json or common.quiet):
+        output.result(sync_summary(result.sync))
+        print_kept(result.sync)
+    if result.sync_error is not None:
+        output.error(str(result.sync_error))
 
 
 def report(result: RefreshResult) -> dict[str, Any]:
@@ -124,6 +138,8 @@ def report(result: RefreshResult) -> dict[str, Any]:
         "refusals": result.refusals,
         "seconds": result.seconds,
         "error": _error_text(result.error),
+        "sync": None if result.sync is None else asdict(result.sync),
+        "sync_error": _error_text(result.sync_error),
         "notes": list(map(_for_json, warnings_shown())),
         "pairs": [
             {
@@ -215,8 +231,7 @@ def _notification_text(result: RefreshResult, host: str, folder: str | None) -> 
     """What happened, in a few lines for a person: printable, without passwords."""
     where = f"on {host}" if folder is None else f"on {host} of {folder}"
     lines = [f"harvester: the refresh {where} ended with status {result.exit_status}"]
-    if result.error is not None:
-        lines.append(str(result.error))
+    lines += [str(error) for error in (result.error, result.sync_error) if error is not None]
     failed = [pair for pair in result.pairs if pair.exit_status and pair.error is not result.error]
     lines += [str(pair) for pair in failed[:MAX_NAMED]]
     if len(failed) > MAX_NAMED:

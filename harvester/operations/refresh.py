@@ -43,6 +43,7 @@ from harvester.operations.refresh_targets import (
     choose_targets,
     last_start,
 )
+from harvester.operations.sync import SyncResult
 from harvester.pair_selection import known_pairs, list_pairs
 from harvester.storage.locks import locked
 from harvester.storage.segment import Segment
@@ -149,6 +150,8 @@ class RefreshResult(NamedTuple):
         refusals: how many of them were refused or not answered properly.
         seconds: how long the run took.
         error: what ended the run as a whole early, if anything did.
+        sync: of the copy in an object store, if it was asked for and came to its end.
+        sync_error: what ended the sync early, if anything did.
     """
 
     pairs: list[RefreshedPair]
@@ -157,12 +160,14 @@ class RefreshResult(NamedTuple):
     refusals: int
     seconds: float
     error: HarvesterError | None
+    sync: SyncResult | None = None
+    sync_error: HarvesterError | None = None
 
     @property
     def exit_status(self) -> int:
         """The gravest status of all pairs; 0 if each is complete or stopped by the time limit."""
-        own_status = self.error.exit_status if self.error else 0
-        return gravest([own_status, *(pair.exit_status for pair in self.pairs)])
+        statuses = [error.exit_status for error in (self.error, self.sync_error) if error]
+        return gravest([*statuses, *(pair.exit_status for pair in self.pairs)])
 
 
 LOCK = "_refresh"
@@ -217,6 +222,7 @@ async def refresh(
     finally:
         if timer is not None:
             timer.cancel()
+        run.forget_time_limit()
     return run.result(error, time.monotonic() - begun_s)
 
 
@@ -244,6 +250,11 @@ class _Refresh:
         """Stop in good order, as the time limit is reached."""
         self._time_is_up = True
         self._stop.cancel()
+
+    def forget_time_limit(self) -> None:
+        """Leave the token as the caller did, for what is done after the refresh."""
+        if self._time_is_up:
+            self._stop.is_cancelled = False
 
     async def run(self, texts: Sequence[str], asset_class: str | None) -> None:
         """Refresh the pairs that names and patterns mean.

@@ -191,9 +191,9 @@ def append(archive: TradeStore, record: RunRecord) -> None:
         ArchiveUnwritable: the operating system refused to write.
         ArchiveLocked: another run kept the lock of the file for ten seconds.
     """
-    path = archive.root / FILE
+    path = archive.store.root / FILE
     with (
-        locked(archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S),
+        locked(archive.store.root / "locks", LOCK, wait_s=LOCK_WAIT_S),
         writing(str(path)),
         path.open("ab+") as file,
     ):

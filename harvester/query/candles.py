@@ -91,7 +91,7 @@ class QuerySession:
         Raises:
             BadSetting: DuckDB rejects the memory limit or the number of threads.
         """
-        return shared_connection(self.memory_limit, self.threads)
+        return shared_connection(self.memory_limit, self.threads, self.archive.store.duckdb_files)
 
     def prepare(self, query: CandleQuery) -> PreparedQuery:
         """Plan a query, cut it into parts, and decide on the decimals of its prices.

@@ -83,7 +83,7 @@ class ReadOnlyQuery:
 
         Args:
             connection: with the views of an archive, as `connect_views` returns it.
-            root: the archive's folder.
+            root: the archive's folder or URL.
             limits: of the query.
             as_text: a batch with its nested values as text.
         """
@@ -92,7 +92,7 @@ class ReadOnlyQuery:
         self._limits = limits
         self._is_cancelled = Event()
         self._is_late = False
-        folder = f"{Path(root).absolute() / 'trades'}/"
+        folder = f"{root if '://' in root else Path(root).absolute()}/trades/"
         # DuckDB compares the path as the views have it: with wildcards in brackets, if there are.
         folders = ", ".join(sorted({text_literal(folder), path_literal(folder)}))
         for statement in (

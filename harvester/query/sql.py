@@ -17,7 +17,14 @@ import numpy as np
 import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from harvester.errors import ArchiveDamaged, BadQuery, BadSetting, HarvesterError, ValueDoesNotFit
+from harvester.errors import (
+    ArchiveDamaged,
+    ArchiveError,
+    BadQuery,
+    BadSetting,
+    HarvesterError,
+    ValueDoesNotFit,
+)
 from harvester.query import views
 from harvester.query.source_choice import (
     BASE,
@@ -42,13 +49,16 @@ Connection = duckdb.DuckDBPyConnection
 
 
 def connect(
-    memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+    files: Any = None,  # noqa: ANN401 - fsspec is optional
 ) -> duckdb.DuckDBPyConnection:
     """Open a new in-memory database that spills to the system's temporary folder.
 
     Args:
         memory_limit: what DuckDB may use, such as 2GB.
         threads: how many threads DuckDB may use; None for all cores.
+        files: `duckdb_files` of the archive's store.
 
     Raises:
         BadSetting: DuckDB rejects the memory limit or the number of threads.
@@ -68,17 +78,21 @@ def connect(
         raise BadSetting(
             f"memory_limit {memory_limit!r}, threads {threads}: DuckDB refuses them: {error}"
         ) from error
+    if files is not None:
+        connection.register_filesystem(files)
     # In notebooks DuckDB enables its progress bar by default; the library never prints.
     _disable_progress_bar(connection)
     return connection
 
 
-_databases: dict[tuple[int, str, int | None], duckdb.DuckDBPyConnection] = {}
+_databases: dict[tuple[int, str, int | None, bool], duckdb.DuckDBPyConnection] = {}
 _databases_lock = Lock()
 
 
 def shared_connection(
-    memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+    files: Any = None,  # noqa: ANN401 - fsspec is optional
 ) -> duckdb.DuckDBPyConnection:
     """Return a new connection to a database that all queries with the same limits share.
 
@@ -87,15 +101,16 @@ def shared_connection(
     Args:
         memory_limit: what DuckDB may use, such as 2GB.
         threads: how many threads DuckDB may use; None for all cores.
+        files: `duckdb_files` of the archive's store.
 
     Raises:
         BadSetting: DuckDB rejects the memory limit or the number of threads.
     """
     # A forked process must not use its parent's database.
-    key = (os.getpid(), memory_limit, threads)
+    key = (os.getpid(), memory_limit, threads, files is not None)
     with _databases_lock:
         if key not in _databases:
-            _databases[key] = connect(memory_limit, threads)
+            _databases[key] = connect(memory_limit, threads, files)
         connection = _databases[key].cursor()
     _disable_progress_bar(connection)
     return connection
@@ -133,11 +148,23 @@ def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
             f"choose a shorter interval or range ({_first_line(error)})"
         ) from error
     except duckdb.Error as error:
+        _raise_error_of_store(error)
         raise ArchiveDamaged(f"{what} can't be answered: {_first_line(error)}") from error
 
 
 def _first_line(error: duckdb.Error) -> str:
-    return str(error).partition("\n")[0]
+    """What went wrong; of an error in Python code, such as a file's, without the traceback."""
+    lines = str(error).split("\n")
+    if lines[0].startswith("Traceback "):
+        lines = [line for line in lines[1:] if not line.startswith(" ")]
+    return lines[0] if lines else ""
+
+
+def _raise_error_of_store(error: duckdb.Error) -> None:
+    """Raise the error of the object store that DuckDB passes on as text, if it is one."""
+    kind, _, message = _first_line(error).partition(": ")
+    if kind.rpartition(".")[2] == ArchiveError.__name__:
+        raise ArchiveError(message) from error
 
 
 # --- run SQL --------------------------------------------------------------------------------------
@@ -260,7 +287,7 @@ def _run_on_views(
         known = {pair: pair for pair in pairs} | dict(names)
         trades = views.fixed_trades_sql(archive, pieces)
         with translate_sql_errors(memory_limit):
-            connection = connect(memory_limit)
+            connection = connect(memory_limit, files=archive.store.duckdb_files)
             # Otherwise DuckDB would look up unknown table names among the Python variables.
             connection.execute("SET python_enable_replacements = false")
             connection.execute("SET TimeZone = 'UTC'")
@@ -336,6 +363,7 @@ def translate_sql_errors(memory_limit: str) -> Iterator[None]:
             f"a shorter range ({brief})"
         ) from error
     except duckdb.Error as error:
+        _raise_error_of_store(error)
         text = str(error)
         if "/trades/pair=" in text or "/candles/interval=" in text:
             raise ArchiveDamaged(f"the query can't be answered: {text}") from error
@@ -395,7 +423,8 @@ def trades_relation(
             f"WHERE {' AND '.join([*bounds, *range_conditions(pieces)])}"
         )
     sql = "\nUNION ALL ".join(parts) or no_rows_sql(views.COLUMNS)
-    return shared_connection(memory_limit).sql(sql)
+    files = archive.store.duckdb_files
+    return shared_connection(memory_limit, files=files).sql(sql)
 
 
 def trade_batches(archive: TradeStore, pair: str, time_range: Range) -> Iterator[pa.RecordBatch]:

@@ -94,9 +94,10 @@ def fixed_trades_sql(archive: TradeStore, pieces: Iterable[Piece]) -> str:
         for location, piece in located
         if piece.within.after > piece.segment.range.after
     ]
-    source = _read_parquet(f"[{files}]", archive.root)
+    root = PurePath(archive.store.location(""))
+    source = _read_parquet(f"[{files}]", root)
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT {_view_columns(archive.root)}\nFROM {source} AS held{where}"
+    return f"SELECT {_view_columns(root)}\nFROM {source} AS held{where}"
 
 
 def current_trades_sql(archive: TradeStore) -> str:

@@ -10,14 +10,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyarrow import fs
 
 from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveUnwritable
 
-# Reading goes through a `pyarrow.fs` filesystem, so an object store differs in `commit` only:
-# there a put-if-absent is atomic, here a rename is.
+# Arrow reads through `filesystem`, so an archive in an object store differs in its listings only.
 
 
 class Entry(NamedTuple):
@@ -39,7 +38,10 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         """Open a folder; it is not created before the first write."""
         self.root = Path(root).absolute()
-        self.filesystem: fs.FileSystem = fs.LocalFileSystem()
+        self.filesystem: Any = fs.LocalFileSystem()
+
+    duckdb_files: Any = None
+    """Opens the files for DuckDB, as `register_filesystem` takes it; None if DuckDB can itself."""
 
     def location(self, path: str) -> str:
         """The absolute path of a file, as any Parquet reader opens it."""

@@ -317,9 +317,20 @@ def list_rollups(store: LocalStore, pair: str) -> list[RollUp]:
         pair: altname.
     """
     return [
-        RollUp(interval, "trades/" + entry.path.split("/", 2)[2], entry.path, entry.size)
+        rollup
         for level in store.folders("candles")
-        if (interval := level.removeprefix("interval=")) != level
+        if level.startswith("interval=")
         for entry in store.files(f"candles/{level}/pair={pair}")
-        if _ROLLUP_PATH.fullmatch(entry.path)
+        if (rollup := parse_rollup_path(entry.path, entry.size))
     ]
+
+
+def parse_rollup_path(path: str, size: int) -> RollUp | None:
+    """Parse the path of a listed file; None where it is not a roll-up's.
+
+    Args:
+        path: within the archive.
+        size: of the file, in bytes.
+    """
+    match = _ROLLUP_PATH.fullmatch(path)
+    return RollUp(match[1], "trades/" + path.split("/", 2)[2], path, size) if match else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
+from pathlib import Path
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
@@ -107,22 +108,48 @@ def retry_on_new_listing(
     return retried
 
 
+def object_store(url: str) -> LocalStore:
+    """Return the files of an archive in an object store.
+
+    Raises:
+        UsageError: it is no URL such as s3://bucket/prefix, or a library is missing.
+    """
+    from harvester.storage.object_store import ObjectStore  # noqa: PLC0415 - the extra `s3`
+
+    return ObjectStore(url)
+
+
 class TradeStore:
     """The segments of an archive. Reading needs no lock; each pair is written by its `Writer`."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the archive at `path`, which need not exist yet.
+    def __init__(self, path: str | os.PathLike[str], *, is_written: bool = False) -> None:
+        """Open the archive at `path`, a folder that need not exist yet, or the URL of a copy.
+
+        Args:
+            path: the folder or the URL.
+            is_written: refuse a copy in an object store, before the exchange is asked.
 
         Raises:
+            UsageError: the archive is in an object store, and `is_written` is set.
             ArchiveTooNew: a newer harvester made the archive.
             ArchiveDamaged: its `archive.json` can't be read.
         """
         self.path = str(path)
-        self.store = LocalStore(path)
-        self.root = self.store.root
+        self.store = object_store(self.path) if "://" in self.path else LocalStore(path)
+        if is_written:
+            self.store.root  # noqa: B018 - raises the error
         # By pair, as one thread may drop a pair's entries while another adds those of the next.
         self._caches: defaultdict[str, _Cache] = defaultdict(_Cache)
         archive_files.check_mark(self.store)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the archive, which whatever writes needs.
+
+        Raises:
+            UsageError: the archive is in an object store.
+        """
+        return self.store.root
 
     def held(self) -> list[str]:
         """List the altnames of the pairs that have segments, or whose folder is a refused link."""

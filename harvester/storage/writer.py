@@ -61,10 +61,10 @@ def writer(
         ArchiveUnwritable: the operating system refuses, or the disk ignores case and would put the
             pair into the folder of another one.
     """
-    check_case(archive.root, pair)
-    with locked(archive.root / "locks", pair, command=command):
+    check_case(archive.store.root, pair)
+    with locked(archive.store.root / "locks", pair, command=command):
         # The other pair may have been created while we waited for its lock, which is the same file.
-        check_case(archive.root, pair)
+        check_case(archive.store.root, pair)
         pair_writer = Writer(archive, pair)
         if sweep:
             pair_writer.sweep()

@@ -41,11 +41,11 @@ def recipe(page: str, heading: str, language: str, index: int = 0) -> str:
 
 
 @contextmanager
-def served(folder: Path, *options: str) -> Iterator[str]:
+def served(folder: Path | str, *options: str) -> Iterator[str]:
     """Run `harvester serve` on a free port while the block runs; yields its URL.
 
     Args:
-        folder: of the archive.
+        folder: of the archive, or its URL.
         options: more options of the command.
     """
     command = [sys.executable, "-m", "harvester", "serve", "--data", str(folder), "--port", "0"]

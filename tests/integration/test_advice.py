@@ -73,6 +73,18 @@ PARSED_ONLY = {
     "harvester demo --trades 50000": "takes long; tests/integration/test_cli.py runs it",
     "harvester verify --against-csv Kraken_OHLCVT.zip": "needs files of candles",
     "harvester verify XBT/USD --against-csv Kraken_OHLCVT_Q1_2026.zip": "needs files of candles",
+    **dict.fromkeys(
+        (
+            "harvester ohlc XBT/USD -i 1h --data s3://my-bucket/kraken",
+            "harvester refresh --sync s3://bucket/kraken",
+            "harvester refresh --sync s3://my-bucket/kraken",
+            "harvester serve --data s3://my-bucket/kraken",
+            "harvester sync s3://...",
+            "harvester sync s3://my-bucket/kraken",
+            "harvester sync s3://my-bucket/kraken --dry-run",
+        ),
+        "needs an object store; tests/engines/test_object_store.py has some",
+    ),
     "harvester doctor --exchange": "the sample lists no stocks, so it ends with status 3",
     "harvester doctor --exchange --pair ETH/EUR": "the sample has no such pair",
 }

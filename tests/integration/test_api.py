@@ -64,6 +64,7 @@ def test_the_public_names_are_these() -> None:
         "RollupResult",
         "RunRecord",
         "SampleExchange",
+        "SyncResult",
         "__version__",
         "open",
         "sample_exchange",

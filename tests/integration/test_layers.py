@@ -48,6 +48,8 @@ HOMES = {
     "duckdb": "query",
     "pyarrow.parquet": "storage",
     "filelock": "storage",
+    "fsspec": "storage",
+    "obstore": "storage",
     "starlette": "server",
     "uvicorn": "server",
     "mcp": "server",
@@ -249,4 +251,4 @@ def test_what_is_imported_is_installed_with_harvester_or_by_an_extra() -> None:
     imported = {use.module.partition(".")[0] for _, _, use in all_uses()}
     foreign = imported - set(sys.stdlib_module_names) - {"harvester"}
     optional = foreign - names(project["dependencies"]) - IN_NOTEBOOKS
-    assert optional == names([*extras["polars"], *extras["png"], *extras["mcp"]])
+    assert optional == names([*extras["polars"], *extras["png"], *extras["mcp"], *extras["s3"]])

@@ -107,7 +107,7 @@ def test_make_targets_it_names_are_there() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 @pytest.mark.parametrize(
-    ("target", "installed"), [("demo", "."), ("test", ".[notebook,png,mcp,dev]")]
+    ("target", "installed"), [("demo", "."), ("test", ".[notebook,png,mcp,s3,dev]")]
 )
 def test_the_demo_installs_nothing_that_only_tests_need(
     tmp_path: Path, target: str, installed: str

@@ -86,6 +86,7 @@ VALID: dict[str, dict[str, Any]] = {
     "write_database": {"file": "views.duckdb"},
     "bars": {"pair": "XBT/USD", "trades": 100},
     "sql": {"query": "SELECT 1"},
+    "sync": {"url": "no-url"},
     "coverage": {"pair": "XBT/USD"},
     "gaps": {"pair": "XBT/USD"},
     "backfill": {"pairs": ("XBT/USD",)},

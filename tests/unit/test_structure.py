@@ -15,7 +15,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "harvester"
 FOLDERS_OF_CODE = ("harvester", "tests", "benchmarks")
 
-MOST_MODULES = 120
+MOST_MODULES = 123
 LEAST_MEDIAN_LINES = 180
 LARGE_LINES = 450
 LONGEST_FUNCTION_LINES = 70
@@ -50,8 +50,8 @@ BANNED = frozenset(
     ]
 )
 """Words that stand in no identifier: docs/glossary.md has the terms."""
-ALLOWED = frozenset(("tape", "one_by_one"))
-"""`tape` is the public SQL macro."""
+ALLOWED = frozenset(("tape", "one_by_one", "tell"))
+"""`tape` is the public SQL macro, `tell` a method of every file."""
 
 
 def modules() -> dict[str, Path]:

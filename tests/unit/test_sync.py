@@ -1,0 +1,137 @@
+"""Which objects a sync may delete, by what checksum it knows a file, and the extra it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import harvester
+from harvester.errors import UsageError
+from harvester.operations.sync import PART_BYTES, choose_deletions, md5_tags
+from harvester.storage.filesystem import Entry
+from harvester.storage.segment import parse_path
+from harvester.times import SECOND, union
+
+NOW_NS = 2_000 * SECOND
+
+
+def segment(after: int, through: int, ending: str = "", pair: str = "XBTUSD") -> str:
+    name = f"{after * SECOND:019d}-{through * SECOND:019d}{ending}.parquet"
+    return f"trades/pair={pair}/year=1970/{name}"
+
+
+def rollup(path: str) -> str:
+    return path.replace("trades/", "candles/interval=1h/")
+
+
+def deletions(
+    objects: dict[str, int], local: set[str], now_s: int = 2_000
+) -> tuple[list[str], list[str]]:
+    """The choice for objects by the second in which each was written."""
+    entries = [Entry(path, 1, written_s * SECOND) for path, written_s in objects.items()]
+    return choose_deletions(entries, local, now_s * SECOND)
+
+
+A, B, AB = segment(0, 10), segment(10, 20), segment(0, 20)
+
+
+def test_what_was_merged_is_deleted_roll_ups_first() -> None:
+    objects = {path: 1 for name in (A, B) for path in (name, rollup(name))}
+    objects |= {AB: 2, rollup(AB): 2}
+    assert deletions(objects, {AB, rollup(AB)}) == ([rollup(A), rollup(B), A, B], [])
+
+
+def test_what_was_written_in_the_same_second_is_deleted_if_it_is_read_later() -> None:
+    assert deletions({A: 1, B: 1, AB: 1}, {AB}) == ([A, B], [])
+    assert deletions({A: 1, B: 1, AB: 1}, {A, B}) == ([], [AB])
+
+
+def test_an_imported_segment_is_deleted_once_downloaded_segments_cover_it() -> None:
+    imported = segment(0, 20, ".csv")
+    assert deletions({imported: 1, A: 2, B: 2}, {A, B}) == ([imported], [])
+    assert deletions({imported: 1, A: 2}, {A}) == ([], [imported])
+
+
+def test_a_segment_written_later_is_not_replaced() -> None:
+    assert deletions({AB: 1, A: 2}, {AB}) == ([], [A])
+
+
+def test_a_range_that_became_a_gap_stays() -> None:
+    parts = (segment(0, 10), segment(15, 20))
+    assert deletions({AB: 1, parts[0]: 2, parts[1]: 2}, set(parts)) == ([], [AB])
+
+
+def test_a_range_in_the_future_counts_up_to_the_end_of_coverage() -> None:
+    future = segment(0, 1_000_000)
+    assert deletions({future: 1, AB: 2}, {AB}, now_s=100) == ([future], [])
+    assert deletions({future: 1, AB: 2}, {AB}, now_s=2_000_000) == ([], [future])
+
+
+def test_other_pairs_and_other_files_stay() -> None:
+    other = segment(0, 10, pair="ETHEUR")
+    objects = {other: 1, rollup(other): 1, "notes.txt": 1, "trades/pair=XBTUSD/a.parquet": 1, AB: 2}
+    assert deletions(objects, {AB}) == ([], [other])
+
+
+def test_a_roll_up_that_the_archive_lacks_stays_while_its_segment_does() -> None:
+    assert deletions({AB: 1, rollup(AB): 1}, {AB}) == ([], [])
+
+
+SEGMENTS = st.sampled_from(
+    [
+        segment(after, through, ending)
+        for after, through in combinations(range(6), 2)
+        for ending in ("", ".csv")
+    ]
+)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(SEGMENTS, st.integers(0, 3), min_size=1),
+    st.lists(st.tuples(st.sets(SEGMENTS), st.sets(SEGMENTS)), min_size=2, max_size=3),
+)
+def test_several_syncs_at_once_never_delete_the_last_that_has_a_range(
+    objects: dict[str, int], syncs: list[tuple[set[str], set[str]]]
+) -> None:
+    """Each sync has its own archive, and an older or newer listing of the store than the others."""
+    deleted: set[str] = set()
+    for local, unlisted in syncs:
+        listing = {path: at for path, at in objects.items() if path not in unlisted}
+        deleted |= set(deletions(listing, local & set(listing))[0])
+    assert coverage(set(objects) - deleted) == coverage(objects)
+
+
+def coverage(paths: object) -> object:
+    assert isinstance(paths, set | dict)
+    segments = [parse_path(path, 1) for path in paths]
+    return union(found.range for found in segments if found)
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, PART_BYTES + 1])
+def test_etags_are_those_of_s3(size: int) -> None:
+    content = bytes(size)
+    [whole] = {tag for tag in md5_tags(io.BytesIO(content)) if "-" not in tag}
+    assert whole == hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def test_the_etag_of_two_parts_is_the_checksum_of_their_checksums() -> None:
+    parts = [hashlib.md5(bytes(size), usedforsecurity=False).digest() for size in (PART_BYTES, 1)]
+    expected = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
+    assert f"{expected}-2" in md5_tags(io.BytesIO(bytes(PART_BYTES + 1)))
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "harvester.storage.object_store", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(UsageError) as caught:
+        harvester.open("s3://bucket/kraken")
+    assert str(caught.value) == (
+        "an archive in an object store needs two more libraries: pip install 'kraken-harvester[s3]'"
+    )
