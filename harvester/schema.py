@@ -98,12 +98,11 @@ def empty_strings(rows: int) -> pa.Array:
 
 
 def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Concatenate batches; different dictionaries are unified."""
-    if len(batches) == 1:
-        return batches[0]
-    if not batches:
-        return no_rows()
-    return pa.concat_batches(batches)
+    """Concatenate batches and unify their dictionaries; nothing is copied if only one has rows."""
+    filled = [batch for batch in batches if batch.num_rows] or batches
+    if len(filled) > 1:
+        return pa.concat_batches(filled)
+    return filled[0] if filled else no_rows()
 
 
 def clip(batch: pa.RecordBatch, within: Range) -> pa.RecordBatch:
@@ -190,6 +189,7 @@ _RECORD = np.dtype(
     ]
 )
 _NULL_MISC = 0xFFFF_FFFF
+_KNOWN = {"side": SIDES, "order_type": ORDER_TYPES}
 
 
 def tie_indexes(stamps: Int64s) -> Int64s:
@@ -283,7 +283,7 @@ def _records(trades: pa.RecordBatch) -> tuple[np.ndarray[Any, np.dtype[np.void]]
     records["volume_low"], high = decimal_words(trades.column("volume"))
     if high.any():
         records["volume_high"] = high
-    for name, known in (("side", SIDES), ("order_type", ORDER_TYPES)):
+    for name, known in _KNOWN.items():
         words = trades.column(name)
         if words.null_count < len(words):
             records[name] = _codes(words, known)
@@ -296,6 +296,25 @@ def _records(trades: pa.RecordBatch) -> tuple[np.ndarray[Any, np.dtype[np.void]]
         sizes = lengths.take(misc.indices).fill_null(_NULL_MISC)
         records["misc_bytes"] = sizes.to_numpy(zero_copy_only=False)
     return records, has_texts
+
+
+def check_texts(trades: pa.RecordBatch) -> None:
+    """Check that the columns of texts have values that a trade can have; a few microseconds.
+
+    Args:
+        trades: rows of a file that may be damaged, with all columns of `TRADES` or some.
+
+    Raises:
+        pyarrow.ArrowInvalid: a text is not UTF-8, or is no side or order type.
+    """
+    for name in ("side", "order_type", "misc"):
+        if name not in trades.schema.names:
+            continue
+        words = trades.column(name)
+        words.validate(full=True)
+        for text in words.dictionary.to_pylist() if name in _KNOWN else ():
+            if text not in _KNOWN[name].to_pylist():
+                raise pa.ArrowInvalid(f"{name} has the unknown value {text!r}")
 
 
 def _codes(words: pa.DictionaryArray, known: pa.Array) -> Int64s:
@@ -312,11 +331,6 @@ def _codes(words: pa.DictionaryArray, known: pa.Array) -> Int64s:
 
 
 # --- Order and merging ----------------------------------------------------------------------------
-
-
-def joined_rows(first: pa.RecordBatch, second: pa.RecordBatch) -> pa.RecordBatch:
-    """Concatenate two batches, without a copy if one of them is empty."""
-    return joined([batch for batch in (first, second) if batch.num_rows])
 
 
 def sort_rows(rows: pa.RecordBatch) -> pa.RecordBatch:

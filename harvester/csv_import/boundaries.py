@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from harvester.csv_import.csv_files import KnownComplete
 from harvester.csv_import.sorting import RowCount
-from harvester.schema import Int64s, joined_rows, no_rows, times
+from harvester.schema import Int64s, joined, no_rows, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS, QuietMoments, quiet_moments
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
@@ -123,7 +123,7 @@ class BoundaryFinder:
             is_last: whether no more rows follow.
             is_whole: whether these are the file's last rows, so its known end counts as reached.
         """
-        rows = joined_rows(self._waiting, rows)
+        rows = joined([self._waiting, rows])
         stamps = times(rows)
         seconds = stamps // SECOND
         if is_whole and self._until_s is not None:

@@ -78,9 +78,8 @@ class ImportReport:
     @property
     def has_no_boundary(self) -> bool:
         """Whether no row could be imported, because no boundary could be drawn."""
-        return bool(self.at_boundaries.rows) and not (
-            self.imported.rows or self.already_covered.rows
-        )
+        is_known = self.imported.rows or self.already_covered.rows
+        return bool(self.at_boundaries.rows and not is_known)
 
     @property
     def exit_status(self) -> int:
@@ -104,15 +103,15 @@ class ImportReport:
             yield f"harvester: {self.pair}: {self.error}"
 
     def summary(self) -> str:
-        """The row counts in one line."""
+        """The row counts in one line; without any if an error came before the first row."""
+        if self.error is not None and not self.read.rows:
+            return "nothing was imported"
         parts = [f"{self.imported.rows:,} of {self.read.rows:,} rows imported"]
         if self.already_covered.rows:
             parts.append(f"{self.already_covered.rows:,} skipped as their time is covered already")
         if self.at_boundaries.rows:
-            parts.append(
-                f"{self.at_boundaries.rows:,} skipped at boundaries, where "
-                f"`harvester backfill {self.pair}` downloads the trades"
-            )
+            skipped = f"{self.at_boundaries.rows:,} skipped at boundaries"
+            parts.append(f"{skipped}, where `harvester backfill {self.pair}` downloads the trades")
         if self.bad:
             parts.append(f"{self.bad:,} unreadable rows left out")
         return ", ".join(parts)

@@ -15,7 +15,7 @@ from harvester.config import Settings
 from harvester.download.buffer import MemoryBudget
 from harvester.download.events import CancelToken, Listener
 from harvester.download.page_merge import JoinResult, PageMerger
-from harvester.errors import ExchangeError, ExchangeUnreachable, UnreadableAnswer
+from harvester.errors import ExchangeError, ExchangeRefused, ExchangeUnreachable, UnreadableAnswer
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, times, trade_ids
@@ -244,6 +244,7 @@ class PairPages:
     Attributes:
         pair: whose pages.
         requested: pages requested so far.
+        after: where the range begins that is downloaded, in nanoseconds.
         conflicts: answers in a row that contradicted another. Whoever sees answers agree sets it
             to 0.
         newest_ns: the last trade's time on the newest page; 0 if it is empty, None if not requested
@@ -264,6 +265,7 @@ class PairPages:
         self._weekly_counts: list[tuple[int, int]] | None = None
         self.pair = pair
         self.requested = 0
+        self.after = 0
         self.conflicts = 0
         self.newest_ns: int | None = None
         self.newest_rows: pa.RecordBatch | None = None
@@ -271,12 +273,20 @@ class PairPages:
     async def page(self, since_ns: int | None) -> TradesPage:
         """One page of trades: from the time `since_ns` on, or the newest page for None.
 
+        An API server refuses a page that begins in a gap of its archive, as a request from a margin
+        before a range may. It compares exact times: nothing of the range is missing from its start.
+
         Raises:
             Interrupted: the run was cancelled.
             ExchangeError: the exchange can't be reached, or refuses, or sends trades of the future.
         """
         self.requested += 1
-        page = await self._stop.guard(self._client.page(self.pair, since_ns))
+        try:
+            page = await self._stop.guard(self._client.page(self.pair, since_ns))
+        except ExchangeRefused:
+            if since_ns is None or not 0 < since_ns <= self.after:
+                raise
+            page = await self._stop.guard(self._client.page(self.pair, self.after + 1))
         latest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
         if latest_ns > self._context.clock.time_ns + DAY:
             checked = self._context.clock.reject_future_trades(page.rows, self.pair.altname)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from harvester.download.events import Listener, Noted
 from harvester.download.exchange import PairPages
 from harvester.download.page_merge import LEAST_MARGIN_NS
-from harvester.schema import joined_rows, no_rows, times
+from harvester.schema import joined, no_rows, times
 from harvester.times import END_OF_TIME, SECOND, Range, show
 from harvester.trade_ids import (
     IdGap,
@@ -116,7 +116,7 @@ class IdContinuityChecker:
             unit_ns: one unit of the last decimal that the page's times print.
         """
         self._margin_ns = max(LEAST_MARGIN_NS, unit_ns)
-        rows, last_id = await self._fill_gaps(joined_rows(self._kept_back, rows), None)
+        rows, last_id = await self._fill_gaps(joined([self._kept_back, rows]), None)
         keep = last_id.rows_without_id + 1 if last_id is not None else 0
         keep = keep if keep <= min(rows.num_rows, MAX_KEPT_BACK) else 0
         self._last_id, self._kept_back = last_id, rows.slice(rows.num_rows - keep)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.schema import Int64s, joined_rows, merge_rows, no_rows, sort_rows, times, trade_ids
+from harvester.schema import Int64s, joined, merge_rows, no_rows, sort_rows, times, trade_ids
 from harvester.times import SECOND
 from harvester.trade_ids import find_gaps
 
@@ -235,7 +235,7 @@ class PageMerger:
         final = (
             rows.slice(0, stop)
             if group is shown
-            else joined_rows(group, rows.slice(same, stop - same))
+            else joined([group, rows.slice(same, stop - same)])
         )
         before, wanted = self._split_at_start(final)
         if is_past:

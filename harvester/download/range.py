@@ -66,6 +66,7 @@ class RangeDownload:
         self._download = download
         self._pair = download.request.pair.altname
         self._pages = download.pages
+        self._pages.after = within.after
         self._pages.conflicts, self._pages.newest_rows = 0, None
         pair_json = msgspec.json.encode(download.request.pair).decode()
         self._buffer = WriteBuffer(writer, within.after, pair_json, self._listener, context.merging)

@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from harvester.download.exchange import PairPages
 from harvester.download.page_merge import FULL_PAGE
-from harvester.errors import ExchangeRefused
 from harvester.kraken.trades import TradesPage
 from harvester.schema import sort_rows, times
 from harvester.times import DAY, SECOND
@@ -125,11 +124,7 @@ async def _page_from_before(
     spacing_ns = (int(stamps[-1]) - int(stamps[0])) // max(1, rows.num_rows - 1)
     back_ns = min(DAY, max(SECOND, ROWS_BEFORE * spacing_ns))
     for _ in range(REQUESTS_BEFORE_START):
-        try:
-            page = await source.page(max(0, after - back_ns))
-        except ExchangeRefused:
-            # An API server refuses a page that begins before its coverage.
-            return None
+        page = await source.page(max(0, after - back_ns))
         if page.rows.num_rows and int(times(page.rows).max()) > after:
             return page
         if page.rows.num_rows < FULL_PAGE:

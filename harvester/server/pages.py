@@ -12,7 +12,7 @@ from harvester.server.rendering import RenderedRows, render
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
-from harvester.times import BEGINNING_NS, Range, missing
+from harvester.times import BEGINNING_NS, Range, missing, overlap
 
 LISTING_TTL_S = 1.0
 """A listing is used for this long: an archive gets a new segment every half minute at most."""
@@ -33,12 +33,14 @@ class RenderedPage(NamedTuple):
 
     Attributes:
         text: the rows, each followed by a comma.
+        first_ns: the time of the first row; None without rows.
         last_ns: the time of the last row; None without rows.
         cursor_ns: the cursor of the last row; None without rows.
         is_full: whether it has as many rows as were requested. If not, nothing follows it.
     """
 
     text: bytes
+    first_ns: int | None
     last_ns: int | None
     cursor_ns: int | None
     is_full: bool
@@ -163,10 +165,10 @@ class TradePages:
         return pieces[-1].within.through if pieces else 0
 
     def first_gap(self, within: Range) -> Range | None:
-        """The first gap in a range; the time after the end of coverage does not count."""
+        """The first gap that is in a range, or partly; the end of coverage is followed by none."""
         covered = [piece.within for piece in self._listing()]
-        gaps = missing([Range(within.after, max(within.through, within.after))], covered)
-        return next((gap for gap in gaps if gap.after < self.through), None)
+        gaps = missing([Range(0, self.through)], covered)
+        return next((gap for gap in gaps if overlap(gap, within)), None)
 
     def first_imported(self, within: Range) -> Range | None:
         """The first part of a range whose trades come from a CSV file, not from the exchange."""
@@ -213,7 +215,7 @@ class TradePages:
         self, since_ns: int, count: int, pair_decimals: int, *, as_stored: bool
     ) -> RenderedPage:
         parts: list[memoryview] = []
-        last = cursor = None
+        first_time = last = cursor = None
         # Rows whose time is before `since_ns` may have a cursor at it or later.
         after_ns = since_ns - 1 - MOST_OF_EQUAL_TIME
         pieces = self._listing()
@@ -227,15 +229,16 @@ class TradePages:
             if start < stop:
                 rows.check_sides(start, stop)
                 parts.append(rows.rows(start, stop))
+                first_time = int(rows.times_ns[start]) if first_time is None else first_time
                 last, cursor = int(rows.times_ns[stop - 1]), int(rows.cursors_ns[stop - 1])
                 count -= stop - start
                 if count == 0:
                     break
-        return RenderedPage(b"".join(parts), last, cursor, is_full=count == 0)
+        return RenderedPage(b"".join(parts), first_time, last, cursor, is_full=count == 0)
 
     def _newest(self, count: int, pair_decimals: int, *, as_stored: bool) -> RenderedPage:
         parts: list[memoryview] = []
-        last = cursor = None
+        first_time = last = cursor = None
         for index in reversed(range(len(self._listing()))):
             chunks = list(self._chunks(index, index + 1, pair_decimals, as_stored=as_stored))
             for chunk in reversed(chunks):
@@ -244,6 +247,7 @@ class TradePages:
                 start = max(0, stop - count)
                 rows.check_sides(start, stop)
                 parts.append(rows.rows(start, stop))
+                first_time = int(rows.times_ns[start])
                 if last is None:
                     last, cursor = int(rows.times_ns[-1]), int(rows.cursors_ns[-1])
                 count -= stop - start
@@ -251,7 +255,8 @@ class TradePages:
                     break
             if count == 0:
                 break
-        return RenderedPage(b"".join(reversed(parts)), last, cursor, is_full=count == 0)
+        text = b"".join(reversed(parts))
+        return RenderedPage(text, first_time, last, cursor, is_full=count == 0)
 
     def _listing(self) -> list[Piece]:
         now = self._clock()

@@ -13,7 +13,7 @@ from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, of_cl
 from harvester.kraken.trades import AS_STORED, LONGEST_NUMBER, PAGE_ROWS
 from harvester.pair_selection import known_pairs
 from harvester.server.candle_rows import CLOSED_CANDLES, ohlc_from_archive, ticker_from_archive
-from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPageCache, TradePages
+from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPage, RenderedPageCache, TradePages
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
@@ -24,10 +24,6 @@ DISPLAY_DECIMALS = 5
 
 SECONDS_DIGITS = 10
 """A `since` with at most so many digits is in seconds, as Kraken reads it."""
-
-LEAD_IN_NS = SECOND
-"""Clients request a range from up to this much before its start, and drop the rows before it. So a
-gap there does no harm."""
 
 FRACTION_MARGIN_NS = 10_000_000
 """How much earlier a page begins if `since` is in fractional seconds.
@@ -155,10 +151,11 @@ class ApiResponder:
         since_ns = None if since is None else _since_ns(since)
         pages = self._pages_of(pair.altname)
         as_stored = _is_as_stored(params)
-        page = pages.page(since_ns, count, pair.pair_decimals, as_stored=as_stored)
+        margin_ns = FRACTION_MARGIN_NS if since is not None and "." in since else 0
+        from_ns = None if since_ns is None else max(0, since_ns - margin_ns)
+        page = pages.page(from_ns, count, pair.pair_decimals, as_stored=as_stored)
         if since_ns is not None:
-            through_ns = page.last_ns if page.is_full else None
-            _check_coverage(pages, since_ns, through_ns, as_stored=as_stored)
+            _check_coverage(pages, since_ns, page, as_stored=as_stored)
         last = since or "0" if page.cursor_ns is None else f"{page.cursor_ns:019d}"
         name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
@@ -328,20 +325,20 @@ class ApiResponder:
 
 
 def _check_coverage(
-    pages: TradePages, since_ns: int, last_ns: int | None, *, as_stored: bool
+    pages: TradePages, since_ns: int, page: RenderedPage, *, as_stored: bool
 ) -> None:
     """Refuse a page that crosses a gap, or that a copy can't store as downloaded trades.
 
-    What is within `LEAD_IN_NS` after `since_ns` does not count.
-
     Args:
         pages: of the pair.
-        since_ns: where the page begins.
-        last_ns: the time of its last row; None for a page that reaches the end of coverage.
+        since_ns: the time that it was requested from. A row whose cursor is later than its time may
+            be from before.
+        page: the page.
         as_stored: whether it is for a copy.
     """
-    through = pages.through if last_ns is None else last_ns
-    shown = Range(since_ns + LEAD_IN_NS, max(through, since_ns + LEAD_IN_NS))
+    first_ns = since_ns if page.first_ns is None else min(since_ns, page.first_ns)
+    through = page.last_ns if page.is_full and page.last_ns is not None else pages.through
+    shown = Range(max(first_ns - 1, 0), max(through, first_ns - 1, 0))
     if gap := pages.first_gap(shown):
         raise NotCovered(f"{gap.after}-{gap.through}")
     if as_stored and (imported := pages.first_imported(shown)):
@@ -402,7 +399,7 @@ def _since_ns(text: str) -> int:
         if len(whole) > SECONDS_DIGITS:
             raise InvalidParameter("since")
         since_ns = int(whole) * SECOND + int(fraction[:9].ljust(9, "0"))
-        return max(0, min(since_ns, END_OF_TIME) - FRACTION_MARGIN_NS)
+        return min(since_ns, END_OF_TIME)
     if len(text) > 19:
         return END_OF_TIME
     return min(int(text) * (SECOND if len(text) <= SECONDS_DIGITS else 1), END_OF_TIME)

@@ -21,13 +21,13 @@ from harvester.schema import (
     TRADES,
     WRITER_OPTIONS,
     RowsChecksum,
+    check_texts,
     clip,
     times,
 )
 from harvester.storage.filesystem import LocalStore, reading, writing
 from harvester.storage.segment import (
     IMPORTED_ENDING,
-    TIME_INDEX,
     Footer,
     RollUp,
     decode,
@@ -321,17 +321,6 @@ def read_unverified_footer(store: LocalStore, path: str) -> Footer | None:
         return None
 
 
-def read_schema(store: LocalStore, path: str) -> pa.Schema:
-    """Read a segment's columns and types, as Arrow sees them.
-
-    Args:
-        store: the archive's files.
-        path: of the segment.
-    """
-    with opened(store, path) as file:
-        return file.schema_arrow.remove_metadata()
-
-
 @contextmanager
 def opened(store: LocalStore, path: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of the archive for reading.
@@ -354,7 +343,7 @@ def opened(store: LocalStore, path: str) -> Iterator[pq.ParquetFile]:
             yield file
     except (FileNotFoundError, MemoryError):
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         if getattr(error, "errno", None) in REFUSALS:
             with reading(location):
                 raise
@@ -374,14 +363,21 @@ def read_batches(
         path: of the segment.
         within: only rows published in this range.
         columns: only these; `time` must be among them where `within` is used.
+
+    Raises:
+        FileNotFoundError: the file is gone; list again.
+        ArchiveDamaged: it can't be read, or has columns or texts that no segment has.
     """
     with opened(store, path) as file:
+        if not file.schema_arrow.remove_metadata().equals(TRADES):
+            raise ArchiveDamaged(f"{store.location(path)} has other columns than the format's")
         groups = [
             group
-            for group in range(file.num_row_groups)
-            if within is None or _may_overlap(file.metadata.row_group(group), within)
+            for group, bounds in enumerate(group_bounds(file.metadata))
+            if within is None or _may_overlap(bounds, within)
         ]
         for batch in file.iter_batches(READ_ROWS, row_groups=groups, columns=columns):
+            check_texts(batch)
             kept = batch if within is None else clip(batch, within)
             if kept.num_rows:
                 yield kept
@@ -397,11 +393,14 @@ def rows_touched(store: LocalStore, path: str, within: Range) -> int:
     """
     with opened(store, path) as file:
         column = file.schema_arrow.get_field_index("time")
-        groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
-        return sum(group.num_rows for group in groups if _may_overlap(group, within, column))
+        return sum(
+            file.metadata.row_group(group).num_rows
+            for group, bounds in enumerate(group_bounds(file.metadata, column))
+            if _may_overlap(bounds, within)
+        )
 
 
-def _may_overlap(group: Any, within: Range, column: int = TIME_INDEX) -> bool:  # noqa: ANN401 - pyarrow has no types for it
-    """Whether a row group may have rows in a range, by its statistics."""
-    first, last = group_bounds(group, column)
+def _may_overlap(bounds: tuple[int, int], within: Range) -> bool:
+    """Whether a row group may have rows in a range, by its first and last time."""
+    first, last = bounds
     return last > within.after and first <= within.through

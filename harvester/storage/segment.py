@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pyarrow as pa
 
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
 from harvester.schema import FORMAT, TRADES
@@ -145,6 +146,7 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
     Raises:
         ArchiveTooNew: a newer harvester wrote it.
         ArchiveDamaged: it is no footer of harvester's, or has another number of rows.
+        pyarrow.ArrowInvalid: the Parquet file contradicts itself; `opened` names the file.
     """
     try:
         texts = {
@@ -157,8 +159,7 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
                 f"{path} has format {texts['format']}, this harvester reads up to {FORMAT}: "
                 "install a newer one"
             )
-        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-        bounds = [group_bounds(group) for group in groups]
+        bounds = group_bounds(metadata)
         after, _, through = texts["range"].partition("-")
         first, last = texts["first_trade_id"], texts["last_trade_id"]
         gaps, imported = list[ConfirmedIdGap], list[ImportedRange]
@@ -179,6 +180,8 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
             imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=imported)),
             bounds=(min(bounds)[0], max(last for _, last in bounds)) if bounds else None,
         )
+    except pa.ArrowInvalid:
+        raise
     except (KeyError, *BAD_JSON) as error:
         raise ArchiveDamaged(f"{path} has no footer of a segment ({error!r})") from error
     rows = metadata.num_rows
@@ -187,20 +190,30 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
     return footer
 
 
-def group_bounds(group: Any, column: int = TIME_INDEX) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
-    """The first and last published time of a row group; all times where it has no statistics.
+def group_bounds(metadata: Any, column: int = TIME_INDEX) -> list[tuple[int, int]]:  # noqa: ANN401 - pyarrow has no types for it
+    """The first and last published time of each row group; all times where statistics lack.
 
     Args:
-        group: the row group's metadata, as pyarrow read it.
+        metadata: of the file, as pyarrow read it.
         column: the index of the column `time`.
+
+    Raises:
+        pyarrow.ArrowInvalid: the schema and a row group contradict each other.
     """
-    chunk = group.column(column) if column < group.num_columns else None
-    if chunk is None or chunk.physical_type != "INT64":
-        return (0, END_OF_TIME)
-    statistics = chunk.statistics
-    if statistics is None or not statistics.has_min_max:
-        return (0, END_OF_TIME)
-    return (int(statistics.min_raw), int(statistics.max_raw))
+    bounds = []
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunk = group.column(column) if 0 <= column < group.num_columns else None
+        statistics = None
+        if chunk is not None and chunk.physical_type == "INT64":
+            # pyarrow ends the process where it reads statistics of another type than the schema's.
+            if metadata.schema.column(column).physical_type != "INT64":
+                raise pa.ArrowInvalid("the type of time in the schema is not that of a row group")
+            statistics = chunk.statistics
+        if statistics is not None and statistics.has_min_max:
+            bounds.append((int(statistics.min_raw), int(statistics.max_raw)))
+        else:
+            bounds.append((0, END_OF_TIME))
+    return bounds
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
-from harvester.schema import TRADES, RowsChecksum, times, with_ties
+from harvester.schema import RowsChecksum, times, with_ties
 from harvester.storage import archive_files
 from harvester.storage.archive_files import check_case
 from harvester.storage.compaction import (
@@ -22,7 +22,7 @@ from harvester.storage.compaction import (
     split_by_year,
 )
 from harvester.storage.locks import locked
-from harvester.storage.parquet_files import read_batches, read_schema, stage_rollup, stage_segment
+from harvester.storage.parquet_files import read_batches, stage_rollup, stage_segment
 from harvester.storage.quarantine import QuarantineNote, quarantine_copy, quarantine_file
 from harvester.storage.segment import (
     Footer,
@@ -478,8 +478,6 @@ def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[
     """
     for segment in segments:
         footer, checksum = archive.footer(segment), RowsChecksum()
-        if not read_schema(archive.store, segment.path).equals(TRADES):
-            raise ArchiveDamaged(f"{archive.location(segment)} has other columns than the format's")
         for batch in read_batches(archive.store, segment.path):
             checksum.update(batch)
             yield batch

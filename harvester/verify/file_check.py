@@ -17,6 +17,7 @@ from harvester.schema import (
     TRADES,
     Int64s,
     RowsChecksum,
+    check_texts,
     decimal_words,
     tie_indexes,
     times,
@@ -138,6 +139,7 @@ def check_segment(
                 return found
             rows = _Rows(found, footer)
             for batch in filter(len, file.iter_batches(READ_ROWS)):
+                check_texts(batch)
                 rows.check(batch)
             rows.finish()
             found.rollups = len(rollups)

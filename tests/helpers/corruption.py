@@ -212,6 +212,31 @@ def byte_changed(folder: Path, place: int) -> list[Said]:
     return [Said(path_of(RANGES[place]), ("[^\n]+",), RANGES[place])]
 
 
+TYPE_OF_TIME_CHANGED = b"\x15\x04\x25\x00\x18\x04time", b"\x15\x0c\x25\x00\x18\x04time"
+"""Thrift in a Parquet footer: the physical type of the column, int64, becomes byte array."""
+
+
+def replace_bytes(file: Path, old: bytes, new: bytes) -> None:
+    """Replace the first place of some bytes in a file by as many others."""
+    body = file.read_bytes()
+    assert (old in body, len(old)) == (True, len(new))
+    file.write_bytes(body.replace(old, new, 1))
+
+
+def side_changed(folder: Path, place: int) -> list[Said]:
+    """One byte in the dictionary of a column."""
+    file = segment(folder, place)
+    replace_bytes(file, b"sell", b"sel9")
+    text = f"{re.escape(str(file))} can't be read: side has the unknown value 'sel9'"
+    return [Said(path_of(RANGES[place]), (text,), RANGES[place])]
+
+
+def type_changed(folder: Path, place: int) -> list[Said]:
+    """One byte in the Parquet footer: the type of the column `time`."""
+    replace_bytes(segment(folder, place), *TYPE_OF_TIME_CHANGED)
+    return [Said(path_of(RANGES[place]), ("[^\n]+",), RANGES[place])]
+
+
 def footer_swapped(folder: Path, place: int) -> list[Said]:
     """For that of a neighbour, which may have as many rows or not."""
     other = {0: 1, 1: 2, 2: 1, 3: 2}[place]
@@ -233,5 +258,7 @@ HARMS: tuple[Harm, ...] = (
     file_renamed_wider,
     bytes_cut_off,
     byte_changed,
+    side_changed,
+    type_changed,
     footer_swapped,
 )

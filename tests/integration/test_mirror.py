@@ -342,12 +342,65 @@ def test_a_page_over_a_gap_is_refused(tmp_path: Path) -> None:
     assert text == f"EQuery:Not covered by this archive:{first}-{second}"
 
 
-def test_a_page_from_a_moment_before_the_coverage_is_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("since", [0, PLAIN[9][1] - 1, PLAIN[9][1], PLAIN[9][1] + 30])
+def test_a_page_over_the_shortest_gap_is_refused_with_all_of_the_gap(
+    tmp_path: Path, since: int
+) -> None:
+    archive, (first, second) = archive_with_a_short_gap(tmp_path)
+    [text] = errors(get(app(archive), "Trades", pair="XBTUSD", since=str(since)))
+    assert text == f"EQuery:Not covered by this archive:{first}-{second}"
+    body = get(app(archive), "Trades", pair="XBTUSD", since=str(second + 1))
+    assert ids(body) == list(range(11, 31))
+
+
+def archive_with_a_short_gap(folder: Path) -> tuple[TradeStore, Range]:
+    """An archive without the 50 nanoseconds after its tenth trade."""
+    archive, gap = TradeStore(folder), Range(PLAIN[9][1], PLAIN[9][1] + 50)
+    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    commit(archive, Range(0, gap.after), rows_of(PLAIN[:10]))
+    commit(archive, Range(gap.through, T0 + DAY), rows_of(PLAIN[10:]))
+    return archive, gap
+
+
+def test_a_gap_after_trades_of_one_time_is_not_crossed_by_their_cursor(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
-    begin = PLAIN[0][1] - 1
-    commit(archive, Range(begin, T0 + DAY), rows_of(PLAIN))
-    body = get(app(archive), "Trades", pair="XBTUSD", since=str(begin - 10**6))
-    assert ids(body) == list(range(1, 31))
+    same = [(*trade[:1], T0, *trade[2:]) for trade in PLAIN[:5]]
+    commit(archive, Range(0, T0), rows_of(same))
+    commit(archive, Range(T0 + 2, T0 + DAY), rows_of(PLAIN[5:]))
+    application = app(archive)
+    since = last(get(application, "Trades", pair="XBTUSD", since="0", count="5"))
+    assert int(since) > T0 + 2
+    [text] = errors(get(application, "Trades", pair="XBTUSD", since=since))
+    assert text == f"EQuery:Not covered by this archive:{T0}-{T0 + 2}"
+
+
+def test_a_copy_does_not_skip_a_short_gap(tmp_path: Path) -> None:
+    source, gap = archive_with_a_short_gap(tmp_path / "there")
+    with serving(source) as url:
+        crawl = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0})
+        outcome = crawl.only("XBTUSD")
+        assert f"{gap.after}-{gap.through}" in str(outcome.error)
+        # Also where the copy begins inside of it, no matter how close to its end.
+        for after in (gap.after, gap.through - 1):
+            assert crawl.only("XBTUSD", Range(after, T0 + DAY)).error is not None
+            assert TradeStore(tmp_path / "here").coverage("XBTUSD") == []
+        assert crawl.only("XBTUSD", Range(gap.through, T0 + DAY)).error is None
+    copy = TradeStore(tmp_path / "here")
+    assert copy.coverage("XBTUSD") == [Range(gap.through, T0 + DAY)]
+    assert [batch.num_rows for batch in copy.scan("XBTUSD")] == [20]
+
+
+def test_a_copy_from_behind_a_gap_may_begin_with_an_id_gap(tmp_path: Path) -> None:
+    source, gap = TradeStore(tmp_path / "there"), Range(PLAIN[9][1], PLAIN[9][1] + 50)
+    keep_pairs(source.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    commit(source, Range(0, gap.after), rows_of(PLAIN[:10]))
+    commit(source, Range(gap.through, T0 + DAY), rows_of([*PLAIN[10:12], *PLAIN[15:]]))
+    with serving(source) as url:
+        crawl = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0})
+        assert crawl.only("XBTUSD", Range(gap.through, T0 + DAY)).error is None
+    copy = TradeStore(tmp_path / "here")
+    assert copy.coverage("XBTUSD") == [Range(gap.through, T0 + DAY)]
+    assert [batch.num_rows for batch in copy.scan("XBTUSD")] == [17]
 
 
 def test_system_status_is_online(tmp_path: Path) -> None:

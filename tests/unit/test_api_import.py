@@ -11,6 +11,7 @@ import harvester
 from harvester.download.events import Begun, Imported, Step
 from harvester.operations.run_log import latest_runs
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.locks import locked
 from harvester.storage.trade_store import TradeStore
 
 ROWS = "".join(f"{1_704_067_200 + 10 * n},{100 + n},0.5\n" for n in range(100))
@@ -67,6 +68,14 @@ def test_an_import_that_a_full_disk_ends_claims_no_rows(
         [],
     )
     assert archive.held() == []
+
+
+def test_an_import_beside_a_running_one_claims_no_count(
+    archive: harvester.Archive, tmp_path: Path
+) -> None:
+    with locked(Path(archive.path) / "locks", "XBTUSD"):
+        [report] = archive.import_csv(tmp_path / "XBTUSD.csv", check=False).reports
+    assert (report.exit_status, report.summary()) == (5, "nothing was imported")
 
 
 def test_a_file_of_an_unknown_pair_is_an_error_and_ends_no_other(

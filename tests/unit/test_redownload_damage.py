@@ -9,6 +9,7 @@ from typing import Any
 import csv_files
 import pyarrow.parquet as pq
 import pytest
+from corruption import replace_bytes
 from redownload_damage import without_a_row
 from redownloads import PAIR, TRADES, aside, imported_paths, started
 
@@ -29,12 +30,17 @@ def of_other_columns(path: Path) -> None:
     pq.write_table(table.drop_columns(["misc"]), path)
 
 
+def of_another_side(path: Path) -> None:
+    replace_bytes(path, b"sell", b"sel9")
+
+
 @pytest.mark.parametrize(
     ("harm", "fault"),
     [
         (without_a_row, "has other rows than its footer says"),
         (cut_off, "can't be read"),
         (of_other_columns, "has other columns than the format's"),
+        (of_another_side, "can't be read: side has the unknown value 'sel9'"),
     ],
 )
 def test_a_damaged_staged_file_is_removed_and_its_range_downloaded_again(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sample_trades
+from corruption import TYPE_OF_TIME_CHANGED, replace_bytes
 from kraken_market import Market, expected
 from segment_rows import batch, checksum
 
@@ -18,7 +19,12 @@ from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, Archiv
 from harvester.schema import TRADES
 from harvester.storage import parquet_files as module
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.parquet_files import read_batches, read_footer, stage_segment
+from harvester.storage.parquet_files import (
+    read_batches,
+    read_footer,
+    read_unverified_footer,
+    stage_segment,
+)
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, parse_path, segment_path
 from harvester.times import Range
 
@@ -402,6 +408,49 @@ def test_a_footer_that_counts_other_rows_is_damage(tmp_path: Path) -> None:
     with pytest.raises(ArchiveDamaged) as caught:
         read_footer(store, "x.parquet")
     assert str(caught.value) == "x.parquet has 1 rows, but its footer says 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "changed", "reason"),
+    [
+        (b"sell", b"sel9", "side has the unknown value 'sel9'"),
+        (b"limit", b"lim\xe9t", ""),
+        (b"note", b"n\xffte", ""),
+    ],
+)
+def test_texts_that_no_trade_can_have_are_damage(
+    tmp_path: Path, text: bytes, changed: bytes, reason: str
+) -> None:
+    first = (7, 5, 0, *REST[:2], "buy", "market", "note")
+    second = (8, 6, 0, *REST[:2], "sell", "limit", "")
+    store, staged, _ = written(tmp_path, [first, second])
+    replace_bytes(store.root / staged, text, changed)
+    with pytest.raises(ArchiveDamaged) as caught:
+        read_back(store, staged)
+    assert str(caught.value).startswith(f"{store.root}/{staged} can't be read: {reason}")
+
+
+def test_a_column_of_another_type_is_damage(tmp_path: Path) -> None:
+    store, staged, _ = written(tmp_path, [(7, 5, 0, *REST)])
+    replace_bytes(store.root / staged, *TYPE_OF_TIME_CHANGED)
+    with pytest.raises(ArchiveDamaged) as caught:
+        read_footer(store, staged)
+    assert str(caught.value) == (
+        f"{store.root / staged} can't be read: "
+        "the type of time in the schema is not that of a row group"
+    )
+    with pytest.raises(ArchiveDamaged) as caught:
+        read_back(store, staged)
+    assert str(caught.value) == f"{store.root / staged} has other columns than the format's"
+    assert read_unverified_footer(store, staged) is None
+
+
+def test_a_name_of_a_column_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
+    store, staged, _ = written(tmp_path, [(7, 5, 0, *REST)])
+    replace_bytes(store.root / staged, b"\x18\x04misc", b"\x18\x04mi\xffc")
+    with pytest.raises(ArchiveDamaged) as caught:
+        read_footer(store, staged)
+    assert str(caught.value).startswith(f"{store.root / staged} can't be read: 'utf-8' codec")
 
 
 def test_keys_of_other_tools_are_no_concern_of_the_footer(tmp_path: Path) -> None:
