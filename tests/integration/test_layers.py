@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2] / "harvester"
 # From the top down; `__init__` is the public API, on which the commands are a thin skin.
 ROOMS = (
     "__main__",
+    "spark",
     "cli",
     "__init__",
     "archive",
@@ -55,6 +56,7 @@ HOMES = {
     "kaleido": "charts",
     "click": "cli",
     "rich": "progress_bars",
+    "pyspark": "spark",
 }
 SECOND_HOMES = {("cli", "rich")}
 """The progress bar is drawn for Python's callers, too; `status --watch` redraws a table."""
@@ -68,9 +70,14 @@ HEAVY = (
     "numpy",
     "plotly",
     "polars",
+    "pyspark",
     "starlette",
     "uvicorn",
 )
+
+
+LIBRARIES = ("polars", "png", "mcp", "spark")
+"""The extras whose packages are imported here."""
 
 
 class Use(NamedTuple):
@@ -249,4 +256,4 @@ def test_what_is_imported_is_installed_with_harvester_or_by_an_extra() -> None:
     imported = {use.module.partition(".")[0] for _, _, use in all_uses()}
     foreign = imported - set(sys.stdlib_module_names) - {"harvester"}
     optional = foreign - names(project["dependencies"]) - IN_NOTEBOOKS
-    assert optional == names([*extras["polars"], *extras["png"], *extras["mcp"]])
+    assert optional == names([name for extra in LIBRARIES for name in extras[extra]])
