@@ -75,3 +75,17 @@ def test_the_file_for_a_server_has_its_columns(archive: harvester.Archive, tmp_p
     with localcontext(prec=60):
         value = sum(row[3] * row[4] for row in trades())
     assert [(int(count), Decimal(text)) for count, text in made] == [(len(trades()), value)]
+
+
+def test_a_sum_that_does_not_fit_needs_a_wider_decimal() -> None:
+    """If the plain sum is no longer wrong, the page says so too harshly."""
+    trades = (
+        "(SELECT toDecimal64('99999999', 10) AS price, toDecimal128('999999999999', 8) AS volume "
+    )
+    plain, wide = "sum(price * volume)", "sum(toDecimal256(price, 10) * volume)"
+    with session.Session() as chdb:
+        query = f"SELECT {plain}, {wide} FROM {trades} FROM numbers(2))"  # noqa: S608
+        [[wrong, right]] = rows(chdb.query(query, "CSV"))
+    with localcontext(prec=60):
+        assert Decimal(right) == 2 * Decimal(99999999) * Decimal(999999999999)
+    assert Decimal(wrong) < 0
