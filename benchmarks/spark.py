@@ -19,12 +19,20 @@ from pyspark.sql import SparkSession
 import harvester
 import harvester.spark
 
+TICKS = os.sysconf("SC_CLK_TCK")
 
-def timed(run: Callable[[], object]) -> tuple[float, object]:
-    """How long a function takes, in seconds, and what it returns."""
-    begun = time.perf_counter()
+
+def processor_s(jvm: int) -> float:
+    """Processor time of this process and of Spark's JVM, in seconds."""
+    fields = Path(f"/proc/{jvm}/stat").read_text().rpartition(")")[2].split()
+    return time.process_time() + (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def timed(run: Callable[[], object], jvm: int) -> tuple[float, float, object]:
+    """How long a function takes, in seconds of the clock and of processors, and what it returns."""
+    begun, processor_begun = time.perf_counter(), processor_s(jvm)
     found = run()
-    return time.perf_counter() - begun, found
+    return time.perf_counter() - begun, processor_s(jvm) - processor_begun, found
 
 
 def own(root: Path, interval: str) -> tuple[int, Decimal]:
@@ -61,6 +69,8 @@ def main() -> None:
     )
     spark.sparkContext.setLogLevel("ERROR")
     spark.range(1000).count()
+    # In local mode the JVM is what PySpark started.
+    jvm = int(spark.sparkContext._jvm.java.lang.ProcessHandle.current().pid())  # noqa: SLF001
     with tempfile.TemporaryDirectory() as folder:
         without = Path(folder)
         shutil.copytree(given.archive / "trades", without / "trades")
@@ -69,18 +79,21 @@ def main() -> None:
             "harvester, from trades": lambda: own(without, given.interval),
             "Spark, from trades": lambda: on_spark(spark, given.archive, given.interval),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         found = set()
         for _ in range(given.rounds):
             for name, run in ways.items():
-                taken, answer = timed(run)
-                seconds[name].append(round(taken, 2))
+                wall_s, cpu_s, answer = timed(run, jvm)
+                print(f"{name:26} {wall_s:8.2f} s {cpu_s:8.2f} CPU s", flush=True)
+                seconds[name].append((round(wall_s, 2), round(cpu_s, 2)))
                 found.add(answer)
     spark.stop()
     if len(found) != 1:
         raise SystemExit(f"the answers differ: {found}")
+    print("\nmedians")
     for name, values in seconds.items():
-        print(f"{name:26} {median(values):8.2f} s   of {sorted(values)}")
+        wall_s, cpu_s = (median(column) for column in zip(*values, strict=True))
+        print(f"{name:26} {wall_s:8.2f} s {cpu_s:8.2f} CPU s")
     print(json.dumps({"interval": given.interval, "found": str(found), "seconds": seconds}))
 
 
