@@ -150,6 +150,10 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "str | Sequence[str]": ArgumentType(
         lambda value: _is_text(value) or _are_texts(value), "text, or a list of texts"
     ),
+    # By what is used of it: of Spark and of Spark Connect it is another class.
+    "SparkSession": ArgumentType(
+        lambda value: hasattr(value, "sql") and hasattr(value, "read"), "a SparkSession"
+    ),
     "Callable[[ExportedFile], object]": ArgumentType(callable, "a function"),
 }
 """The accepted values by annotation, as it is written, without `| None`."""

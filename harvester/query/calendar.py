@@ -86,6 +86,19 @@ class Grid:
         numbers = [section.number for section in self.sections]
         return f"make_timestamp_ns({_binary_search_sql(number, numbers, formulas)})"
 
+    def start_of_sql(self, moment_ns: str) -> str:
+        """Return the start of the interval that contains a moment, as SQL of any engine, in ns.
+
+        Args:
+            moment_ns: an SQL expression in nanoseconds, not before the first section.
+        """
+        formulas = [
+            f"{start_ns}" if is_single else f"{moment_ns} - ({moment_ns} - {start_ns}) % {width_ns}"
+            for (start_ns, _, width_ns), is_single in self._sections()
+        ]
+        starts_ns = [section.start_ns for section in self.sections]
+        return f"({_binary_search_sql(moment_ns, starts_ns, formulas)})"
+
     def _sections(self) -> Iterator[tuple[GridSection, bool]]:
         """Yield each section, and whether it is one interval: a constant, which is fast to plan."""
         for section, behind in zip_longest(self.sections, self.sections[1:]):

@@ -1,4 +1,4 @@
-"""ClickHouse, as chdb: the statements of docs/recipes.md read the archive's files exactly."""
+"""ClickHouse, as chdb: the statements of docs/other-engines.md read the archive's files exactly."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import REASON
 from recipes import archive, blocks, trades
 
 import harvester
 
-session = pytest.importorskip("chdb.session", reason="chdb is not installed: make test-recipes")
+session = pytest.importorskip("chdb.session", reason=REASON.format("chdb"))
 
+PAGE = "other-engines.md"
 __all__ = ["archive"]
 
 
@@ -23,7 +25,7 @@ def rows(text: Any) -> list[list[str]]:
 
 
 def test_candles_from_the_files_are_the_archives(archive: harvester.Archive) -> None:
-    query, _ = blocks("ClickHouse", "sql")
+    query, _ = blocks("ClickHouse", "sql", PAGE)
     with session.Session() as chdb:
         made = rows(chdb.query(query, "CSV"))
     candles = archive.ohlc("XBT/USD", "1h").select(
@@ -33,7 +35,7 @@ def test_candles_from_the_files_are_the_archives(archive: harvester.Archive) -> 
 
 
 def test_a_table_has_every_digit(archive: harvester.Archive, tmp_path: Path) -> None:
-    _, statements = blocks("ClickHouse", "sql")
+    _, statements = blocks("ClickHouse", "sql", PAGE)
     with session.Session(str(tmp_path / "chdb")) as chdb:
         for statement in statements.split(";"):
             if statement.strip():
@@ -62,10 +64,10 @@ def test_a_table_has_every_digit(archive: harvester.Archive, tmp_path: Path) -> 
 
 
 def test_the_file_for_a_server_has_its_columns(archive: harvester.Archive, tmp_path: Path) -> None:
-    [load] = blocks("ClickHouse", "sh")
+    [load] = blocks("ClickHouse", "sh", PAGE)
     query = load.split('"')[1]
     archive.sql(query).to_parquet(str(tmp_path / "all.parquet"))
-    _, statements = blocks("ClickHouse", "sql")
+    _, statements = blocks("ClickHouse", "sql", PAGE)
     with session.Session(str(tmp_path / "chdb")) as chdb:
         chdb.query(statements.split(";")[0])
         chdb.query("INSERT INTO trades FROM INFILE 'all.parquet' FORMAT Parquet")
@@ -73,3 +75,17 @@ def test_the_file_for_a_server_has_its_columns(archive: harvester.Archive, tmp_p
     with localcontext(prec=60):
         value = sum(row[3] * row[4] for row in trades())
     assert [(int(count), Decimal(text)) for count, text in made] == [(len(trades()), value)]
+
+
+def test_a_sum_that_does_not_fit_needs_a_wider_decimal() -> None:
+    """If the plain sum is no longer wrong, the page says so too harshly."""
+    trades = (
+        "(SELECT toDecimal64('99999999', 10) AS price, toDecimal128('999999999999', 8) AS volume "
+    )
+    plain, wide = "sum(price * volume)", "sum(toDecimal256(price, 10) * volume)"
+    with session.Session() as chdb:
+        query = f"SELECT {plain}, {wide} FROM {trades} FROM numbers(2))"  # noqa: S608
+        [[wrong, right]] = rows(chdb.query(query, "CSV"))
+    with localcontext(prec=60):
+        assert Decimal(right) == 2 * Decimal(99999999) * Decimal(999999999999)
+    assert Decimal(wrong) < 0

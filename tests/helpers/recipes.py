@@ -1,4 +1,4 @@
-"""Shared by the tests of docs/recipes.md: an archive with awkward trades, and the page's code."""
+"""Shared by the tests of documented recipes: an archive with awkward trades, and a page's code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import harvester
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
-PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
+DOCS = Path(__file__).parents[2] / "docs"
 PAIR = {"XBTUSD": {"altname": "XBTUSD", "wsname": "XBT/USD"}}
 ROWS = 1200
 STEP_NS = 300 * SECOND_NS
@@ -53,15 +53,16 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> harvester.Archiv
     return harvester.open("data")
 
 
-def blocks(title: str, language: str) -> list[str]:
-    """The code of a section of the page, block by block."""
-    section = PAGE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+def blocks(title: str, language: str, page: str = "recipes.md") -> list[str]:
+    """The code of a section of a page of docs, block by block."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
-def run_section(title: str) -> dict[str, Any]:
-    """Run the Python code of a section of the page; returns its variables."""
+def run_section(title: str, page: str = "recipes.md") -> dict[str, Any]:
+    """Run the Python code of a section of a page; returns its variables."""
     names: dict[str, Any] = {"__name__": __name__}
-    for block in blocks(title, "python"):
-        exec(compile(block, f"docs/recipes.md, {title}", "exec"), names)  # noqa: S102
+    for block in blocks(title, "python", page):
+        exec(compile(block, f"docs/{page}, {title}", "exec"), names)  # noqa: S102
     return names

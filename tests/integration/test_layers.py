@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2] / "harvester"
 # From the top down; `__init__` is the public API, on which the commands are a thin skin.
 ROOMS = (
     "__main__",
+    "spark",
     "cli",
     "__init__",
     "archive",
@@ -57,6 +58,7 @@ HOMES = {
     "kaleido": "charts",
     "click": "cli",
     "rich": "progress_bars",
+    "pyspark": "spark",
 }
 SECOND_HOMES = {("cli", "rich")}
 """The progress bar is drawn for Python's callers, too; `status --watch` redraws a table."""
@@ -70,9 +72,14 @@ HEAVY = (
     "numpy",
     "plotly",
     "polars",
+    "pyspark",
     "starlette",
     "uvicorn",
 )
+
+
+LIBRARIES = ("polars", "png", "mcp", "s3", "spark")
+"""The extras whose packages are imported here."""
 
 
 class Use(NamedTuple):
@@ -251,4 +258,4 @@ def test_what_is_imported_is_installed_with_harvester_or_by_an_extra() -> None:
     imported = {use.module.partition(".")[0] for _, _, use in all_uses()}
     foreign = imported - set(sys.stdlib_module_names) - {"harvester"}
     optional = foreign - names(project["dependencies"]) - IN_NOTEBOOKS
-    assert optional == names([*extras["polars"], *extras["png"], *extras["mcp"], *extras["s3"]])
+    assert optional == names([name for extra in LIBRARIES for name in extras[extra]])

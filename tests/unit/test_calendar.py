@@ -337,11 +337,12 @@ def test_sql_numbers_and_opens_as_python_does(
     stamps = [grid.start_ns(n) + odd for n in numbers for odd in (-1, 0, 1, SECOND - 300)]
     rows = connection.execute(
         f"SELECT {grid.number_sql('epoch_ns(time)')} AS number, "  # noqa: S608
-        f"epoch_ns({grid.start_sql('number')}) "
+        f"epoch_ns({grid.start_sql('number')}), {grid.start_of_sql('epoch_ns(time)')} "
         "FROM (SELECT make_timestamp_ns(unnest($1::BIGINT[])) AS time)",
         [stamps],
     ).fetchall()
-    assert rows == [(grid.number(stamp), grid.start_ns(grid.number(stamp))) for stamp in stamps]
+    starts = [(grid.number(stamp), grid.start_ns(grid.number(stamp))) for stamp in stamps]
+    assert rows == [(number, start_ns, start_ns) for number, start_ns in starts]
 
 
 # --- what roll-ups may serve ---------------------------------------------------------------------

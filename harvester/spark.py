@@ -1,0 +1,332 @@
+"""Candles on Apache Spark: `candles` as a DataFrame, `write_candles` as Parquet files.
+
+`python -m harvester.spark ROOT -i 1h -o FOLDER` calls `write_candles`, also under `spark-submit`.
+Spark reads the segments and computes in its own processes, which need no harvester. pyspark is the
+extra `spark`; docs/other-engines.md explains the use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from harvester.argument_types import (
+    IntervalLength,
+    Moment,
+    candle_interval,
+    check_types,
+    parse_range,
+)
+from harvester.errors import HarvesterError, NothingHeld, UsageError, ValueDoesNotFit
+from harvester.pair_selection import resolve_held
+from harvester.query.calendar import make_grid
+from harvester.query.spark_sql import TOO_LARGE, candles_sql, text_as_hex
+from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
+from harvester.times import END_OF_TIME, Interval, Range, union, year_end
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+T = TypeVar("T")
+Listing = Mapping[str, Sequence[Piece]]
+"""What is to be read, by altname: one moment's listing of the archive."""
+
+
+@check_types
+def candles(  # noqa: PLR0913 - the parameters of `Archive.ohlc`
+    spark: SparkSession,
+    root: str | os.PathLike[str],
+    interval: IntervalLength,
+    pairs: str | Sequence[str] | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    *,
+    all_columns: bool = False,
+) -> DataFrame:
+    """Return candles as a Spark DataFrame, with the values of `Archive.ohlc`, in no order.
+
+    The DataFrame is lazy: Spark reads the files that are listed now. If compaction removes one of
+    them before Spark has read it, Spark reports a missing file: call this function again. No
+    setting of the session is changed, and none changes the result.
+
+    Args:
+        spark: a session, also of Spark Connect.
+        root: the folder of the archive, which Spark's processes see under the same path.
+        interval: the length of a candle, such as `"1h"`.
+        pairs: names in any spelling. Default: all stored pairs.
+        since: start time, inclusive. Default: the first trade.
+        until: end time, exclusive. Default: the end of the stored trades.
+        all_columns: also return the columns after `count`.
+
+    Returns:
+        The column `pair` (altname) and the columns of docs/candles.md. `time` is a TIMESTAMP_NTZ,
+        UTC; `first_time` and `last_time` are BIGINT, nanoseconds, as Spark's times have
+        microseconds. If a sum of price x volume reaches 10^20, reading it is an error.
+
+    Raises:
+        BadInterval: `interval` is no interval.
+        BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+        NothingHeld: the archive has no trades of one of the pairs, or none at all.
+        ArchiveDamaged: compaction removes files again and again while they are listed.
+    """
+    length, time_range = candle_interval(interval), parse_range(since or "start", until)
+    return _on_listing(
+        TradeStore(root),
+        pairs,
+        time_range,
+        lambda store, listing: _frame(
+            spark, store, listing, length, time_range, all_columns=all_columns
+        ),
+    )
+
+
+@check_types
+def write_candles(  # noqa: PLR0913, PLR0917 - as `candles`
+    spark: SparkSession,
+    root: str | os.PathLike[str],
+    interval: IntervalLength,
+    out: str | os.PathLike[str],
+    pairs: str | Sequence[str] | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    *,
+    all_columns: bool = False,
+) -> str:
+    """Write candles as Parquet: `out/interval=1h/pair=XBTUSD/part-....parquet`.
+
+    One file per pair, in order of time. The files of the same interval and pairs are replaced when
+    the job has succeeded; others are not touched. If compaction removes files meanwhile, the job
+    lists the archive and runs again. The other parameters are those of `candles`.
+
+    Args:
+        spark: a session, also of Spark Connect.
+        root: the folder of the archive.
+        interval: the length of a candle.
+        out: the folder of candles, as Spark writes it: a path or a URL such as `s3a://bucket/x`.
+        pairs: names in any spelling. Default: all stored pairs.
+        since: start time, inclusive.
+        until: end time, exclusive.
+        all_columns: also write the columns after `count`.
+
+    Returns:
+        The path of the folder of the interval.
+
+    Raises:
+        UsageError: `out` lies in the archive; or as for `candles`.
+        ValueDoesNotFit: a sum of price x volume reaches 10^20.
+        ArchiveDamaged: compaction removes files again and again.
+    """
+    length, time_range = candle_interval(interval), parse_range(since or "start", until)
+    store, place = TradeStore(root), os.fspath(out).rstrip("/")
+    _check_outside(place, store)
+    folder = f"{place}/interval={length.name}"
+
+    def write(store: TradeStore, listing: Listing) -> None:
+        frame = _frame(spark, store, listing, length, time_range, all_columns=all_columns)
+        (
+            frame.repartition("pair")
+            .sortWithinPartitions("pair", "time")
+            .write.mode("overwrite")
+            .option("partitionOverwriteMode", "dynamic")
+            .partitionBy("pair")
+            .parquet(folder)
+        )
+
+    _on_listing(store, pairs, time_range, write)
+    return folder
+
+
+def _check_outside(out: str, store: TradeStore) -> None:
+    """Raise UsageError if files in `out` would be mixed up with those of the archive."""
+    url = urlsplit(out)
+    is_local = url.scheme in ("", "file")
+    if is_local and Path(url.path).resolve().is_relative_to(Path(store.path).resolve()):
+        raise UsageError(f"{out} lies in the archive {store.path}: give a folder outside it")
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+def _on_listing(
+    store: TradeStore,
+    pairs: str | Sequence[str] | None,
+    time_range: Range,
+    fn: Callable[[TradeStore, Listing], T],
+) -> T:
+    """Run `fn` on a listing of some pairs; if a file vanished meanwhile, list again and retry."""
+    wanted = [pairs] if isinstance(pairs, str) else pairs
+    if wanted is None:
+        names = store.held()
+    else:
+        names = [resolve_held(store, name).altname for name in wanted]
+    if not names:
+        advice = f"the archive at {store.path} is empty" if wanted is None else "pairs is empty"
+        raise NothingHeld(advice)
+
+    def run() -> T:
+        listing = {name: store.pieces(name, time_range) for name in dict.fromkeys(names)}
+        try:
+            return fn(store, listing)
+        except Exception as error:
+            before, too_large, _ = str(error).partition(f": {TOO_LARGE}")
+            if too_large:
+                pair = before.split()[-1]
+                raise ValueDoesNotFit(f"{pair}{too_large}") from error
+            existing = {segment for name in listing for segment in store.segments(name)}
+            if any(piece.segment not in existing for part in listing.values() for piece in part):
+                # Spark's errors differ between versions and modes, but the file is gone in all.
+                raise FileNotFoundError(str(error)) from error
+            raise
+
+    return with_snapshot_retry(run, store.path)
+
+
+def _frame(
+    spark: SparkSession,
+    store: TradeStore,
+    listing: Listing,
+    interval: Interval,
+    time_range: Range,
+    *,
+    all_columns: bool,
+) -> DataFrame:
+    """Return the candles of a listing."""
+    grid = make_grid(interval, 0, None, _covering(listing, time_range))
+    trades = _read_trades(spark, store, listing, time_range)
+    covered = {pair: union(piece.within for piece in part) for pair, part in listing.items()}
+    sql = candles_sql("{trades}", grid, covered if all_columns else None)
+    return spark.sql(sql, trades=trades)
+
+
+def _covering(listing: Listing, time_range: Range) -> Range:
+    """The range that contains all trades of a listing, as narrow as file names tell."""
+    starts = [
+        max(part[0].within.after, year_end(part[0].segment.year - 1))
+        for part in listing.values()
+        if part
+    ]
+    ends = [part[-1].within.through for part in listing.values() if part]
+    after = max(time_range.after, min(starts, default=0))
+    return Range(after, max(after, min(time_range.through, max(ends, default=0))))
+
+
+TRADES = (
+    "trade_id BIGINT, `time` BIGINT, tie INT, price DECIMAL(18, 10), volume DECIMAL(22, 8), "
+    "side STRING, pair STRING"
+)
+
+
+def _read_trades(
+    spark: SparkSession, store: TradeStore, listing: Listing, time_range: Range
+) -> DataFrame:
+    """The trades of a listing, each moment from one file only."""
+    pieces = [piece for part in listing.values() for piece in part]
+    if not pieces:
+        return spark.createDataFrame([], TRADES).withColumnRenamed("time", "time_ns")
+    base = _spark_path(store.store.location("trades"))
+    paths = [_escaped(_spark_path(store.location(piece.segment))) for piece in pieces]
+
+    def read() -> DataFrame:
+        # Spark has no nanoseconds by default: as BIGINT they are read without any setting. Others
+        # of the session may leave out files in silence.
+        reader = spark.read.schema(TRADES).option("basePath", base)
+        reader = reader.option("ignoreMissingFiles", "false").option("ignoreCorruptFiles", "false")
+        return reader.parquet(*paths)
+
+    trades = read()
+    if time_range.after > 0:
+        trades = trades.where(f"`time` > {time_range.after}")
+    if time_range.through < END_OF_TIME:
+        trades = trades.where(f"`time` <= {time_range.through}")
+    for segment, within in pieces:
+        # After an interrupted compaction files overlap.
+        if within.after > max(segment.range.after, time_range.after):
+            name = segment.path.rpartition("/")[2]
+            trades = trades.where(
+                f"`time` > {within.after} OR pair <> {text_as_hex(segment.pair)} "
+                f"OR _metadata.file_name <> '{name}'"
+            )
+    # Spark checks that all files exist, then lists them, and leaves out in silence what has gone in
+    # between. The check of a second reading comes after the first listing.
+    trades = trades.union(read().where("false"))
+    # A session may reserve the word `time`.
+    return trades.withColumnRenamed("time", "time_ns")
+
+
+def _spark_path(location: str) -> str:
+    """A file's path as Spark needs it, whatever its default file system is."""
+    if "://" not in location:
+        return f"file://{location}"
+    return location.replace("s3://", "s3a://", 1)
+
+
+def _escaped(path: str) -> str:
+    """A path in which Hadoop sees no wildcards."""
+    return "".join(f"\\{char}" if char in "\\*?[]{}" else char for char in path)
+
+
+# --- program --------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write candles with the Spark of this environment; returns the exit status of harvester.
+
+    Args:
+        arguments: of the command line; None for those of this process.
+    """
+    from pyspark.sql import SparkSession  # noqa: PLC0415 - the extra `spark`
+
+    from harvester.cli import output  # noqa: PLC0415 - the library needs no click
+
+    parser = argparse.ArgumentParser(
+        prog="python -m harvester.spark", description="Write candles of an archive with Spark."
+    )
+    parser.add_argument("root", metavar="ROOT", help="The folder of the archive.")
+    parser.add_argument(
+        "-i", "--interval", required=True, help="The length of a candle, such as 7m, 4h or 1d."
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="Where interval=.../pair=.../*.parquet is written: a folder, or a URL of Spark's.",
+    )
+    parser.add_argument(
+        "-p", "--pair", action="append", help="A pair in any spelling; repeatable. [default: all]"
+    )
+    parser.add_argument("--since", help="Start time, inclusive. [default: first trade]")
+    parser.add_argument("--until", help="End time, exclusive. [default: end of the archive]")
+    parser.add_argument(
+        "--all-columns", action="store_true", help="Also write the columns after `count`."
+    )
+    given = parser.parse_args(arguments)
+    try:
+        # Before Spark starts, which takes seconds.
+        candle_interval(given.interval)
+        parse_range(given.since or "start", given.until)
+        with SparkSession.builder.appName("harvester").getOrCreate() as spark:
+            folder = write_candles(
+                spark,
+                given.root,
+                given.interval,
+                given.out,
+                pairs=given.pair,
+                since=given.since,
+                until=given.until,
+                all_columns=given.all_columns,
+            )
+    except HarvesterError as error:
+        output.error(str(error))
+        return error.exit_status
+    output.hint(f"written: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
