@@ -20,6 +20,7 @@ from harvester.csv_import.file_scan import (
     is_in_order,
     read_rows,
 )
+from harvester.csv_import.file_state import FileStates
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
@@ -173,6 +174,7 @@ class FileChain:
         files: Sequence[ScannedFile],
         options: ImportOptions,
         bad_times: Sequence[Range] = (),
+        states: FileStates | None = None,
     ) -> None:
         """Prepare the import; nothing is written yet.
 
@@ -182,6 +184,7 @@ class FileChain:
             files: one of the chains that `chains` returned.
             options: progress callback, cancel token, and what to do with bad rows.
             bad_times: ranges in which other files of the pair have unreadable rows.
+            states: of the files before they were scanned; None for those of now.
         """
         self._archive = archive
         self._pair = pair
@@ -200,6 +203,7 @@ class FileChain:
         self._through_ns = -1
         self._written: list[Segment] = []
         members = [file.member for file in files]
+        self._states = states or FileStates(members)
         self.report = ImportReport(
             [str(member) for member in members],
             pair.altname,
@@ -236,9 +240,7 @@ class FileChain:
             self.report.rounding = check.rounding.rounding()
             self._report_counts(boundaries)
             if self._steps_back.latest_ns >= 0:
-                first_s = self._steps_back.earliest_ns // SECOND
-                last_s = self._steps_back.latest_ns // SECOND
-                writer.want(Range(first_s * SECOND - 1, (last_s + 1) * SECOND - 1))
+                self._want(writer, (self._steps_back.latest_ns // SECOND + 1) * SECOND - 1)
         self._check_row_counts()
         check.raise_error()
         check_stop(self._options.stop)
@@ -361,6 +363,9 @@ class FileChain:
                 yield part.rows
 
         def footer() -> Footer:
+            # After a kill, all that is committed is of the scanned file, and gaps are on record.
+            self._states.check()
+            self._want(writer, through)
             span = Range(after, through)
             return Footer(
                 span,
@@ -377,6 +382,12 @@ class FileChain:
         self.report.imported.rows += written.rows
         self.report.imported.volume += written.volume
         self.report.ranges = union([*self.report.ranges, segment.range])
+
+    def _want(self, writer: Writer, through: int) -> None:
+        """Record the time from the first row on as requested: what is not imported is a gap."""
+        first_ns = self._steps_back.earliest_ns // SECOND * SECOND
+        if first_ns <= through:
+            writer.want(Range(first_ns - 1, through))
 
     def _imported_ranges(self, span: Range) -> tuple[ImportedRange, ...]:
         """The part of a range that came from each file."""
