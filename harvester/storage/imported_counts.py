@@ -24,6 +24,8 @@ class WrongCount(NamedTuple):
         rows: how many trades without an id are between, downloaded ones included.
         expected: how many there should be: the ids between, less those of confirmed id gaps.
         within: from the start of the first imported range between to the end of the last one.
+        is_proved: False if they are fewer, and the market's ids skip so often that its id gaps are
+            only counted, and not requested again.
     """
 
     after_id: int
@@ -32,6 +34,7 @@ class WrongCount(NamedTuple):
     rows: int
     expected: int
     within: Range
+    is_proved: bool
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -89,6 +92,7 @@ def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
     if not found:
         return []
     confirmed = {tuple(gap) for footer in footers for gap in footer.jumps}
+    skips_often = any(footer.unasked_jumps for footer in footers if footer.source != "csv")
     wrong = []
     for before_id, stretch, within in found:
         after_id = stretch.after_id
@@ -100,7 +104,8 @@ def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
         expected = before_id - after_id - 1 - skipped
         if stretch.rows < expected or stretch.imported > expected:
             counts = (stretch.imported, stretch.rows, expected)
-            wrong.append(WrongCount(after_id, before_id, *counts, within))
+            is_proved = stretch.imported > expected or not skips_often
+            wrong.append(WrongCount(after_id, before_id, *counts, within, is_proved))
     return wrong
 
 
