@@ -205,7 +205,13 @@ class RefreshRun:
             "max_minutes": self.max_minutes,
         }
         max_s = None if self.max_minutes is None else self.max_minutes * 60
-        options = RunOptions(self.progress, cancel, estimates=self.estimate_trades)
+        options = RunOptions(
+            self.progress,
+            cancel,
+            estimates=self.estimate_trades,
+            # Only `backfill --replace-imported` cures it: a night's status is for what is new.
+            only_notes_imports=True,
+        )
         with record_run(self.store, "refresh", request, self.settings, self.warn) as record:
             result = await refresh(
                 self.store,

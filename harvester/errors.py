@@ -164,10 +164,10 @@ class ArchiveDamaged(ArchiveIncomplete):
 
 
 class ImportIncomplete(ArchiveDamaged):
-    """Imported data lacks trades that the exchange shows.
+    """Imported data lacks trades, or has too many, by the trade ids around it.
 
     Attributes:
-        after: start of the range that lacks them (exclusive), UNIX nanoseconds.
+        after: start of that range (exclusive), UNIX nanoseconds.
         through: its end (inclusive), UNIX nanoseconds.
     """
 

@@ -39,7 +39,9 @@ class IdGap(NamedTuple):
         return self.after_id, self.before_id
 
 
-def imported_gap_text(pair: str, after_id: int, before_id: int, rows: int) -> str:
+def imported_gap_text(
+    pair: str, after_id: int, before_id: int, rows: int, expected: int | None = None
+) -> str:
     """The message about an id gap that spans imported trades, which have no ids.
 
     Either the imported file lacks trades or the exchange skipped ids; neither is proved.
@@ -49,10 +51,12 @@ def imported_gap_text(pair: str, after_id: int, before_id: int, rows: int) -> st
         after_id: the id of the trade before the imported ones.
         before_id: the id of the trade behind them.
         rows: the number of imported trades between.
+        expected: how many there should be; None for one for each id between.
     """
+    expected = before_id - after_id - 1 if expected is None else expected
     return (
         f"between ids {after_id} and {before_id} there are {rows:,} imported trades, but "
-        f"{before_id - after_id - 1:,} unused ids: the imported file lacks trades, or the exchange "
+        f"{expected:,} unused ids: the imported file lacks trades, or the exchange "
         f"skipped ids; `harvester backfill {pair} --replace-imported` downloads them again"
     )
 

@@ -82,14 +82,18 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     ]
 
 
-def doubt_at_turn(file: ScannedFile, following: ScannedFile) -> list[Range]:
-    """The seconds at the turn of two files, the second of which follows the first.
+def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
+    """The times of a chain's unreadable rows, and the turns from one of its files to the next.
 
-    They are in doubt unless the user vouches for the files, which may be rounded in different ways:
-    a trade at the turn may then be in both or neither.
+    Files may be rounded in different ways: a trade at their turn may be in both or neither. It is
+    in doubt unless the user vouches for them.
     """
-    turn_ns = (following.member.complete.since_s or 0) * SECOND
-    return [] if file.is_vouched_for else [around(turn_ns - 1, turn_ns)]
+    found = [span for file in files for span in file.bad_times]
+    for following in files[1:]:
+        if not following.is_vouched_for:
+            turn_ns = (following.member.complete.since_s or 0) * SECOND
+            found.append(around(turn_ns - 1, turn_ns))
+    return found
 
 
 def is_in_order(chain: Sequence[ScannedFile]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import chain, pairwise, starmap
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
 from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
-from harvester.csv_import.file_chains import doubt_at_turn, is_in_order
+from harvester.csv_import.file_chains import is_in_order, unreadable_times
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop, read_rows
+from harvester.csv_import.file_state import FileStates
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
@@ -167,6 +168,7 @@ class FileChain:
         files: Sequence[ScannedFile],
         options: ImportOptions,
         bad_times: Sequence[Range] = (),
+        states: FileStates | None = None,
     ) -> None:
         """Prepare the import; nothing is written yet.
 
@@ -176,33 +178,29 @@ class FileChain:
             files: one of the chains that `chains` returned.
             options: progress callback, cancel token, and what to do with bad rows.
             bad_times: ranges in which other files of the pair have unreadable rows.
+            states: of the files before they were scanned; None for those of now.
         """
-        self._archive = archive
-        self._pair = pair
-        self._files = files
-        self._options = options
-        turns = [*starmap(doubt_at_turn, pairwise(files))]
+        self._archive, self._pair = archive, pair
+        self._files, self._options = files, options
         self._unproved = union(span for file in files for span in file.unproved)
-        in_files = chain.from_iterable(file.bad_times for file in files)
-        self._bad_times = union(chain(bad_times, self._unproved, *turns, in_files))
-        self._is_in_order = is_in_order(files)
-        self._steps_back = TimeDisorder()
+        self._bad_times = union([*bad_times, *self._unproved, *unreadable_times(files)])
+        self._is_in_order, self._steps_back = is_in_order(files), TimeDisorder()
         self._skipped_ranges: list[Range] = []
-        complete = [file.member.complete for file in files]
-        self._complete = KnownComplete(complete[0].since_s, complete[-1].until_s)
-        self._file_ends_ns = [SECOND * (known.until_s or 0) - 1 for known in complete[:-1]]
-        self._file_ends_ns.append(END_OF_TIME)
+        members = [file.member for file in files]
+        self._complete = KnownComplete(members[0].complete.since_s, members[-1].complete.until_s)
+        ends = (SECOND * (member.complete.until_s or 0) - 1 for member in members[:-1])
+        self._file_ends_ns = [*ends, END_OF_TIME]
         self._last_id: LastId | None = None
         self._through_ns = -1
         self._written: list[Segment] = []
-        members = [file.member for file in files]
+        self._states = states or FileStates(members)
         self.report = ImportReport(
             [str(member) for member in members],
             pair.altname,
             [str(file.layout) for file in files],
             sum(member.size for member in members),
             bad=sum(file.bad for file in files),
-            bad_rows=[row for file in files for row in file.bad_rows][:MAX_BAD_ROWS_LISTED],
+            bad_rows=[*chain.from_iterable(file.bad_rows for file in files)][:MAX_BAD_ROWS_LISTED],
         )
 
     def run(self, writer: Writer) -> None:
@@ -232,9 +230,7 @@ class FileChain:
             self.report.rounding = check.rounding.rounding()
             self._report_counts(boundaries)
             if self._steps_back.latest_ns >= 0:
-                first_s = self._steps_back.earliest_ns // SECOND
-                last_s = self._steps_back.latest_ns // SECOND
-                writer.want(Range(first_s * SECOND - 1, (last_s + 1) * SECOND - 1))
+                self._want(writer, (self._steps_back.latest_ns // SECOND + 1) * SECOND - 1)
         self._check_row_counts()
         check.raise_error()
         check_stop(self._options.stop)
@@ -357,6 +353,9 @@ class FileChain:
                 yield part.rows
 
         def footer() -> Footer:
+            # After a kill, all that is committed is of the scanned file, and gaps are on record.
+            self._states.check()
+            self._want(writer, through)
             span = Range(after, through)
             return Footer(
                 span,
@@ -373,6 +372,12 @@ class FileChain:
         self.report.imported.rows += written.rows
         self.report.imported.volume += written.volume
         self.report.ranges = union([*self.report.ranges, segment.range])
+
+    def _want(self, writer: Writer, through: int) -> None:
+        """Record the time from the first row on as requested: what is not imported is a gap."""
+        first_ns = self._steps_back.earliest_ns // SECOND * SECOND
+        if first_ns <= through:
+            writer.want(Range(first_ns - 1, through))
 
     def _imported_ranges(self, span: Range) -> tuple[ImportedRange, ...]:
         """The part of a range that came from each file."""
@@ -435,10 +440,9 @@ class FileChain:
         rows = sum(part.rows for part in parts)
         volume = sum((part.volume for part in parts), Decimal(0))
         written = sum(self._archive.footer(segment).rows for segment in self._written)
-        is_complete = (rows, volume) == (report.read.rows, report.read.volume)
-        if not self._options.stop.is_cancelled and not (
-            is_complete and written == report.imported.rows
-        ):
+        is_whole = (rows, volume) == (report.read.rows, report.read.volume)
+        is_right = is_whole and written == report.imported.rows
+        if not (is_right or self._options.stop.is_cancelled):
             raise AssertionError(
                 f"{report.read.rows} rows of volume {report.read.volume} were read, {rows} of "
                 f"volume {volume} are accounted for, {report.imported.rows} were to be written, "

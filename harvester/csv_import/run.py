@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from harvester.csv_import.csv_files import Member
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import ScannedFile, scan_file
+from harvester.csv_import.file_state import FileStates
 from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import (
     AskExchange,
@@ -303,6 +304,7 @@ def _import_chains(
 ) -> None:
     """Scan the files of a pair and import them chain by chain; `reports` receives the reports."""
     name = files.pair.altname
+    states = FileStates(files.members)
     scanned = [
         scan_file(
             member,
@@ -317,7 +319,7 @@ def _import_chains(
     bad_times = union(span for file in scanned for span in file.bad_times)
     with writer(archive, name) as pair_writer:
         importers = [
-            FileChain(archive, files.pair, chain, options, bad_times)
+            FileChain(archive, files.pair, chain, options, bad_times, states)
             for chain in chains(scanned, files.complete)
         ]
         for importer in importers:

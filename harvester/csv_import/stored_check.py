@@ -155,9 +155,8 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 # --- whether rows are stored ----------------------------------------------------------------------
 
-# A row and a trade are the same trade if price and volume are equal and the times agree. Times of
-# two files of whole seconds must be equal; all others may differ by a second, because nobody knows
-# how a file rounds. Each trade matches one row only.
+# A row and a trade are the same trade if price and volume are equal and the times differ by a
+# second at most, because nobody knows how a file rounds. Each trade matches one row only.
 
 BATCH_ROWS = 1_000_000
 """Number of rows, and of trades, that are compared at once."""
@@ -283,9 +282,7 @@ class StoredCheck:
             inner = Range(part.span.after + 2 * SECOND, part.span.through - 2 * SECOND)
             sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.of)
             self.rounding.compare(sample, trades)
-        is_whole = not ((early.stamps % SECOND).any() or (trades.stamps % SECOND).any())
-        tolerance_ns = 0 if is_whole and not part.is_api else TOLERANCE_NS
-        is_found, is_used = match_rows(early, trades, tolerance_ns)
+        is_found, is_used = match_rows(early, trades, TOLERANCE_NS)
         absent = early.stamps[~is_found]
         # At an end of a range from the API, a rounded row may be a trade of the other side.
         if len(absent) and len(self._ends):

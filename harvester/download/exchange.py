@@ -46,6 +46,7 @@ class RunOptions:
         stop: cancels the run.
         newest_first: download the newest missing month first.
         estimates: estimate the number of trades of each pair, with one more call a pair.
+        only_notes_imports: imported trades whose number is wrong are a note, and not an error.
         after_pair: called once nothing is missing of a pair, its lock still held.
         now_ns: this machine's clock, in nanoseconds.
     """
@@ -54,6 +55,7 @@ class RunOptions:
     stop: CancelToken
     newest_first: bool = False
     estimates: bool = False
+    only_notes_imports: bool = False
     after_pair: Callable[[PairDownload], Awaitable[None]] | None = None
     now_ns: Callable[[], int] = time.time_ns
 

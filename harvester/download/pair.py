@@ -35,7 +35,8 @@ from harvester.errors import (
 from harvester.kraken.answers import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
-from harvester.storage.trade_store import TOLERANCE_NS, check_not_in_future
+from harvester.storage.imported_counts import wrong_counts
+from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
@@ -166,6 +167,21 @@ class PairDownload:
             else:
                 await self._download_and_then(self._options.after_pair)
             await self._maintain()
+            if any(segment.is_imported for segment in self._store.segments(self._pair)):
+                await asyncio.to_thread(self._check_imports)
+
+    def _check_imports(self) -> None:
+        """Count imported trades; a nightly run, which can't replace them, only says so.
+
+        Raises:
+            ImportIncomplete: they are fewer or more than ids leave room for.
+        """
+        try:
+            check_imported_counts(self._store, self._pair)
+        except ImportIncomplete as lack:
+            if not self._options.only_notes_imports:
+                raise
+            self._options.listener(Noted(self._pair, str(lack).removeprefix(f"{self._pair}: ")))
 
     async def _poll(self) -> None:
         await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
@@ -360,6 +376,22 @@ class PairDownload:
             # The number is only displayed: the download itself reports what is wrong.
             return 0
         return round(rows)
+
+
+def check_imported_counts(store: TradeStore, pair: str) -> None:
+    """Check that imported trades are as many as the ids on both sides leave room for.
+
+    Args:
+        store: the archive.
+        pair: altname.
+
+    Raises:
+        ImportIncomplete: they are fewer or more.
+    """
+    footers = [store.footer(piece.segment) for piece in store.pieces(pair)]
+    for count in wrong_counts(footers):
+        if count.is_proved:
+            raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
 
 
 def _chunks(within: Range) -> list[Range]:

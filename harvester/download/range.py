@@ -12,11 +12,11 @@ from harvester.download.buffer import WriteBuffer
 from harvester.download.events import Noted, PageRead
 from harvester.download.id_check import IdContinuityChecker
 from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
-from harvester.download.start_proof import has_id, prove_first_page
+from harvester.download.start_proof import has_id, last_id_of_imports, prove_first_page
 from harvester.errors import ArchiveDamaged, ImportIncomplete
-from harvester.schema import sort_rows, times
+from harvester.schema import clip, sort_rows, times
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.times import SECOND, Range, overlap, show
+from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId
 
 if TYPE_CHECKING:
@@ -183,6 +183,11 @@ class RangeDownload:
             self._ids.begin_at(left, known_gap=known_gap)
         elif left == BEFORE_FIRST_ID and page.rows.num_rows and not has_id(sort_rows(page.rows)):
             self._ids.begin_at(None)
+        elif left is not None and left.trade_id == 0 and left.rows_without_id:
+            rows = clip(sort_rows(page.rows), Range(merger.after, END_OF_TIME))
+            left, gap = await last_id_of_imports(self._pages, rows, left)
+            self._ids.begin_at(left, is_imported=True)
+            self._ids.confirmed += [gap] if gap else []
         return page
 
     async def _skip_timestamp(self, merger: PageMerger) -> PageMerger:
@@ -313,6 +318,8 @@ class RangeDownload:
             covered = [part for part in store.coverage(pair) if part.through == after]
             is_empty = bool(covered) and covered[0].after == 0 and last_ns is None
             self._left = BEFORE_FIRST_ID if after == 0 or is_empty else None
+            if self._has_imports and covered and covered[0].after == 0 and not is_empty:
+                self._left = self._imported_from_first(after)
         is_imported = False
         if self._has_imports:
             left = self._left
@@ -321,6 +328,13 @@ class RangeDownload:
                 last_ns -= SECOND
         self._ids.begin_at(self._left, is_imported=is_imported)
         return last_ns
+
+    def _imported_from_first(self, after: int) -> LastId | None:
+        """Id 0 and the trades behind it, where all is covered and the first ones were imported."""
+        pieces = self._store.pieces(self._pair, Range(0, after))
+        rows = [self._store.footer(piece.segment).rows for piece in pieces]
+        first = next(piece.segment for piece, count in zip(pieces, rows, strict=True) if count)
+        return BEFORE_FIRST_ID._replace(rows_without_id=sum(rows)) if first.is_imported else None
 
     def _is_imported_behind(self) -> bool:
         """Whether there is imported data between the range and the first stored id behind it."""

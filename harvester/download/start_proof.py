@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from harvester.download.exchange import PairPages
 from harvester.download.page_merge import FULL_PAGE
+from harvester.errors import ExchangeRefused
 from harvester.kraken.trades import TradesPage
 from harvester.schema import sort_rows, times
 from harvester.times import DAY, SECOND
@@ -131,6 +132,33 @@ async def _page_from_before(
             return None
         back_ns //= 20
     return None
+
+
+async def last_id_of_imports(
+    source: PairPages, rows: pa.RecordBatch, imported: LastId
+) -> tuple[LastId | None, IdGap | None]:
+    """Find out what the ids behind trades must continue that were imported from the first one on.
+
+    Only if the first id shows that they are fewer than the ids before it: a market's own first id
+    may be above 1.
+
+    Args:
+        source: requests the market's first page.
+        rows: the first rows behind the imported trades.
+        imported: id 0, with the number of imported trades.
+
+    Returns:
+        What the next id must follow, None if the exchange shows no earlier page; and the id gap
+        before the market's first trade, if three answers confirm it.
+    """
+    if not find_gaps(imported, rows)[0]:
+        return imported, None
+    try:
+        _, gap = await prove_first_page(source, await source.page(0), 0, 0, BEFORE_FIRST_ID)
+    except ExchangeRefused:
+        # An API server refuses a page that begins before its coverage.
+        return None, None
+    return (imported._replace(trade_id=gap.before_id - 1) if gap else imported), gap
 
 
 def has_id(rows: pa.RecordBatch) -> bool:

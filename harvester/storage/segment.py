@@ -65,8 +65,8 @@ class Footer:
         imported: ranges that were imported from CSV files, in order; empty where all trades came
             from the API.
         across_files: id gaps inside which imported files have fewer trades than there are free
-            ids, found when the ranges next to them were downloaded. `verify` accepts exactly
-            these, as long as they are there.
+            ids, found when the ranges next to them were downloaded, and too long to be requested
+            again.
         bounds: first and last published time in nanoseconds, by the file's statistics; None where
             there are no rows, or the footer was not read from a file.
     """

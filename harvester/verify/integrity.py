@@ -16,6 +16,7 @@ from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
 from harvester.schema import RowsChecksum, no_rows
 from harvester.storage.compaction import is_being_replaced
+from harvester.storage.imported_counts import wrong_counts
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
@@ -46,9 +47,10 @@ class _LocatedIdGap(NamedTuple):
 
 
 def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
-    """Report id gaps that no footer explains.
+    """Report id gaps that no footer explains, and imported trades that are too few or too many.
 
-    An id gap with imported rows in it, whose reason could not be found out, is a note and no fault.
+    An id gap beside imported rows with ids, whose reason could not be found out, is a note and no
+    fault; so are imported trades that are too few in a market whose ids skip all the time.
     """
     sound = [findings for findings in found if findings.footer is not None and not findings.wrong]
     footers = [findings.footer for findings in sound if findings.footer]
@@ -63,6 +65,15 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
         if gap.sides in across
     ]
     _report_gaps(report, [located for located in unexplained if located.gap.sides not in across])
+    for count in wrong_counts(footers):
+        # No path, as `--repair` moves no imported file: `--replace-imported` downloads its range.
+        text = count.text(report.pair)
+        if not count.is_proved:
+            report.notes.append(f"{report.pair}: {text}")
+            continue
+        is_asked = count.rows < count.expected and count.after_id != BEFORE_FIRST_ID.trade_id
+        lost = count.within if is_asked and count.sides not in across else None
+        report.faults.append(Fault(report.pair, count.within, None, text, None, lost))
 
 
 def _report_gaps(report: PairReport, gaps: Sequence[_LocatedIdGap]) -> None:
@@ -110,13 +121,16 @@ def _gaps_at_boundaries(
         else:
             report.boundaries += 1
         if edge == BEFORE_FIRST_ID and footer.lead:
-            # Rows without ids come first: old answers of the exchange had none, CSVs have none.
+            # Rows without ids come first: old answers of the exchange had none.
             edge = None
+        is_imported = footer.source == "csv"
         following = (footer.first_trade_id, footer.lead) if footer.first_trade_id else None
+        if is_imported and (footer.lead or not following):
+            edge = None  # Rows of a CSV without ids are counted by `wrong_counts`.
         for gap in gap_at_end(edge, following, no_rows()):
             located = gap._replace(before_ns=findings.first_id_ns)
             yield _LocatedIdGap(located, left or findings, findings)
-        edge = _last_id(findings, footer, edge)
+        edge = None if is_imported and footer.trail else _last_id(findings, footer, edge)
         left = findings
 
 

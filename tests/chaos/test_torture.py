@@ -53,10 +53,11 @@ COMPACTIONS = [
     Plan("rename", "after", 1, "compact"),
     Plan("unlink", "before", 2, "compact"),
 ]
+# The first rename of a commit is that of the requested ranges.
 IMPORTS = [
     Plan("write", "after", 1, "commit_stream"),
-    Plan("rename", "before", 1, "commit_stream"),
-    Plan("rename", "after", 1, "commit_stream"),
+    Plan("rename", "before", 2, "commit_stream"),
+    Plan("rename", "after", 2, "commit_stream"),
 ]
 REDOWNLOADS = [
     Plan("stage", "before", 1, "replace_imported"),

@@ -26,6 +26,7 @@ LATENCY_S = 0.004
 MOST_TRIALS = 80
 GAPS = 4
 NO_BOUNDARY = "skipped at boundaries, where "
+COUNT = "the imported file lacks trades, or the exchange skipped ids"
 """The status of a run that leaves some."""
 STEPS = 20
 """Trials over which a market's history passes, where not all of it has when they begin."""
@@ -333,6 +334,8 @@ class Round:
             self.tally.trials[
                 "a file beyond the exchange's clock, and the re-download says so"
             ] += 1
+        elif end.status == GAPS and COUNT in end.err + end.out:
+            self.tally.trials["an import across ids that skip, and its count says so"] += 1
         elif end.status not in command.statuses:
             raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
 

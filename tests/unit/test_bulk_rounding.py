@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 
 import pytest
 import sample_trades
-from csv_files import ROUNDINGS, second
+from csv_files import ROUNDINGS, second, three_columns
+from csv_imports import imported
 from hypothesis import given
 from hypothesis import strategies as st
 from kraken_market import SECOND_NS, Trade, expected
@@ -142,3 +144,16 @@ def test_it_says_what_was_measured() -> None:
     assert Rounding("not told", 7, 7).words("trades") == (
         "and 7 trades do not tell how they were rounded"
     )
+
+
+@pytest.mark.parametrize("ways", list(product(ROUNDINGS, repeat=2)))
+def test_a_second_file_may_round_the_times_in_another_way(
+    tmp_path: Path, ways: tuple[str, str]
+) -> None:
+    trades = sample_trades.xbtusd_like(3_000, 4, gap_s=6.0, first_id=1)
+    for name, part, rounding in (("a", trades[:2_000], ways[0]), ("b", trades[500:], ways[1])):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "XBTUSD.csv"
+        path.write_bytes(three_columns(part, rounding))
+        [report] = imported(tmp_path / "data", path)
+    assert report.already_covered.rows > 1_400

@@ -296,7 +296,7 @@ def test_a_skip_where_a_run_was_interrupted_is_excused_once(
 # --- a file without ids between the exchange's ----------------------------------------------------
 
 LONG = sample_trades.xbtusd_like(14_000, 82)
-"""Of it a file tells more than is asked for again, so that nobody finds out what it lacks."""
+"""Of it a file tells more than is asked for again: the number of its trades is all that counts."""
 
 
 def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
@@ -304,7 +304,7 @@ def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
     scenario: Any = started(LONG)
     scenario.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
     crawl = scenario.crawl()
-    assert crawl.only(PAIR).exit_status == 0
+    result = crawl.only(PAIR)
     [[told]] = [each.imported for each in footers(scenario.folder) if each.imported]
     inside = [each.trade_id or 0 for each in LONG if told.after < each.true_ns <= told.through]
     text = (
@@ -313,6 +313,9 @@ def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
         f"skipped ids; `harvester backfill {PAIR} --replace-imported` downloads them again"
     )
     assert crawl.notes == [text]
+    assert (result.exit_status, str(result.error)) == (4, f"{PAIR}: {text}")
+    assert result.gaps == []
+    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
     return scenario, text
 
 
@@ -324,7 +327,8 @@ def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
     if is_merged:
         merged(scenario.folder)
     report = verify(TradeStore(scenario.folder), PAIR)
-    assert (report.faults, report.notes, report.unconfirmed_id_gaps) == ([], [f"{PAIR}: {text}"], 0)
+    assert [fault.text for fault in report.faults] == [text]
+    assert (report.notes, report.unconfirmed_id_gaps) == ([], 0)
     scenario.redownload()
     scenario.check()
     report = verify(TradeStore(scenario.folder), PAIR)
@@ -335,15 +339,14 @@ def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
 def test_that_a_file_lacks_trades_excuses_no_loss_of_the_exchanges(
     started: Any, is_replaced: bool
 ) -> None:
-    scenario, _ = around_a_file_that_lacks_five(started)
+    scenario, text = around_a_file_that_lacks_five(started)
     if is_replaced:
         scenario.redownload()
     merged(scenario.folder)
     [lost] = alone(LONG[12_500:], 1)
     lose(scenario.folder, [lost])
-    assert id_faults(scenario.folder) == [
-        f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
-    ]
+    gap = f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
+    assert id_faults(scenario.folder) == ([gap] if is_replaced else [gap, text])
 
 
 def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -> None:
@@ -355,10 +358,10 @@ def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -
     for span in (Range(before, file.after), Range(file.through, NOW_NS)):
         assert scenario.crawl().only(PAIR, span=span).error is None
     assert footers(scenario.folder)[0].rows == 0
-    assert scenario.crawl().only(PAIR).exit_status == 0
+    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
     report = verify(TradeStore(scenario.folder), PAIR)
-    assert (len(report.notes), report.faults, report.unconfirmed_id_gaps) == (1, [], 0)
-    assert "imported trades" in report.notes[0]
+    assert (report.notes, report.unconfirmed_id_gaps) == ([], 0)
+    assert ["imported trades" in fault.text for fault in report.faults] == [True]
     scenario.redownload()
     scenario.check()
     merged(scenario.folder)
@@ -374,4 +377,64 @@ def test_what_a_file_is_shown_to_lack_is_a_fault(started: Any) -> None:
     scenario.take_in(csv_files.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
     assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
     [fault] = id_faults(scenario.folder)
-    assert fault.startswith("unconfirmed id gap: ")
+    assert "the imported file lacks trades" in fault
+
+
+FROM_THE_FIRST = KnownComplete(0, None)
+
+
+def renumbered(trades: Sequence[Trade], by: int) -> list[Trade]:
+    return [sample_trades._renumbered(each, (each.trade_id or 0) + by) for each in trades]
+
+
+@pytest.mark.parametrize("trades", [TRADES, LONG], ids=["shown again", "only counted"])
+def test_a_file_from_the_first_trade_on_that_lacks_trades_is_an_error(
+    started: Any, trades: list[Trade]
+) -> None:
+    scenario: Any = started(trades)
+    end = len(trades) - 1_000
+    file = csv_files.three_columns([*trades[:1_500], *trades[1_505:end]])
+    scenario.take_in(file, whole=FROM_THE_FIRST)
+    result = scenario.crawl().only(PAIR)
+    assert (result.exit_status, type(result.error)) == (4, ImportIncomplete)
+    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
+    [fault] = id_faults(scenario.folder)
+    assert fault.startswith("between ids 0 and ")
+    scenario.redownload()
+    scenario.check()
+    assert id_faults(scenario.folder) == []
+
+
+@pytest.mark.parametrize("by", [0, 700])
+@pytest.mark.parametrize("trades", [TRADES, LONG], ids=["short", "long"])
+def test_a_whole_file_from_the_first_trade_on_is_sound_whatever_its_first_id(
+    started: Any, trades: list[Trade], by: int
+) -> None:
+    trades = renumbered(trades, by)
+    scenario: Any = started(trades)
+    scenario.take_in(csv_files.three_columns(trades[: len(trades) - 1_000]), whole=FROM_THE_FIRST)
+    crawl = scenario.crawl()
+    assert (crawl.only(PAIR).error, crawl.notes) == (None, [])
+    assert id_faults(scenario.folder) == []
+    assert scenario.crawl().only(PAIR).exit_status == 0
+    scenario.redownload()
+    assert id_faults(scenario.folder) == []
+
+
+@pytest.mark.parametrize("by", [0, 700])
+@pytest.mark.parametrize("start", [0, 1_000], ids=["from the first trade", "between ids"])
+def test_rows_that_a_file_has_twice_are_an_error(started: Any, start: int, by: int) -> None:
+    trades = renumbered(TRADES, by)
+    scenario: Any = started(trades)
+    file = [*trades[start:2_000], *trades[1_990:4_000]]
+    whole = KnownComplete() if start else FROM_THE_FIRST
+    scenario.take_in(csv_files.three_columns(file), whole=whole)
+    result = scenario.crawl().only(PAIR)
+    assert (result.exit_status, type(result.error)) == (4, ImportIncomplete)
+    assert "has 10 too many there" in str(result.error)
+    assert id_faults(scenario.folder) == [str(result.error).removeprefix(f"{PAIR}: ")]
+    if start or not by:
+        # A day with a confirmed id gap has no consecutive ids that prove that a row is none.
+        scenario.redownload()
+        scenario.check()
+        assert id_faults(scenario.folder) == []

@@ -1,0 +1,106 @@
+"""How many imported trades there should be, by the trade ids around them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from harvester.storage.imported_counts import wrong_counts
+from harvester.storage.segment import ConfirmedIdGap, Footer
+from harvester.times import Range
+
+
+def api(
+    first: int | None, last: int | None, *, rows: int = 0, unasked_jumps: int = 0
+) -> dict[str, Any]:
+    """Downloaded trades; all have an id, or none has."""
+    without_ids = rows if first is None else 0
+    return {
+        "rows": rows if first is None or last is None else last - first + 1,
+        "first_trade_id": first,
+        "last_trade_id": last,
+        "lead": without_ids,
+        "trail": without_ids,
+        "unasked_jumps": unasked_jumps,
+    }
+
+
+def csv(rows: int) -> dict[str, Any]:
+    """Imported trades."""
+    return api(None, None, rows=rows) | {"source": "csv"}
+
+
+def found(
+    *segments: dict[str, Any], after: int = 7, jumps: tuple[tuple[int, int], ...] = ()
+) -> list[tuple[object, ...]]:
+    """The wrong counts of segments that follow one another, the first one behind a time."""
+    confirmed = tuple(ConfirmedIdGap(*jump) for jump in jumps)
+    bounds = pairwise(range(after, after + 10 * len(segments) + 1, 10))
+    footers = [
+        Footer(Range(*ends), "", jumps=confirmed, **fields)
+        for fields, ends in zip(segments, bounds, strict=True)
+    ]
+    return [
+        (count.sides, count.imported, count.expected, count.is_proved)
+        for count in wrong_counts(footers)
+    ]
+
+
+LEFT, RIGHT = api(1, 10), api(21, 30)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [
+        (10, []),
+        (9, [((10, 21), 9, 10, True)]),
+        (11, [((10, 21), 11, 10, True)]),
+        (0, [((10, 21), 0, 10, True)]),
+    ],
+)
+def test_imported_trades_are_as_many_as_the_ids_between(rows: int, wrong: list[object]) -> None:
+    assert found(LEFT, csv(rows), RIGHT) == wrong
+    assert found(LEFT, csv(rows // 2), csv(rows - rows // 2), RIGHT) == wrong
+
+
+def test_confirmed_id_gaps_are_counted() -> None:
+    assert found(LEFT, csv(7), RIGHT, jumps=((12, 16),)) == []
+    assert found(LEFT, csv(8), RIGHT, jumps=((12, 16),)) == [((10, 21), 8, 7, True)]
+    assert found(LEFT, csv(3), RIGHT, jumps=((10, 21),)) == []
+    assert found(LEFT, csv(7), RIGHT, jumps=((30, 34),)) == [((10, 21), 7, 10, True)]
+
+
+def test_coverage_from_the_beginning_continues_id_0() -> None:
+    assert found(csv(20), RIGHT, after=0) == []
+    assert found(csv(19), RIGHT, after=0) == [((0, 21), 19, 20, True)]
+    assert found(csv(21), RIGHT, after=0) == [((0, 21), 21, 20, True)]
+    assert found(csv(13), RIGHT, after=0, jumps=((0, 8),)) == []
+    assert found(csv(19), RIGHT) == []
+
+
+def test_trades_that_the_exchange_shows_without_an_id_are_never_too_many() -> None:
+    without_ids = api(None, None, rows=5)
+    assert found(LEFT, csv(5), without_ids, RIGHT) == []
+    assert found(LEFT, csv(8), without_ids, RIGHT) == []
+    assert found(LEFT, csv(4), without_ids, RIGHT) == [((10, 21), 4, 10, True)]
+    assert found(without_ids, csv(5), RIGHT, after=0) == []
+
+
+def test_downloaded_trades_alone_are_not_counted_here() -> None:
+    assert found(LEFT, api(None, None, rows=3), RIGHT) == []
+    assert found(LEFT, RIGHT) == []
+
+
+def test_where_ids_skip_all_the_time_too_few_trades_prove_nothing() -> None:
+    skipping = api(21, 30, unasked_jumps=3)
+    assert found(LEFT, csv(9), skipping) == [((10, 21), 9, 10, False)]
+    assert found(LEFT, csv(11), skipping) == [((10, 21), 11, 10, True)]
+
+
+def test_nothing_is_known_across_a_gap_in_coverage() -> None:
+    left = Footer(Range(0, 10), "", first_trade_id=1, last_trade_id=10, rows=10)
+    imported = Footer(Range(11, 20), "", "csv", rows=1, lead=1, trail=1)
+    right = Footer(Range(20, 30), "", first_trade_id=21, last_trade_id=30, rows=10)
+    assert wrong_counts([left, imported, right]) == []
