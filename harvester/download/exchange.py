@@ -15,7 +15,8 @@ from harvester.config import Settings
 from harvester.download.buffer import MemoryBudget
 from harvester.download.events import CancelToken, Listener
 from harvester.download.page_merge import JoinResult, PageMerger
-from harvester.errors import ExchangeError, ExchangeRefused, ExchangeUnreachable, UnreadableAnswer
+from harvester.errors import ExchangeError, ExchangeUnreachable, UnreadableAnswer
+from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, times, trade_ids
@@ -285,7 +286,7 @@ class PairPages:
         self.requested += 1
         try:
             page = await self._stop.guard(self._client.page(self.pair, since_ns))
-        except ExchangeRefused:
+        except PageNotCovered:
             if since_ns is None or not 0 < since_ns <= self.after:
                 raise
             page = await self._stop.guard(self._client.page(self.pair, self.after + 1))

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from harvester.download.exchange import PairPages
 from harvester.download.page_merge import FULL_PAGE
-from harvester.errors import ExchangeRefused
+from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import TradesPage
 from harvester.schema import sort_rows, times
 from harvester.times import DAY, SECOND
@@ -155,8 +155,7 @@ async def last_id_of_imports(
         return imported, None
     try:
         _, gap = await prove_first_page(source, await source.page(0), 0, 0, BEFORE_FIRST_ID)
-    except ExchangeRefused:
-        # An API server refuses a page that begins before its coverage.
+    except PageNotCovered:
         return None, None
     return (imported._replace(trade_id=gap.before_id - 1) if gap else imported), gap
 

@@ -27,10 +27,10 @@ MAX_LISTED = 5
 _RATE_ERRORS = ("EAPI:Rate limit exceeded", "EGeneral:Too many requests")
 _THROTTLED = "EService:Throttled"
 _TRANSIENT_ERRORS = ("EService:", "EDatabase:", "EGeneral:Internal error", "EGeneral:No data")
+_NOT_COVERED = ("EQuery:Not covered by this archive", "EQuery:Imported, not downloaded")
 _PERMANENT_ERRORS = (
     "EQuery:Unknown asset pair",
-    "EQuery:Not covered by this archive",
-    "EQuery:Imported, not downloaded",
+    *_NOT_COVERED,
     "EGeneral:Invalid arguments",
     "EGeneral:Permission denied",
     "EGeneral:Temporary lockout",
@@ -71,6 +71,10 @@ class Transient(Exception):
 
 class OtherMarket(Transient):
     """An answer is about another market than the requested one."""
+
+
+class PageNotCovered(ExchangeRefused):
+    """An API server refuses a page that would cross a gap, or have imported trades."""
 
 
 _ABSENT = msgspec.Raw(b"")
@@ -173,7 +177,9 @@ def _error_of(errors: list[str], what: str) -> Exception:
             return Transient(brief(text))
     reason = "; ".join(_brief_list(errors))
     if any(form.startswith(_PERMANENT_ERRORS) for form in forms):
-        return ExchangeRefused(f"{what}: the exchange refused: {reason}")
+        is_gap = any(form.startswith(_NOT_COVERED) for form in forms)
+        kind = PageNotCovered if is_gap else ExchangeRefused
+        return kind(f"{what}: the exchange refused: {reason}")
     return Transient(reason)
 
 

@@ -550,6 +550,8 @@ def test_the_command_tells_all_of_it_as_json(nights: Nights) -> None:
         "refusals": 0,
         "error": None,
         "notes": [],
+        "sync": None,
+        "sync_error": None,
         "pairs": [
             {
                 "pair": "XBTUSD",

@@ -61,7 +61,7 @@ def found(table: pa.Table, hour: str = "hour") -> dict[str, list[Any]]:
 
 def test_duckdb(archive: harvester.Archive) -> None:
     [query] = blocks("DuckDB", "sql", PAGE)
-    table = duckdb.connect().execute(query).to_arrow_table()
+    table = duckdb.connect().sql(query).to_arrow_table()
     assert found(table) == expected(archive)
 
 

@@ -80,6 +80,7 @@ PARSED_ONLY = {
             "harvester refresh --sync s3://my-bucket/kraken",
             "harvester serve --data s3://my-bucket/kraken",
             "harvester sync s3://...",
+            "harvester sync s3://bucket/prefix",
             "harvester sync s3://my-bucket/kraken",
             "harvester sync s3://my-bucket/kraken --dry-run",
         ),

@@ -54,7 +54,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
             base="XXDG",
         ),
     ]
-    assert len(commands()) == 5
+    assert len(commands()) == 3
     with serve(*markets) as exchange:
         for line in commands():
             variables = os.environ | {
@@ -76,7 +76,7 @@ def test_its_python_runs_on_an_archive(tmp_path: Path) -> None:
             check=True,
             timeout=60,
         )
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 3
     for block in blocks("python"):
         subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True, timeout=60)
 
