@@ -49,33 +49,34 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     """The files, in order, without the bounds by their names that their rows contradict.
 
     A file with rows outside of its quarter is not what its name says, so neither end counts. Where
-    it meets another file, that one may have the same rows, so its end there does not count, either.
-    A row that was rounded into the second after the quarter contradicts that end only. A file
-    without rows says nothing, unless it is whole.
+    it meets another file, that one may have the same rows, or lack them: it does not count as whole
+    there, either. A row that was rounded into the second after the quarter contradicts that end
+    only. A file without rows says nothing, unless it is whole.
     """
     wrong: set[int | None] = set()
-    others: set[Member] = set()
+    contradicted: set[Member] = set()
     for file in files:
         since_s, until_s = file.member.complete
         if file.first_ns is None or file.last_ns is None:
             if not file.is_whole:
-                others.add(file.member)
+                contradicted.add(file.member)
             continue
         first_s, last_s = file.first_ns // SECOND, file.last_ns // SECOND
-        if since_s is not None and (first_s < since_s or last_s < since_s):
+        begins_before = since_s is not None and first_s < since_s
+        if begins_before or (until_s is not None and first_s >= until_s):
             wrong.add(since_s)
-        if until_s is not None and (last_s >= until_s or first_s >= until_s):
-            wrong.add(until_s)
-        if (since_s is not None and first_s < since_s) or (
-            until_s is not None and last_s > until_s
+        if (until_s is not None and last_s >= until_s) or (
+            since_s is not None and last_s < since_s
         ):
-            others.add(file.member)
+            wrong.add(until_s)
+        if begins_before or (until_s is not None and last_s > until_s):
+            contradicted.add(file.member)
     return [
         file.with_bounds(
             **{
                 name: None
                 for name, bound in file.member.complete._asdict().items()
-                if bound in wrong or file.member in others
+                if bound in wrong or file.member in contradicted
             }
         )
         for file in files

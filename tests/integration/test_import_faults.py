@@ -332,6 +332,21 @@ def test_a_name_that_the_rows_contradict_does_not_count_at_the_other_end(
     assert not is_covered(tmp_path / "data", Q1_2024_S + unproved * 86_400)
 
 
+def test_a_quarter_whose_neighbour_has_rows_of_another_one_is_not_complete_up_to_it(
+    command: Any, tmp_path: Path
+) -> None:
+    """Names may be mixed up: the first quarter's last trades may be in a file of another name."""
+    quarter_s = 91 * 86_400
+    rows = regular(Q1_2024_S + 9, Q1_2024_S + quarter_s - 40_000, 3_000)
+    later = regular(Q1_2024_S + 2 * quarter_s + 9, Q1_2024_S + 3 * quarter_s, 3_000)
+    for number, part in ((1, rows), (2, later)):
+        name = f"dump_Q{number}_2024.zip"
+        csv_files.packed(tmp_path / name, {"XBTUSD.csv": lines(*part)})
+    assert command("dump_Q1_2024.zip", "dump_Q2_2024.zip").status == 0
+    assert is_covered(tmp_path / "data", rows[-3][0])
+    assert not is_covered(tmp_path / "data", Q1_2024_S + quarter_s - 20_000)
+
+
 def test_two_quarters_may_be_rounded_differently_at_their_turn(
     command: Any, tmp_path: Path
 ) -> None:
