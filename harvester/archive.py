@@ -424,12 +424,9 @@ class Archive:
             # Before hours of downloading.
             object_store(sync)
         with _listening(progress) as listener:
-            store, estimates = (
-                TradeStore(self.path, is_written=True),
-                estimate_trades or progress is True,
-            )
+            estimates = estimate_trades or progress is True
             run = RefreshRun(
-                store,
+                TradeStore(self.path, is_written=True),
                 self._settings,
                 pairs,
                 asset_class,

@@ -204,7 +204,7 @@ def _frame(
 
 
 def _covering(listing: Listing, time_range: Range) -> Range:
-    """The range that contains all trades of a listing, as narrow as file names tell."""
+    """The range that contains all trades of a listing, as narrow as file names can show."""
     starts = [
         max(part[0].within.after, year_end(part[0].segment.year - 1))
         for part in listing.values()

@@ -84,10 +84,8 @@ class BoundaryFinder:
         self._until_s = complete.until_s
         self._begins_unknown = complete.since_s is None
         """Whether the first row's time is all that shows where the file begins: it may be wrong."""
-        self._is_empty = True
-        """Whether the file has no rows so far."""
-        self._first_ns = END_OF_TIME
-        """The time of its first row."""
+        self._first_ns: int | None = None
+        """The time of the file's first row; None if there is none so far."""
         self._after: int | None = None
         """Where the open segment begins; None if no segment is open."""
         self._written = 0
@@ -104,9 +102,8 @@ class BoundaryFinder:
     def push(self, rows: pa.RecordBatch) -> Iterator[SegmentPart]:
         """Add the next rows; rows of equal time are always in the same batch."""
         if rows.num_rows:
-            if self._is_empty:
+            if self._first_ns is None:
                 self._first_ns = int(times(rows)[0])
-            self._is_empty = False
             yield from self._divide(rows)
 
     def finish(self, *, is_end_of_file: bool = True) -> Iterator[SegmentPart]:
@@ -184,11 +181,11 @@ class BoundaryFinder:
                 break
             first = int(moments.rows[found])
             # A file without rows that is known to be complete covers its time: there was no trade.
-            if first == len(rows) and not self._is_empty:
+            if first == len(rows) and self._first_ns is not None:
                 break
             self._skip(rows.slice(at, first - at))
             at, second = first, max(int(moments.firsts[found]), begin_s)
-            if self._begins_unknown and gap.after < self._first_ns:
+            if self._begins_unknown and (self._first_ns is None or gap.after < self._first_ns):
                 second = max(int(moments.lasts[found]), begin_s)
             if second < (gap.through + 1) // SECOND:
                 # The trade history begins at 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -204,12 +205,25 @@ class TimeDoubts:
         """The time between the file's ends and a row out of place that is beyond them."""
         early = [stamp for stamp in self._earliest.tolist() if stamp not in self._strays]
         late = [stamp for stamp in self._latest.tolist() if stamp not in self._strays]
-        found = []
-        if early and int(self._earliest[0]) < early[0]:
-            found.append(around(int(self._earliest[0]), early[0] - 2 * SECOND))
-        if late and int(self._latest[-1]) > late[-1]:
-            found.append(around(late[-1] + 2 * SECOND, int(self._latest[-1])))
-        return found
+        return self._outside(early[:1], late[-1:])
+
+    def _outside(self, first_good: Sequence[int], last_good: Sequence[int]) -> list[Range]:
+        """The time from the file's first row to another, and from another to its last row.
+
+        Args:
+            first_good: the time of the first row whose time is right; none if that is not known.
+            last_good: the time of the last one.
+        """
+        found = [
+            around(int(self._earliest[0]), stamp - 2 * SECOND)
+            for stamp in first_good
+            if int(self._earliest[0]) < stamp
+        ]
+        return found + [
+            around(stamp + 2 * SECOND, int(self._latest[-1]))
+            for stamp in last_good
+            if int(self._latest[-1]) > stamp
+        ]
 
     def silences(self, within: Range) -> list[Range]:
         """The long silences, with the few rows on a side of them.
@@ -256,16 +270,9 @@ class TimeDoubts:
         """
         if self._rows <= MAX_STRAY_ROWS:
             return []
-        found = []
-        early = (np.diff(self._earliest) > longest_ns).nonzero()[0]
-        late = (np.diff(self._latest) > longest_ns).nonzero()[0]
-        if len(early):
-            first_good = int(self._earliest[early[-1] + 1])
-            found.append(around(int(self._earliest[0]), first_good - 2 * SECOND))
-        if len(late):
-            last_good = int(self._latest[late[0]])
-            found.append(around(last_good + 2 * SECOND, int(self._latest[-1])))
-        return found
+        early = (np.diff(self._earliest) > longest_ns).nonzero()[0][-1:]
+        late = (np.diff(self._latest) > longest_ns).nonzero()[0][:1]
+        return self._outside(self._earliest[early + 1].tolist(), self._latest[late].tolist())
 
 
 def around(low_ns: int, high_ns: int) -> Range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from harvester.query.calendar import Grid
 from harvester.query.source_choice import EXTRA, LAST_TIME
@@ -115,37 +116,50 @@ def _more_aggregates(grid: Grid) -> dict[str, str]:
 # occur, are ordered by a decimal.
 
 
-def _keys(grid: Grid) -> tuple[int, str, str]:
-    """The limit of `tie` that fits, and the sort keys below the limit and from it on."""
+class _Key(NamedTuple):
+    """A sort key of trades, and the condition of the trades that it sorts, as SQL."""
+
+    sql: str
+    condition: str
+
+
+def _keys(grid: Grid) -> tuple[_Key, _Key]:
+    """The sort key of trades whose `tie` fits into 64 bits, and that of the others."""
     widest_ns = max(section.width_ns for section in grid.sections)
     # One bit is left, so that adding a greater `tie` does not overflow.
     limit = 1 << min(62 - widest_ns.bit_length(), MOST_TIE_BITS)
     return (
-        limit,
-        f"(time_ns - start_ns) * {limit} + tie",
-        "CAST(time_ns AS DECIMAL(20, 0)) * 4294967296BD + tie",
+        _Key(f"(time_ns - start_ns) * {limit} + tie", f"tie < {limit}"),
+        _Key("CAST(time_ns AS DECIMAL(20, 0)) * 4294967296BD + tie", f"tie >= {limit}"),
     )
 
 
 def _last_sql(column: str, where: str, grid: Grid) -> str:
     """The value of the last trade that meets a condition."""
-    limit, near, far = _keys(grid)
-    is_far = f"FILTER (WHERE {where} AND tie >= {limit})"
-    return (
-        f"CASE WHEN max(time_ns) {is_far} = max(time_ns) FILTER (WHERE {where}) "
-        f"THEN max_by({column}, {far}) {is_far} "
-        f"ELSE max_by({column}, {near}) FILTER (WHERE {where} AND tie < {limit}) END"
-    )
+    near, far = _keys(grid)
+    return _edge_sql("max", column, where, (far, near))
 
 
 def _first_sql(column: str, where: str, grid: Grid) -> str:
     """The value of the first trade that meets a condition."""
-    limit, near, far = _keys(grid)
-    is_near = f"FILTER (WHERE {where} AND tie < {limit})"
+    return _edge_sql("min", column, where, _keys(grid))
+
+
+def _edge_sql(edge: str, column: str, where: str, keys: tuple[_Key, _Key]) -> str:
+    """The value of the trade with the least or greatest time and tie.
+
+    Args:
+        edge: `min` or `max`.
+        column: of the value.
+        where: the condition that trades meet.
+        keys: the sort keys; where both have a trade of that time, the first one has the trade.
+    """
+    (key, condition), (other_key, other_condition) = keys
+    those = f"FILTER (WHERE {where} AND {condition})"
     return (
-        f"CASE WHEN min(time_ns) {is_near} = min(time_ns) FILTER (WHERE {where}) "
-        f"THEN min_by({column}, {near}) {is_near} "
-        f"ELSE min_by({column}, {far}) FILTER (WHERE {where} AND tie >= {limit}) END"
+        f"CASE WHEN {edge}(time_ns) {those} = {edge}(time_ns) FILTER (WHERE {where}) "
+        f"THEN {edge}_by({column}, {key}) {those} "
+        f"ELSE {edge}_by({column}, {other_key}) FILTER (WHERE {where} AND {other_condition}) END"
     )
 
 

@@ -172,16 +172,8 @@ class TradePages:
 
     def first_imported(self, within: Range) -> Range | None:
         """The first part of a range whose trades come from a CSV file, not from the exchange."""
-        return next(
-            (
-                piece.within
-                for piece in self._listing()
-                if piece.segment.is_imported
-                and piece.within.after < within.through
-                and within.after < piece.within.through
-            ),
-            None,
-        )
+        imported = (piece.within for piece in self._listing() if piece.segment.is_imported)
+        return next((part for part in imported if overlap(part, within)), None)
 
     def page(
         self, since_ns: int | None, count: int, pair_decimals: int, *, as_stored: bool = False

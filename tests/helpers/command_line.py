@@ -60,16 +60,7 @@ def run_harvester(
     """
     words = [str(argument) for argument in arguments]
     if _start_variables(env) != _start_variables(os.environ):
-        return subprocess.run(
-            [*HARVESTER, *words],
-            env=dict(env),
-            cwd=cwd,
-            input=input,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-            timeout=timeout,
-        )
+        return run_program([*HARVESTER, *words], env, cwd, input, timeout)
     request = {"arguments": words, "env": dict(env), "cwd": str(Path(cwd).resolve())}
     with ExitStack() as stack:
         channel, its_end = map(stack.enter_context, socket.socketpair())
@@ -93,6 +84,26 @@ def run_harvester(
     if not status:
         raise RuntimeError(f"harvester {words} ended without a status: {out + err}")
     return subprocess.CompletedProcess(words, int(status), out, err)
+
+
+def run_program(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str | os.PathLike[str] = ".",
+    input: str = "",  # noqa: A002 - named as in subprocess.run
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, whatever its status; texts are UTF-8."""
+    return subprocess.run(
+        list(command),
+        env=dict(env),
+        cwd=cwd,
+        input=input,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=timeout,
+    )
 
 
 def _text(file: IO[bytes]) -> str:

@@ -17,7 +17,7 @@ import csv_files
 import pytest
 import sample_trades
 from backfills import serve, strangers, tape_of
-from command_line import own_environment, run_harvester
+from command_line import own_environment, run_harvester, run_program
 from crash_points import Plan
 from kraken_market import Market, expected
 from kraken_server import Exchange
@@ -62,17 +62,7 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
         variables = own_environment() | FAST | given | environment
         if plan is None:
             return Run(run_harvester(arguments, variables, tmp_path))
-        return Run(
-            subprocess.run(
-                [*DOOMED, plan.text(), *arguments],
-                env=variables,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
-        )
+        return Run(run_program([*DOOMED, plan.text(), *arguments], variables, tmp_path))
 
     return run
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import sample_trades
 from candle_cases import MINUTE, SECOND, START, cut, hold, trade
-from command_line import own_environment, run_harvester
+from command_line import own_environment, run_harvester, run_program
 from kraken_market import expected
 
 import harvester
@@ -31,7 +31,6 @@ from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 EVER = Range(0, END_OF_TIME)
 DAY_ONE = 1_600_041_600 * SECOND
 """2020-09-14T00:00Z."""
@@ -348,15 +347,8 @@ def run(three: harvester.Archive, tmp_path: Path) -> Any:
         if not before:
             return run_harvester(["chart", *arguments], variables, tmp_path)
         program = f"{before}; from harvester.cli.main import main; main()"
-        return subprocess.run(
-            [sys.executable, "-c", program, "chart", *arguments],
-            env=variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        command = [sys.executable, "-c", program, "chart", *arguments]
+        return run_program(command, variables, tmp_path)
 
     return ran
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sample_trades
 from backfills import serve, tape_of
-from command_line import HARVESTER, own_environment, run_harvester
+from command_line import HARVESTER, own_environment, run_harvester, run_program
 from kraken_faults import Faults
 from kraken_market import expected, named
 from kraken_server import Exchange
@@ -46,16 +46,7 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
         if files is None:
             return run_harvester(arguments, variables, tmp_path, typed)
         few = ["sh", "-c", f'ulimit -Sn {files}; exec "$@"', "sh"]
-        return subprocess.run(
-            [*few, *HARVESTER, *arguments],
-            input=typed,
-            env=variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return run_program([*few, *HARVESTER, *arguments], variables, tmp_path, typed)
 
     return run
 

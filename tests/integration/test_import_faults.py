@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import zipfile
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ import csv_files
 import pyarrow as pa
 import pytest
 from backfills import tape_of
-from command_line import own_environment, run_harvester
+from command_line import own_environment, run_harvester, run_program
 
 from harvester.csv_import.csv_files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
@@ -61,15 +60,8 @@ def command(tmp_path: Path) -> Any:
         if not program:
             done = run_harvester(arguments, variables, tmp_path)
         else:
-            done = subprocess.run(
-                [sys.executable, "-c", program, *arguments],
-                env=variables,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
+            command = [sys.executable, "-c", program, *arguments]
+            done = run_program(command, variables, tmp_path)
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def import_(*arguments: str, program: str = "") -> Answer:

@@ -264,7 +264,7 @@ async def _sql_request(request: Request) -> SqlRequest:
 
 
 def _file(rows: LimitedRows, form: str) -> Response:
-    """The rows of a query as a file to download; its name tells if it has not all of them.
+    """The rows of a query as a file to download; its name says so if some are left out.
 
     What is missing also stands in the header `X-Notes`, and in the metadata of Parquet.
     """
