@@ -193,17 +193,17 @@ class Interrupted(HarvesterError):
     exit_status = 130
 
 
-def not_installed(need: str, package: str) -> UsageError:
+def not_installed(need: str, *packages: str) -> UsageError:
     """The error where an optional library is missing or too old, with the command that installs it.
 
     Args:
         need: what needs which library, such as "an image needs kaleido".
-        package: the library's name on the package index.
+        packages: the names of the libraries on the package index.
     """
     # Not just `pip`, which may belong to another Python; and an environment made by uv has no pip.
     pip = [sys.executable, "-m", "pip", "install"]
     uv = ["uv", "pip", "install", "--python", sys.executable]
-    command = [*(pip if find_spec("pip") else uv), "--upgrade", package]
+    command = [*(pip if find_spec("pip") else uv), "--upgrade", *packages]
     return UsageError(f"{need}: {shlex.join(command)}")
 
 

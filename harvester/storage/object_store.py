@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import pyarrow as pa
 
-from harvester.errors import ArchiveError, ArchiveUnwritable, UsageError
+from harvester.errors import ArchiveError, ArchiveUnwritable, UsageError, not_installed
 from harvester.escaping import brief
 from harvester.storage.filesystem import MAX_LISTINGS, Entry, LocalStore
 
@@ -27,9 +27,8 @@ try:
     from obstore.exceptions import BaseError, PreconditionError
     from obstore.store import from_url
 except ImportError as error:
-    raise UsageError(
-        "an archive in an object store needs two more libraries: pip install 'kraken-harvester[s3]'"
-    ) from error
+    need = "an archive in an object store needs obstore and fsspec"
+    raise not_installed(need, "obstore", "fsspec") from error
 
 # --- client ---------------------------------------------------------------------------------------
 
@@ -72,10 +71,8 @@ def _profile_credentials() -> Any:  # noqa: ANN401 - boto3 is optional
     try:
         from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - it is optional
     except ImportError as error:
-        raise UsageError(
-            "AWS_PROFILE is set, and boto3, which reads profiles, is not installed: "
-            "pip install boto3, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
+        need = "AWS_PROFILE is set (AWS_ACCESS_KEY_ID is not), which needs boto3"
+        raise not_installed(need, "boto3") from error
     return Boto3CredentialProvider()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import harvester
-from harvester.errors import UsageError
+from harvester.errors import UsageError, not_installed
 from harvester.operations.sync import PART_BYTES, choose_deletions, md5_tags
 from harvester.storage.filesystem import Entry
 from harvester.storage.segment import parse_path
@@ -132,6 +132,5 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(UsageError) as caught:
         harvester.open("s3://bucket/kraken")
-    assert str(caught.value) == (
-        "an archive in an object store needs two more libraries: pip install 'kraken-harvester[s3]'"
-    )
+    need = "an archive in an object store needs obstore and fsspec"
+    assert str(caught.value) == str(not_installed(need, "obstore", "fsspec"))
