@@ -61,7 +61,9 @@ def chunks(ticks: int) -> Iterator[pa.RecordBatch]:
         # A third of the trades share the stamp of the one before; quiet and busy hours take turns.
         mood = np.repeat(random.lognormal(0.0, 0.8, rows // 4096 + 1), 4096)[:rows]
         gaps = random.exponential(1.0, rows) * mood * (random.random(rows) > 0.35)
-        done = (number - 1 + np.cumsum(gaps) * (rows / gaps.sum())) / ticks
+        # A batch begins after the last time of the one before, as it is committed by itself.
+        gaps[0] += 1.0
+        done = (number - 1 + np.minimum(np.cumsum(gaps) * (rows / gaps.sum()), rows)) / ticks
         years = np.interp(done, np.cumsum([0, *BUSY]) / sum(BUSY), np.arange(YEARS + 1))
         stamps = BEGIN_NS + (years / YEARS * SPAN_NS).astype(np.int64) // 100 * 100
         walk = price + np.cumsum(random.integers(-3, 4, rows))

@@ -35,7 +35,7 @@ from harvester.query.source_choice import (
     path_literal,
     range_conditions,
 )
-from harvester.schema import TRADES, WORD
+from harvester.schema import TRADES, WORD, split_at, times
 from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, with_snapshot_retry
 from harvester.times import Range, year_end
@@ -452,30 +452,48 @@ def trade_batches(archive: TradeStore, pair: str, time_range: Range) -> Iterator
 
 TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]
 _RECOMPUTE_MEMORY = "512MB"
+_PART_ROWS = 200_000
 
 
-def recompute_partials(batches: Iterable[pa.RecordBatch], width_ns: int, what: str) -> pa.Table:
+def recompute_partials(
+    batches: Iterable[pa.RecordBatch], width_ns: int, cut_ns: int, what: str
+) -> Iterator[pa.Table]:
     """Compute the partial candles of a segment again, by the SQL that defines a candle.
 
     Args:
         batches: all trades of the segment in order, with `TRADE_COLUMNS`.
         width_ns: the length of the candles.
+        cut_ns: parts begin at multiples of this time, itself a multiple of `width_ns`.
         what: names the work in messages.
 
-    Returns a table of `PARTIALS`.
+    Yields tables of `PARTIALS`, part by part: all candles of a year would take much memory.
 
     Raises:
         ValueDoesNotFit: a sum has too many digits.
     """
     schema = pa.schema([TRADES.field(name) for name in TRADE_COLUMNS])
-    return _aggregate_partials(batches, schema, BASE | EXTRA | LAST_TIME, width_ns, what)
+    for part in _parts(batches, cut_ns):
+        yield _aggregate_partials(part, schema, BASE | EXTRA | LAST_TIME, width_ns, what)
+
+
+def _parts(batches: Iterable[pa.RecordBatch], cut_ns: int) -> Iterator[list[pa.RecordBatch]]:
+    """Join ordered batches to parts of some `_PART_ROWS`, which begin at multiples of a time."""
+    part: list[pa.RecordBatch] = []
+    for batch in batches:
+        part.append(batch)
+        if sum(len(rows) for rows in part) >= _PART_ROWS:
+            last_cut_ns = int(times(batch)[-1]) // cut_ns * cut_ns
+            complete, part = split_at(part, last_cut_ns - 1)
+            if complete:
+                yield complete
+    yield part
 
 
 def merge_partials(partials: pa.Table, width_ns: int, what: str) -> pa.Table:
     """Compute longer partial candles from shorter ones: as `recompute_partials`, without trades.
 
     Args:
-        partials: what `recompute_partials` returned for a width that divides the longer one.
+        partials: of `recompute_partials`, for a width that divides the longer one.
         width_ns: the length of the longer candles.
         what: names the work in messages.
 

@@ -152,29 +152,20 @@ def has_rows_of(store: LocalStore, rollup: RollUp, footer: Footer) -> bool:
     return all(metadata.get(key.encode()) == text.encode() for key, text in expected.items())
 
 
-def has_partials(store: LocalStore, path: str, expected: pa.Table) -> bool:
-    """Whether a roll-up has exactly these rows; it is read batch by batch.
+def read_partials(store: LocalStore, path: str) -> Iterator[pa.RecordBatch]:
+    """Read a roll-up batch by batch; nothing comes of a file that has other columns.
 
     Args:
         store: the archive's files.
         path: of the roll-up.
-        expected: the rows.
 
     Raises:
         FileNotFoundError: the roll-up is gone; list again.
         ArchiveDamaged: it can't be read.
     """
     with opened(store, path) as file:
-        is_alike = file.schema_arrow.remove_metadata().equals(expected.schema)
-        if not is_alike or file.metadata.num_rows != expected.num_rows:
-            return False
-        start = 0
-        for batch in file.iter_batches(READ_ROWS):
-            part = expected.slice(start, batch.num_rows)
-            if not pa.Table.from_batches([batch], part.schema).equals(part):
-                return False
-            start += batch.num_rows
-    return True
+        if file.schema_arrow.remove_metadata().equals(PARTIALS):
+            yield from file.iter_batches(READ_ROWS)
 
 
 # --- segments -------------------------------------------------------------------------------------

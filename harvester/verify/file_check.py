@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -23,7 +24,7 @@ from harvester.schema import (
     times,
     trade_ids,
 )
-from harvester.storage.parquet_files import READ_ROWS, has_partials, opened
+from harvester.storage.parquet_files import PARTIALS, READ_ROWS, opened, read_partials
 from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.trade_ids import IdGap, LastId, find_gaps
@@ -55,16 +56,18 @@ def _wrong_rollups(
             [widths_ns[rollup]] = parse_levels([rollup.interval]).values()
         except BadInterval:
             yield rollup, f"{rollup.interval!r} is no level of roll-ups"
-    # The finest level that was computed from trades: it has all that a multiple of it needs.
-    finest: tuple[int, pa.Table] | None = None
+    cut_ns = math.lcm(*widths_ns.values())
+    longer: dict[int, list[pa.Table]] = {}
     for rollup, width_ns in sorted(widths_ns.items(), key=itemgetter(1)):
+        if width_ns in longer:
+            expected: Iterable[pa.Table] = longer[width_ns]
+        else:
+            parts = recompute_partials(read_trades(), width_ns, cut_ns, what)
+            others_ns = set(widths_ns.values()) - {width_ns}
+            multiples_ns = [other for other in others_ns if other % width_ns == 0]
+            expected = _with_longer(parts, multiples_ns, longer, what)
         try:
-            if finest is not None and width_ns % finest[0] == 0:
-                expected = merge_partials(finest[1], width_ns, what)
-            else:
-                expected = recompute_partials(read_trades(), width_ns, what)
-                finest = finest or (width_ns, expected)
-            is_equal = has_partials(archive.store, rollup.path, expected)
+            is_equal = _are_equal(read_partials(archive.store, rollup.path), expected)
             is_valid = archive.is_rollup_valid(rollup, segment)
         except ValueDoesNotFit as reason:
             yield rollup, str(reason)
@@ -75,6 +78,38 @@ def _wrong_rollups(
                 yield rollup, "it does not agree with the trades of its segment"
             elif not is_valid:
                 yield rollup, "its footer is of another segment"
+
+
+def _with_longer(
+    parts: Iterable[pa.Table],
+    widths_ns: Sequence[int],
+    longer: dict[int, list[pa.Table]],
+    what: str,
+) -> Iterator[pa.Table]:
+    """Yield a level's partial candles; then `longer` has those of the levels that are multiples."""
+    merged: dict[int, list[pa.Table]] = {width_ns: [] for width_ns in widths_ns}
+    for part in parts:
+        for width_ns, tables in merged.items():
+            tables.append(merge_partials(part, width_ns, what))
+        yield part
+    longer.update(merged)
+
+
+def _are_equal(stored: Iterator[pa.RecordBatch], expected: Iterable[pa.Table]) -> bool:
+    """Whether a roll-up's rows are the expected ones; both come part by part."""
+    unmatched = PARTIALS.empty_table()
+    for part in expected:
+        parts = [unmatched]
+        while sum(rows.num_rows for rows in parts) < part.num_rows:
+            batch = next(stored, None)
+            if batch is None:
+                return False
+            parts.append(pa.Table.from_batches([batch], PARTIALS))
+        rows = pa.concat_tables(parts)
+        if not rows.slice(0, part.num_rows).equals(part):
+            return False
+        unmatched = rows.slice(part.num_rows)
+    return not unmatched.num_rows and next(stored, None) is None
 
 
 # --- segments -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from backfills import Crawl, serve
 from corruption import span_text
 from kraken_market import Market
 
+from harvester.query import sql
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.parquet_files import PARTIALS
@@ -80,8 +81,12 @@ def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
 
 
 @pytest.fixture
-def rolled(harmed: Path) -> Path:
-    """The archive with a roll-up of minutes and one of hours beside each segment."""
+def rolled(harmed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The archive with a roll-up of minutes and one of hours beside each segment.
+
+    `verify` computes them again in many parts.
+    """
+    monkeypatch.setattr(sql, "_PART_ROWS", 50)
     with writer(TradeStore(harmed), "XBTUSD") as pair_writer:
         roll_up(pair_writer, parse_levels(["1m", "1h"]))
     return harmed
@@ -127,6 +132,23 @@ def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
         name_of(file, rolled),
         "it does not agree with the trades of its segment",
     )
+
+
+@pytest.mark.parametrize("level", ["1m", "1h"])
+@pytest.mark.parametrize("change", ["lacks its first", "lacks its last", "has its last twice"])
+def test_a_rollup_with_other_rows(rolled: Path, level: str, change: str) -> None:
+    file = rollup_of(rolled, 1, level)
+    changes: dict[str, Callable[[pa.Table], pa.Table]] = {
+        "lacks its first": lambda table: table.slice(1),
+        "lacks its last": lambda table: table.slice(0, table.num_rows - 1),
+        "has its last twice": lambda table: pa.concat_tables(
+            [table, table.slice(table.num_rows - 1)]
+        ),
+    }
+    rewrite(file, changes[change])
+    assert [line.split("; ")[0] for line in faults(rolled)] == [
+        f"{name_of(file, rolled)}: it does not agree with the trades of its segment"
+    ]
 
 
 def test_a_rollup_of_another_segment(rolled: Path) -> None:

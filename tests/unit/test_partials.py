@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import candle_oracle
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import ArchiveDamaged
+from harvester.query import sql
 from harvester.query.rollups import PartialCandles, parse_levels
 from harvester.query.sql import TRADE_COLUMNS, recompute_partials
 from harvester.schema import joined, with_ties
@@ -28,6 +30,13 @@ def cut_at(batch: pa.RecordBatch, places: list[int]) -> list[pa.RecordBatch]:
     ends = [0, *sorted(place % batch.num_rows for place in places), batch.num_rows]
     parts = [batch.slice(a, b - a) for a, b in pairwise(ends)]
     return [part for part in parts if part.num_rows]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_parts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "_PART_ROWS", 10)
+        yield
 
 
 @pytest.mark.parametrize("levels", [["1m"], ["1m", "1h"], ["7m", "1h"], ["1s", "1m", "5m", "1d"]])
@@ -57,7 +66,8 @@ def agree(batch: pa.RecordBatch, levels: list[str], places: list[int]) -> None:
     for width_ns, made in zip(widths_ns, by_pyarrow.finish(), strict=True):
         trades = (part.select(TRADE_COLUMNS) for part in parts)
         table = pa.Table.from_batches(made, schema=PARTIALS)
-        assert table.equals(recompute_partials(trades, width_ns, "a test"))
+        again = recompute_partials(trades, width_ns, math.lcm(*widths_ns), "a test")
+        assert table.equals(pa.concat_tables(again))
 
 
 def test_nothing_counted_is_no_candle() -> None:
