@@ -51,6 +51,10 @@ class HarvesterError(Exception):
 
     exit_status: ClassVar[int] = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message, which says all, without hundreds of lines of code."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UsageError(HarvesterError):
     """The request is wrong: an argument, an option, a setting or a file."""

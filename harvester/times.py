@@ -329,6 +329,8 @@ class Interval:
 def parse_interval(text: str) -> Interval:
     """Parse a candle interval: a number and one of ms s m h d w mo q y; a bare number is minutes.
 
+    `min`, and H, D and W, are accepted as pandas has them.
+
     Raises:
         BadInterval: it is not an interval, is zero, or is longer than a century.
     """
@@ -338,6 +340,8 @@ def parse_interval(text: str) -> Interval:
         raise BadInterval(
             f"interval {text!r}: is {number}m (minutes) meant, or {number}mo (months)?"
         )
+    if re.fullmatch(r"[0-9]+(min|[HDW])", stripped):
+        stripped = stripped.lower().replace("min", "m")
     match = _INTERVAL.fullmatch(stripped)
     if match is None:
         raise BadInterval(

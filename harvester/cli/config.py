@@ -177,6 +177,11 @@ def schedule(
                 output.hint(f"{path} is written")
     if not common.quiet:
         _warn_about_variables(common.settings)
+        if not (common.settings.refresh.pairs or common.archive().held()):
+            output.hint(
+                f"nothing is stored in {data}: refresh ends with status 2 until backfill has run, "
+                "or [refresh] pairs names some"
+            )
 
 
 def _job_options(common: CommonOptions) -> list[str]:

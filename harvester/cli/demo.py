@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
         duration_s = time.perf_counter() - started_s
     _compare(TradeStore(exchange.path), TradeStore(root / "data"), result, duration_s)
     _print_candles(common)
-    output.block(NEXT_STEPS.format(data=root / "data"))
+    output.block(NEXT_STEPS.format(program=_program_as_typed(), data=root / "data"))
 
 
 def _empty_folder(root: Path) -> Path:
@@ -131,12 +132,21 @@ def _print_candles(common: CommonOptions) -> None:
 
 NEXT_STEPS = """
 Try next:
-  harvester status --data {data}
-  harvester ohlc XBT/USD -i 90s --fill previous --data {data} -f csv | head
-  harvester chart XBT/USD -i 1h --data {data} -o chart.html
-  harvester trades btcusd --since 2026-01-30 --data {data} -o trades.parquet
+  {program} explore --data {data}
+  {program} status --data {data}
+  {program} ohlc XBT/USD -i 90s --fill previous --data {data} -f csv | head
+  {program} chart XBT/USD -i 1h --data {data} -o chart.html
+  {program} trades btcusd --since 2026-01-30 --data {data} -o trades.parquet
 and on the real exchange:
-  harvester backfill XBT/USD --since 2024-01-01"""
+  {program} backfill XBT/USD --since 2024-01-01"""
+
+
+def _program_as_typed() -> str:
+    """How this program was started, to be typed again: from `make demo` it is not in PATH."""
+    path = sys.argv[0]
+    if Path(path).name.endswith("harvester") and shutil.which("harvester") != path:
+        return path
+    return "harvester"
 
 
 @click.command()

@@ -14,7 +14,13 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
+from harvester.cli.options import (
+    CommonOptions,
+    class_option,
+    common_options,
+    pair_argument,
+    setting_option,
+)
 from harvester.cli.output import warnings_shown
 from harvester.cli.run_context import run_context, shows_estimates
 from harvester.cli.sync import print_kept
@@ -44,6 +50,12 @@ MAX_LINE = 1_000
 @click.command()
 @pair_argument(nargs=-1, required=False)
 @class_option("Limit patterns, and all stored pairs, to `currency` or `tokenized_asset` (stocks).")
+@setting_option(
+    "--rate",
+    setting="exchange.rate",
+    type=float,
+    help="Pages per second and pair; 0 for no limit (an API server of your own).  [default: 1]",
+)
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),

@@ -18,7 +18,17 @@ MAX_PAIRS_BY_MONTH = 3
 
 MAX_GAPS_LISTED = 20
 
-DROP_ORDER = ("B/trade", "roll-ups", "first", "MB", "files", "calls", "coverage", "last", "age")
+DROP_ORDER = (
+    "B/trade",
+    "roll-ups",
+    "first",
+    "MB",
+    "files",
+    "calls left",
+    "coverage",
+    "last",
+    "age",
+)
 """Columns that are left out where a terminal is narrow, the first one first."""
 
 
@@ -216,7 +226,7 @@ def _columns(found: Sequence[PairStatus], levels: Sequence[str], signs: BarSigns
         Column("age", lambda status: age(status.age_s), _highest_age),
         Column("coverage", bar, lambda _: "", _years_text(over)),
         _sum_column("gaps", lambda status: len(status.gaps)),
-        Column("calls", _calls, lambda all_: f"{sum(status.calls or 0 for status in all_):,}"),
+        Column("calls left", _calls, lambda all_: f"{sum(status.calls or 0 for status in all_):,}"),
         _sum_column("files", lambda status: status.files),
         Column("MB", lambda status: _mb([status]), _mb),
         Column("B/trade", lambda status: _bytes_per_trade([status]), _bytes_per_trade),

@@ -303,8 +303,8 @@ class Client:
         except Transient as transient:
             raise ExchangeUnreachable(
                 f"{what}: {self._settings.shown_url} gave no good answer for "
-                f"{self._give_up_s:g} s (at last: {transient.reason}); the same command goes on "
-                "where it stopped"
+                f"{self._give_up_s:g} s (at last: {transient.reason}); nothing that is stored is "
+                "lost, run the same command again"
             ) from transient
         raise AssertionError("unreachable: attempts are unlimited")  # pragma: no cover
 

@@ -373,8 +373,16 @@ class Result:
         return self._run(lambda relation: relation.__arrow_c_stream__(requested_schema))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a relation
-        if name.startswith("_") or not hasattr(Relation, name):
-            raise AttributeError(f"a Result has no attribute {name!r}, nor has DuckDB's relation")
+        if name.startswith("_"):
+            raise AttributeError(name)
+        # First the columns: a relation has methods `close` and `count`, and candles such columns.
+        if name in self.columns:
+            return self[name]
+        if not hasattr(Relation, name):
+            raise AttributeError(
+                f"a Result has no attribute {name!r}, nor has DuckDB's relation: .df() makes a "
+                "pandas DataFrame of it"
+            )
         if callable(getattr(Relation, name)):
             return partial(self._call, name)
         return self._run(lambda relation: getattr(relation, name))

@@ -104,10 +104,13 @@ def create_sample_archive(path: str | os.PathLike[str], trades: int, seed: int) 
             f"the archive at {archive.path} has trades already ({', '.join(stored[:3])}): "
             "give another folder for the sample market"
         )
-    keep_pairs(archive.store, msgspec.json.encode({SAMPLE_PAIR.altname: SAMPLE_PAIR}))
+    # Another key than Kraken's: a copy never takes Kraken's trades, but refuses them as those of
+    # another market.
+    pair = msgspec.structs.replace(SAMPLE_PAIR, key="MADE-UP-XBTUSD")
+    keep_pairs(archive.store, msgspec.json.encode({pair.altname: pair}))
     covered = Range(0, END_NS)
-    pair_json = msgspec.json.encode(SAMPLE_PAIR).decode()
-    with writer(archive, SAMPLE_PAIR.altname) as pair_writer:
+    pair_json = msgspec.json.encode(pair).decode()
+    with writer(archive, pair.altname) as pair_writer:
         pair_writer.want(covered)
         pair_writer.commit(
             covered, sample_trades(trades, seed), Footer(covered, pair_json, source="made")

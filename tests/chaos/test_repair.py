@@ -756,7 +756,8 @@ def test_where_the_exchange_is_down_nothing_is_moved(data: Path) -> None:
     assert (ran.status, kept(data), len(ran.lines)) == (3, before, 2)
     assert ran.err == (
         f"harvester: XBTUSD: Time: {NOWHERE} gave no good answer for 0.5 s (at last: no "
-        "connection: Connection refused); the same command goes on where it stopped\n"
+        "connection: Connection refused); nothing that is stored is lost, "
+        "run the same command again\n"
         "XBTUSD: nothing was moved\n"
     )
 

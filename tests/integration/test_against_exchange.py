@@ -515,7 +515,8 @@ def test_an_exchange_that_is_down_is_said_and_ends_with_3(whole: TradeStore) -> 
         "XBTUSD: asking the exchange for its own candles",
         "XBTUSD: waiting: no connection: Connection refused",
         "harvester: XBTUSD: http://127.0.0.1:9 gave no good answer for 1 s (at last: no "
-        "connection: Connection refused); the same command goes on where it stopped",
+        "connection: Connection refused); nothing that is stored is lost, "
+        "run the same command again",
     ]
 
 

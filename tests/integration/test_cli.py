@@ -375,7 +375,8 @@ def test_an_unreachable_exchange_is_said_and_ends_with_3(harvester: Any) -> None
     assert (run.status, run.out) == (3, "")
     assert run.err == (
         "harvester: AssetPairs: http://127.0.0.1:9 gave no good answer for 1 s (at last: no "
-        "connection: Connection refused); the same command goes on where it stopped\n"
+        "connection: Connection refused); nothing that is stored is lost, "
+        "run the same command again\n"
     )
 
 

@@ -267,12 +267,18 @@ def test_its_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
 # harvester schedule
 
 
+EMPTY = (
+    "nothing is stored in {}: refresh ends with status 2 until backfill has run, or [refresh] "
+    "pairs names some\n"
+)
+
+
 def test_the_unit_runs_this_installation_on_this_archive(
     harvester: Callable[..., Run], tmp_path: Path
 ) -> None:
     (tmp_path / "config.toml").write_text('[archive]\npath = "kept/here"\n')
     run = harvester("schedule", "systemd", "--at", "23:05")
-    assert (run.status, run.err) == (0, "")
+    assert (run.status, run.err) == (0, EMPTY.format(tmp_path / "kept" / "here"))
     assert run.out.startswith("# harvester.service\n")
     assert (
         f"\nExecStart={PROGRAM} refresh --data {tmp_path}/kept/here "
@@ -304,7 +310,7 @@ def test_options_and_their_variables_are_taken_along_and_others_are_named(
     assert (run.status, run.err) == (
         0,
         "HARVESTER_CANDLES_ROLLUPS, HARVESTER_EXCHANGE_RATE: set here, but not at night; write "
-        "it into config.toml\n",
+        "it into config.toml\n" + EMPTY.format(tmp_path.parent / "x" / "data"),
     )
     agent = plistlib.loads(run.out.encode())
     assert agent["ProgramArguments"][4:] == [
@@ -333,7 +339,7 @@ def test_units_are_written_into_a_folder_and_never_over_others(
         0,
         "",
         "new/units/harvester.service is written; its first lines say how to install it\n"
-        "new/units/harvester.timer is written\n",
+        "new/units/harvester.timer is written\n" + EMPTY.format(tmp_path / "data"),
     )
     timer = tmp_path / "new" / "units" / "harvester.timer"
     assert "OnCalendar=*-*-* 04:07:00\n" in timer.read_text()

@@ -265,7 +265,7 @@ def test_nobody_at_the_address_is_waited_for() -> None:
             run(exchange.url, newest, told, give_up_s=0.1)
     assert str(caught.value) == (
         f"XBTUSD: {exchange.url} gave no good answer for 0.1 s (at last: no connection: "
-        "Connection refused); the same command goes on where it stopped"
+        "Connection refused); nothing that is stored is lost, run the same command again"
     )
     assert set(told.waits) <= {("XBTUSD", "no connection: Connection refused")}
 
@@ -468,7 +468,7 @@ def test_patience_ends_with_a_message_that_tells_the_last_reason() -> None:
         run(exchange.url, twice, give_up_s=0.15)
     assert str(caught.value) == (
         f"XBTUSD: {exchange.url} gave no good answer for 0.15 s (at last: EService:Busy); "
-        "the same command goes on where it stopped"
+        "nothing that is stored is lost, run the same command again"
     )
 
 
@@ -483,7 +483,7 @@ def test_patience_is_shorter_while_there_never_was_a_good_answer(
         run(exchange.url, newest, give_up_s=600)
     assert str(caught.value) == (
         f"XBTUSD: {exchange.url} gave no good answer for 0.1 s (at last: EService:Busy); "
-        "the same command goes on where it stopped"
+        "nothing that is stored is lost, run the same command again"
     )
 
 

@@ -16,6 +16,7 @@ from kraken_market import Clock, Market
 from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
+import harvester
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken
@@ -51,6 +52,18 @@ MESSAGE = (
     f"{WARNING}: nothing was added. Keep the old trades where they are, and download the new "
     "market into another folder (--data FOLDER)"
 )
+
+
+def test_made_up_trades_are_never_continued_by_those_of_the_exchange(tmp_path: Path) -> None:
+    settings = {"archive.path": str(tmp_path / "copy")}
+    with harvester.sample_exchange(100) as made_up:
+        archive = harvester.open(settings=settings | made_up.settings)
+        archive.backfill("XBT/USD")
+    with Exchange([OTHER], clock=Clock(FIRST_NS + DAY_NS)) as exchange:
+        online = harvester.open(settings=settings | {"exchange.url": exchange.url})
+        with pytest.raises(MarketChanged, match="XXBTZUSD, than the archive does, MADE-UP-XBTUSD"):
+            online.refresh()
+    assert online.status()[0].trades == 100
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import harvester
 from harvester.kraken.client import Client
 from harvester.server.app import app
 from harvester.server.candle_rows import ohlc_rows as candles_of
-from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive
+from harvester.server.sample_data import END_NS, create_sample_archive
 from harvester.server.sample_data import sample_trades as made_up_trades
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
@@ -32,6 +32,10 @@ MARKETS = {
     "tiny coin": sample_trades.tiny_coin(500, 61),
 }
 MINUTE = 60 * 10**9
+
+
+MADE_UP = "MADE-UP-XBTUSD"
+"""The key of the made-up market."""
 
 
 def rows(body: bytes, key: str = "XXBTZUSD") -> list[list[Any]]:
@@ -67,14 +71,16 @@ def test_candles_may_go_over_from_one_batch_to_the_next(size: int) -> None:
 
 def test_since_leaves_out_what_opens_then_or_before(tmp_path: Path) -> None:
     application = app(create_sample_archive(tmp_path, 2_000, 3))
-    everything = rows(get(application, "OHLC", pair="XBTUSD", interval="60"))
+    everything = rows(get(application, "OHLC", pair="XBTUSD", interval="60"), MADE_UP)
     since = everything[100][0]
-    later = rows(get(application, "OHLC", pair="XBTUSD", interval="60", since=str(since)))
+    later = rows(get(application, "OHLC", pair="XBTUSD", interval="60", since=str(since)), MADE_UP)
     assert later == everything[101:]
 
 
 def test_there_are_720_closed_candles_and_the_running_one(tmp_path: Path) -> None:
-    found = rows(get(app(create_sample_archive(tmp_path, 2_000, 3)), "OHLC", pair="XBTUSD"))
+    found = rows(
+        get(app(create_sample_archive(tmp_path, 2_000, 3)), "OHLC", pair="XBTUSD"), MADE_UP
+    )
     end_s = END_NS // 10**9
     assert [row[0] for row in found] == list(range(end_s - 720 * 60, end_s + 1, 60))
 
@@ -111,10 +117,11 @@ def test_a_copy_is_equal_in_every_candle_that_can_be_compared(tmp_path: Path) ->
     with harvester.sample_exchange(5_000) as exchange:
         archive = harvester.open(tmp_path, settings=exchange.settings)
         archive.backfill("XBT/USD")
+        [pair] = archive.pairs("XBT/USD")
 
         async def compare() -> ExchangeReport:
             async with Client(archive.settings.exchange) as client:
-                return await Comparer(client, TradeStore(tmp_path)).compare(SAMPLE_PAIR)
+                return await Comparer(client, TradeStore(tmp_path)).compare(pair)
 
         report = asyncio.run(compare())
     assert [interval.differing for interval in report.intervals] == [0] * len(INTERVALS_MIN)

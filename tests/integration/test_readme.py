@@ -54,7 +54,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
             base="XXDG",
         ),
     ]
-    assert len(commands()) == 3
+    assert len(commands()) == 5
     with serve(*markets) as exchange:
         for line in commands():
             variables = os.environ | {

@@ -436,7 +436,19 @@ def test_sql_that_makes_no_sense_is_refused_at_once(archive: harvester.Archive) 
 def test_an_attribute_that_a_relation_lacks_is_named(archive: harvester.Archive) -> None:
     with pytest.raises(AttributeError) as caught:
         archive.trades("XBTUSD").resample  # noqa: B018
-    assert str(caught.value) == "a Result has no attribute 'resample', nor has DuckDB's relation"
+    assert str(caught.value) == (
+        "a Result has no attribute 'resample', nor has DuckDB's relation: .df() makes a pandas "
+        "DataFrame of it"
+    )
+
+
+@pytest.mark.parametrize("name", ["open", "close", "count"])
+def test_an_attribute_named_as_a_column_is_the_column(
+    archive: harvester.Archive, name: str
+) -> None:
+    """A relation has methods `close` and `count`."""
+    candles = archive.ohlc("XBTUSD", "1h")
+    assert getattr(candles, name).to_list() == candles.df()[name].to_list()
 
 
 @pytest.mark.parametrize(

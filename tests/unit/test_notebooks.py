@@ -18,6 +18,9 @@ from harvester.server.sample_data import sample_trades
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra notebook")
 nbclient = pytest.importorskip("nbclient", reason="needs the extra notebook")
+interactiveshell = pytest.importorskip(
+    "IPython.core.interactiveshell", reason="needs the extra notebook"
+)
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
@@ -340,3 +343,13 @@ def test_every_call_that_takes_long_draws_a_bar_to_its_end(tmp_path: Path) -> No
     assert all("1 of 1 pairs ended" in cell[0]["data"]["text/html"] for cell in outputs)
     imported = "".join(output["data"]["text/plain"] for output in outputs[0])
     assert "XBTUSD: 98 of 100 rows imported" in imported
+
+
+def test_an_error_of_harvester_is_shown_by_its_message_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hundreds of lines of the libraries' code would come before it."""
+    shell = interactiveshell.InteractiveShell()
+    shell.run_cell(f"import harvester; harvester.open({str(tmp_path)!r}).ohlc('XBT/USD', '1h')")
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"NothingHeld: the archive at {tmp_path} holds no trades of 'XBT/USD'")

@@ -237,9 +237,9 @@ LEVELS = ("1m", "1h")
 
 def test_the_table_of_a_pair_shows_its_gaps_month_by_month() -> None:
     assert status_text([ONE], LEVELS, TableStyle(None, BLOCKS)) == (
-        "pair        trades       first        last  age   2013-20  gaps  calls  files"
+        "pair        trades       first        last  age   2013-20  gaps  calls left  files"
         "     MB  B/trade     roll-ups\n"
-        "XBTUSD  85,123,456  2013-10-06  2020-04-30   3h  ███████▒     1  1,204     31"
+        "XBTUSD  85,123,456  2013-10-06  2020-04-30   3h  ███████▒     1       1,204     31"
         "  912.3     10.7  1m 1h 30/31\n"
         "\n"
         "XBTUSD by month: █ complete  ▒ in part  ░ a gap  · not requested\n"
@@ -251,10 +251,10 @@ def test_the_table_of_a_pair_shows_its_gaps_month_by_month() -> None:
 def test_a_narrow_terminal_shows_what_matters_most() -> None:
     shown = status_text([ONE, TWO], LEVELS, TableStyle(80, ASCII)).split("\n")
     assert shown[:4] == [
-        "pair         trades        last  age   2013-20  gaps  calls  files     MB",
-        "XBTUSD   85,123,456  2020-04-30   3h  #######+     1  1,204     31  912.3",
-        "ETHEUR            5               1m  .......#     0      ?      0    0.0",
-        "2 pairs  85,123,461  2020-04-30   3h               1  1,204     31  912.3",
+        "pair         trades        last  age   2013-20  gaps  calls left  files     MB",
+        "XBTUSD   85,123,456  2020-04-30   3h  #######+     1       1,204     31  912.3",
+        "ETHEUR            5               1m  .......#     0           ?      0    0.0",
+        "2 pairs  85,123,461  2020-04-30   3h               1       1,204     31  912.3",
     ]
     assert max(len(line) for line in shown) <= 80
 

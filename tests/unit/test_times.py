@@ -456,6 +456,13 @@ def test_an_interval_of_fixed_length_is_read(text: str, width: int) -> None:
     assert (interval.text, interval.width_ns) == (text.strip(), width)
 
 
+@pytest.mark.parametrize(
+    ("typed", "text"), [("5min", "5m"), ("60min", "60m"), ("4H", "4h"), ("1D", "1d"), ("2W", "2w")]
+)
+def test_an_interval_is_read_as_pandas_has_it(typed: str, text: str) -> None:
+    assert parse_interval(typed) == parse_interval(text)
+
+
 @pytest.mark.parametrize("text", ["1mo", "6mo", "1200mo", "1q", "400q", "1y", "100y"])
 def test_an_interval_of_the_calendar_has_no_fixed_length(text: str) -> None:
     interval = parse_interval(text)
@@ -479,9 +486,8 @@ def test_a_capital_m_is_asked_about(number: str) -> None:
         "-1",
         "1.5h",
         "5 m",
-        "1H",
-        "1min",
-        "1D",
+        "1Min",
+        "1S",
         "h1",
         "1h30m",
         "\u0667m",
