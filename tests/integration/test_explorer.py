@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,17 @@ import pyarrow.parquet as pq
 import pytest
 from api_server import T0, Trade, archive_of
 from command_line import HARVESTER
-from explorer_archive import GAP, HOUR, START_NS, TOKEN, answer, ask, run_sql, sample_archive
+from explorer_archive import (
+    GAP,
+    HOUR,
+    START_NS,
+    TOKEN,
+    answer,
+    ask,
+    run_sql,
+    sample_archive,
+    years_archive,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +55,8 @@ from harvester.server.explorer.time_view import (
     LADDER,
     MAX_BYTES,
     MAX_CANDLES,
+    YearCoverage,
+    coverage_by_year,
     coverage_strip,
     shades,
 )
@@ -160,7 +173,7 @@ def test_a_gap_is_told_from_time_that_was_never_requested(archive: harvester.Arc
     start_ms = START_NS // 1_000_000
     assert found["shades"] == [
         ["not requested", start_ms - day_ms, start_ms],
-        ["not downloaded", start_ms + 2 * day_ms, start_ms + 4 * day_ms],
+        ["gap", start_ms + 2 * day_ms, start_ms + 4 * day_ms],
         ["not requested", start_ms + 10 * day_ms, start_ms + 11 * day_ms],
     ]
 
@@ -175,7 +188,7 @@ def test_gaps_are_shown_before_wider_time_without_trades() -> None:
     view = Range(0, 1_000_000_000)
     covered = [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000)]
     found = shades(view, covered, missing([view], covered), [])
-    assert [shade.kind for shade in found.parts].count("not downloaded") == 1_000
+    assert [shade.kind for shade in found.parts].count("gap") == 1_000
     assert found.gaps_left_out == 0
     more = Range(0, 1_100_000_000)
     covered += [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000, 1_100)]
@@ -308,6 +321,27 @@ def test_pairs_show_what_is_stored(archive: harvester.Archive) -> None:
 def test_a_strip_shows_the_shortest_gap_and_what_was_never_requested() -> None:
     strip = coverage_strip([Range(0, 499), Range(500, 800)], [Range(499, 500)], Range(0, 1_000))
     assert strip == "s" * 49 + "g" + "s" * 30 + "n" * 20
+
+
+def test_coverage_says_what_each_year_lacks(archive: harvester.Archive) -> None:
+    explorer = ArchiveExplorer(archive, clock=lambda: END_NS + 400 * DAY)
+    found = explorer.coverage("XBTUSD")
+    assert found["stored_until"] == show(END_NS)
+    first, second = found["years"]
+    assert (first["year"], first["gaps"], first["gap_s"]) == (2026, 1, 2 * 86_400)
+    assert first["not_requested"] == [
+        {"since": "2026-01-01T00:00:00Z", "until": show(START_NS)},
+        {"since": show(END_NS), "until": "2027-01-01T00:00:00Z"},
+    ]
+    assert (second["year"], second["gaps"]) == (2027, 0)
+    assert second["not_requested"][0]["until"] == show(END_NS + 400 * DAY + 1)
+
+
+def test_a_year_that_is_stored_lacks_nothing(tmp_path: Path) -> None:
+    with years_archive(tmp_path) as stored:
+        [status] = stored.status()
+    years = coverage_by_year(status, END_NS)
+    assert years == [YearCoverage(number, [], []) for number in range(2014, 2027)]
 
 
 def test_coverage_lists_gaps_and_runs(archive: harvester.Archive) -> None:
@@ -868,6 +902,10 @@ def test_the_page_is_part_of_the_package() -> None:
     index = (page / "index.html").read_text(encoding="utf-8")
     assert {"index.html", "style.css", "main.js"} <= names
     assert 'src="page/main.js"' in index
+    # All modules are fetched at once, not each when another one imports it.
+    modules = {f"page/{name}" for name in names if name.endswith(".js")}
+    preloaded = set(re.findall(r'rel="modulepreload" href="(.*?)"', index))
+    assert preloaded == modules - {"page/main.js"}
 
 
 def test_the_page_of_an_explorer_that_nobody_keeps_is_there(archive: harvester.Archive) -> None:
