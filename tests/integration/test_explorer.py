@@ -60,7 +60,7 @@ from harvester.server.explorer.time_view import (
     coverage_strip,
     shades,
 )
-from harvester.server.explorer.web import app
+from harvester.server.explorer.web import app, without_wrapper
 from harvester.server.sample_data import END_NS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range, missing, show
@@ -748,6 +748,24 @@ def test_plotly_comes_from_its_package(archive: harvester.Archive) -> None:
     response = ask(archive, "/plotly/plotly.min.js")
     assert response.status_code == 200
     assert len(response.content) > 1_000_000
+    again = ask(
+        archive, "/plotly/plotly.min.js", headers={"If-None-Match": response.headers["ETag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_plotly_is_served_without_its_wrapper_and_with_its_license(
+    archive: harvester.Archive,
+) -> None:
+    script = ask(archive, "/plotly/plotly.min.js").content
+    assert script.startswith(b"/**\n* plotly.js v")
+    assert b'Licensed under the MIT license\n*/\n"use strict";var Plotly=(()=>{' in script[:600]
+    assert script.endswith(b"window.Plotly = Plotly;\n")
+
+
+def test_plotly_of_another_form_is_served_as_it_is() -> None:
+    for script in (b"", b"var Plotly={};", b"x" * 3_000 + b'"use strict";var Plotly=1;'):
+        assert without_wrapper(script) == script
 
 
 @pytest.mark.parametrize(
