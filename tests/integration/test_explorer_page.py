@@ -1008,6 +1008,7 @@ def test_gaps_are_listed_and_shown(archive: harvester.Archive, look: Opened) -> 
     page.wait_for_url(re.compile("since="))
     shown = view_of(page)
     assert shown.after < START_NS + 2 * DAY < START_NS + 4 * DAY < shown.through
+    expect(panel.locator("#years tr.here td").first).to_have_text("2026")
     keep(page, "gaps")
 
 
