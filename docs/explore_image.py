@@ -10,7 +10,7 @@ from playwright.sync_api import ViewportSize, expect, sync_playwright
 import harvester
 
 STATE = "pair=XBTUSD&since=2026-01-27T12:00:00Z&until=2026-01-29T00:00:00Z&at=2026-01-28T03:30:00Z"
-SIZE: ViewportSize = {"width": 1280, "height": 940}
+SIZE: ViewportSize = {"width": 1366, "height": 768}
 
 
 def main(path: str, file: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,17 @@ import pyarrow.parquet as pq
 import pytest
 from api_server import T0, Trade, archive_of
 from command_line import HARVESTER
-from explorer_archive import GAP, HOUR, START_NS, TOKEN, answer, ask, run_sql, sample_archive
+from explorer_archive import (
+    GAP,
+    HOUR,
+    START_NS,
+    TOKEN,
+    answer,
+    ask,
+    run_sql,
+    sample_archive,
+    years_archive,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,10 +55,12 @@ from harvester.server.explorer.time_view import (
     LADDER,
     MAX_BYTES,
     MAX_CANDLES,
+    YearCoverage,
+    coverage_by_year,
     coverage_strip,
     shades,
 )
-from harvester.server.explorer.web import app
+from harvester.server.explorer.web import app, without_wrapper
 from harvester.server.sample_data import END_NS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range, missing, show
@@ -160,7 +173,7 @@ def test_a_gap_is_told_from_time_that_was_never_requested(archive: harvester.Arc
     start_ms = START_NS // 1_000_000
     assert found["shades"] == [
         ["not requested", start_ms - day_ms, start_ms],
-        ["not downloaded", start_ms + 2 * day_ms, start_ms + 4 * day_ms],
+        ["gap", start_ms + 2 * day_ms, start_ms + 4 * day_ms],
         ["not requested", start_ms + 10 * day_ms, start_ms + 11 * day_ms],
     ]
 
@@ -175,7 +188,7 @@ def test_gaps_are_shown_before_wider_time_without_trades() -> None:
     view = Range(0, 1_000_000_000)
     covered = [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000)]
     found = shades(view, covered, missing([view], covered), [])
-    assert [shade.kind for shade in found.parts].count("not downloaded") == 1_000
+    assert [shade.kind for shade in found.parts].count("gap") == 1_000
     assert found.gaps_left_out == 0
     more = Range(0, 1_100_000_000)
     covered += [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000, 1_100)]
@@ -308,6 +321,27 @@ def test_pairs_show_what_is_stored(archive: harvester.Archive) -> None:
 def test_a_strip_shows_the_shortest_gap_and_what_was_never_requested() -> None:
     strip = coverage_strip([Range(0, 499), Range(500, 800)], [Range(499, 500)], Range(0, 1_000))
     assert strip == "s" * 49 + "g" + "s" * 30 + "n" * 20
+
+
+def test_coverage_says_what_each_year_lacks(archive: harvester.Archive) -> None:
+    explorer = ArchiveExplorer(archive, clock=lambda: END_NS + 400 * DAY)
+    found = explorer.coverage("XBTUSD")
+    assert found["stored_until"] == show(END_NS)
+    first, second = found["years"]
+    assert (first["year"], first["gaps"], first["gap_s"]) == (2026, 1, 2 * 86_400)
+    assert first["not_requested"] == [
+        {"since": "2026-01-01T00:00:00Z", "until": show(START_NS)},
+        {"since": show(END_NS), "until": "2027-01-01T00:00:00Z"},
+    ]
+    assert (second["year"], second["gaps"]) == (2027, 0)
+    assert second["not_requested"][0]["until"] == show(END_NS + 400 * DAY + 1)
+
+
+def test_a_year_that_is_stored_lacks_nothing(tmp_path: Path) -> None:
+    with years_archive(tmp_path) as stored:
+        [status] = stored.status()
+    years = coverage_by_year(status, END_NS)
+    assert years == [YearCoverage(number, [], []) for number in range(2014, 2027)]
 
 
 def test_coverage_lists_gaps_and_runs(archive: harvester.Archive) -> None:
@@ -714,6 +748,24 @@ def test_plotly_comes_from_its_package(archive: harvester.Archive) -> None:
     response = ask(archive, "/plotly/plotly.min.js")
     assert response.status_code == 200
     assert len(response.content) > 1_000_000
+    again = ask(
+        archive, "/plotly/plotly.min.js", headers={"If-None-Match": response.headers["ETag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_plotly_is_served_without_its_wrapper_and_with_its_license(
+    archive: harvester.Archive,
+) -> None:
+    script = ask(archive, "/plotly/plotly.min.js").content
+    assert script.startswith(b"/**\n* plotly.js v")
+    assert b'Licensed under the MIT license\n*/\n"use strict";var Plotly=(()=>{' in script[:600]
+    assert script.endswith(b"window.Plotly = Plotly;\n")
+
+
+def test_plotly_of_another_form_is_served_as_it_is() -> None:
+    for script in (b"", b"var Plotly={};", b"x" * 3_000 + b'"use strict";var Plotly=1;'):
+        assert without_wrapper(script) == script
 
 
 @pytest.mark.parametrize(
@@ -868,6 +920,10 @@ def test_the_page_is_part_of_the_package() -> None:
     index = (page / "index.html").read_text(encoding="utf-8")
     assert {"index.html", "style.css", "main.js"} <= names
     assert 'src="page/main.js"' in index
+    # All modules are fetched at once, not each when another one imports it.
+    modules = {f"page/{name}" for name in names if name.endswith(".js")}
+    preloaded = set(re.findall(r'rel="modulepreload" href="(.*?)"', index))
+    assert preloaded == modules - {"page/main.js"}
 
 
 def test_the_page_of_an_explorer_that_nobody_keeps_is_there(archive: harvester.Archive) -> None:

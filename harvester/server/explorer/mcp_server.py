@@ -67,7 +67,7 @@ def _pairs(explorer: ArchiveExplorer) -> Tool:
 
 def _coverage(explorer: ArchiveExplorer) -> Tool:
     def coverage(pair: PairName) -> dict[str, Any]:
-        """Show which time of a pair is stored, its gaps, and the latest downloads.
+        """Show which time of a pair is stored, what is missing of each year, and the latest runs.
 
         A gap was requested and is not stored. Within stored time, no trades means that nothing was
         traded.
@@ -98,8 +98,8 @@ def _candles(explorer: ArchiveExplorer) -> Tool:
         """Get candles: open, high, low, close, vwap, volume, volume by taker side, trades.
 
         At most 1,500 are returned: if the range has more, longer candles are, so check `interval`.
-        `incomplete` has the numbers of rows that still run or touch a gap; `without_candles` tells
-        ranges that are not downloaded from those without trades.
+        `incomplete` has the numbers of rows that still run or touch a gap; `without_candles` has
+        the gaps, what was not requested, and stored time without trades.
         """
         with _as_tool_errors():
             return summary(explorer.candles(pair, since, until, interval))

@@ -33,9 +33,11 @@ from harvester.server.explorer.time_view import (
     CandleView,
     Cells,
     Shades,
+    coverage_by_year,
     coverage_strip,
     cut_to_grid,
     intervals_from,
+    range_texts,
     shades,
     strip_axis,
 )
@@ -162,7 +164,7 @@ class ArchiveExplorer:
         }
 
     def coverage(self, pair: str) -> dict[str, Any]:
-        """What is stored of a pair, its gaps, and the latest runs that wrote to it.
+        """What is stored of a pair, its gaps, what each year lacks, and the latest runs.
 
         Args:
             pair: its name in any spelling.
@@ -172,6 +174,7 @@ class ArchiveExplorer:
             ArchiveDamaged: files keep vanishing while they are listed.
         """
         [status] = self._archive.status(pair)
+        now_ns = self._clock()
         runs = [
             run for run in self._archive.runs(RUNS_READ) if run.concerns(status.pair, status.wsname)
         ]
@@ -181,10 +184,12 @@ class ArchiveExplorer:
             "files": status.files,
             "rollups": status.rollups,
             "damaged": [brief(text) for text in status.damaged[:MAX_RANGES]],
-            "coverage": [_range_texts(part) for part in status.coverage[:MAX_RANGES]],
+            "coverage": [range_texts(part) for part in status.coverage[:MAX_RANGES]],
             "coverage_count": len(status.coverage),
-            "gaps": [_range_texts(part) for part in status.gaps[:MAX_RANGES]],
+            "gaps": [range_texts(part) for part in status.gaps[:MAX_RANGES]],
             "gap_count": len(status.gaps),
+            "years": [year.texts() for year in coverage_by_year(status, now_ns)],
+            "now": now_ns // 1_000_000,
             "runs": [_run_texts(run, status.pair) for run in runs[:MAX_RUNS]],
             "repaired": None if repaired is None else _run_texts(repaired, status.pair),
         }
@@ -248,7 +253,8 @@ class ArchiveExplorer:
             table = pa.Table.from_batches([as_text(batch.select(_READ)) for batch in batches])
             # Every interval is a multiple of a millisecond.
             opens = [ns // 1_000_000 for batch in batches for ns in times(batch).tolist()]
-            found_shades = self._shades(pair, covered, cells, opens)
+            now_ns = self._clock()
+            found_shades = self._shades(pair, covered, cells, opens, now_ns)
             found = CandleView(
                 pair=pair,
                 interval=length.name,
@@ -266,6 +272,7 @@ class ArchiveExplorer:
                 ],
                 shades=found_shades.parts,
                 gaps_left_out=found_shades.gaps_left_out,
+                now=now_ns // 1_000_000,
                 copy=candle_texts(self.path, pair, length.name, since_text, until_text),
                 version=_version(covered),
             )
@@ -288,11 +295,16 @@ class ArchiveExplorer:
         return Range(since_ns - 1, until_ns - 1)
 
     def _shades(
-        self, pair: str, covered: Sequence[Range], cells: Cells, opens_ms: Sequence[int]
+        self,
+        pair: str,
+        covered: Sequence[Range],
+        cells: Cells,
+        opens_ms: Sequence[int],
+        now_ns: int,
     ) -> Shades:
         opens_ns = [open_ms * 1_000_000 for open_ms in opens_ms]
         traded = [Range(opens - 1, cells.next_start_ns(opens) - 1) for opens in opens_ns]
-        past = Range(cells.range.after, min(cells.range.through, self._clock()))
+        past = Range(cells.range.after, min(cells.range.through, now_ns))
         return shades(past, covered, self._archive.gaps(pair), traded)
 
     # --- trades and SQL --------------------------------------------------------------------------
@@ -383,6 +395,7 @@ def _totals(status: PairSummary) -> dict[str, Any]:
         "trades": status.trades,
         "first": _time_text(status.first_ns),
         "last": _time_text(status.last_ns),
+        "stored_until": _end_text(status.coverage),
         "bytes": status.bytes,
     }
 
@@ -391,11 +404,8 @@ def _time_text(time_ns: int | None) -> str | None:
     return None if time_ns is None else show(time_ns)
 
 
-def _range_texts(part: Range) -> dict[str, str]:
-    return {
-        "since": "start" if part.after <= 0 else show(part.after + 1),
-        "until": show(part.through + 1),
-    }
+def _end_text(covered: Sequence[Range]) -> str | None:
+    return show(covered[-1].through + 1) if covered else None
 
 
 def _run_texts(run: Any, pair: str) -> dict[str, Any]:  # noqa: ANN401 - a RunRecord

@@ -11,7 +11,19 @@ import msgspec
 from harvester.charts.candle_arrays import length_ns
 from harvester.query.calendar import make_grid
 from harvester.server.explorer.copy_texts import CopyTexts
-from harvester.times import DAY, Interval, Range, missing, overlap, parse_interval, union
+from harvester.times import (
+    DAY,
+    SECOND,
+    Interval,
+    Range,
+    missing,
+    overlap,
+    parse_interval,
+    show,
+    union,
+    year_end,
+    year_of,
+)
 
 # --- candles that fit -----------------------------------------------------------------------------
 
@@ -82,7 +94,7 @@ def cut_to_grid(view: Range, interval: Interval) -> Cells | None:
 
 # --- gaps -----------------------------------------------------------------------------------------
 
-NOT_DOWNLOADED, NOT_REQUESTED, NO_TRADES = "not downloaded", "not requested", "no trades"
+GAP, NOT_REQUESTED, NO_TRADES = "gap", "not requested", "no trades"
 MIN_QUIET_PART = 1 / 100
 """The least part of a view that is shown as being without trades: every quiet second is not."""
 
@@ -94,8 +106,8 @@ class Shade(NamedTuple):
     """A part of a view without candles.
 
     Attributes:
-        kind: `not downloaded` (requested, but not covered), `not requested`, or `no trades`
-            (covered, and nothing was traded).
+        kind: `gap` (requested, but not covered), `not requested`, or `no trades` (covered, and
+            nothing was traded).
         since_ms: its start in UNIX milliseconds.
         until_ms: its end.
     """
@@ -130,15 +142,14 @@ def shades(
     """
     if view.after >= view.through:
         return Shades([], 0)
-    uncovered = missing([view], covered)
-    requested = [both for gap in gaps for part in uncovered if (both := overlap(gap, part))]
+    gaps_seen, not_requested = _not_stored(view, covered, gaps)
     seen = [both for part in union(covered) if (both := overlap(part, view))]
     least_ns = (view.through - view.after) * MIN_QUIET_PART
     quiet = [
         part for part in missing(seen, traded) if part.through - part.after >= max(least_ns, 1)
     ]
-    unstored = [(part, NOT_DOWNLOADED) for part in union(requested)]
-    unstored += [(part, NOT_REQUESTED) for part in missing(uncovered, requested)]
+    unstored = [(part, GAP) for part in gaps_seen]
+    unstored += [(part, NOT_REQUESTED) for part in not_requested]
     widest = _widest(unstored, MAX_GAPS)
     shown = sorted([*widest, *_widest([(part, NO_TRADES) for part in quiet], MAX_QUIET)])
     parts = [
@@ -146,6 +157,15 @@ def shades(
         for part, kind in shown
     ]
     return Shades(parts, len(unstored) - len(widest))
+
+
+def _not_stored(
+    view: Range, covered: Sequence[Range], gaps: Sequence[Range]
+) -> tuple[list[Range], list[Range]]:
+    """The gaps in a view, and its parts that were not requested."""
+    uncovered = missing([view], covered)
+    requested = union(both for gap in gaps for part in uncovered if (both := overlap(gap, part)))
+    return requested, missing(uncovered, requested)
 
 
 def _widest(parts: list[tuple[Range, str]], most: int) -> list[tuple[Range, str]]:
@@ -172,6 +192,7 @@ class CandleView:
         incomplete: the indexes of candles that still run or touch a gap.
         shades: the parts of the range without candles.
         gaps_left_out: how many short parts that are not stored are not among them.
+        now: the present time in UNIX milliseconds: what is later is not missing.
         copy: how to get the same candles elsewhere.
         version: as `ArchiveExplorer.version` returns it.
     """
@@ -188,6 +209,7 @@ class CandleView:
     incomplete: list[int]
     shades: list[Shade]
     gaps_left_out: int
+    now: int
     copy: CopyTexts
     version: str
 
@@ -207,13 +229,14 @@ class CandleView:
                 "incomplete": self.incomplete,
                 "shades": self.shades,
                 "gaps_left_out": self.gaps_left_out,
+                "now": self.now,
                 "copy": self.copy._asdict(),
                 "version": self.version,
             }
         )
 
 
-# --- coverage strips ------------------------------------------------------------------------------
+# --- coverage of all years ------------------------------------------------------------------------
 
 STRIP_PARTS = 100
 
@@ -261,6 +284,57 @@ def coverage_strip(covered: Sequence[Range], gaps: Sequence[Range], axis: Range)
                 last = max(last, first + 1)
                 letters[first:last] = letter * (last - first)
     return "".join(letters)
+
+
+MAX_PARTS = 20
+"""Most parts of a year that are listed as not requested."""
+
+
+class YearCoverage(NamedTuple):
+    """What is missing of a year.
+
+    Attributes:
+        year: the calendar year (UTC).
+        gaps: its gaps.
+        not_requested: its parts that were not requested, without the future.
+    """
+
+    year: int
+    gaps: list[Range]
+    not_requested: list[Range]
+
+    def texts(self) -> dict[str, Any]:
+        """The number of gaps, their length in seconds, and the parts that were not requested."""
+        return {
+            "year": self.year,
+            "gaps": len(self.gaps),
+            "gap_s": sum(gap.through - gap.after for gap in self.gaps) / SECOND,
+            "not_requested": [range_texts(part) for part in self.not_requested[:MAX_PARTS]],
+            "not_requested_count": len(self.not_requested),
+        }
+
+
+def coverage_by_year(status: StoredTime, now_ns: int) -> list[YearCoverage]:
+    """Return what is missing of each year, from the first trade or gap until now.
+
+    Args:
+        status: of a pair.
+        now_ns: the present time.
+    """
+    start_ns = strip_axis([status], now_ns).after + 1
+    years = []
+    for number in range(year_of(start_ns), year_of(now_ns) + 1):
+        year = Range(year_end(number - 1), min(year_end(number), now_ns))
+        years.append(YearCoverage(number, *_not_stored(year, status.coverage, status.gaps)))
+    return years
+
+
+def range_texts(part: Range) -> dict[str, str]:
+    """The start of a range, and its end, which is exclusive."""
+    return {
+        "since": "start" if part.after <= 0 else show(part.after + 1),
+        "until": show(part.through + 1),
+    }
 
 
 def summary(view: CandleView) -> dict[str, Any]:

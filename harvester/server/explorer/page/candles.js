@@ -21,6 +21,7 @@ export function readCandles(answer) {
     texts,
     numbers,
     width: intervalMs(answer.interval),
+    decimals: Math.max(0, ...texts.close.map((text) => (text.split(".")[1] ?? "").length)),
     incomplete: new Set(answer.incomplete),
     sinceMs: Date.parse(answer.since),
     untilMs: Date.parse(answer.until),
@@ -43,14 +44,21 @@ export function candleAt(candles, ms) {
   return isNextNearer ? low : before;
 }
 
-/** The lowest and highest price, and the highest volume, of the candles between two times. */
+/** When the next candle opens: until then no other trade than a candle's own was made. */
+export const nextOpen = (candles, index) => candles.time[index + 1] ?? candles.untilMs;
+
+/**
+ * Of the candles between two times, the lowest and the highest price, which candle first has each,
+ * and the highest volume; null if there is none.
+ */
 export function extent(candles, since, until) {
-  let [low, high, most] = [Infinity, -Infinity, 0];
+  const found = { low: Infinity, high: -Infinity, most: 0, lowAt: -1, highAt: -1 };
+  const { low, high, volume } = candles.numbers;
   candles.time.forEach((open, index) => {
     if (open + candles.width <= since || open >= until) return;
-    low = Math.min(low, candles.numbers.low[index]);
-    high = Math.max(high, candles.numbers.high[index]);
-    most = Math.max(most, candles.numbers.volume[index]);
+    if (low[index] < found.low) [found.low, found.lowAt] = [low[index], index];
+    if (high[index] > found.high) [found.high, found.highAt] = [high[index], index];
+    found.most = Math.max(found.most, volume[index]);
   });
-  return high < low ? null : { low, high, most };
+  return found.lowAt < 0 ? null : found;
 }

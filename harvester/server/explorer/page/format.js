@@ -25,6 +25,37 @@ export function viewText({ since, until }) {
   return `${text(since)} to ${text(until)} UTC`;
 }
 
+/** A time of a view of a width in milliseconds: no more digits than a pixel is worth. */
+export function viewClock(ms, width) {
+  const kept = width > 1500 * 864e5 ? 10 : width > 36e5 ? 16 : width > 6e4 ? 19 : 23;
+  return new Date(ms).toISOString().replace("T", " ").slice(0, kept);
+}
+
+/** A duration by its two largest units: 3 d 4 h, 20 min, 0.5 s. */
+export function duration(ms) {
+  if (ms < 6e4) return `${Number((ms / 1000).toPrecision(3))} s`;
+  const texts = [];
+  let rest = ms;
+  for (const [name, length] of [["d", 864e5], ["h", 36e5], ["min", 6e4], ["s", 1000]]) {
+    if (rest >= length) texts.push(`${whole(Math.floor(rest / length))} ${name}`);
+    rest %= length;
+  }
+  return texts.slice(0, 2).join(" ");
+}
+
+/** The exact difference of two decimal texts that are not negative: the first less the others. */
+export function difference(first, ...others) {
+  const fraction = (text) => text.split(".")[1] ?? "";
+  const decimals = Math.max(...[first, ...others].map((text) => fraction(text).length));
+  const scaled = (text) => BigInt(text.split(".")[0] + fraction(text).padEnd(decimals, "0"));
+  const left = others.reduce((rest, text) => rest - scaled(text), scaled(first));
+  const digits = left.toString().padStart(decimals + 1, "0");
+  const point = digits.length - decimals;
+  return decimals ? `${digits.slice(0, point)}.${digits.slice(point)}`.replace(/\.?0+$/, "") : digits;
+}
+
+export const count = (number, name) => `${whole(number)} ${name}${number === 1 ? "" : "s"}`;
+
 export const iso = (ms) => new Date(ms).toISOString();
 
 /** A number of bytes as MB or GB. */

@@ -2,24 +2,24 @@
 
 import { get, Latest } from "./api.js";
 import { readCandles } from "./candles.js";
-import {
-  candleUnderMouse, clearChart, panned, pin, plotly, setBusy, showCandles, showView, startChart, zoomed,
-} from "./chart.js";
+import { showCandle, startCandle } from "./candle.js";
+import { clearChart, drawn, plotly, setBusy, showCandles, showView, startChart } from "./chart.js";
 import { clearCompare, showCompare, startCompare } from "./compare.js";
-import { element, iso, viewText, whole } from "./format.js";
-import { clearGaps, showGaps } from "./gaps.js";
+import { startCopying } from "./copying.js";
+import { clearFind, findExtreme, startFind } from "./find.js";
+import { iso, viewText } from "./format.js";
+import { clearGaps, showGaps, showMissing, startGaps } from "./gaps.js";
+import { panned, startGestures } from "./gestures.js";
+import { candleUnderMouse, pin, startMarks } from "./marks.js";
 import { allPairs, markPair, pairNamed, showOverview, showPairs, startPairs } from "./pairs.js";
 import { showSql, sqlTexts, startSql } from "./sql.js";
 import { change, onChange, state } from "./state.js";
+import { markInterval, markWheel, move, startTools } from "./tools.js";
 import { clearTrades, showTrades, startTrades, tradesPaged, tradeTexts } from "./trades.js";
 
-const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d", "1w"];
 const SETTLE_MS = 40;
 const LIVE_MS = 2000;
-const AROUND_MS = 6 * 36e5;
-// The width of the view by the length of the date that is typed: a year, a month, a day, an hour.
-const WIDTHS_MS = [[4, 316224e5], [7, 26784e5], [10, 864e5], [16, 36e5]];
-const LATEST_MS = Date.UTC(2100, 0, 1);
+const AROUND_MS = 3.5 * 36e5;
 const TABS = ["trades", "sql", "gaps", "compare"];
 
 const byId = (id) => document.getElementById(id);
@@ -38,10 +38,6 @@ function view() {
   const [first, last] = [Date.parse(found.first), Date.parse(found.last)];
   const space = Math.max((last - first) * 0.01, 1000);
   return { since: Math.round(first - space), until: Math.round(last + space) };
-}
-
-function move({ since, until }, options = {}) {
-  change({ since: Math.max(since, 0), until: Math.min(Math.max(until, 1000), LATEST_MS) }, options);
 }
 
 const showWhole = () => change({ since: null, until: null });
@@ -69,7 +65,9 @@ async function load({ isLive = false } = {}) {
     await showCandles(found, view());
     // Other candles, or another pair, may have come while these were drawn.
     if (candles !== found) return;
-    markInterval();
+    markInterval(candles);
+    showCandle(candles, state.at);
+    showMissing(candles, shown);
     byId("view-text").textContent = viewText(shown);
     if (!document.body.dataset.ready) performance.mark("drawn");
     document.body.dataset.ready = "true";
@@ -97,92 +95,19 @@ function showProblem(text) {
   byId("problem").hidden = !text;
 }
 
-// --- interval and buttons ------------------------------------------------------------------------
-
-function startTools() {
-  const typed = element("input", { placeholder: "7m", ariaLabel: "Another interval, such as 7m" });
-  const choose = (interval) => change({ interval });
-  byId("interval").append(...INTERVALS.map((name) => {
-    const button = element("button", { type: "button", textContent: name });
-    button.addEventListener("click", () => choose(name));
-    return button;
-  }), typed);
-  typed.addEventListener("change", () => typed.value.trim() && choose(typed.value.trim()));
-  const buttons = {
-    whole: showWhole,
-    earlier: () => move(panned(view(), -0.5)),
-    later: () => move(panned(view(), 0.5)),
-    closer: () => move(zoomed(view(), 0.5)),
-    wider: () => move(zoomed(view(), 2)),
-    "newest-view": showNewest,
-  };
-  for (const [id, run] of Object.entries(buttons)) byId(id).addEventListener("click", run);
-  byId("jump").addEventListener("submit", (event) => {
-    event.preventDefault();
-    jumpTo(byId("jump-time").value.trim());
-  });
+/** Show the hours around a time, minute by minute, with the crosshair and the figures at it. */
+function goTo(time, more = {}) {
+  change({ since: time - AROUND_MS, until: time + AROUND_MS, at: time, interval: "auto", ...more });
+  byId("chart").scrollIntoView({ block: "nearest" });
 }
 
-/** Show which interval is drawn, and which one was asked for. */
-function markInterval() {
-  const box = byId("interval");
-  for (const button of box.querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", button.textContent === state.interval);
-    button.classList.toggle("drawn", button.textContent === candles.interval);
-  }
-  box.dataset.interval = candles.interval;
-  box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
-  const notes = [];
-  if (candles.is_coarser) {
-    notes.push(`${candles.requested} are too many candles here: ${candles.interval} instead`);
-  }
-  if (candles.gaps_left_out) notes.push(`${whole(candles.gaps_left_out)} short gaps are not drawn`);
-  byId("live").textContent = notes.join("; ");
-}
+/** Go to a trade that was found by its price, and show it among its neighbours. */
+const goToTrade = (time) => goTo(time, { tab: "trades" });
 
-/** Go to a year, a month, a day, an hour or a minute: the shorter the text, the wider the view. */
-function jumpTo(text) {
-  const [, date, clock] =
-    /^(\d{4}(?:-\d{2}(?:-\d{2})?)?)(?:[ T](\d{2}(?::\d{2}(?::\d{2}(?:\.\d{1,3})?)?)?)(?: ?UTC|Z)?)?$/.exec(text) ?? [];
-  const isDate = clock === undefined;
-  const isWhole = isDate || date?.length === 10;
-  const time = Date.parse(isDate ? date : `${date}T${clock.length === 2 ? `${clock}:00` : clock}Z`);
-  // The browser reads 31 February as a day of March.
-  const isReal = !Number.isNaN(time) && iso(time).startsWith(date);
-  if (!isWhole || !isReal) {
-    showProblem(`${text} is no date or time: give one such as 2021, 2021-03 or 2021-03-13 12:30 (UTC)`);
-    return;
-  }
-  const length = date.length + (isDate ? 0 : 1 + clock.length);
-  const [, width] = WIDTHS_MS.find(([most]) => length <= most) ?? [0, 12e4];
-  change({ since: time, until: time + width, at: isDate ? null : time });
-}
+const unpicked = () => change({ at: null });
 
-/** Show the half day around a time of a result, minute by minute, with the crosshair at it. */
-function goTo(time) {
-  change({ since: time - AROUND_MS, until: time + AROUND_MS, at: time, interval: "auto" });
-}
-
-/** Buttons that copy the command, the Python or the SQL of what is on the screen. */
-function startCopying() {
-  const texts = { candles: () => candles?.copy, trades: tradeTexts, sql: sqlTexts };
-  for (const group of document.querySelectorAll("[data-copy-of]")) {
-    const copied = element("output", { className: "copied faint", hidden: true });
-    const labels = Object.entries({ command: "command", python: "Python", sql: "SQL" });
-    const buttons = labels.map(([kind, label]) => {
-      const button = element("button", { type: "button" }, label);
-      button.addEventListener("click", () => copy(texts[group.dataset.copyOf]()?.[kind], copied));
-      return button;
-    });
-    group.append(element("span", { className: "faint" }, "copy as"), ...buttons, copied);
-  }
-}
-
-async function copy(text, copied) {
-  copied.hidden = false;
-  copied.textContent = text ?? "there is nothing to copy yet";
-  if (text) await navigator.clipboard?.writeText(text).catch(() => {});
-}
+/** What the examples of SQL are about. */
+const seen = () => ({ pair: pairNamed(state.pair), at: state.at });
 
 /** Whether the tab shows what is in the view: it is filled once its candles are there. */
 function followsView() {
@@ -215,7 +140,7 @@ async function showTab() {
   const { pair } = state;
   try {
     if (state.tab === "trades") await showTrades(state.pair, state.at ?? candleUnderMouse(), view().until);
-    else if (state.tab === "sql") showSql(state.sql, pairNamed(state.pair));
+    else if (state.tab === "sql") showSql(state.sql, seen());
     else if (state.tab === "gaps") await showGaps(state.pair, showRange);
     else await showCompare(state.pair, state.other, allPairs(), view());
   } catch (fault) {
@@ -265,14 +190,18 @@ async function followPair(pair) {
 
 function update(now, before) {
   const isOther = now.pair !== before.pair;
+  const isMoved = now.since !== before.since || now.until !== before.until;
   if (isOther) forgetPair();
   showPair();
+  markWheel();
   pin(now.at);
   if (isOther || now.interval !== before.interval) load();
-  else if (now.since !== before.since || now.until !== before.until) {
+  else if (isMoved) {
     showView(view());
     loadSoon();
   }
+  // In another view, the candle of another interval may be shown: it comes with the answer.
+  if (now.at === null || (now.at !== before.at && !isMoved)) showCandle(candles, now.at);
   const isSameTab = ["tab", "at", "other", "sql"].every((name) => now[name] === before[name]);
   if (!isSameTab || (isOther && !followsView())) showTab();
 }
@@ -285,6 +214,9 @@ function forgetPair() {
   clearTrades();
   clearGaps();
   clearCompare();
+  clearFind();
+  showCandle(null, null);
+  showMissing(null);
   showProblem("");
   byId("view-text").textContent = byId("live").textContent = "";
   for (const copied of document.querySelectorAll(".copied")) copied.hidden = true;
@@ -307,18 +239,27 @@ async function start() {
       const width = Math.min(until - since, (Date.parse(last) - Date.parse(first)) / 8);
       move({ since: Math.round(ms - width / 2), until: Math.round(ms + width / 2) });
     });
-  startChart({
+  startChart(move);
+  startMarks((...extreme) => findExtreme(state.pair, ...extreme, goToTrade));
+  startGestures({
+    drawn,
+    isGentle: () => Boolean(state.wheel),
     moved: move,
     picked: (at) => change({ at, tab: state.tab === "sql" ? "sql" : "trades" }),
+    unpicked,
     rested: () => state.tab === "trades" && state.at === null && showTab(),
     whole: showWhole,
     newest: showNewest,
   });
-  startTools();
-  startCopying();
+  startTools({ view, showWhole, showNewest, problem: showProblem });
+  markWheel();
+  startFind(() => state.pair, goToTrade);
+  startCandle(unpicked);
+  startCopying({ candles: () => candles?.copy, trades: tradeTexts, sql: sqlTexts });
   startTabs();
   startTrades(failed);
-  startSql((sql) => change({ sql }), () => pairNamed(state.pair), goTo);
+  startSql((sql) => change({ sql }), seen, goTo);
+  startGaps(() => change({ tab: "gaps" }));
   startCompare((other) => change({ other }));
   onChange(update);
   document.querySelector(".skip").addEventListener("click", (event) => {

@@ -1,6 +1,6 @@
 // The list of pairs with their coverage, and the strip of the chosen pair, which is a way to move.
 
-import { element, shortTime, size, whole } from "./format.js";
+import { count, element, shortTime, size, whole } from "./format.js";
 
 const list = document.getElementById("pairs");
 const search = document.getElementById("search");
@@ -111,8 +111,9 @@ function entry(pair) {
 }
 
 function stripText(pair) {
-  const gaps = pair.gaps ? `${whole(pair.gaps)} gaps` : "no gaps";
-  return `${gaps}, strips from ${shortTime(axis().since)} to ${shortTime(axis().until)}`;
+  const gaps = pair.gaps ? count(pair.gaps, "gap") : "no gaps";
+  const end = pair.stored_until ? `stored until ${shortTime(Date.parse(pair.stored_until))}` : "nothing is stored";
+  return `${end}, ${gaps}; strips from ${shortTime(axis().since)} to ${shortTime(axis().until)}`;
 }
 
 /** Runs of equal letters as parts of a bar. */

@@ -1,7 +1,8 @@
 // The SQL tab: runs a query, shows its rows exactly, draws them, and downloads them.
 
 import { Latest, runSql } from "./api.js";
-import { colour, element, escaped, plotLayout, whole } from "./format.js";
+import { quoted, sqlTime, tradeQuery, typedPrice } from "./find.js";
+import { colour, count, element, escaped, iso, plotLayout } from "./format.js";
 
 const MORE_ROWS = 300;
 const COLOURS = ["up", "down", "stored", "gap", "unknown"];
@@ -15,34 +16,42 @@ const latest = new Latest();
 let result = null;
 let stated = "";
 
+// By name, the query for a pair: `seen` has its last trade, a price and the minute of the crosshair.
 const EXAMPLES = {
-  "examples": "",
-  "daily candles": "FROM ohlc('{pair}', '1d', since := TIMESTAMP '{yearAgo}')",
-  "first trade above a price":
-    "SELECT * FROM trades WHERE pair = '{pair}' AND price > 60000\nORDER BY time, tie LIMIT 1",
-  "volume by year and side":
+  "daily candles": ({ name, yearAgo }) => `FROM ohlc(${name}, '1d', since := TIMESTAMP '${yearAgo}')`,
+  "first above a price": ({ pair, price }) => tradeQuery(pair, `price > ${price}`, "time, tie"),
+  "highest and lowest price": ({ name }) =>
+    `(SELECT 'highest' AS what, price, time FROM trades WHERE pair = ${name} ORDER BY price DESC, time, tie LIMIT 1)\n` +
+    "UNION ALL\n" +
+    `(SELECT 'lowest', price, time FROM trades WHERE pair = ${name} ORDER BY price, time, tie LIMIT 1)`,
+  "a minute by taker side": ({ name, minute }) =>
+    "SELECT side, sum(volume) AS volume, sum(price * volume) AS value, count(*) AS trades\n" +
+    `FROM trades WHERE pair = ${name}\n` +
+    `  AND time >= ${sqlTime(minute)} AND time < ${sqlTime(minute + 6e4)}\nGROUP BY side`,
+  "volume by year and side": ({ name }) =>
     "SELECT year, side, sum(volume) AS volume, count(*) AS trades\n" +
-    "FROM trades WHERE pair = '{pair}' GROUP BY year, side ORDER BY year, side",
-  "largest trades":
-    "SELECT time, price, volume, side FROM trades WHERE pair = '{pair}'\n" +
-    "ORDER BY volume DESC LIMIT 20",
+    `FROM trades WHERE pair = ${name} GROUP BY year, side ORDER BY year, side`,
+  "largest trades": ({ name }) =>
+    `SELECT time, price, volume, side FROM trades WHERE pair = ${name}\nORDER BY volume DESC LIMIT 20`,
 };
 
 /**
- * Start: `changed(text)` is called when a query is run, `pair()` returns what is stored of the
- * chosen pair, and `goTo(ms)` shows a time of the result in the chart.
+ * Start: `changed(text)` is called when a query is run, `seen()` returns what examples are about:
+ * the `pair` of `pairNamed`, and the time `at` the crosshair or null; `goTo(ms)` shows a time of
+ * the result in the chart.
  */
-export function startSql(changed, pair, goTo) {
+export function startSql(changed, seen, goTo) {
   table.addEventListener("click", ({ target }) => {
     if (target.dataset.time) goTo(Date.parse(target.dataset.time));
   });
-  const examples = button("examples");
-  examples.append(...Object.keys(EXAMPLES).map((name) => element("option", {}, name)));
-  examples.addEventListener("change", () => {
-    if (EXAMPLES[examples.value]) text.value = example(examples.value, pair());
-    examples.selectedIndex = 0;
-    text.focus();
-  });
+  button("examples").append(...Object.keys(EXAMPLES).map((name) => {
+    const insert = element("button", { type: "button" }, name);
+    insert.addEventListener("click", () => {
+      text.value = example(name, seen());
+      text.focus();
+    });
+    return insert;
+  }));
   const start = () => {
     changed(text.value);
     run();
@@ -63,20 +72,25 @@ export function startSql(changed, pair, goTo) {
   });
 }
 
-/** Show a query of the address if it is a new one, or suggest one for a pair. */
-export function showSql(query, pair) {
+/** Show a query of the address if it is a new one, or suggest one for what is `seen`. */
+export function showSql(query, seen) {
   // Only another query of the address replaces what is being typed.
   if (query && query !== stated) text.value = query;
   stated = query;
-  if (!text.value) text.value = example("daily candles", pair);
+  if (!text.value) text.value = example("daily candles", seen);
 }
 
 /** An example for a pair; its candles are those of a year, as all of them may take long. */
-function example(name, pair) {
-  const last = new Date(pair?.last ?? Date.now());
-  const yearAgo = new Date(last.getTime() - 365 * 864e5).toISOString().slice(0, 10);
-  const filled = EXAMPLES[name].replaceAll("{yearAgo}", yearAgo);
-  return filled.replaceAll("{pair}", () => (pair?.pair ?? "").replaceAll("'", "''"));
+function example(name, { pair, at }) {
+  const last = Date.parse(pair?.last ?? new Date().toISOString());
+  const moment = at ?? last;
+  return EXAMPLES[name]({
+    pair: pair?.pair ?? "",
+    name: quoted(pair?.pair ?? ""),
+    yearAgo: iso(last - 365 * 864e5).slice(0, 10),
+    price: typedPrice() || "60000",
+    minute: moment - (moment % 6e4),
+  });
 }
 
 export const sqlTexts = () => result?.copy;
@@ -95,7 +109,7 @@ async function run() {
     draw();
     const more = (answer.is_cut ? ", and there are more: the explorer shows the first" : "") +
       (answer.has_cut_values ? "; long values are cut" : "");
-    finish(`${whole(answer.rows.length)} rows in ${((performance.now() - begun) / 1000).toFixed(2)} s${more}`);
+    finish(`${count(answer.rows.length, "row")} in ${((performance.now() - begun) / 1000).toFixed(2)} s${more}`);
   } catch (fault) {
     result = null;
     table.replaceChildren();
@@ -116,6 +130,8 @@ function draw() {
   table.replaceChildren(element("thead", {}, element("tr", {}, ...header)), element("tbody"));
   table.parentElement.scrollTop = 0;
   addRows();
+  // On a low screen the result would come below what is visible.
+  table.parentElement.scrollIntoView({ block: "nearest" });
 }
 
 /** Add the next rows to the table: ten thousand at once would block the page. */

@@ -3,7 +3,7 @@
 import { iso } from "./format.js";
 
 const DEFAULTS = {
-  pair: "", since: null, until: null, interval: "auto", tab: "trades", at: null, other: "", sql: "",
+  pair: "", since: null, until: null, interval: "auto", tab: "trades", at: null, other: "", sql: "", wheel: "",
 };
 const TIMES = ["since", "until", "at"];
 const GESTURE_MS = 800;
