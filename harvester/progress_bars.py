@@ -17,7 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from harvester.download import events
-from harvester.escaping import printable, without_credentials, wrapped
+from harvester.errors import printable, without_credentials, wrapped
 from harvester.times import show
 
 Clock = Callable[[], float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,13 +17,14 @@ from harvester.cli.options import (
     setting_option,
 )
 from harvester.cli.output import show_warnings, warnings_shown
-from harvester.cli.progress_lines import pace_fields
-from harvester.cli.run_context import run_context, shows_estimates
+from harvester.cli.progress import pace_fields, run_context
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
-from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
 from harvester.errors import Interrupted, UsageError, gravest
 from harvester.pair_selection import PairName
+
+if TYPE_CHECKING:
+    from harvester.download.backfill import BackfillEstimate, PairEstimate, TotalEstimate
 
 MAX_LISTED = 20
 """The summary names this many pairs of each kind."""
@@ -144,7 +146,7 @@ def backfill(  # noqa: PLR0913 - its options
             until=until,
             newest_first=newest_first,
             replace_imported=replace_imported,
-            estimate_trades=shows_estimates(common),
+            estimate_trades=run.has_bars,
             progress=show,
             cancel=run.cancel,
             check=False,

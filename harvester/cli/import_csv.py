@@ -11,7 +11,7 @@ import click
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options
 from harvester.cli.output import show_warnings
-from harvester.cli.run_context import run_context
+from harvester.cli.progress import run_context
 from harvester.csv_import.run import FilePlan, ImportResult
 from harvester.times import show
 

@@ -21,8 +21,13 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, ExchangeRefused, ExchangeUnreachable, UnreadableAnswer
-from harvester.escaping import shortened
+from harvester.errors import (
+    BAD_JSON,
+    ExchangeRefused,
+    ExchangeUnreachable,
+    UnreadableAnswer,
+    shortened,
+)
 from harvester.kraken.answers import (
     Transient,
     check_errors,

@@ -15,8 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from harvester.errors import BAD_JSON, HarvesterError
-from harvester.escaping import brief
+from harvester.errors import BAD_JSON, HarvesterError, brief
 from harvester.kraken.answers import Transient, read_result
 from harvester.kraken.ohlc import WEEK_MIN, read_candles
 from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, check_market, read_pairs

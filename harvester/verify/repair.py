@@ -14,9 +14,9 @@ from harvester.kraken.pairs import Pair
 from harvester.pair_selection import ListedPairs, known_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import archive_files
+from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.compaction import is_being_replaced, is_within
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
-from harvester.storage.quarantine import QuarantineNote
 from harvester.storage.segment import Footer, Segment
 from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
 from harvester.storage.writer import Writer, writer
