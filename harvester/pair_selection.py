@@ -272,7 +272,6 @@ class ListedPairs:
     """The exchange's pairs, requested when they are first needed, once for all pairs of a run."""
 
     def __init__(self, client: Client, archive: TradeStore) -> None:
-        """Nothing is requested yet."""
         self._client = client
         self._archive = archive
         # Commands that only read have no use for it, and it takes a twentieth of their time.

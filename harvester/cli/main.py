@@ -40,7 +40,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         ),
         "refresh": CommandEntry("refresh", "Download new trades; run it every night."),
         "follow": CommandEntry("refresh", "Keep pairs up to date, to the minute, without end."),
-        "import": CommandEntry("import_csv", "Import Kraken's downloadable CSV archives."),
+        "import": CommandEntry("backfill", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {
         "status": CommandEntry(

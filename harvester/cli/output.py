@@ -325,7 +325,6 @@ class ExchangeWarnings(logging.Handler):
     """
 
     def __init__(self, *, verbose: bool) -> None:
-        """Nothing was printed yet."""
         super().__init__()
         self._verbose = verbose
         self.texts: list[str] = []

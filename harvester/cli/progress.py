@@ -202,7 +202,6 @@ class JsonLines:
     def __init__(
         self, clock: Clock = time.monotonic, now_ns: Callable[[], int] = time.time_ns
     ) -> None:
-        """Tests pass their own clocks."""
         self._run = RunProgress(clock)
         self._clock = clock
         self._now_ns = now_ns

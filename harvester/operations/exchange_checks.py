@@ -87,7 +87,6 @@ class Differs(Exception):
     """An assumption does not hold."""
 
     def __init__(self, seen: str, meaning: str) -> None:
-        """Describe what was seen, and what it means for the user."""
         super().__init__(seen)
         self.seen, self.meaning = seen, meaning
 
@@ -135,7 +134,6 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        """There is no answer yet."""
         self.bodies: dict[str, bytes] = {}
         self.failures: dict[str, str] = {}
         self.pair: Pair | None = None

@@ -124,7 +124,6 @@ class _Follow:
         after: int | None,
         every_s: float,
     ) -> None:
-        """Nothing is requested yet; for the arguments see `follow`."""
         self.after, self.every_s = after, every_s
         self.catching_up = asyncio.Semaphore(settings.exchange.jobs)
         self.report = options.listener
@@ -229,7 +228,6 @@ class _FollowedPair:
     """
 
     def __init__(self, run: _Follow, pair: Pair) -> None:
-        """Nothing is requested yet."""
         self.name = pair.altname
         self.trades = 0
         self.reached_ns: int | None = None

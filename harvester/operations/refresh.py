@@ -97,7 +97,6 @@ class RefreshedPair:
     error: HarvesterError | None = None
 
     def __str__(self) -> str:
-        """The result in one line of text."""
         why = str(self.error) if self.error is not None else ""
         if not why and self.gaps:
             why = f"{len(self.gaps)} gaps remain, the first {self.gaps[0]}"

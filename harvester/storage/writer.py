@@ -82,7 +82,6 @@ class Writer:
     """Writes one pair. Made by `writer()`, which holds the pair's lock."""
 
     def __init__(self, archive: TradeStore, pair: str) -> None:
-        """Write `pair`, an altname, in `archive`."""
         self.archive = archive
         self.pair = pair
         self._store = archive.store

@@ -56,7 +56,6 @@ class SegmentReader:
     """Reads what `plan_repair` must know of the files themselves."""
 
     def __init__(self, archive: TradeStore) -> None:
-        """Nothing is read yet."""
         self._store = archive.store
 
     def claims(self, segment: Segment) -> Footer | None:
