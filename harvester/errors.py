@@ -1,4 +1,4 @@
-"""All errors, and the exit status that each one gives a command.
+"""All errors, the exit status that each one gives a command, and text made safe for messages.
 
     HarvesterError                  1
      ├── UsageError                 2   what the user typed is wrong

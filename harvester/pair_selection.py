@@ -1,4 +1,4 @@
-"""Select the pairs of a command by name, pattern, quote currency or class; keep pairs.json."""
+"""Select the pairs of a command or a refresh by name, pattern, quote or class; keep pairs.json."""
 
 from __future__ import annotations
 
