@@ -24,9 +24,9 @@ from crawl import AGENT, FULL_PAGE, sample_exchange
 
 from harvester import config
 from harvester.download.backfill import backfill
+from harvester.download.completeness import IdContinuityChecker
 from harvester.download.events import CancelToken
 from harvester.download.exchange import BackfillRequest, PairPages, RunOptions
-from harvester.download.id_check import IdContinuityChecker
 from harvester.download.page_merge import PageMerger
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

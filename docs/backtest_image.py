@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harvester.charts.image import image_of
+from harvester.charts.chart import image_of
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05-from-720-to-a-backtest.ipynb"
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.csv_import.importer import ImportReport
     from harvester.csv_import.run import FilePlan, ImportPlan, ImportResult
-    from harvester.download.estimate import BackfillEstimate
+    from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken
     from harvester.exporters.export import ExportedFile
     from harvester.kraken.pairs import Pair
@@ -139,7 +139,7 @@ _LAZY = {
     "Digest": "harvester.verify.reports",
     "ExchangeReport": "harvester.verify.reports",
     "PairReport": "harvester.verify.reports",
-    "BackfillEstimate": "harvester.download.estimate",
+    "BackfillEstimate": "harvester.download.backfill",
     "RepairReport": "harvester.verify.reports",
     "RunRecord": "harvester.operations.run_log",
     "BackfillResult": "harvester.download.events",
@@ -170,5 +170,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """All names, imported or not."""
     return sorted({*globals(), *__all__})

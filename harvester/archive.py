@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
     from harvester.csv_import.run import ImportPlan, ImportResult
-    from harvester.download.estimate import BackfillEstimate
+    from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import (
         BackfillResult,
         CancelToken,

@@ -17,14 +17,15 @@ from harvester.config import Settings
 from harvester.csv_import.pair_matching import ImportRequest
 from harvester.csv_import.redownload import imported_segments, replace_imported, rows_to_download
 from harvester.csv_import.run import ImportResult, import_files
-from harvester.download.backfill import backfill, lacking
-from harvester.download.estimate import (
+from harvester.download.backfill import (
     BackfillEstimate,
     MissingData,
     add_redownload,
+    backfill,
     count_missing_trades,
     estimate_pair,
     estimate_total,
+    lacking,
 )
 from harvester.download.events import (
     SIGNAL_POLL_S,

@@ -25,8 +25,14 @@ import msgspec
 from msgspec import Meta
 
 from harvester.argument_types import is_path_text
-from harvester.errors import BAD_JSON, BadInterval, BadSetting
-from harvester.escaping import shortened, without_credentials, without_user
+from harvester.errors import (
+    BAD_JSON,
+    BadInterval,
+    BadSetting,
+    shortened,
+    without_credentials,
+    without_user,
+)
 from harvester.times import parse_interval
 
 # --- rules for values -----------------------------------------------------------------------------

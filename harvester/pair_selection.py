@@ -1,4 +1,4 @@
-"""Select the pairs of a command by name, pattern, quote currency or class; keep pairs.json."""
+"""Select the pairs of a command or a refresh by name, pattern, quote or class; keep pairs.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 
@@ -16,6 +16,8 @@ from harvester.errors import (
     BAD_JSON,
     ArchiveDamaged,
     ExchangeRefused,
+    HarvesterError,
+    MarketChanged,
     NothingHeld,
     UnknownPair,
     UsageError,
@@ -31,10 +33,10 @@ from harvester.kraken.pairs import (
 )
 from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore
+from harvester.times import Range
 
 if TYPE_CHECKING:
     from harvester.kraken.client import Client
-
 
 # --- pair names -----------------------------------------------------------------------------------
 
@@ -270,7 +272,6 @@ class ListedPairs:
     """The exchange's pairs, requested when they are first needed, once for all pairs of a run."""
 
     def __init__(self, client: Client, archive: TradeStore) -> None:
-        """Nothing is requested yet."""
         self._client = client
         self._archive = archive
         # Commands that only read have no use for it, and it takes a twentieth of their time.
@@ -341,16 +342,132 @@ def _selectable(choice: PairSelection, listed: dict[str, Pair]) -> list[Pair]:
     if choice.asset_class and not (pairs or choice.names):
         raise UnknownPair(f"the exchange lists no pair of the class {choice.asset_class}")
     for quote in choice.quotes:
-        _check_quote(quote, pairs)
+        if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
+            known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
+            names = ", ".join(name for name, _ in known.most_common(12))
+            more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+            raise UnknownPair(
+                f"no pair is quoted in {quote!r}: the exchange quotes in {names}{more}"
+            )
     return pairs
 
 
-def _check_quote(quote: str, pairs: Collection[Pair]) -> None:
-    """Raise UnknownPair if no pair is quoted in a currency."""
-    known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
-    if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
-        names = [name for name, _ in known.most_common()]
-        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        raise UnknownPair(
-            f"no pair is quoted in {quote!r}: the exchange quotes in {', '.join(names[:12])}{more}"
+# --- pairs of a refresh ---------------------------------------------------------------------------
+
+
+class RefreshTarget(NamedTuple):
+    """A pair to be refreshed.
+
+    Attributes:
+        pair: the market as the exchange has it now, with the altname that the archive has.
+        listed: whether the exchange still lists it.
+        renamed_to: the exchange's present name, if that is another one.
+        error: why it can't be refreshed. If the text is no pair's name, `pair.altname` is the text.
+    """
+
+    pair: Pair
+    listed: bool = True
+    renamed_to: str | None = None
+    error: HarvesterError | None = None
+
+
+class KnownPairs(NamedTuple):
+    """All pairs that a refresh can mean.
+
+    Attributes:
+        listed: what the exchange lists now, by altname.
+        known: all pairs that the archive knows the names of, by altname.
+        stored: altnames of the pairs that are stored, or were requested.
+        asset_class: restricts patterns, and the stored pairs where no names are given; None for all
+            classes.
+    """
+
+    listed: Mapping[str, Pair]
+    known: Mapping[str, Pair]
+    stored: Sequence[str]
+    asset_class: str | None = None
+
+    def of_class(self, names: Iterable[str]) -> list[Pair]:
+        """The pairs of the asset class that have these altnames."""
+        return of_class(
+            [self.known.get(name, Pair(altname=name)) for name in names], self.asset_class
         )
+
+
+def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarget]:
+    """Choose the pairs that names and patterns mean, each once; all stored pairs without any.
+
+    A pair whose altname changed but whose key did not is the same market, with one trade history:
+    it is requested by its key, and stored under the name that it has here. Its new name means the
+    same pair.
+
+    Args:
+        texts: names in any spelling, and patterns such as `*/EUR`.
+        pairs: what they are looked up in.
+
+    Raises:
+        NothingHeld: no names are given, and no stored pair is of the asset class.
+    """
+    renamed_pairs = renamed(pairs.listed, pairs.known, pairs.stored)
+    stored_names = {
+        now.altname: name for name, now in renamed_pairs.items() if now.altname not in pairs.stored
+    }
+    spellings = PairIndex(pairs.known.values())
+    names: dict[str, UnknownPair | None] = {}
+    texts = texts or [pair.altname for pair in pairs.of_class(pairs.stored)]
+    if not texts:
+        raise NothingHeld(f"no stored pair is of the class {pairs.asset_class}")
+    for text in texts:
+        try:
+            found = [pair.altname for pair in _matching(text, pairs, spellings)]
+        except UnknownPair as error:
+            names[text] = error
+            continue
+        names |= {stored_names.get(name, name): None for name in found}
+    return [
+        RefreshTarget(Pair(altname=name), listed=False, error=error)
+        if error
+        else _target(name, pairs, renamed_pairs)
+        for name, error in names.items()
+    ]
+
+
+def last_start(wanted: Sequence[Range], now_ns: int) -> int | None:
+    """The time behind which the last request of a pair began, which is continued; None without one.
+
+    Args:
+        wanted: the ranges that were requested, in order.
+        now_ns: this machine's time: what begins in the future counts only if nothing else does.
+    """
+    starts = [requested.after for requested in wanted]
+    past_starts = [start for start in starts if start < now_ns] or starts
+    return past_starts[-1] if past_starts else None
+
+
+def _target(name: str, pairs: KnownPairs, renamed_pairs: Mapping[str, Pair]) -> RefreshTarget:
+    if name in renamed_pairs:
+        now = renamed_pairs[name]
+        return RefreshTarget(msgspec.structs.replace(now, altname=name), renamed_to=now.altname)
+    if name in pairs.listed:
+        before, now = pairs.known.get(name), pairs.listed[name]
+        if before is not None and before.key and before.key != now.key:
+            return RefreshTarget(before, error=MarketChanged(name, before.key, now.key))
+        return RefreshTarget(now)
+    gone = pairs.known.get(name, Pair(altname=name))
+    present_names = (pair.altname for pair in pairs.listed.values() if pair.key == gone.key)
+    renamed_to = next(present_names, None) if gone.key else None
+    return RefreshTarget(gone, listed=False, renamed_to=renamed_to)
+
+
+def _matching(text: str, pairs: KnownPairs, spellings: PairIndex) -> list[Pair]:
+    """Find the pairs of a name, or the listed and stored pairs that match a pattern."""
+    if text in pairs.stored:
+        return [pairs.known.get(text, Pair(altname=text))]
+    if not is_pattern(text):
+        return [spellings.resolve(text)]
+    names = [*pairs.listed, *(name for name in pairs.stored if name not in pairs.listed)]
+    found = match_pattern(text, pairs.of_class(names))
+    if not found:
+        limit = f" in the class {pairs.asset_class}" if pairs.asset_class else ""
+        raise UnknownPair(f"no pair{limit} matches {text!r}: `harvester pairs` lists the markets")
+    return found

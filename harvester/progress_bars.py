@@ -17,7 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from harvester.download import events
-from harvester.escaping import printable, without_credentials, wrapped
+from harvester.errors import printable, without_credentials, wrapped
 from harvester.times import show
 
 Clock = Callable[[], float]
@@ -42,7 +42,6 @@ class PairProgress:
     """
 
     def __init__(self, pair: str, clock: Clock) -> None:
-        """Nothing has happened yet."""
         self.pair = pair
         self.trades = self.pages = 0
         self.reached_ns: int | None = None
@@ -173,7 +172,6 @@ class RunProgress:
     """
 
     def __init__(self, clock: Clock = time.monotonic, pairs: int | None = None) -> None:
-        """No pair has started."""
         self._clock = clock
         self.pairs = pairs
         self.running: dict[str, PairProgress] = {}

@@ -69,7 +69,9 @@ class Range(NamedTuple):
         first instant after it. Midnight is printed as a date; other times to the minute, the second
         or the last digit.
         """
-        start_ns, end_ns = _boundary(self.after), _boundary(self.through)
+        # Ranges end just before a round time (`--until 2024-01-01`), or at one: the exchange's
+        # clock has whole seconds.
+        start_ns, end_ns = (last if last % 10 == 0 else last + 1 for last in self)
         if start_ns == end_ns:
             # A single instant.
             start_ns, end_ns = self.after + 1, self.through + 1
@@ -229,15 +231,6 @@ def show_short(stamp_ns: int) -> str:
     return text[:16] if stamp_ns % (60 * SECOND) == 0 else text
 
 
-def _boundary(last_ns: int) -> int:
-    """The time to print for the boundary between `last_ns` and the next nanosecond.
-
-    Usually the next nanosecond, as ranges end just before a round time (`--until 2024-01-01`). It
-    is `last_ns` if that is the round one of the two (the exchange's clock has whole seconds).
-    """
-    return last_ns if last_ns % 10 == 0 else last_ns + 1
-
-
 def year_of(stamp_ns: int) -> int:
     """The calendar year (UTC) of a time."""
     return (_EPOCH + timedelta(seconds=stamp_ns // SECOND)).year
@@ -376,6 +369,6 @@ def parse_offset(text: str) -> int:
     return count * UNITS_NS[unit] * (-1 if match[1] else 1)
 
 
-def now_text() -> str:
-    """This machine's time as text, in whole seconds."""
-    return show(time.time_ns() // SECOND * SECOND)
+def now_text(unit_ns: int = SECOND) -> str:
+    """This machine's time as text, in whole units of so many nanoseconds."""
+    return show(time.time_ns() // unit_ns * unit_ns)

@@ -89,7 +89,13 @@ def find_gaps(last: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], L
     Returns the gaps in order, and the last trade with an id after these rows.
     """
     ids = trade_ids(rows)
-    if _are_consecutive(last, ids):
+    # True for nearly every page: each row has an id, one above the previous.
+    if (
+        len(ids)
+        and ids[0]
+        and (ids[1:] - ids[:-1] == 1).all()
+        and (last is None or int(ids[0]) - last.trade_id <= last.rows_without_id + 1)
+    ):
         return [], LastId(int(ids[-1]), 0, int(times(rows)[-1]))
     indexes = ids.nonzero()[0]
     if len(indexes) == 0:
@@ -114,13 +120,6 @@ def find_gaps(last: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], L
     ]
     new_last = LastId(int(numbers[-1]), len(ids) - 1 - int(indexes[-1]), int(times_ns[-1]))
     return gaps, new_last
-
-
-def _are_consecutive(last: LastId | None, ids: Int64s) -> bool:
-    """Whether every row has an id, one above the previous: true for nearly every page."""
-    if len(ids) == 0 or not ids[0] or not (ids[1:] - ids[:-1] == 1).all():
-        return False
-    return last is None or int(ids[0]) - last.trade_id <= last.rows_without_id + 1
 
 
 def gap_at_end(

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -14,8 +15,7 @@ import pyarrow as pa
 from harvester.argument_types import check_types
 from harvester.charts.candle_arrays import arranged, length_ns
 from harvester.charts.figure import ChartTexts, figure_of, frame_of, note
-from harvester.charts.image import image_of
-from harvester.errors import NothingHeld, UsageError
+from harvester.errors import HarvesterError, NothingHeld, UsageError, not_installed
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, Plan, check_gaps, gap_notes, max_candles
@@ -285,3 +285,49 @@ gd.on('plotly_relayout', function (change) {
   if (moved) follow();
 });
 """
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+IMAGE_WIDTH, IMAGE_HEIGHT = 1280, 720
+IMAGE_SCALE = {"png": 1.5}
+"""Image pixels for each pixel of the page; vector formats need no more."""
+
+
+def image_of(figure: go.Figure, kind: str) -> bytes:
+    """Draw the figure as an image.
+
+    Args:
+        figure: what to draw; its width and height, if it has them, are the image's.
+        kind: png, svg or pdf.
+
+    Raises:
+        UsageError: kaleido, of the extra `png`, is not installed.
+        HarvesterError: no browser was found, or it produced no image.
+    """
+    try:
+        import kaleido
+        from kaleido.errors import ChromeNotFoundError
+    except ImportError as error:
+        raise not_installed("an image needs kaleido", "kaleido") from error
+    layout = figure.layout
+    size: dict[str, Any] = {
+        "format": kind,
+        "width": layout.width or IMAGE_WIDTH,
+        "height": layout.height or IMAGE_HEIGHT,
+        "scale": IMAGE_SCALE.get(kind, 1),
+    }
+    try:
+        # By default it loads MathJax from the network, which no chart needs.
+        made: bytes = kaleido.calc_fig_sync(figure.to_dict(), opts=size, kopts={"mathjax": False})
+    except ChromeNotFoundError as error:
+        raise HarvesterError(
+            "an image is drawn by Chrome or Chromium, and none is found: install one, or save "
+            "the chart as .html"
+        ) from error
+    except Exception as error:
+        text = str(error).partition("\n")[0]
+        raise HarvesterError(
+            f"the browser made no image ({type(error).__name__}: {text}): save the chart as .html"
+        ) from error
+    return made

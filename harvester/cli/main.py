@@ -39,8 +39,8 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
             "backfill", "Download the missing trades of some pairs, or of all."
         ),
         "refresh": CommandEntry("refresh", "Download new trades; run it every night."),
-        "follow": CommandEntry("follow", "Keep pairs up to date, to the minute, without end."),
-        "import": CommandEntry("import_csv", "Import Kraken's downloadable CSV archives."),
+        "follow": CommandEntry("refresh", "Keep pairs up to date, to the minute, without end."),
+        "import": CommandEntry("backfill", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {
         "status": CommandEntry(
@@ -52,14 +52,14 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "trades": CommandEntry("query", "Trades as published."),
         "sql": CommandEntry("query", "Run SQL on the archive."),
         "chart": CommandEntry("query", "Draw candles and volume into one file."),
-        "explore": CommandEntry("explore", "Look through the archive in a browser, at any zoom."),
+        "explore": CommandEntry("serve", "Look through the archive in a browser, at any zoom."),
     },
     "Maintain": {
         "verify": CommandEntry("verify", "Check stored data for corruption and gaps; repair it."),
         "compact": CommandEntry("verify", "Merge small files into larger ones."),
         "rollup": CommandEntry("verify", "Pre-aggregate candles to speed up long queries."),
-        "sync": CommandEntry("sync", "Bring the copy in an object store (S3) up to date."),
-        "doctor": CommandEntry("doctor", "Check this machine, and what has changed at Kraken."),
+        "sync": CommandEntry("refresh", "Bring the copy in an object store (S3) up to date."),
+        "doctor": CommandEntry("config", "Check this machine, and what has changed at Kraken."),
     },
     "Configure": {
         "config": CommandEntry("config", "Show the settings, or write a config.toml."),
@@ -67,9 +67,9 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "completion": CommandEntry("config", "Print what completes commands and pairs in a shell."),
     },
     "Try and share": {
-        "demo": CommandEntry("demo", "Try everything on made-up trades, without network."),
-        "serve": CommandEntry("demo", "Serve the archive through Kraken's public API."),
-        "mcp": CommandEntry("explore", "Let an assistant query the archive (MCP)."),
+        "demo": CommandEntry("serve", "Try everything on made-up trades, without network."),
+        "serve": CommandEntry("serve", "Serve the archive through Kraken's public API."),
+        "mcp": CommandEntry("serve", "Let an assistant query the archive (MCP)."),
     },
 }
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}

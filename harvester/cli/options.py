@@ -77,8 +77,13 @@ _OPTIONS = "harvester.options"
 """Where a click context keeps the values of these options, in `meta`."""
 
 
-def _keep_option(context: click.Context, option: click.Parameter, value: object) -> None:
-    context.meta.setdefault(_OPTIONS, {})[option.name] = value
+def _keep(place: str, name: str) -> Callable[[click.Context, click.Parameter, object], None]:
+    """A callback that keeps the value of an option as entry `name` of a dictionary in `meta`."""
+
+    def keep(context: click.Context, _option: click.Parameter, value: object) -> None:
+        context.meta.setdefault(place, {})[name] = value
+
+    return keep
 
 
 def pair_argument(*, nargs: int = 1, required: bool = True) -> Callable[[F], F]:
@@ -129,10 +134,7 @@ def setting_option(
         metavar: the name of its argument in the help.
         type: what it is parsed as; text unless given.
     """
-
-    def keep(context: click.Context, _option: click.Parameter, value: object) -> None:
-        context.meta.setdefault(_SETTINGS, {})[setting] = value
-
+    keep = _keep(_SETTINGS, setting)
     return click.option(
         *flags, help=help, metavar=metavar, type=type, expose_value=False, callback=keep
     )
@@ -154,7 +156,7 @@ _COMMON = (
         metavar="FILE",
         help="Configuration file.  [HARVESTER_CONFIG; default: config.toml, if there is one]",
         expose_value=False,
-        callback=_keep_option,
+        callback=_keep(_OPTIONS, "config_file"),
     ),
     setting_option(
         "--api-url",
@@ -168,7 +170,7 @@ _COMMON = (
         is_flag=True,
         help="Print no progress and no hints.",
         expose_value=False,
-        callback=_keep_option,
+        callback=_keep(_OPTIONS, "quiet"),
     ),
     click.option(
         "-v",
@@ -176,14 +178,14 @@ _COMMON = (
         count=True,
         help="Print more; -vv adds tracebacks.",
         expose_value=False,
-        callback=_keep_option,
+        callback=_keep(_OPTIONS, "verbose"),
     ),
     click.option(
         "--log-json",
         is_flag=True,
         help="Print progress as one JSON object per line.",
         expose_value=False,
-        callback=_keep_option,
+        callback=_keep(_OPTIONS, "log_json"),
     ),
 )
 

@@ -17,8 +17,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from harvester.errors import HarvesterError, UsageError
-from harvester.escaping import printable, shortened, without_credentials, wrapped
+from harvester.errors import (
+    HarvesterError,
+    UsageError,
+    printable,
+    shortened,
+    without_credentials,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from harvester.progress_bars import Bars
@@ -319,7 +325,6 @@ class ExchangeWarnings(logging.Handler):
     """
 
     def __init__(self, *, verbose: bool) -> None:
-        """Nothing was printed yet."""
         super().__init__()
         self._verbose = verbose
         self.texts: list[str] = []

@@ -14,8 +14,7 @@ import click
 import pyarrow as pa
 
 from harvester.cli import output
-from harvester.errors import UsageError
-from harvester.escaping import printable
+from harvester.errors import UsageError, printable
 from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile, Layout
 from harvester.exporters.formats import (
     ENDINGS,

@@ -1,4 +1,4 @@
-"""`harvester refresh`: download new trades of all stored pairs; meant to run every night."""
+"""Commands that keep an archive up to date: `refresh` nightly, `follow` live, `sync` its copy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from harvester.argument_types import candle_interval
 from harvester.cli import output
 from harvester.cli.options import (
     CommonOptions,
@@ -22,23 +23,29 @@ from harvester.cli.options import (
     setting_option,
 )
 from harvester.cli.output import warnings_shown
-from harvester.cli.run_context import run_context, shows_estimates
-from harvester.cli.sync import print_kept
-from harvester.cli.sync import summary as sync_summary
+from harvester.cli.progress import followed_fields, run_context
 from harvester.config import load_notify_command
-from harvester.errors import BadSetting, HarvesterError
-from harvester.escaping import brief, shortened, without_credentials
+from harvester.download.events import Event, Followed
+from harvester.errors import (
+    BadSetting,
+    HarvesterError,
+    brief,
+    gravest,
+    shortened,
+    without_credentials,
+)
 from harvester.times import SECOND, show
 
 if TYPE_CHECKING:
     from harvester.operations.refresh import RefreshedPair, RefreshResult
+    from harvester.operations.sync import SyncResult
 
 HEADER = ["pair", "state", "added", "first", "last", "gaps", "calls", "refused", "seconds"]
 DROP_ORDER = ("first", "refused", "seconds", "calls", "last", "gaps")
 """Columns that a narrow terminal leaves out, the least important first."""
 
 MAX_NAMED = 5
-"""This many unfinished pairs are named, and this many failed ones in the text of a notification."""
+"""This many pairs are named that are unfinished or failed, and segments that a copy has alone."""
 
 NOTIFY_LIMIT_S = 60.0
 """The longest that `[refresh] notify_command` may take, in seconds."""
@@ -114,7 +121,7 @@ def _run_refresh(
             asset_class=asset_class,
             max_minutes=max_minutes,
             sync=sync,
-            estimate_trades=shows_estimates(common),
+            estimate_trades=run.has_bars,
             progress=run.show,
             cancel=run.cancel,
             check=False,
@@ -309,3 +316,129 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     else:  # pragma: no cover - Windows
         process.kill()
+
+
+# --- follow ---------------------------------------------------------------------------------------
+
+
+@click.command()
+@pair_argument(nargs=-1)
+@click.option(
+    "--every",
+    metavar="LENGTH",
+    default="10s",
+    show_default=True,
+    help="Store new trades at least this often: a length such as 10s or 1m.",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="First download what is missing from this time on.  [default: the start of the last "
+    "request; now for a pair that is not stored]",
+)
+@setting_option(
+    "--rate",
+    setting="exchange.rate",
+    type=float,
+    help="Pages per second and pair; 0 for no limit (an API server of your own).  [default: 1]",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per poll and pair on stdout."
+)
+@common_options
+def follow(
+    common: CommonOptions, pair: tuple[str, ...], every: str, since: str | None, as_json: bool
+) -> int:
+    """Keep some pairs up to date without end.
+
+    New trades are stored once they are settled: 60 s old, by the setting `refresh.settle_s`. Newer
+    ones are only shown. PAIR is a name in any spelling, or a pattern such as 'XBT/*'.
+
+    An outage of the exchange is waited out, and what was missed is downloaded. While it runs, a
+    `refresh` leaves these pairs out and ends with status 5.
+
+    Ctrl-C or SIGTERM ends it with status 0; with 130 if a pair was still catching up or waiting for
+    an answer. A pair that the exchange refuses, or that another run is writing, ends alone and
+    decides the status.
+
+    Example: harvester follow XBT/USD ETH/EUR --every 10s
+    """
+    archive = common.archive()
+    names, length, is_announced = ", ".join(pair), candle_interval(every).name, common.quiet
+    gone: list[output.ReaderGone] = []
+    with run_context(common) as run:
+
+        def show(event: Event) -> None:
+            nonlocal is_announced
+            if not is_announced and isinstance(event, Followed):
+                is_announced = True
+                output.hint(f"following {names}: trades are stored every {length} (Ctrl-C ends it)")
+            run.show(event)
+            if as_json and isinstance(event, Followed) and not gone:
+                try:
+                    output.as_json(followed_fields(event), indent=0)
+                except output.ReaderGone as error:
+                    # The run ends in good order, then the command as for any other reader.
+                    gone.append(error)
+                    run.cancel.cancel()
+
+        results = archive.follow(
+            *pair, every=every, since=since, progress=show, cancel=run.cancel, check=False
+        )
+    if gone:
+        raise gone[0]
+    return gravest([result.exit_status for result in results])
+
+
+# --- sync -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("url")
+@click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@common_options
+def sync(common: CommonOptions, *, url: str, dry_run: bool, as_json: bool) -> None:
+    """Bring the copy of the archive in an object store up to date.
+
+    URL is s3://BUCKET/PREFIX. Credentials and the address of the store come from the variables of
+    the AWS tools: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
+
+    Only files that the copy lacks are written, and compared with the archive's. The copy can be
+    read at every moment, with --data URL. After an interruption, the same command continues.
+    Objects are deleted only if segments of this archive replace them.
+
+    Example: harvester sync s3://my-bucket/kraken
+    """
+    with run_context(common) as run:
+        result = common.existing_archive().sync(
+            url, dry_run=dry_run, progress=run.show, cancel=run.cancel
+        )
+    if as_json:
+        output.as_json(asdict(result))
+    else:
+        output.result(sync_summary(result))
+    if not common.quiet:
+        print_kept(result)
+
+
+def sync_summary(result: SyncResult) -> str:
+    """The result in one line."""
+    would = "would be " if result.dry_run else ""
+    parts = [
+        f"{output.counted(result.uploaded, 'file')} {would}written "
+        f"({result.uploaded_bytes / 1e6:,.1f} MB)",
+        f"{result.unchanged:,} unchanged",
+        f"{len(result.deleted):,} {would}deleted",
+    ]
+    return f"{result.url}: {', '.join(parts)}"
+
+
+def print_kept(result: SyncResult) -> None:
+    """Name the segments of the copy that the archive does not account for."""
+    if result.kept:
+        named = ", ".join(result.kept[:MAX_NAMED]) + (" ..." if result.kept[MAX_NAMED:] else "")
+        segments = output.counted(len(result.kept), "segment")
+        output.hint(
+            f"kept in {result.url}: {segments} that this archive neither has nor replaces: {named}"
+        )

@@ -10,8 +10,7 @@ import click
 from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, pair_argument
-from harvester.cli.progress_lines import display
-from harvester.cli.run_context import run_context, shows_estimates
+from harvester.cli.progress import display, run_context
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN
@@ -91,7 +90,7 @@ def verify(
             against_exchange=against_exchange,
             against_csv=against_csv,
             progress=print_event,
-            estimate_trades=shows_estimates(common),
+            estimate_trades=run.has_bars,
             cancel=run.cancel,
         )
     statuses = [report.exit_status for report in reports]

@@ -1,13 +1,16 @@
-"""Which file of a pair follows which, and what each is known to have completely."""
+"""Which file of a pair follows which, what each has completely; files that change meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.sorting import MAX_STEP_BACK_S
 from harvester.csv_import.time_doubts import around
+from harvester.errors import DamagedFile
 from harvester.times import SECOND, Range
 
 
@@ -107,3 +110,44 @@ def is_in_order(chain: Sequence[ScannedFile]) -> bool:
             return False
         latest_ns = max(latest_ns, file.last_ns)
     return True
+
+
+# --- files that change during an import -----------------------------------------------------------
+
+# The checksum of a file is known to be right only once its last row was read, but segments of its
+# first rows are committed long before, and an import may be stopped or killed in between.
+
+
+class _State(NamedTuple):
+    """What the operating system says of a file; it differs once the file is written or replaced."""
+
+    size: int
+    modified_ns: int
+    inode: int
+
+
+class FileStates:
+    """The states of some files at one moment, to be compared with those of later moments."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        """Look at the files (CSV files, or the ZIPs that they are in) now, before they are read."""
+        self._states = {member.path: _state(member.path) for member in members}
+
+    def check(self) -> None:
+        """Check that the files are as they were.
+
+        Raises:
+            DamagedFile: a file was written or replaced meanwhile, or can't be reached.
+        """
+        for path, state in self._states.items():
+            if _state(path) != state:
+                raise DamagedFile(f"{path.name} was changed while it was imported")
+
+
+def _state(path: Path) -> _State | None:
+    """The state of a file; None if it can't be reached."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _State(found.st_size, found.st_mtime_ns, found.st_ino)

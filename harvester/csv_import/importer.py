@@ -13,9 +13,8 @@ import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
 from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
-from harvester.csv_import.file_chains import is_in_order, unreadable_times
+from harvester.csv_import.file_chains import FileStates, is_in_order, unreadable_times
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop, read_rows
-from harvester.csv_import.file_state import FileStates
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
@@ -24,7 +23,7 @@ from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
 from harvester.schema import clip, times
-from harvester.storage.quarantine import QuarantineNote
+from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer

@@ -33,8 +33,8 @@ from harvester.download.pair import PairDownload
 from harvester.download.range import RangeDownload
 from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import no_rows, times, trade_ids
+from harvester.storage.archive_files import QuarantineNote, quarantine_segment_copy
 from harvester.storage.compaction import is_within
-from harvester.storage.quarantine import QuarantineNote, quarantine_segment_copy
 from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import REDOWNLOADS, Writer, staged_segments, verified_rows, writer

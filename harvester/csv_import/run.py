@@ -11,9 +11,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from harvester.csv_import.csv_files import Member
-from harvester.csv_import.file_chains import chains
+from harvester.csv_import.file_chains import FileStates, chains
 from harvester.csv_import.file_scan import ScannedFile, scan_file
-from harvester.csv_import.file_state import FileStates
 from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import (
     AskExchange,

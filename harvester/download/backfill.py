@@ -1,4 +1,4 @@
-"""Download what is missing of many pairs side by side."""
+"""Download what is missing of many pairs side by side, or estimate it (--dry-run)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harvester.config import Settings
-from harvester.download.events import BackfillResult, Ended
-from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
+from harvester.config import ExchangeSettings, Settings
+from harvester.download.events import BackfillResult, CancelToken, Ended
+from harvester.download.exchange import (
+    BackfillRequest,
+    DownloadContext,
+    RunOptions,
+    expected_trades,
+)
 from harvester.download.pair import PairDownload
-from harvester.errors import ArchiveDamaged, ExchangeUnreachable, HarvesterError, Interrupted
+from harvester.errors import (
+    ArchiveDamaged,
+    ExchangeError,
+    ExchangeUnreachable,
+    HarvesterError,
+    Interrupted,
+)
 from harvester.kraken.pairs import Pair
+from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, UNITS_NS, Range, missing
@@ -146,3 +158,187 @@ async def fill(context: DownloadContext, pair: Pair, writer: Writer) -> Backfill
     result = await download.fill(writer)
     context.options.listener(Ended(result.pair, result.exit_status))
     return result
+
+
+# --- estimates ------------------------------------------------------------------------------------
+
+MAX_FAILURES = 3
+"""After so many calls in a row without an answer no more are made: estimates are not worth them."""
+
+
+class MissingData(NamedTuple):
+    """The ranges that are missing of a pair."""
+
+    pair: Pair
+    ranges: list[Range]
+
+
+async def count_missing_trades(
+    client: Client, exchange: ExchangeSettings, stop: CancelToken, pairs: Sequence[MissingData]
+) -> dict[str, int]:
+    """Estimate how many trades are missing of each pair, with one call a pair.
+
+    As many calls are made at once as pairs are downloaded, each in the rhythm of a pair's download,
+    so that together they load the exchange no more than the download itself does.
+
+    Args:
+        client: of the exchange.
+        exchange: its rate, the number of calls at once, and the wait after a failure.
+        stop: cancels a call.
+        pairs: the pairs, and what is missing of each.
+
+    Returns:
+        The estimates by altname. Pairs that the exchange says nothing of are not in it.
+
+    Raises:
+        Interrupted: the run was cancelled.
+    """
+    left, trades, failures = deque(pairs), dict[str, int](), 0
+
+    async def estimate_next() -> None:
+        nonlocal failures
+        while left and failures < MAX_FAILURES:
+            entry, pause_s = left.popleft(), 1 / exchange.rate if exchange.rate else 0.0
+            try:
+                weeks = await stop.guard(client.weekly_counts(entry.pair))
+            except ExchangeUnreachable:
+                failures, pause_s = failures + 1, exchange.retry_wait_s
+            except ExchangeError:
+                # Such as a pair that left the market: its own download reports it.
+                pass
+            else:
+                failures = 0
+                trades[entry.pair.altname] = expected_trades(weeks, entry.ranges)
+            if left:
+                await stop.guard(asyncio.sleep(pause_s))
+
+    await asyncio.gather(*(estimate_next() for _ in range(min(exchange.jobs, len(pairs)))))
+    return trades
+
+
+# What a dry run reports
+
+BYTES_PER_TRADE = 11
+"""On disk, measured over whole pairs."""
+
+
+class PairEstimate(NamedTuple):
+    """What a backfill of one pair would download.
+
+    Attributes:
+        pair: its altname.
+        ranges: missing ranges, and ranges to download again.
+        trades: trades in them; None if the exchange gave no counts, as for the fields below.
+        calls: requests.
+        hours: duration at the set rate, if the pair were downloaded alone.
+        bytes: growth of the archive.
+        redownload_trades: trades among them that replace imported ones. They are not counted in
+            `bytes`: about as many bytes are deleted as are added.
+    """
+
+    pair: str
+    ranges: int
+    trades: int | None
+    calls: int | None
+    hours: float | None
+    bytes: int | None
+    redownload_trades: int = 0
+
+
+class TotalEstimate(NamedTuple):
+    """What a backfill of all pairs would download.
+
+    Attributes:
+        pairs: number of pairs.
+        unknown: pairs without counts from the exchange; the other fields leave them out.
+        ranges: missing ranges, and ranges to download again.
+        trades: trades in them.
+        calls: requests.
+        bytes: growth of the archive.
+        jobs: pairs that are downloaded at the same time.
+        hours: duration at the set rate with `jobs` pairs at a time, the largest first.
+        useful_jobs: more pairs at a time save no time: the largest pair takes as long as all.
+        shortest_hours: the duration with `useful_jobs`.
+    """
+
+    pairs: int
+    unknown: int
+    ranges: int
+    trades: int
+    calls: int
+    bytes: int
+    jobs: int
+    hours: float
+    useful_jobs: int
+    shortest_hours: float
+
+
+class BackfillEstimate(NamedTuple):
+    """The estimate of each pair, the largest first, and of all of them."""
+
+    pairs: list[PairEstimate]
+    total: TotalEstimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate for JSON."""
+        return {"pairs": [pair._asdict() for pair in self.pairs], "total": self.total._asdict()}
+
+
+def estimate_pair(missing_data: MissingData, trades: int | None, rate: float) -> PairEstimate:
+    """The estimate of one pair.
+
+    Args:
+        missing_data: the pair and its missing ranges.
+        trades: trades in these ranges; None if unknown.
+        rate: pages per second; 0 for no limit.
+    """
+    name, ranges = missing_data.pair.altname, len(missing_data.ranges)
+    if not missing_data.ranges:
+        return PairEstimate(name, 0, 0, 0, 0.0, 0)
+    if trades is None:
+        return PairEstimate(name, ranges, None, None, None, None)
+    # The end of a range takes two more: a page that brings nothing new, and the newest page.
+    calls = -(-trades // PAGE_ROWS) + 2 * ranges
+    return PairEstimate(name, ranges, trades, calls, _hours(calls, rate), trades * BYTES_PER_TRADE)
+
+
+def add_redownload(estimate: PairEstimate, ranges: int, trades: int, rate: float) -> PairEstimate:
+    """The estimate of a pair with its re-download.
+
+    Args:
+        estimate: of the missing ranges.
+        ranges: imported ranges that are to be downloaded again.
+        trades: trades in these ranges.
+        rate: pages per second; 0 for no limit.
+    """
+    estimate = estimate._replace(ranges=estimate.ranges + ranges, redownload_trades=trades)
+    if estimate.trades is None or estimate.calls is None:
+        return estimate
+    # The last page of a range contains what follows it, so its end takes only one more.
+    calls = estimate.calls + -(-trades // PAGE_ROWS) + ranges
+    return estimate._replace(
+        trades=estimate.trades + trades, calls=calls, hours=_hours(calls, rate)
+    )
+
+
+def estimate_total(pairs: Sequence[PairEstimate], exchange: ExchangeSettings) -> TotalEstimate:
+    """The estimate of several pairs, downloaded `exchange.jobs` at a time."""
+    calls = [pair.calls for pair in pairs if pair.calls is not None]
+    largest, total = max(calls, default=0), sum(calls)
+    shortest_hours = _hours(largest, exchange.rate)
+    return TotalEstimate(
+        pairs=len(pairs),
+        unknown=len(pairs) - len(calls),
+        ranges=sum(pair.ranges for pair in pairs),
+        trades=sum(pair.trades or 0 for pair in pairs),
+        calls=total,
+        bytes=sum(pair.bytes or 0 for pair in pairs),
+        jobs=exchange.jobs,
+        hours=max(shortest_hours, _hours(total, exchange.rate) / exchange.jobs),
+        useful_jobs=-(-total // largest) if largest else 1,
+        shortest_hours=shortest_hours,
+    )
+
+
+def _hours(calls: int, rate: float) -> float:
+    return calls / rate / 3600 if rate else 0.0

@@ -25,7 +25,6 @@ class CancelToken:
     """
 
     def __init__(self) -> None:
-        """Not cancelled."""
         self.is_cancelled = False
         """Whether `cancel` was called."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,7 +102,6 @@ class Day(NamedTuple):
     exchange_volume: Decimal
 
     def __str__(self) -> str:
-        """One line of text."""
         return (
             f"{self.day}: the file has {self.file_rows:,} trades of volume {self.file_volume:f}, "
             f"the exchange {self.exchange_rows:,} of {self.exchange_volume:f}"
@@ -216,7 +214,6 @@ class Started(NamedTuple):
     held: int = 0
 
     def __str__(self) -> str:
-        """One line of text."""
         if not self.missing:
             return f"{self.pair}: up to date"
         many = f"{len(self.missing)} ranges, the first " if len(self.missing) > 1 else ""
@@ -233,7 +230,6 @@ class PageRead(NamedTuple):
     reached_ns: int
 
     def __str__(self) -> str:
-        """One line of text."""
         reached = _second(self.reached_ns)
         return f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages, through {reached}"
 
@@ -246,7 +242,6 @@ class Committed(NamedTuple):
     rows: int
 
     def __str__(self) -> str:
-        """One line of text."""
         return f"{self.pair}: {self.rows:,} trades written, through {_second(self.span.through)}"
 
 
@@ -257,7 +252,6 @@ class Waiting(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        """One line of text."""
         return f"{self.pair}: waiting: {self.reason}"
 
 
@@ -268,7 +262,6 @@ class Paced(NamedTuple):
     pace: PaceState
 
     def __str__(self) -> str:
-        """One line of text."""
         return f"{self.pair}: {self.pace}"
 
 
@@ -279,7 +272,6 @@ class Noted(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        """One line of text."""
         return f"{self.pair}: {self.text}"
 
 
@@ -309,7 +301,6 @@ class Followed(NamedTuple):
     summary: str
 
     def __str__(self) -> str:
-        """The line of all pairs."""
         return self.summary
 
 
@@ -321,7 +312,6 @@ class Replaced(NamedTuple):
     rows: int
 
     def __str__(self) -> str:
-        """One line of text."""
         return f"{self.pair}: {self.rows:,} imported trades replaced, {self.span}"
 
 
@@ -332,7 +322,6 @@ class Ended(NamedTuple):
     exit_status: int
 
     def __str__(self) -> str:
-        """One line of text."""
         return f"{self.pair}: done" if self.exit_status == 0 else f"{self.pair}: failed"
 
 
@@ -368,7 +357,6 @@ class BackfillResult(NamedTuple):
         return 0 if is_sound and not self.gaps else 4
 
     def __str__(self) -> str:
-        """One line of text."""
         done = f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages"
         if self.replacement is not None and str(self.replacement):
             done = f"{done}, {self.replacement}"

@@ -94,7 +94,6 @@ class DownloadContext:
     last_page_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        """Create the clock, which is not asked yet."""
         settle_s = self.settings.refresh.settle_s
         self.clock = ExchangeClock(self.client, settle_s, self.options.now_ns)
 

@@ -9,10 +9,14 @@ import msgspec
 import pyarrow as pa
 
 from harvester.download.buffer import WriteBuffer
+from harvester.download.completeness import (
+    IdContinuityChecker,
+    has_id,
+    last_id_of_imports,
+    prove_first_page,
+)
 from harvester.download.events import Noted, PageRead
-from harvester.download.id_check import IdContinuityChecker
 from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
-from harvester.download.start_proof import has_id, last_id_of_imports, prove_first_page
 from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import clip, sort_rows, times
 from harvester.storage.trade_store import EVERYTHING, TradeStore

@@ -10,8 +10,7 @@ from typing import NoReturn
 
 import msgspec
 
-from harvester.errors import BAD_JSON, ExchangeRefused
-from harvester.escaping import LONGEST_TEXT, brief
+from harvester.errors import BAD_JSON, LONGEST_TEXT, ExchangeRefused, brief
 
 # --- HTTP status and errors -----------------------------------------------------------------------
 
@@ -206,6 +205,10 @@ LARGEST_BODY = 32 * 1024 * 1024
 
 ACCEPTED = "gzip, deflate"
 """The `Accept-Encoding` of requests."""
+
+AS_STORED = "rows=stored"
+"""Asks an API server for trades as they are stored: without ids and sides that it would make up for
+other programs. The header `Prefer` is a standard one: a server ignores what it does not know."""
 
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 # "deflate" is zlib's format; some servers send it without zlib's header.

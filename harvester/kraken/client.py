@@ -21,8 +21,13 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, ExchangeRefused, ExchangeUnreachable, UnreadableAnswer
-from harvester.escaping import shortened
+from harvester.errors import (
+    BAD_JSON,
+    ExchangeRefused,
+    ExchangeUnreachable,
+    UnreadableAnswer,
+    shortened,
+)
 from harvester.kraken.answers import (
     Transient,
     check_errors,
@@ -105,7 +110,6 @@ class Client:
         self.coverage_ends_ns: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
-        """Return the client; connections are opened as needed."""
         return self
 
     async def __aexit__(
@@ -114,7 +118,6 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close all connections."""
         await self._http.close()
 
     def pace(self, pair: Pair) -> PaceState:

@@ -12,8 +12,7 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.errors import BAD_JSON, UnreadableAnswer
-from harvester.escaping import brief
+from harvester.errors import BAD_JSON, UnreadableAnswer, brief
 from harvester.kraken.answers import read_result
 from harvester.kraken.pairs import Pair, check_market
 from harvester.kraken.trades import LONGEST_NUMBER

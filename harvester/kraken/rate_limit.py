@@ -229,12 +229,7 @@ class RateLimiter:
     ) -> None:
         """Allow half of the requests that were in flight at once, and send none for a while.
 
-        Args:
-            name: the pair whose request was refused.
-            started_s: when it was sent. One sent before the last such refusal adds nothing.
-            now_s: when the refusal arrived.
-            why: the exchange's words.
-            wait_s: seconds to wait, if the exchange names them.
+        The arguments are those of `record_refusal`.
         """
         self._pairs[name].refusals += 1
         self._throttled_why = why

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.errors import UnreadableAnswer, ValueDoesNotFit
-from harvester.escaping import brief, shortened
+from harvester.errors import UnreadableAnswer, ValueDoesNotFit, brief, shortened
 from harvester.schema import (
     ORDER_TYPES,
     PRICE,
@@ -34,10 +33,6 @@ from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
 
 # Source of every rule: Kraken's public REST documentation for `GET /0/public/Trades`, and bodies
 # captured from 2013 to 2026 (docs/kraken.md).
-
-AS_STORED = "rows=stored"
-"""Asks an API server for trades as they are stored: without ids and sides that it would make up for
-other programs. The header `Prefer` is a standard one: a server ignores what it does not know."""
 
 PAGE_ROWS = 1000
 """Rows of a full page. A page with fewer is a short one."""
@@ -131,8 +126,7 @@ class _Found(NamedTuple):
     Attributes:
         runs: price, volume, time and id as runs of digits: where each begins and ends in each row,
             and its fewest and most digits.
-        is_sell: shape (rows,).
-        is_limit: shape (rows,).
+        is_sell, is_limit: shape (rows,).
     """
 
     runs: list[tuple[Int64s, Int64s, int, int]]
@@ -141,10 +135,7 @@ class _Found(NamedTuple):
 
 
 def decode_fast(body: bytes) -> TradesPage | None:
-    """Read a page of the usual form, to the last digit; None if the body has any other form.
-
-    It raises nothing: the general path says what is wrong with a body.
-    """
+    """Read a page of the usual form, to the last digit; None if the body has any other form."""
     head = _HEAD.match(body)
     end = body.rfind(_TAIL_BEGINS)
     tail = _TAIL.fullmatch(body, end) if end > 0 else None
@@ -265,26 +256,16 @@ def _read_digits(body: bytes, runs: list[tuple[Int64s, Int64s, int, int]]) -> li
     # The sum sets the top bit of each byte above 9; a carry changes its neighbour at worst.
     if ((words + np.uint64(0x7676767676767676) | words) & np.uint64(0x8080808080808080)).any():
         return None
-    values = list(_combine_digits(words))
+    # Each byte is a digit. Neighbours are combined in three steps, for all words at once: two
+    # digits, then four, then eight.
+    for digits, mask in ((1, 0x00FF00FF00FF00FF), (2, 0x0000FFFF0000FFFF), (4, 0xFFFFFFFF)):
+        words *= np.uint64(10**digits * 2 ** (8 * digits) + 1)
+        words >>= np.uint64(8 * digits)
+        words &= np.uint64(mask)
+    values = list(words.view(np.int64))
     for index, upper in zip(long, values[len(runs) :], strict=True):
         values[index] += upper * _TENS[_WORD]
     return values[: len(runs)]
-
-
-def _combine_digits(words: Words) -> Int64s:
-    """The numbers that 64-bit words spell: each byte is a digit, the first in the lowest byte.
-
-    Neighbours are combined in three steps for all words at once: two digits, then four, then eight.
-    """
-    words *= np.uint64(10 * 2**8 + 1)
-    words >>= np.uint64(8)
-    words &= np.uint64(0x00FF00FF00FF00FF)
-    words *= np.uint64(100 * 2**16 + 1)
-    words >>= np.uint64(16)
-    words &= np.uint64(0x0000FFFF0000FFFF)
-    words *= np.uint64(10_000 * 2**32 + 1)
-    words >>= np.uint64(32)
-    return words.view(np.int64)
 
 
 def _windows(body: bytes, word: str) -> Words:
@@ -328,8 +309,6 @@ class _LooseAnswer(msgspec.Struct):
 
 
 _answers = msgspec.json.Decoder(_Answer)
-_loose_answers = msgspec.json.Decoder(_LooseAnswer)
-_rows = msgspec.json.Decoder(Row)
 
 
 def decode_general(body: bytes) -> TradesPage:
@@ -355,10 +334,9 @@ def decode_general(body: bytes) -> TradesPage:
             f"the exchange's answer has {shortened(repr(rows))} in place of rows"
         )
     batch, unit_ns = _batch_of(rows) if rows else (no_rows(), 1)
-    cursor = None if last is None else str(last)
     raws = (bytes(row.unknown) for row in rows if row.unknown is not msgspec.UNSET)
     unknown = next((brief(raw.decode(errors="replace")) for raw in raws), None)
-    return TradesPage(batch, cursor, unit_ns, market, unknown)
+    return TradesPage(batch, None if last is None else str(last), unit_ns, market, unknown)
 
 
 def _batch_of(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
@@ -399,10 +377,11 @@ def _unreadable(body: bytes, error: Exception) -> UnreadableAnswer:
     """The error that shows the first row that the typed decoder can't read."""
     lists = []
     with suppress(msgspec.DecodeError):
-        lists = [v for v in _loose_answers.decode(body).result.values() if isinstance(v, list)]
+        result = msgspec.json.decode(body, type=_LooseAnswer).result
+        lists = [entry for entry in result.values() if isinstance(entry, list)]
     for raw in chain(*lists):
         try:
-            _rows.decode(raw)
+            msgspec.json.decode(raw, type=Row)
         except msgspec.DecodeError as reason:
             return _bad_row(bytes(raw), str(reason))
     return UnreadableAnswer(f"the exchange's answer is not a page of trades: {error}")

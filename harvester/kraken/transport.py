@@ -15,10 +15,8 @@ from urllib.request import getproxies
 import httpx
 
 from harvester.config import KRAKEN_URL, ExchangeSettings
-from harvester.errors import BadSetting
-from harvester.escaping import brief, without_user
-from harvester.kraken.answers import ACCEPTED, LARGEST_BODY, Transient, too_large
-from harvester.kraken.trades import AS_STORED
+from harvester.errors import BadSetting, brief, without_user
+from harvester.kraken.answers import ACCEPTED, AS_STORED, LARGEST_BODY, Transient, too_large
 
 MAX_IDLE_S = 15.0
 """A connection idle for longer is not used again: servers close theirs, some after 20 s."""

@@ -26,8 +26,8 @@ from harvester.errors import (
     ExchangeError,
     ExchangeUnreachable,
     HarvesterError,
+    without_credentials,
 )
-from harvester.escaping import without_credentials
 from harvester.kraken.answers import read_result
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN, read_candles

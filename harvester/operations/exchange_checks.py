@@ -15,8 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from harvester.errors import BAD_JSON, HarvesterError
-from harvester.escaping import brief
+from harvester.errors import BAD_JSON, HarvesterError, brief
 from harvester.kraken.answers import Transient, read_result
 from harvester.kraken.ohlc import WEEK_MIN, read_candles
 from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, check_market, read_pairs
@@ -88,7 +87,6 @@ class Differs(Exception):
     """An assumption does not hold."""
 
     def __init__(self, seen: str, meaning: str) -> None:
-        """Describe what was seen, and what it means for the user."""
         super().__init__(seen)
         self.seen, self.meaning = seen, meaning
 
@@ -136,7 +134,6 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        """There is no answer yet."""
         self.bodies: dict[str, bytes] = {}
         self.failures: dict[str, str] = {}
         self.pair: Pair | None = None

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -26,8 +27,7 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage
-from harvester.operations.refresh_targets import last_start
-from harvester.pair_selection import PairSelection, choose
+from harvester.pair_selection import PairSelection, choose, last_start
 from harvester.schema import Int64s, no_rows, sort_rows, times
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
@@ -50,8 +50,6 @@ MERGE_EVERY = 4
 
 MOST_UNMERGED = 4 * MERGE_EVERY
 """With so many new segments polls wait for a merge that is due, such as on a slow disk."""
-
-HOUR = UNITS_NS["h"]
 
 FAILURES_OF_AN_OUTAGE = 2
 """After so many failed requests without a good answer between them, an outage is reported."""
@@ -112,6 +110,7 @@ class _Follow:
 
     Attributes:
         context: of their downloads.
+        report: passes an event on to the listener of the run.
         after: see `follow`.
         every_s: see `follow`.
         catching_up: limits how many pairs that are far behind are downloaded at once.
@@ -125,10 +124,9 @@ class _Follow:
         after: int | None,
         every_s: float,
     ) -> None:
-        """Nothing is requested yet; for the arguments see `follow`."""
         self.after, self.every_s = after, every_s
         self.catching_up = asyncio.Semaphore(settings.exchange.jobs)
-        self._listener = options.listener
+        self.report = options.listener
         self._pairs: dict[str, _FollowedPair] = {}
         self._failures = 0
         self._silent_since_s = 0.0
@@ -154,10 +152,6 @@ class _Follow:
             self._pairs = {pair.altname: _FollowedPair(self, pair) for pair in pairs}
             results = await asyncio.gather(*(pair.run() for pair in self._pairs.values()))
         return FollowResult(results, client.calls, client.refusals)
-
-    def report(self, event: Event) -> None:
-        """Pass an event on to the listener of the run."""
-        self._listener(event)
 
     def record_answer(self, pair: _FollowedPair) -> None:
         """Note that a request for a pair had a good answer, which ends an outage."""
@@ -234,7 +228,6 @@ class _FollowedPair:
     """
 
     def __init__(self, run: _Follow, pair: Pair) -> None:
-        """Nothing is requested yet."""
         self.name = pair.altname
         self.trades = 0
         self.reached_ns: int | None = None
@@ -293,8 +286,7 @@ class _FollowedPair:
         error = await capture_error(self._follow())
         is_live = self._has_polled and not self.is_behind and self._poll_error is None
         if isinstance(error, Interrupted) and is_live:
-            # That is how it is meant to end.
-            error = None
+            error = None  # as it is meant to end
         self.has_ended = True
         download, begun = self._new_download(), self._begun or 0
         download.trades, download.pages.requested = self.trades, self._pages
@@ -410,9 +402,7 @@ class _FollowedPair:
         self.is_behind = settled_ns - self._after > far_ns
         if self.is_behind:
             self._run.report(self.event())
-            async with self._run.catching_up:
-                await download.poll(self._writer)
-        else:
+        async with self._run.catching_up if self.is_behind else nullcontext():
             await download.poll(self._writer)
         # A gap that is left before stays on record; it is not requested with every poll.
         self._after = max(self._after, self._covered_through() or 0)
@@ -431,7 +421,7 @@ class _FollowedPair:
             await asyncio.wait([self._maintenance])
         if self._maintenance_error is not None:
             raise self._maintenance_error
-        hour = self._after // HOUR
+        hour = self._after // UNITS_NS["h"]
         if hour != self._hour:
             self._hour, self._rolled_up, self._new_segments = hour, self._after, 0
             self._maintenance = asyncio.create_task(self._maintain(self._roll_up_hour))

@@ -106,20 +106,7 @@ def compact(
 def build_rollups(
     archive: TradeStore, settings: Settings, pairs: Sequence[str], listener: Listener
 ) -> list[RollupResult]:
-    """Build the roll-ups that segments of some pairs lack.
-
-    Args:
-        archive: the archive.
-        settings: `candles.rollups` says which roll-ups there should be.
-        pairs: names in any spelling; all pairs of the archive if there are none.
-        listener: called with events.
-
-    Raises:
-        NothingHeld: the archive has no trades of a pair.
-        ArchiveLocked: another run is writing a pair.
-        ArchiveDamaged: a file can't be read, or has other rows than its footer says.
-        ArchiveUnwritable: the operating system refused to write.
-    """
+    """Build the roll-ups that segments of some pairs lack; arguments and errors as of `compact`."""
     levels, progress = parse_levels(settings.candles.rollups), steps(listener)
 
     def work(pair_writer: Writer) -> RollupResult:

@@ -37,15 +37,16 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.refresh_targets import (
+from harvester.operations.sync import SyncResult
+from harvester.pair_selection import (
     KnownPairs,
     RefreshTarget,
     choose_targets,
+    known_pairs,
     last_start,
+    list_pairs,
 )
-from harvester.operations.sync import SyncResult
-from harvester.pair_selection import known_pairs, list_pairs
-from harvester.storage.locks import locked
+from harvester.storage.archive_files import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore, check_not_in_future, with_snapshot_retry
 from harvester.storage.writer import writer
@@ -96,7 +97,6 @@ class RefreshedPair:
     error: HarvesterError | None = None
 
     def __str__(self) -> str:
-        """The result in one line of text."""
         why = str(self.error) if self.error is not None else ""
         if not why and self.gaps:
             why = f"{len(self.gaps)} gaps remain, the first {self.gaps[0]}"
@@ -170,9 +170,7 @@ class RefreshResult(NamedTuple):
         return gravest([*statuses, *(pair.exit_status for pair in self.pairs)])
 
 
-LOCK = "_refresh"
 MAINTENANCE = "maintenance"
-ONLINE = "online"
 
 
 async def refresh(
@@ -215,7 +213,7 @@ async def refresh(
     doing = f"the archive at {archive.path} is being refreshed"
     error = None
     try:
-        with locked(archive.root / "locks", LOCK, doing=doing):
+        with locked(archive.root / "locks", "_refresh", doing=doing):
             await run.run(texts, asset_class)
     except HarvesterError as reason:
         error = reason
@@ -257,9 +255,7 @@ class _Refresh:
             self._stop.is_cancelled = False
 
     async def run(self, texts: Sequence[str], asset_class: str | None) -> None:
-        """Refresh the pairs that names and patterns mean.
-
-        `asset_class` limits patterns, and all stored pairs; None is every class.
+        """Refresh the pairs that names and patterns mean; `asset_class` limits patterns.
 
         If the exchange can't be asked, each pair known so far gets a result with that error.
         """
@@ -279,11 +275,9 @@ class _Refresh:
 
     def result(self, error: HarvesterError | None, seconds: float) -> RefreshResult:
         """The result of the run so far."""
-        client = self._client
+        calls, refusals = self._client.calls, self._client.refusals
         rows = [self._row(target.pair.altname) for target in self._targets]
-        return RefreshResult(
-            rows, self._exchange, client.calls, client.refusals, round(seconds, 3), error
-        )
+        return RefreshResult(rows, self._exchange, calls, refusals, round(seconds, 3), error)
 
     async def _list_pairs(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         """Ask the exchange for its status and its pairs; return those listed, and those known."""
@@ -293,7 +287,7 @@ class _Refresh:
             raise
         except ExchangeError:
             # Such as an API server that does not have this endpoint.
-            self._exchange = ONLINE
+            self._exchange = "online"
         if self._exchange == MAINTENANCE:
             raise ExchangeRefused(
                 "the exchange is in maintenance, so nothing was requested: the next run goes on"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,13 +14,19 @@ import msgspec
 
 from harvester import __version__
 from harvester.config import Settings
-from harvester.errors import BAD_JSON, HarvesterError, Interrupted, UnknownPair, gravest
-from harvester.escaping import without_credentials
+from harvester.errors import (
+    BAD_JSON,
+    HarvesterError,
+    Interrupted,
+    UnknownPair,
+    gravest,
+    without_credentials,
+)
 from harvester.kraken.pairs import Pair, is_pattern, match_pattern, resolve
+from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import writing
-from harvester.storage.locks import locked
 from harvester.storage.trade_store import TradeStore
-from harvester.times import show
+from harvester.times import UNITS_NS, now_text
 
 if TYPE_CHECKING:
     from harvester.csv_import.importer import ImportReport
@@ -231,7 +236,7 @@ def record_run(
     record = RunRecord(
         f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{pid}",
         command,
-        _now(),
+        now_text(UNITS_NS["ms"]),
         host=socket.gethostname(),
         pid=pid,
         ticks=_start_ticks(pid),
@@ -251,16 +256,12 @@ def record_run(
         record.error = without_credentials(f"{named}{error}")
         raise
     finally:
-        record.state, record.ended = "ended", _now()
+        record.state, record.ended = "ended", now_text(UNITS_NS["ms"])
         try:
             append(archive, record)
         except HarvesterError as reason:
             if not record.exit_status:
                 warn(f"this run leaves no record: {reason}")
-
-
-def _now() -> str:
-    return show(time.time_ns() // 10**6 * 10**6)
 
 
 def pair_results(

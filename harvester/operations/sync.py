@@ -27,9 +27,8 @@ from harvester.errors import (
     Interrupted,
     NothingHeld,
 )
-from harvester.storage.archive_files import check_mark
+from harvester.storage.archive_files import check_mark, locked
 from harvester.storage.filesystem import Entry
-from harvester.storage.locks import locked
 from harvester.storage.segment import Segment, parse_path, parse_rollup_path
 from harvester.storage.trade_store import TradeStore, with_snapshot_retry, without_future
 from harvester.times import SECOND, missing, union

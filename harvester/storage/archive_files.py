@@ -1,22 +1,26 @@
-"""The small files of an archive (format version, requested ranges, pairs), and case of names."""
+"""The small files of an archive: format version, requested ranges, pairs, locks, quarantine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from harvester.config import read_small_file
 from harvester.errors import (
     BAD_JSON,
     ArchiveDamaged,
+    ArchiveLocked,
     ArchiveTooNew,
     ArchiveUnwritable,
 )
 from harvester.schema import FORMAT
 from harvester.storage.filesystem import LocalStore, writing
-from harvester.storage.locks import locked
-from harvester.times import END_OF_TIME, Range, union
+from harvester.times import END_OF_TIME, Range, now_text, union
 
 # --- format version, requested ranges, list of pairs ----------------------------------------------
 
@@ -219,3 +223,180 @@ def ignores_case(path: Path) -> bool:
         return path.samefile(path.with_name(path.name.swapcase()))
     except FileNotFoundError:
         return False
+
+
+# --- locks ----------------------------------------------------------------------------------------
+
+
+class Holder(msgspec.Struct):
+    """The process that holds a lock, as its note says."""
+
+    pid: int
+    host: str
+    since: str
+    command: str = ""
+
+
+@contextmanager
+def locked(
+    folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "", command: str = ""
+) -> Iterator[None]:
+    """Hold the lock `name` while the block runs.
+
+    The operating system releases it when the process ends, however it ends. A note next to the
+    lock file says who holds it, for messages.
+
+    Args:
+        folder: where locks are kept.
+        name: of the lock, such as a pair's altname.
+        wait_s: how many seconds to wait for another holder.
+        doing: what a holder does, for the message; by default, that `name` is being written.
+        command: what this run is, for the messages of others; empty if it ends by itself.
+
+    Raises:
+        ArchiveLocked: another run holds it; the message says who, and since when.
+        ArchiveUnwritable: the folder can't be written.
+    """
+    # It loads asyncio, which commands that only read have no use for: a fifteenth of their time.
+    import filelock  # noqa: PLC0415
+
+    note = folder / f"{name}.json"
+    path = folder / f"{name}.lock"
+    lock = filelock.FileLock(path, timeout=wait_s)
+    with writing(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Older versions of filelock truncate the file that a link leads to.
+        if path.is_symlink():
+            raise ArchiveUnwritable(
+                f"{path} is a symbolic link, but harvester's locks are files: remove it"
+            )
+        try:
+            lock.acquire(poll_interval=0.02)
+        except filelock.Timeout as error:
+            raise ArchiveLocked(
+                f"{doing or f'{name} is being written'} by another run ({_holder_text(note)}): "
+                "wait until it is done, or stop it"
+            ) from error
+    try:
+        with writing(str(note)):
+            # A new file: a link of that name is never written through.
+            note.unlink(missing_ok=True)
+            note.touch(exist_ok=False)
+            holder = Holder(os.getpid(), socket.gethostname(), now_text(), command)
+            note.write_bytes(msgspec.json.encode(holder))
+        try:
+            yield
+        finally:
+            with writing(str(note)):
+                note.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _holder_text(note: Path) -> str:
+    """Describe the holder of a lock for a message."""
+    try:
+        holder = msgspec.json.decode(read_small_file(str(note)), type=Holder)
+    except (OSError, *BAD_JSON):
+        return "its process is unknown"
+    command = f"`harvester {holder.command}`, " if holder.command else ""
+    return f"{command}process {holder.pid} on {holder.host}, since {holder.since}"
+
+
+# --- quarantine -----------------------------------------------------------------------------------
+
+NOTE = "note.json"
+
+
+class QuarantineNote(msgspec.Struct):
+    """Why a file was quarantined; stored next to it as JSON.
+
+    Attributes:
+        pair: altname.
+        path: where the file was within the archive; moving it back there undoes the quarantine.
+        range: `after` and `through` by its name, in nanoseconds.
+        faults: what is wrong with it, one text each.
+        wanted: the ranges that were recorded as requested, so that they are downloaded again.
+        when: by this machine's clock.
+    """
+
+    pair: str
+    path: str
+    range: Range
+    faults: list[str]
+    wanted: list[Range] = []
+    when: str = msgspec.field(default_factory=now_text)
+
+
+def quarantine_file(store: LocalStore, note: QuarantineNote) -> str:
+    """Move a file into quarantine and return its new path; the note is written first.
+
+    Args:
+        store: the archive's files.
+        note: which file, and why.
+
+    Raises:
+        ArchiveUnwritable: the operating system refused; the file is where it was.
+    """
+    to = _prepare_folder(store, note)
+    store.move(note.path, to)
+    return to
+
+
+def quarantine_copy(store: LocalStore, note: QuarantineNote) -> str:
+    """Copy a small file into quarantine, with a note, and return the copy's path.
+
+    Args:
+        store: the archive's files.
+        note: which file, and why.
+    """
+    to = _prepare_folder(store, note)
+    store.write(to, store.read(note.path) or b"", note.pair)
+    return to
+
+
+def quarantine_segment_copy(store: LocalStore, note: QuarantineNote) -> str:
+    """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
+
+    Args:
+        store: the archive's files.
+        note: which file, and why.
+    """
+    name, parent = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
+    for folder in store.folders(parent):
+        to = f"{parent}/{folder}/{name}"
+        if _path_in_note(store, f"{parent}/{folder}/{NOTE}") == note.path and store.same(
+            note.path, to
+        ):
+            return to
+    to = _prepare_folder(store, note)
+    store.copy(note.path, to, note.pair)
+    return to
+
+
+def _prepare_folder(store: LocalStore, note: QuarantineNote) -> str:
+    """Write the note into a quarantine folder, and return the path for the file.
+
+    It is the folder of the next number, or one that a crash left without its file: such a folder is
+    empty, or has only the note about this same file.
+    """
+    parent = f"quarantine/{note.pair}"
+    numbers = [name for name in store.folders(parent) if name.isdecimal()]
+    left = [number for number in numbers if _is_left(store, f"{parent}/{number}", note.path)]
+    number = left[0] if left else f"{max(map(int, numbers), default=0) + 1:04d}"
+    write_json(store, f"{parent}/{number}/{NOTE}", note, note.pair)
+    return f"{parent}/{number}/{note.path.rpartition('/')[2]}"
+
+
+def _is_left(store: LocalStore, folder: str, path: str) -> bool:
+    files = [entry.path for entry in store.files(folder)]
+    is_only_note = files == [f"{folder}/{NOTE}"]
+    return not files or (is_only_note and _path_in_note(store, files[0]) == path)
+
+
+def _path_in_note(store: LocalStore, path: str) -> str:
+    """The path of the quarantined file by its note; empty where the note can't be read."""
+    try:
+        return msgspec.json.decode(store.read(path) or b"", type=QuarantineNote).path
+    except BAD_JSON:
+        return ""

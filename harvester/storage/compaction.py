@@ -13,7 +13,7 @@ import pyarrow as pa
 from harvester.schema import Int64s, split_at, times, trade_ids
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import read_batches
-from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, overlap, year_end, year_of
 from harvester.trade_ids import find_gaps
 
@@ -181,7 +181,11 @@ def footers_by_part(
                 count += sum(gap.sides not in footer.jumps for gap in found)
             count = min(count, left)
         left -= count
-        imported = _clipped(footer.imported, covered)
+        imported = tuple(
+            part._replace(after=shared.after, through=shared.through)
+            for part in footer.imported
+            if (shared := overlap(Range(part.after, part.through), covered))
+        )
         footers.append(
             replace(footer, range=covered, jumps=gaps, unasked_jumps=count, imported=imported)
         )
@@ -271,14 +275,3 @@ def footers_without(
     rows = [list(read_batches(store, segment.path, part, columns)) for part in ranges]
     before, _, behind = footers_by_part(footer, list(zip(ranges, rows, strict=True)))
     return [part for part in (before, behind) if part.range.after < part.range.through]
-
-
-def _clipped(imported: Iterable[ImportedRange], within: Range) -> tuple[ImportedRange, ...]:
-    """The parts of imported ranges that are inside a range."""
-    return tuple(
-        part._replace(
-            after=max(part.after, within.after), through=min(part.through, within.through)
-        )
-        for part in imported
-        if overlap(Range(part.after, part.through), within)
-    )

@@ -17,8 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import pyarrow as pa
 
-from harvester.errors import ArchiveError, ArchiveUnwritable, UsageError, not_installed
-from harvester.escaping import brief
+from harvester.errors import ArchiveError, ArchiveUnwritable, UsageError, brief, not_installed
 from harvester.storage.filesystem import MAX_LISTINGS, Entry, LocalStore
 
 try:

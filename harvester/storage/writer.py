@@ -11,7 +11,13 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import RowsChecksum, times, with_ties
 from harvester.storage import archive_files
-from harvester.storage.archive_files import check_case
+from harvester.storage.archive_files import (
+    QuarantineNote,
+    check_case,
+    locked,
+    quarantine_copy,
+    quarantine_file,
+)
 from harvester.storage.compaction import (
     are_ordered_within,
     between_quiet_moments,
@@ -21,9 +27,7 @@ from harvester.storage.compaction import (
     plan_merges,
     split_by_year,
 )
-from harvester.storage.locks import locked
 from harvester.storage.parquet_files import read_batches, stage_rollup, stage_segment
-from harvester.storage.quarantine import QuarantineNote, quarantine_copy, quarantine_file
 from harvester.storage.segment import (
     Footer,
     ImportedRange,
@@ -78,7 +82,6 @@ class Writer:
     """Writes one pair. Made by `writer()`, which holds the pair's lock."""
 
     def __init__(self, archive: TradeStore, pair: str) -> None:
-        """Write `pair`, an altname, in `archive`."""
         self.archive = archive
         self.pair = pair
         self._store = archive.store

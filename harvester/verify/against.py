@@ -226,7 +226,6 @@ class Comparer:
     def __init__(
         self, client: Client, archive: TradeStore, *, memory_limit: str = MEMORY_LIMIT
     ) -> None:
-        """No request is sent before the first pair is compared."""
         self._client = client
         self._archive = archive
         self._memory_limit = memory_limit

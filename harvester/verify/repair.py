@@ -14,9 +14,9 @@ from harvester.kraken.pairs import Pair
 from harvester.pair_selection import ListedPairs, known_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import archive_files
+from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.compaction import is_being_replaced, is_within
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
-from harvester.storage.quarantine import QuarantineNote
 from harvester.storage.segment import Footer, Segment
 from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
 from harvester.storage.writer import Writer, writer
@@ -56,7 +56,6 @@ class SegmentReader:
     """Reads what `plan_repair` must know of the files themselves."""
 
     def __init__(self, archive: TradeStore) -> None:
-        """Nothing is read yet."""
         self._store = archive.store
 
     def claims(self, segment: Segment) -> Footer | None:

@@ -41,7 +41,6 @@ class Digest(NamedTuple):
     months: list[Month]
 
     def __str__(self) -> str:
-        """One line for people to compare."""
         return f"{self.pair} {self.first} to {self.last}: {self.rows:,} trades, {self.sha256}"
 
 
@@ -70,7 +69,6 @@ class Fault(NamedTuple):
     missing_range: Range | None = None
 
     def __str__(self) -> str:
-        """One line for people."""
         return f"{self.path or self.pair}: {self.text}; range {self.range}"
 
 
@@ -167,7 +165,6 @@ class Moved(NamedTuple):
     wanted: tuple[Range, ...] = ()
 
     def __str__(self) -> str:
-        """One line for people."""
         done = "cut" if self.new_path.startswith("trades/") else "moved"
         return f"{self.pair}: {done} {self.path} to {self.new_path}"
 
@@ -238,7 +235,6 @@ class Difference:
     exchange: str | None
 
     def __str__(self) -> str:
-        """One line for people."""
         archive, exchange = self.archive or "none", self.exchange or "none"
         candle = f"{self.pair} {self.minutes}m {show(self.time_ns)}"
         return f"{candle} {self.field}: archive {archive}, exchange {exchange}"

@@ -17,8 +17,8 @@ from harvester.errors import (
     ArchiveIncomplete,
     HarvesterError,
 )
+from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import Entry, LocalStore
-from harvester.storage.locks import locked
 from harvester.storage.parquet_files import opened
 from harvester.storage.segment import Segment, decode, parse_path, reading_order
 from harvester.storage.trade_store import (

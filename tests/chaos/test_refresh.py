@@ -24,9 +24,9 @@ from harvester.download.events import BackfillResult, CancelToken, Event, PageRe
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
-from harvester.operations.refresh_targets import KnownPairs, choose_targets
+from harvester.pair_selection import KnownPairs, choose_targets
 from harvester.progress_bars import RunProgress
-from harvester.storage.locks import locked
+from harvester.storage.archive_files import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 

@@ -30,8 +30,7 @@ from harvester.errors import (
     UsageError,
 )
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, sample_trades
-from harvester.storage.archive_files import keep_pairs
-from harvester.storage.locks import locked
+from harvester.storage.archive_files import keep_pairs, locked
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer

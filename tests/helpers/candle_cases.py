@@ -19,7 +19,7 @@ from harvester.query.candles import BATCH_ROWS, QuerySession
 from harvester.query.plan import CandleQuery
 from harvester.query.sql import read_statements, run_statements
 from harvester.storage.segment import Footer
-from harvester.storage.trade_store import EVERYTHING, TradeStore
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union
 
@@ -191,3 +191,14 @@ def closes(archive: TradeStore, **more: Any) -> dict[int, Decimal | None]:
     """The closes by their second after START."""
     found = answer(ohlc(archive, ask("1s", **more)))
     return {(candle["time"] - START) // SECOND: candle["close"] for candle in found}
+
+
+class Compacting(TradeStore):
+    """An archive whose segments are merged right after they were listed to be read."""
+
+    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
+        found = super().pieces(pair, span)
+        if len(self.segments(pair)) > 1:
+            with writer(TradeStore(self.path), pair) as pair_writer:
+                pair_writer.compact(every=True)
+        return found

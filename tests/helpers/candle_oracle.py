@@ -229,16 +229,6 @@ def fixed_times(first_ns: int, last_ns: int, interval_ns: int) -> list[int]:
     return list(range(first_ns, last_ns + 1, interval_ns))
 
 
-def calendar_times(
-    first_ns: int, last_ns: int, unit: str, tz: str = "UTC", number: int = 1
-) -> list[int]:
-    """Give all openings of the calendar from one to another, both of them included."""
-    times = [first_ns]
-    while times[-1] < last_ns:
-        times.append(next_calendar(times[-1], unit, tz, number))
-    return times
-
-
 # --- empty intervals -----------------------------------------------------------------------------
 
 NOTHING: Candle = {
@@ -285,13 +275,3 @@ def filled_fixed(made: Sequence[Candle], interval_ns: int, policy: str) -> list[
     if not made:
         return []
     return filled(made, fixed_times(made[0]["time"], made[-1]["time"], interval_ns), policy)
-
-
-def filled_calendar(
-    made: Sequence[Candle], unit: str, policy: str, *, tz: str = "UTC", number: int = 1
-) -> list[Candle]:
-    """Fill between the first and the last candle of the calendar."""
-    if not made:
-        return []
-    times = calendar_times(made[0]["time"], made[-1]["time"], unit, tz, number)
-    return filled(made, times, policy)

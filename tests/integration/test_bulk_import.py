@@ -34,7 +34,6 @@ from harvester.storage.writer import writer
 DOOMED = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "crash_points.py")]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 TRADES = sample_trades.xbtusd_like(6_000, 81)
-CUT_NS = TRADES[4_000].true_ns
 FAST = {
     "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
     "HARVESTER_EXCHANGE_RATE": "0",

@@ -23,11 +23,12 @@ from harvester.csv_import.pair_matching import ImportRequest, match_files
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, altnames_by_spelling
-from harvester.operations.refresh_targets import KnownPairs, choose_targets
 from harvester.pair_selection import (
+    KnownPairs,
     PairName,
     PairSelection,
     choose,
+    choose_targets,
     known_pairs,
     resolve_held,
     resolve_named,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kraken_faults import Faults
 from kraken_market import Trade
 
-from harvester.download import page_merge, start_proof
+from harvester.download import completeness, page_merge
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -35,7 +35,7 @@ def test_trades_that_no_page_can_show_do_not_hold_a_backfill_up(
         pytest.MonkeyPatch.context() as patch,
         serve(market, faults=faults, page_size=5) as exchange,
     ):
-        patch.setattr(start_proof, "FULL_PAGE", 5)
+        patch.setattr(completeness, "FULL_PAGE", 5)
         patch.setattr(page_merge, "FULL_PAGE", 5)
         crawl = Crawl(exchange.url, folder)
         crawl.only(market.altname, Range(BEGIN_NS - 101, BEGIN_NS + 99_901))

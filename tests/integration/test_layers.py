@@ -38,7 +38,6 @@ ROOMS = (
     "trade_ids",
     "schema",
     "times",
-    "escaping",
     "errors",
 )
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}

@@ -17,7 +17,7 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected
 
 import harvester
-from harvester.download import id_check, page_merge, start_proof
+from harvester.download import completeness, page_merge
 from harvester.download.events import BackfillResult
 from harvester.schema import ROWS, no_rows
 from harvester.storage.segment import Footer
@@ -189,7 +189,7 @@ def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
         pytest.MonkeyPatch.context() as patch,
         serve(market, faults=faults, page_size=size) as exchange,
     ):
-        patch.setattr(start_proof, "FULL_PAGE", size)
+        patch.setattr(completeness, "FULL_PAGE", size)
         patch.setattr(page_merge, "FULL_PAGE", size)
         for span in [*spans, ALL, ALL, ALL]:
             outcome = Crawl(exchange.url, folder).only(market.altname, span)
@@ -215,7 +215,7 @@ def test_trades_a_nanosecond_apart_that_fill_a_page_do_not_hold_a_backfill_up(
         for number, stamp in enumerate(stamps, 1)
     ]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(start_proof, "FULL_PAGE", 5)
+    monkeypatch.setattr(completeness, "FULL_PAGE", 5)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     faults = Faults(script=["first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
@@ -230,7 +230,7 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
 ) -> None:
     trades = [Trade(START_NS, "41450.0", "0.0001", "b", "m", "", number) for number in range(1, 7)]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(start_proof, "FULL_PAGE", 5)
+    monkeypatch.setattr(completeness, "FULL_PAGE", 5)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     faults = Faults(script=[None, "first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
@@ -279,7 +279,7 @@ def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(start_proof, "FULL_PAGE", 5)
+    monkeypatch.setattr(completeness, "FULL_PAGE", 5)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     market = every(60, 20, first_id)
     until = END_OF_TIME if until_s is None else START_NS + until_s * SECOND_NS
@@ -430,9 +430,9 @@ def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows without ids behind it are many: they are stored before the next id shows a loss."""
-    monkeypatch.setattr(start_proof, "FULL_PAGE", 8)
+    monkeypatch.setattr(completeness, "FULL_PAGE", 8)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 8)
-    monkeypatch.setattr(id_check, "MAX_KEPT_BACK", 10)
+    monkeypatch.setattr(completeness, "MAX_KEPT_BACK", 10)
     market = sample_trades.market(
         [
             replace(trade, trade_id=None) if 10 <= place < 40 else trade

@@ -24,8 +24,14 @@ from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.errors import ExchangeRefused, MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.refresh_targets import KnownPairs, choose_targets
-from harvester.pair_selection import PairName, PairSelection, choose, known_pairs
+from harvester.pair_selection import (
+    KnownPairs,
+    PairName,
+    PairSelection,
+    choose,
+    choose_targets,
+    known_pairs,
+)
 from harvester.schema import no_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore

@@ -13,6 +13,7 @@ import pytest
 import sample_trades
 from candle_cases import (
     MADE_TAPES,
+    Compacting,
     Part,
     answer,
     candle_batches,
@@ -30,7 +31,7 @@ from harvester.query.plan import CandleQuery
 from harvester.query.result import Result, batch_stream, source_of_sql
 from harvester.query.sql import connect_views
 from harvester.query.views import write_database
-from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
 
@@ -396,17 +397,6 @@ def test_too_little_memory_is_said(archive: TradeStore) -> None:
         "the query needs more than 20MB of memory: raise memory_limit, or choose a shorter range "
         "(Out of Memory Error: "
     )
-
-
-class Compacting(TradeStore):
-    """An archive whose segments are merged right after they were listed for the first time."""
-
-    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
-        found = super().pieces(pair, span)
-        if len(self.segments(pair)) > 1:
-            with writer(TradeStore(self.path), pair) as pair_writer:
-                pair_writer.compact(every=True)
-        return found
 
 
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path) -> None:

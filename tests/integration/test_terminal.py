@@ -21,9 +21,9 @@ from backfills import serve
 from rich.console import Console
 
 from harvester.cli import output
-from harvester.cli.run_context import cancel_on_signals
+from harvester.cli.progress import cancel_on_signals
 from harvester.download.events import Noted, Started
-from harvester.escaping import wrapped
+from harvester.errors import wrapped
 from harvester.progress_bars import Bars, RunProgress
 from harvester.times import DAY, SECOND, Range
 

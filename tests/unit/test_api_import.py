@@ -10,8 +10,8 @@ import pytest
 import harvester
 from harvester.download.events import Begun, Imported, Step
 from harvester.operations.run_log import latest_runs
+from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.locks import locked
 from harvester.storage.trade_store import TradeStore
 
 ROWS = "".join(f"{1_704_067_200 + 10 * n},{100 + n},0.5\n" for n in range(100))

@@ -14,6 +14,7 @@ import candle_oracle
 import pyarrow as pa
 import pytest
 import sample_trades
+from candle_cases import Compacting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_market import expected
@@ -22,7 +23,7 @@ from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
 from harvester.query.bars import BYS, MAX_WAITING_BATCHES, BarQuery, By, bar_batches, parse_size
 from harvester.storage.segment import Footer
-from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, union
 
@@ -324,17 +325,6 @@ def test_a_bar_goes_on_over_time_that_is_covered_and_empty(tmp_path: Path) -> No
 
 
 # --- whoever writes meanwhile --------------------------------------------------------------------
-
-
-class Compacting(TradeStore):
-    """An archive whose segments are merged right after they were listed to be read."""
-
-    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
-        found = super().pieces(pair, span)
-        if len(self.segments(pair)) > 1:
-            with writer(TradeStore(self.path), pair) as pair_writer:
-                pair_writer.compact(every=True)
-        return found
 
 
 @pytest.mark.parametrize("by", BYS)

@@ -20,6 +20,7 @@ from candle_cases import (
     PLAIN,
     SECOND,
     START,
+    Compacting,
     answer,
     ask,
     candle_batches,
@@ -39,7 +40,6 @@ from kraken_market import expected
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
 from harvester.query.plan import FILLS
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
-from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
 
 if TYPE_CHECKING:
@@ -149,17 +149,6 @@ def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
     hold(TradeStore(tmp_path / "a1"), [(span, [trade(0, "5"), trade(1, "5")])])
     archive = hold(TradeStore(tmp_path / name), [(span, [trade(0, "5")])])
     assert [candle["count"] for candle in answer(ohlc(archive, ask()))] == [1]
-
-
-class Compacting(TradeStore):
-    """An archive whose segments are merged right after it was listed for the first time."""
-
-    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
-        found = super().pieces(pair, span)
-        if len(self.segments(pair)) > 1:
-            with writer(TradeStore(self.path), pair) as pair_writer:
-                pair_writer.compact(every=True)
-        return found
 
 
 @pytest.mark.parametrize("fill", FILLS)

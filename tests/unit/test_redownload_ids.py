@@ -16,7 +16,7 @@ from kraken_market import SECOND_NS, Trade
 from redownloads import NOW_NS, PAIR, TRADES, started, years
 
 from harvester.csv_import.csv_files import KnownComplete
-from harvester.download import id_check
+from harvester.download import completeness
 from harvester.errors import ImportIncomplete
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
@@ -284,7 +284,7 @@ def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
 def test_a_skip_where_a_run_was_interrupted_is_excused_once(
     started: Any, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
-    monkeypatch.setattr(id_check, "JUMPS_BELIEVED", 1)
+    monkeypatch.setattr(completeness, "JUMPS_BELIEVED", 1)
     trades, _ = always_skipping(pages)
     scenario: Any = started(trades)
     scenario.crawl(stop_after_pages=pages).only(PAIR)

@@ -184,11 +184,8 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
     assert store.read("wanted/A.json") == b"old"
 
 
-def test_a_commit_syncs_file_then_renames_then_syncs_each_new_folder(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    staged = store.stage("A")
-    (store.root / staged).write_bytes(b"x")
+def spied(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The renames and syncs that follow, in order, each sync with the path within the store."""
     opened: dict[int, str] = {}
     done: list[str] = []
     real_open, real_replace = os.open, Path.replace
@@ -205,6 +202,15 @@ def test_a_commit_syncs_file_then_renames_then_syncs_each_new_folder(
     monkeypatch.setattr(os, "open", spy_open)
     monkeypatch.setattr(os, "fsync", lambda handle: done.append(f"sync {opened[handle]}"))
     monkeypatch.setattr(Path, "replace", spy_replace)
+    return done
+
+
+def test_a_commit_syncs_file_then_renames_then_syncs_each_new_folder(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = store.stage("A")
+    (store.root / staged).write_bytes(b"x")
+    done = spied(store, monkeypatch)
     store.commit(staged, "trades/pair=A/1.parquet")
     assert done == [
         f"sync {staged}",
@@ -333,21 +339,6 @@ def test_a_move_syncs_the_new_folder_before_the_old_one(
 ) -> None:
     put(store, "trades/1", b"1")
     (store.root / "quarantine").mkdir()
-    opened: dict[int, str] = {}
-    done: list[str] = []
-    real_open, real_replace = os.open, Path.replace
-
-    def spy_open(path: Any, *args: Any, **more: Any) -> int:
-        handle = real_open(path, *args, **more)
-        opened[handle] = str(Path(path).relative_to(store.root))
-        return handle
-
-    def spy_replace(self: Path, target: Path) -> Path:
-        done.append("rename")
-        return real_replace(self, target)
-
-    monkeypatch.setattr(os, "open", spy_open)
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append(f"sync {opened[handle]}"))
-    monkeypatch.setattr(Path, "replace", spy_replace)
+    done = spied(store, monkeypatch)
     store.move("trades/1", "quarantine/1")
     assert done == ["rename", "sync quarantine", "sync trades"]

@@ -21,10 +21,9 @@ from segment_rows import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import QuarantineNote, keep_pairs
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import stage_segment
-from harvester.storage.quarantine import QuarantineNote
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import pyarrow as pa
 
-from harvester.errors import BadQuery, BadTime, NothingHeld, UsageError
-from harvester.escaping import brief
+from harvester.errors import BadQuery, BadTime, NothingHeld, UsageError, brief
 from harvester.exporters.formats import as_flat_text, as_text
 from harvester.query.read_only_sql import (
     LimitedRows,

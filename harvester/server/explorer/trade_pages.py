@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from harvester.errors import UsageError
-from harvester.escaping import brief
+from harvester.errors import UsageError, brief
 from harvester.exporters.formats import as_text
 from harvester.query.result import Result
 from harvester.schema import times
