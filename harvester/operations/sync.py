@@ -32,6 +32,7 @@ from harvester.storage.filesystem import Entry
 from harvester.storage.locks import locked
 from harvester.storage.segment import Segment, parse_path, parse_rollup_path
 from harvester.storage.trade_store import TradeStore, with_snapshot_retry, without_future
+from harvester.storage.writer import verified_rows
 from harvester.times import SECOND, missing, union
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def sync(
         NothingHeld: the archive is empty.
         ArchiveLocked: another sync of the archive is running.
         ArchiveTooNew: a newer harvester wrote the copy.
-        ArchiveDamaged: files keep vanishing while they are read.
+        ArchiveDamaged: a segment that is new or changed is damaged, and was not written; or files
+            keep vanishing while they are read.
         ArchiveError: the store can't be read.
         ArchiveUnwritable: the store refuses, or has other bytes than were sent.
         Interrupted: `cancel` was cancelled.
@@ -195,6 +197,7 @@ class _Sync:
         """Write a file unless the store has it, and compare what the store has then.
 
         Raises:
+            ArchiveDamaged: it is a segment whose rows are not those of its footer.
             FileNotFoundError: the file was removed or replaced since it was listed.
         """
         if self._cancel.is_cancelled:
@@ -207,6 +210,8 @@ class _Sync:
                 raise FileNotFoundError(errno.ENOENT, "it was replaced", entry.path)
             e_tag = stored.e_tag if stored is not None and stored.size == entry.size else ""
             if not e_tag or not self._has_content(entry, file, e_tag):
+                if not self._is_dry:
+                    self._check_segment(entry)
                 self.uploaded.append(entry)
                 if self._is_dry:
                     return
@@ -217,6 +222,18 @@ class _Sync:
                         "nothing was deleted; try again"
                     )
             self._record.add(entry, e_tag)
+
+    def _check_segment(self, entry: Entry) -> None:
+        """Compare the rows of a segment with its checksum: the copy may have the only sound file.
+
+        Raises:
+            ArchiveDamaged: the segment is damaged.
+            FileNotFoundError: compaction removed it; list again.
+        """
+        segment = parse_path(*entry)
+        if segment is not None:
+            for _ in verified_rows(self._archive, [segment]):
+                pass
 
     def _has_content(self, entry: Entry, file: BinaryIO, e_tag: str) -> bool:
         """Compare an object with a file: by its ETag or, if that is no checksum, by reading it."""
