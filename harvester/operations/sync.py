@@ -313,7 +313,8 @@ def choose_deletions(
     Args:
         objects: all objects of the copy.
         local: the paths of the archive's segments and roll-ups; the copy has them all.
-        now_ns: the time: a range that ends later was covered by a wrong clock.
+        now_ns: the time: a range that ends later was covered by a wrong clock, and counts up to
+            when it was written.
 
     Returns:
         The paths to delete, roll-ups first; and those of segments that are kept.
@@ -332,7 +333,9 @@ def choose_deletions(
             if segment.path in local:
                 continue
             later = [other.range for other in current if _age_order(other) > _age_order(segment)]
-            past = without_future([segment.range], now_ns, end_ns)
+            # A wrong clock's range has trades up to when it was written at most.
+            written_ns = max(segment.changed_ns, end_ns)
+            past = without_future([segment.range], now_ns, written_ns)
             is_replaced = bool(later) and not missing(past, union(later))
             (replaced if is_replaced else kept).append(segment.path)
     rollups = (parse_rollup_path(item.path, item.size) for item in objects)

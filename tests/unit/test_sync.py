@@ -73,6 +73,17 @@ def test_a_range_in_the_future_counts_up_to_the_end_of_coverage() -> None:
     assert deletions({future: 1, AB: 2}, {AB}, now_s=2_000_000) == ([], [future])
 
 
+@pytest.mark.parametrize("after", [0, 10, 30])
+def test_a_range_in_the_future_stays_if_it_was_written_after_the_end_of_coverage(
+    after: int,
+) -> None:
+    """Until it was written, by the store's clock, it may have trades that the archive lacks."""
+    future = segment(after, 1_000_000)
+    assert deletions({future: 50, A: 60}, {A}, now_s=100) == ([], [future])
+    past = segment(after, 200_000)
+    assert deletions({past: 200_050, A: 200_060}, {A}, now_s=100) == ([], [past])
+
+
 def test_other_pairs_and_other_files_stay() -> None:
     other = segment(0, 10, pair="ETHEUR")
     objects = {other: 1, rollup(other): 1, "notes.txt": 1, "trades/pair=XBTUSD/a.parquet": 1, AB: 2}
