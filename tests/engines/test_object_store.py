@@ -393,6 +393,21 @@ def test_a_damaged_segment_never_replaces_a_sound_copy(
     assert contents(store.folder / "kraken") == before
 
 
+def test_an_archive_is_not_synced_over_half_of_an_imported_range(
+    store: Store, states: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Another archive's: its file may round the trade at the seam to either side."""
+    archive = copy_of(states[0], tmp_path)
+    middle = (PARTS[0].after + PARTS[0].through) // 2
+    imported = f"trades/pair={PAIR}/year=2026/{middle:019d}-{PARTS[1].through + 1:019d}.csv.parquet"
+    (store.folder / "kraken" / imported).parent.mkdir(parents=True)
+    (store.folder / "kraken" / imported).write_bytes(b"theirs")
+    for dry_run in (True, False):
+        with pytest.raises(ArchiveError, match=f"{imported}.*another URL"):
+            archive.sync(URL, dry_run=dry_run)
+    assert contents(store.folder / "kraken") == {imported: b"theirs"}
+
+
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("prefix", ["/kraken", "a//b", "./kraken", "a/../b"])
 def test_a_prefix_that_the_client_would_change_is_refused(prefix: str) -> None:
