@@ -182,15 +182,16 @@ def _files_in(path: Path) -> list[Path]:
     try:
         if not path.is_dir():
             return [path]
+        found = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.suffix.lower() in (".csv", ".zip")
+            and file.is_file()
+            and not _is_hidden(file.relative_to(path))
+        ]
     except OSError as error:
+        # Also where a folder vanishes while it is listed.
         raise BadFile(f"{path} can't be read: {error.strerror or error}") from error
-    found = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in (".csv", ".zip")
-        and file.is_file()
-        and not _is_hidden(file.relative_to(path))
-    ]
     if not found:
         raise BadFile(f"{path} has neither a CSV nor a ZIP: give another folder")
     return found

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import msgspec
+
 from harvester.config import Settings
 from harvester.download.backfill import backfill, fill
 from harvester.download.events import (
@@ -319,12 +321,18 @@ class _Refresh:
         if target.listed or target.error is not None or target.renamed_to is not None:
             return target
         try:
-            await self._stop.guard(self._client.page(target.pair, None))
+            page = await self._stop.guard(self._client.page(target.pair, None))
         except ExchangeRefused:
             return target
         except HarvesterError as error:
             return target._replace(error=self._time_limit_or(error))
-        return target._replace(listed=True)
+        # Without a key, its folder would accept the next market that is given this name.
+        pair = (
+            target.pair
+            if target.pair.key
+            else msgspec.structs.replace(target.pair, key=page.market)
+        )
+        return target._replace(pair=pair, listed=True)
 
     async def _download(self, requests: list[BackfillRequest]) -> list[BackfillResult]:
         self._listener(Begun(len(requests)))

@@ -11,10 +11,11 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ import msgspec
 from harvester.download.events import Begun, CancelToken, Listener, Step, result_of
 from harvester.errors import (
     BAD_JSON,
+    ArchiveError,
     ArchiveUnwritable,
     HarvesterError,
     Interrupted,
@@ -29,8 +31,9 @@ from harvester.errors import (
 )
 from harvester.storage.archive_files import check_mark, locked
 from harvester.storage.filesystem import Entry
-from harvester.storage.segment import Segment, parse_path, parse_rollup_path
-from harvester.storage.trade_store import TradeStore, with_snapshot_retry, without_future
+from harvester.storage.segment import Segment, parse_path, parse_rollup_path, reading_order
+from harvester.storage.trade_store import TradeStore, pieces_of, with_snapshot_retry, without_future
+from harvester.storage.writer import verified_rows
 from harvester.times import SECOND, missing, union
 
 if TYPE_CHECKING:
@@ -93,8 +96,10 @@ def sync(
         NothingHeld: the archive is empty.
         ArchiveLocked: another sync of the archive is running.
         ArchiveTooNew: a newer harvester wrote the copy.
-        ArchiveDamaged: files keep vanishing while they are read.
-        ArchiveError: the store can't be read.
+        ArchiveDamaged: a segment that is new or changed is damaged, and was not written; or files
+            keep vanishing while they are read.
+        ArchiveError: the store can't be read, or has a segment of another archive that would cut an
+            imported one, or be cut.
         ArchiveUnwritable: the store refuses, or has other bytes than were sent.
         Interrupted: `cancel` was cancelled.
     """
@@ -157,6 +162,7 @@ class _Sync:
         files, written_before = list_files(self._archive), len(self.uploaded)
         try:
             stored = {item.path: item for item in self._remote.objects("")}
+            self._check_cuts(files, stored)
             self._bring(files, stored)
             # Only now: a reader that knows a requested range must find its trades.
             small_files = self._list_small_files()
@@ -166,6 +172,18 @@ class _Sync:
                 self._record.save()
         self.unchanged = len(files) + len(small_files) - (len(self.uploaded) - written_before)
         return self._delete_replaced(files, stored)
+
+    def _check_cuts(self, files: Sequence[Entry], stored: dict[str, StoredObject]) -> None:
+        """Raise ArchiveError if an imported segment would be cut, as `find_cut` says."""
+        new, now_ns = [file for file in files if file.path not in stored], time.time_ns()
+        expected = _expected(stored, new, now_ns)
+        deleted, _ = choose_deletions(expected, {file.path for file in files}, now_ns)
+        if cut := find_cut(expected, deleted):
+            raise ArchiveError(
+                f"{self._remote.url} would have {cut[0]} and {cut[1]}, which begins inside it: the "
+                "times of imported trades are rounded, so one could be lost or doubled where they "
+                "meet. Fill the gaps there, or use another URL for this archive"
+            )
 
     def _list_small_files(self) -> list[Entry]:
         wanted = self._archive.store.files("wanted")
@@ -194,6 +212,7 @@ class _Sync:
         """Write a file unless the store has it, and compare what the store has then.
 
         Raises:
+            ArchiveDamaged: it is a segment whose rows are not those of its footer.
             FileNotFoundError: the file was removed or replaced since it was listed.
         """
         if self._cancel.is_cancelled:
@@ -206,6 +225,8 @@ class _Sync:
                 raise FileNotFoundError(errno.ENOENT, "it was replaced", entry.path)
             e_tag = stored.e_tag if stored is not None and stored.size == entry.size else ""
             if not e_tag or not self._has_content(entry, file, e_tag):
+                if not self._is_dry:
+                    self._check_segment(entry)
                 self.uploaded.append(entry)
                 if self._is_dry:
                     return
@@ -216,6 +237,12 @@ class _Sync:
                         "nothing was deleted; try again"
                     )
             self._record.add(entry, e_tag)
+
+    def _check_segment(self, entry: Entry) -> None:
+        """Raise ArchiveDamaged for a damaged segment: the copy may have the only sound file."""
+        if segment := parse_path(*entry):
+            for _ in verified_rows(self._archive, [segment]):
+                pass
 
     def _has_content(self, entry: Entry, file: BinaryIO, e_tag: str) -> bool:
         """Compare an object with a file: by its ETag or, if that is no checksum, by reading it."""
@@ -231,9 +258,7 @@ class _Sync:
         """
         local, now_ns = {file.path for file in files}, time.time_ns()
         if self._is_dry:
-            expected = {path: Entry(*item[:3]) for path, item in before.items()}
-            expected |= {file.path: file._replace(changed_ns=now_ns) for file in self.uploaded}
-            return choose_deletions(expected.values(), local, now_ns)
+            return choose_deletions(_expected(before, self.uploaded, now_ns), local, now_ns)
         stored = {item.path: item for item in self._remote.objects("")}
         for file in files:
             found = stored.get(file.path)
@@ -295,26 +320,24 @@ def choose_deletions(
     Args:
         objects: all objects of the copy.
         local: the paths of the archive's segments and roll-ups; the copy has them all.
-        now_ns: the time: a range that ends later was covered by a wrong clock.
+        now_ns: the time: a range that ends later was covered by a wrong clock, and counts up to
+            when it was written.
 
     Returns:
         The paths to delete, roll-ups first; and those of segments that are kept.
     """
-    listed = (parse_path(*item) for item in objects)
-    of_pair: defaultdict[str, list[Segment]] = defaultdict(list)
-    for segment in listed:
-        if segment is not None:
-            of_pair[segment.pair].append(segment)
     replaced: list[str] = []
     kept: list[str] = []
-    for segments in of_pair.values():
+    for segments in _by_pair(objects):
         current = [segment for segment in segments if segment.path in local]
         end_ns = max((segment.range.through for segment in current), default=0)
         for segment in segments:
             if segment.path in local:
                 continue
             later = [other.range for other in current if _age_order(other) > _age_order(segment)]
-            past = without_future([segment.range], now_ns, end_ns)
+            # A wrong clock's range has trades up to when it was written at most.
+            written_ns = max(segment.changed_ns, end_ns)
+            past = without_future([segment.range], now_ns, written_ns)
             is_replaced = bool(later) and not missing(past, union(later))
             (replaced if is_replaced else kept).append(segment.path)
     rollups = (parse_rollup_path(item.path, item.size) for item in objects)
@@ -325,6 +348,43 @@ def choose_deletions(
         if rollup and rollup.path not in local and rollup.segment_path in gone
     ]
     return unused + replaced, kept
+
+
+def _expected(stored: dict[str, StoredObject], new: Iterable[Entry], now_ns: int) -> list[Entry]:
+    """All objects of the copy once some files are written."""
+    expected = {path: Entry(*item[:3]) for path, item in stored.items()}
+    expected |= {file.path: file._replace(changed_ns=now_ns) for file in new}
+    return list(expected.values())
+
+
+def find_cut(objects: Iterable[Entry], deleted: Iterable[str]) -> tuple[str, str] | None:
+    """Find an imported segment that would be read from the end of a downloaded one on only.
+
+    By its rounded time, a trade at that moment may be on either side. No archive has such segments.
+
+    Args:
+        objects: all objects of the copy.
+        deleted: the paths of those that are deleted.
+
+    Returns:
+        The paths of the downloaded segment and of the imported one; None if there is none.
+    """
+    gone = set(deleted)
+    for segments in _by_pair(item for item in objects if item.path not in gone):
+        pieces = pieces_of(sorted(segments, key=reading_order))
+        for (before, _), (segment, within) in pairwise(pieces):
+            is_cut = within.after > segment.range.after
+            if is_cut and segment.is_imported and not before.is_imported:
+                return before.path, segment.path
+    return None
+
+
+def _by_pair(objects: Iterable[Entry]) -> Iterable[list[Segment]]:
+    """The segments among some objects, in a list for each pair."""
+    of_pair = defaultdict[str, list[Segment]](list)
+    for segment in filter(None, (parse_path(*item) for item in objects)):
+        of_pair[segment.pair].append(segment)
+    return of_pair.values()
 
 
 def _age_order(segment: Segment) -> tuple[int, int, int, bool]:

@@ -263,11 +263,12 @@ class ObjectStore(LocalStore):
         """
         self.url = url.rstrip("/")
         scheme, _, rest = self.url.partition("://")
-        if scheme not in SCHEMES or not rest:
+        bucket, *folders = rest.split("/")
+        # The client leaves out a slash at the beginning, and refuses the others.
+        if scheme not in SCHEMES or not bucket or {"", ".", ".."}.intersection(folders):
             known = " or ".join(f"{name}://BUCKET/PREFIX" for name in SCHEMES)
             raise UsageError(f"{brief(url)} is no archive in an object store: give {known}")
-        prefix = rest.partition("/")[2]
-        self._prefix = f"{prefix}/" if prefix else ""
+        self._prefix = "".join(f"{folder}/" for folder in folders)
 
     @property
     def root(self) -> Path:  # type: ignore[override]

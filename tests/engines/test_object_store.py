@@ -22,6 +22,7 @@ from object_stores import BUCKET, SERVERS, Fault, Store, localbucket, no_fault
 import harvester
 from harvester.cli.main import cli
 from harvester.errors import (
+    ArchiveDamaged,
     ArchiveError,
     ArchiveLocked,
     ArchiveTooNew,
@@ -374,6 +375,43 @@ def test_an_etag_that_is_no_checksum_is_no_error(
     archive = copy_of(states[0], tmp_path)
     assert archive.sync(URL).uploaded == FILES
     assert archive.sync(URL).uploaded == 0
+
+
+def test_a_damaged_segment_never_replaces_a_sound_copy(
+    store: Store, states: tuple[Path, Path], tmp_path: Path
+) -> None:
+    archive = copy_of(states[0], tmp_path)
+    archive.sync(URL)
+    before = contents(store.folder / "kraken")
+    segment = next((Path(archive.path) / "trades").rglob("*.parquet"))
+    damage = bytearray(segment.read_bytes())
+    damage[len(damage) // 3] ^= 1
+    segment.write_bytes(damage)
+    with pytest.raises(ArchiveDamaged, match=segment.name):
+        archive.sync(URL)
+    assert contents(store.folder / "kraken") == before
+
+
+def test_an_archive_is_not_synced_over_half_of_an_imported_range(
+    store: Store, states: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Another archive's: its file may round the trade at the seam to either side."""
+    archive = copy_of(states[0], tmp_path)
+    middle = (PARTS[0].after + PARTS[0].through) // 2
+    imported = f"trades/pair={PAIR}/year=2026/{middle:019d}-{PARTS[1].through + 1:019d}.csv.parquet"
+    (store.folder / "kraken" / imported).parent.mkdir(parents=True)
+    (store.folder / "kraken" / imported).write_bytes(b"theirs")
+    for dry_run in (True, False):
+        with pytest.raises(ArchiveError, match=f"{imported}.*another URL"):
+            archive.sync(URL, dry_run=dry_run)
+    assert contents(store.folder / "kraken") == {imported: b"theirs"}
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("prefix", ["/kraken", "a//b", "./kraken", "a/../b"])
+def test_a_prefix_that_the_client_would_change_is_refused(prefix: str) -> None:
+    with pytest.raises(UsageError, match="is no archive in an object store"):
+        harvester.open(f"s3://{BUCKET}/{prefix}")
 
 
 # --- refresh --------------------------------------------------------------------------------------

@@ -209,6 +209,24 @@ def test_a_key_that_the_exchange_takes_for_the_new_market_brings_nothing_of_it(
         assert nights.tape("LUNAUSD") == held
 
 
+def test_a_pair_that_no_list_has_is_stored_with_the_key_of_its_first_answer(tmp_path: Path) -> None:
+    """Requested before it was renamed, and nothing of it was stored by then."""
+    old = luna("LUNAUSD", 1)
+    clock = Clock(FIRST_NS + DAY_NS)
+    with Exchange([replace(old, altname="LUNCUSD", wsname="LUNC/USD")], clock=clock) as exchange:
+        nights = Nights(tmp_path, exchange, clock)
+        with writer(TradeStore(tmp_path), "LUNAUSD") as pair_writer:
+            pair_writer.want(Range(0, FIRST_NS))
+        assert row_of(nights.refresh(), "LUNAUSD")["state"] == "complete"
+        held = nights.tape("LUNAUSD")
+        assert held == until(old, nights.settled_ns)
+        exchange.add(NEW)
+        nights.pass_day()
+        nights.refresh()
+        assert nights.tape("LUNAUSD")[: len(held)] == held
+        assert nights.tape("LUNAUSD") == until(old, nights.settled_ns)
+
+
 def test_the_key_is_read_from_the_files_where_pairs_json_is_gone(nights: Nights) -> None:
     relist(nights)
     held = nights.tape("LUNAUSD")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import zipfile
 from pathlib import Path
@@ -45,6 +46,16 @@ def test_csvs_are_found_in_zips_and_folders_and_by_themselves(tmp_path: Path) ->
         "ETHUSD.csv",
         "XBTEUR.csv",
     ]
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(path: Path, _pattern: str) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path / "inner"))
+
+    monkeypatch.setattr(Path, "rglob", vanish)
+    assert refusal(tmp_path) == "FILE can't be read: No such file or directory"
 
 
 @pytest.mark.parametrize(

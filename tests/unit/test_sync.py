@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import harvester
 from harvester.errors import UsageError, not_installed
-from harvester.operations.sync import PART_BYTES, choose_deletions, md5_tags
+from harvester.operations.sync import PART_BYTES, choose_deletions, find_cut, md5_tags
 from harvester.storage.filesystem import Entry
 from harvester.storage.segment import parse_path
 from harvester.times import SECOND, union
@@ -71,6 +71,42 @@ def test_a_range_in_the_future_counts_up_to_the_end_of_coverage() -> None:
     future = segment(0, 1_000_000)
     assert deletions({future: 1, AB: 2}, {AB}, now_s=100) == ([future], [])
     assert deletions({future: 1, AB: 2}, {AB}, now_s=2_000_000) == ([], [future])
+
+
+@pytest.mark.parametrize("after", [0, 10, 30])
+def test_a_range_in_the_future_stays_if_it_was_written_after_the_end_of_coverage(
+    after: int,
+) -> None:
+    """Until it was written, by the store's clock, it may have trades that the archive lacks."""
+    future = segment(after, 1_000_000)
+    assert deletions({future: 50, A: 60}, {A}, now_s=100) == ([], [future])
+    past = segment(after, 200_000)
+    assert deletions({past: 200_050, A: 200_060}, {A}, now_s=100) == ([], [past])
+
+
+IMPORTED = segment(10, 30, ".csv")
+
+
+@pytest.mark.parametrize(
+    ("objects", "local", "found"),
+    [
+        ({IMPORTED: 1}, {AB}, (AB, IMPORTED)),
+        ({AB: 1}, {IMPORTED}, (AB, IMPORTED)),
+        # An imported segment ends where it has no trades nearby; so does what is read behind it.
+        ({IMPORTED: 1}, {segment(20, 40)}, None),
+        ({IMPORTED: 1}, {segment(0, 20, ".csv")}, None),
+        ({IMPORTED: 1}, {segment(20, 25)}, None),
+        ({IMPORTED: 1}, {AB, segment(20, 30)}, None),
+        ({segment(10, 30): 1}, {AB}, None),
+        ({segment(10, 30, ".csv", "ETHEUR"): 1}, {AB}, None),
+    ],
+)
+def test_an_imported_segment_is_not_cut_by_a_downloaded_one(
+    objects: dict[str, int], local: set[str], found: tuple[str, str] | None
+) -> None:
+    expected = [Entry(path, 1, at * SECOND) for path, at in objects.items()]
+    expected += [Entry(path, 1, 9 * SECOND) for path in local]
+    assert find_cut(expected, choose_deletions(expected, local, NOW_NS)[0]) == found
 
 
 def test_other_pairs_and_other_files_stay() -> None:
