@@ -62,10 +62,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--exact", action="store_true", help="pandas with exact decimals, too")
+    parser.add_argument("--three-columns", action="store_true", help="in all files")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        truth = make(folder / QUARTER, given.rows, given.pairs)
+        wide_files = 0 if given.three_columns else given.pairs // 2
+        truth = make(folder / QUARTER, given.rows, given.pairs, wide_files)
         size = (folder / QUARTER).stat().st_size
         print(f"{sum(rows for rows, _ in truth.values()):,} rows, {size / 1e6:,.0f} MB packed")
         programs = ["harvester", "pandas"] + ["pandas, exact"] * given.exact
@@ -76,10 +78,11 @@ def main() -> None:
         tell(figures, sum(rows for rows, _ in truth.values()))
 
 
-def make(path: Path, rows: int, pairs: int) -> dict[str, tuple[int, Decimal]]:
-    """A ZIP of made trades, uneven pairs, every other one of seven columns; rows and volumes.
+def make(path: Path, rows: int, pairs: int, wide_files: int) -> dict[str, tuple[int, Decimal]]:
+    """A ZIP of made trades, uneven pairs; rows and volumes.
 
-    A twentieth of the rows are equal to the one before in every field but the id.
+    Every other file has seven columns, until there are `wide_files`. A twentieth of the rows are
+    equal to the one before in every field but the id.
     """
     source = np.random.default_rng(7)
     weights = 1 / np.arange(1, pairs + 1) ** 0.7
@@ -87,6 +90,7 @@ def make(path: Path, rows: int, pairs: int) -> dict[str, tuple[int, Decimal]]:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for place, share in enumerate(weights / weights.sum()):
             count = max(int(rows * share), 10)
+            is_wide = place % 2 == 1 and place < 2 * wide_files
             name = f"M{place:02d}USD"
             stamps = np.sort(source.integers(60, SECONDS, count)) + BEGINS_S
             prices = np.abs(300_000 + np.cumsum(source.integers(-3, 4, count))) + 1
@@ -97,12 +101,12 @@ def make(path: Path, rows: int, pairs: int) -> dict[str, tuple[int, Decimal]]:
                 values[equal] = values[equal - 1]
             truth[name] = (count, Decimal(int(volumes.sum())).scaleb(-8))
             with archive.open(f"TimeAndSales_Combined/{name}.csv", "w") as file:
-                if place % 2:
+                if is_wide:
                     file.write(b"price,volume,timestamp,b/s,m/l,misc\n")
                 for start in range(0, count, STEP):
                     part = slice(start, start + STEP)
                     columns = (stamps[part], prices[part], volumes[part])
-                    file.write(lines(start, *columns, wide=bool(place % 2)))
+                    file.write(lines(start, *columns, wide=is_wide))
     return truth
 
 

@@ -39,7 +39,6 @@ from harvester.pair_selection import (
 )
 from harvester.storage.trade_store import TradeStore, object_store
 from harvester.times import SECOND, Range, parse_offset
-from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
     from harvester.async_runner import BackfillRun
@@ -53,7 +52,8 @@ if TYPE_CHECKING:
         Listener,
         ProgressOption,
     )
-    from harvester.exporters.export import ExportedFile, Layout
+    from harvester.exporters.export import ExportedFile
+    from harvester.exporters.formats import Layout
     from harvester.operations.exchange_checks import CheckResult
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from harvester.server.explorer.web import ExplorerServer
     from harvester.storage.trade_store import PairFile
     from harvester.verify.reports import Digest, PairReport
+    from harvester.verify.status import PairStatus
 
 
 Number = int | float | str | Decimal
@@ -1431,6 +1432,8 @@ class Archive:
             >>> status.pair, status.trades, status.gaps
             ('XBTUSD', 20000, [])
         """
+        from harvester.verify.status import status
+
         return status(self._store, self._resolve_known(pairs) or None, time.time_ns())
 
     @check_types

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
-from functools import wraps
+from functools import cache, wraps
 from operator import index
 from typing import NamedTuple, ParamSpec, SupportsIndex, TypeVar, cast
 
@@ -181,29 +181,29 @@ def wrong_type(
 def check_types(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a public function: raise UsageError for arguments of other types than annotated.
 
-    Too many or too few arguments and unknown names remain Python's own TypeError.
-
-    Raises:
-        KeyError: while decorating, if an annotation has no entry in `ARGUMENT_TYPES`.
+    Too many or too few arguments and unknown names remain Python's own TypeError. The annotations
+    are read at the first call: a command calls one function of many.
     """
-    signature = inspect.signature(function)
-    parameters = {
-        name: _accepted(parameter)
-        for name, parameter in signature.parameters.items()
-        if name != "self"
-    }
+    signature_of = cache(inspect.signature)
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        signature = signature_of(function)
         try:
             bound = signature.bind(*args, **kwargs).arguments
         except TypeError:
             # The call itself raises it, with Python's usual message.
             return function(*args, **kwargs)
-        for name, (accepted, is_many) in parameters.items():
-            values = bound.get(name, ()) if is_many else [bound[name]] if name in bound else []
-            for value in values:
-                if not accepted.accepts(value):
+        for name, given in bound.items():
+            if name == "self":
+                continue
+            parameter = signature.parameters[name]
+            is_many = parameter.kind is parameter.VAR_POSITIONAL
+            annotation = str(parameter.annotation)
+            may_be_none = annotation.endswith(" | None")
+            accepted = ARGUMENT_TYPES[annotation.removesuffix(" | None")]
+            for value in given if is_many else [given]:
+                if not ((value is None and may_be_none) or accepted.accepts(value)):
                     named = f"each of {name}" if is_many else name
                     raise wrong_type(named, accepted.expected, value, accepted.error)
         return function(*args, **kwargs)
@@ -216,16 +216,6 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
 
         return cast("Callable[P, R]", checked_async)
     return checked
-
-
-def _accepted(parameter: inspect.Parameter) -> tuple[ArgumentType, bool]:
-    """The values that a parameter accepts (None if annotated), and whether it is `*args`."""
-    annotation = str(parameter.annotation)
-    accepted = ARGUMENT_TYPES[annotation.removesuffix(" | None")]
-    if annotation.endswith(" | None"):
-        accepts = accepted.accepts
-        accepted = accepted._replace(accepts=lambda value: value is None or accepts(value))
-    return accepted, parameter.kind is parameter.VAR_POSITIONAL
 
 
 # --- Times ----------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ SUM_OF_VOLUMES = pa.decimal128(38, VOLUME.scale)
 SUM_OF_VALUES = pa.decimal128(38, PRICE.scale + VOLUME.scale)
 """A value is a price times a volume: the scale keeps all digits of the product."""
 
-SIDES = pa.array(["buy", "sell"])
-ORDER_TYPES = pa.array(["market", "limit"])
+SIDES = pa.array(["buy", "sell"], pa.string())
+ORDER_TYPES = pa.array(["market", "limit"], pa.string())
 
 ROWS = pa.schema(
     [

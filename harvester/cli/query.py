@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
@@ -39,11 +39,12 @@ from harvester.cli.query_output import (
     write_result,
 )
 from harvester.errors import UsageError
-from harvester.exporters.export import OTHER_PROGRAMS
-from harvester.exporters.formats import ending_of
-from harvester.query.explain import Explanation
+from harvester.exporters.formats import OTHER_PROGRAMS, ending_of
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import batch_stream
+
+if TYPE_CHECKING:
+    from harvester.query.explain import Explanation
 
 
 class ChartOptions(TypedDict):

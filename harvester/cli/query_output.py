@@ -8,18 +8,20 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import BinaryIO, Literal, cast, get_args
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
 
 import click
 import pyarrow as pa
 
 from harvester.cli import output
 from harvester.errors import UsageError, printable
-from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile, Layout
 from harvester.exporters.formats import (
     ENDINGS,
+    LAYOUTS,
+    OTHER_PROGRAMS,
     WRITERS,
     Batches,
+    Layout,
     Writer,
     as_flat_text,
     cell,
@@ -31,6 +33,9 @@ from harvester.query.calendar import find_time_zone
 from harvester.query.result import Result, batch_stream
 from harvester.storage.output_files import COMPRESSED, compressed_file_sink
 from harvester.times import parse_interval
+
+if TYPE_CHECKING:
+    from harvester.exporters.export import ExportedFile
 
 Times = Literal["utc", "local"]
 """The values of --times."""

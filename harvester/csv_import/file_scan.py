@@ -6,7 +6,10 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
+
+import pyarrow as pa
 
 from harvester.csv_import.csv_files import (
     UNKNOWN,
@@ -147,9 +150,11 @@ def _time_column(rows: Sequence[Sequence[str]], usual: Sequence[str]) -> int | N
 
 def _nearly_all(rows: Sequence[Sequence[str]], column: int, test: Callable[[str], bool]) -> bool:
     """Whether nearly all values of a column pass a test; bad rows are reported later."""
-    failed = sum(not test(row[column]) for row in rows)
-    # In a file of few rows, a single bad row is more than a tenth.
-    return failed <= max(1, len(rows) // 10) and 2 * failed < max(1, len(rows))
+    # In a file of few rows, a single bad row is more than a tenth, and in none more than half are.
+    most = min(max(1, len(rows) // 10), (max(1, len(rows)) - 1) // 2)
+    failed = (row for row in rows if not test(row[column]))
+    # Most columns fail, and most of these in all rows.
+    return next(islice(failed, most, None), None) is None
 
 
 def _is_number(text: str) -> bool:
@@ -198,6 +203,7 @@ class ScannedFile(NamedTuple):
         in_doubt: ranges with rows that are out of place, or where the file was cut off.
         silences: long ranges without rows, in order; see `is_whole`.
         is_vouched_for: whether the user said that it is complete between two times.
+        kept: what `batches` returns; None if these rows were not kept in memory.
     """
 
     member: Member
@@ -213,6 +219,7 @@ class ScannedFile(NamedTuple):
     in_doubt: list[Range]
     silences: list[Range]
     is_vouched_for: bool = False
+    kept: Sequence[tuple[pa.RecordBatch, int]] | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -243,6 +250,18 @@ class ScannedFile(NamedTuple):
         until_s, last_ns = self.member.complete.until_s, self.last_ns
         return max(-1 if last_ns is None else last_ns, (until_s or 0) * SECOND - 1)
 
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Its rows, kept or read again, batch by batch, each with its bytes in the file.
+
+        Raises:
+            DamagedFile: the file can't be read again, or is another one than was scanned.
+        """
+        if self.kept is not None:
+            yield from self.kept
+            return
+        for parsed, size in read_rows(self.member, self.layout, self.checksum):
+            yield parsed.rows, size
+
     def with_bounds(self, **bounds: int | None) -> ScannedFile:
         """The same file with another `since_s` or `until_s` of the time that it has completely."""
         complete = self.member.complete._replace(**bounds)
@@ -253,6 +272,7 @@ def scan_file(
     member: Member,
     *,
     skip_bad_rows: bool = False,
+    keep_rows: bool = False,
     read: Callable[[int], None] = lambda _bytes: None,
     stop: CancelToken | None = None,
 ) -> ScannedFile:
@@ -261,6 +281,7 @@ def scan_file(
     Args:
         member: the file.
         skip_bad_rows: count unreadable rows, instead of failing at the first one.
+        keep_rows: keep the rows in memory, to be imported without reading the file again.
         read: called with the number of bytes read since the last call.
         stop: cancelled to end the scan.
 
@@ -270,7 +291,7 @@ def scan_file(
         Interrupted: `stop` was cancelled.
     """
     try:
-        return _read_whole(member, skip_bad_rows, read, stop)
+        return _read_whole(member, skip_bad_rows, keep_rows, read, stop)
     except DamagedFile:
         raise
     except BadFile:
@@ -283,6 +304,7 @@ def scan_file(
 def _read_whole(
     member: Member,
     skip_bad_rows: bool,
+    keep_rows: bool,
     read: Callable[[int], None],
     stop: CancelToken | None,
 ) -> ScannedFile:
@@ -294,6 +316,7 @@ def _read_whole(
     rows = bad = bytes_read = 0
     last_row_ns: int | None = None
     bad_rows: list[BadRow] = []
+    kept: list[tuple[pa.RecordBatch, int]] = []
     for parsed, size in read_rows(member, layout, sum_):
         check_stop(stop)
         if parsed.bad and not skip_bad_rows:
@@ -309,6 +332,8 @@ def _read_whole(
             doubts.add(stamps)
             rows += len(stamps)
             last_row_ns = int(stamps[-1])
+        if keep_rows:
+            kept.append((parsed.rows, size))
         bytes_read += size
         read(size)
     is_sorted = steps.farthest_back_ns <= MAX_STEP_BACK_S * SECOND
@@ -332,6 +357,7 @@ def _read_whole(
         bad_times.ranges(steps.farthest_back_ns, within),
         in_doubt,
         doubts.silences(within),
+        kept=kept if keep_rows else None,
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
 from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
 from harvester.csv_import.file_chains import FileStates, is_in_order, unreadable_times
-from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop, read_rows
+from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
@@ -285,10 +285,10 @@ class FileChain:
     def _batches(self, is_counted: bool) -> Iterator[pa.RecordBatch]:
         """Read the rows as they are in the files."""
         for file in self._files:
-            for parsed, size in read_rows(file.member, file.layout, file.checksum):
+            for rows, size in file.batches():
                 if is_counted:
-                    self._count_rows(parsed.rows, size)
-                yield parsed.rows
+                    self._count_rows(rows, size)
+                yield rows
                 if not self._is_in_order:
                     check_stop(self._options.stop)
 

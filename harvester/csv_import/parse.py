@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
-from pyarrow.compute import index_in
 
 from harvester.errors import BadFile
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
@@ -37,11 +36,15 @@ class Unusual(Exception):
     """The fast parser can't read a block: it must be parsed line by line."""
 
 
-_LETTERS = {
-    "side": (pa.array(list(b"bs"), pa.uint8()), SIDE_WORDS),
-    "order_type": (pa.array(list(b"ml"), pa.uint8()), ORDER_WORDS),
-}
-"""By column, the letters that occur, and the words that they stand for."""
+def _indexes(letters: bytes) -> NDArray[np.int32]:
+    """The index of each byte among some letters; -1 for the others; shape (256,)."""
+    indexes = np.full(256, -1, dtype=np.int32)
+    indexes[list(letters)] = range(len(letters))
+    return indexes
+
+
+_LETTERS = {"side": (_indexes(b"bs"), SIDE_WORDS), "order_type": (_indexes(b"ml"), ORDER_WORDS)}
+"""By column, the index of each letter that occurs, and the words that the letters stand for."""
 
 
 class Digits(NamedTuple):
@@ -108,19 +111,19 @@ def read(block: bytes, columns: Sequence[str]) -> Digits:
         Unusual: a line has other characters, or another number of fields.
     """
     text = np.frombuffer(block, np.uint8)
-    begins, ends, decimals = _fields(text, len(columns))
+    ends, decimals = _fields(text, len(columns))
     words: dict[str, pa.DictionaryArray] = {}
     counted: dict[str, Int64s] = {}
     for at, name in enumerate(columns):
-        lengths = ends[:, at] - begins[:, at]
         if name in _LETTERS:
-            letters, meant = _LETTERS[name]
-            indexes = index_in(pa.array(text[begins[:, at]]), letters)
-            if indexes.null_count or not (lengths == 1).all():
+            index_of, meant = _LETTERS[name]
+            begins = _begins(ends, at)
+            indexes = index_of[text[begins]]
+            if (indexes < 0).any() or (ends[:, at] - begins != 1).any():
                 raise Unusual
-            words[name] = pa.DictionaryArray.from_arrays(indexes, meant)
+            words[name] = pa.DictionaryArray.from_arrays(pa.array(indexes), meant)
         elif name == "misc":
-            if lengths.any():
+            if not (ends[:, at] == _begins(ends, at)).all():
                 raise Unusual
         else:
             counted[name] = decimals[:, at]
@@ -151,8 +154,8 @@ def _numbers(block: bytes, columns: Sequence[str], wanted: Sequence[str]) -> pa.
     return batch
 
 
-def _fields(text: Bytes, width: int) -> tuple[Int64s, Int64s, Int64s]:
-    """Find begin, end and number of decimals of each field; each of shape (rows, width).
+def _fields(text: Bytes, width: int) -> tuple[Int64s, Int64s]:
+    """Find the end and the number of decimals of each field; both of shape (rows, width).
 
     Args:
         text: lines, each with its line end.
@@ -160,44 +163,37 @@ def _fields(text: Bytes, width: int) -> tuple[Int64s, Int64s, Int64s]:
 
     Raises:
         Unusual: there is another character, such as a sign or a space, which would be misread, or
-            a line has another number of fields.
+            a line has another number of fields, or a field has two points or ends with one.
     """
     positions = (text < _ZERO).nonzero()[0]
     separators = text[positions]
     is_dot = separators == _DOT
     # All others are commas and line ends.
-    ends = positions[~is_dot]
-    if not (width and len(ends)) or len(ends) % width or separators[-1] != _LINE:
+    fields = (~is_dot).nonzero()[0]
+    if not (width and len(fields)) or len(fields) % width or is_dot[-1]:
         raise Unusual
-    by_row = text[ends].reshape(-1, width)
+    by_row = separators[fields].reshape(-1, width)
     if not ((by_row[:, :-1] == _COMMA).all() and (by_row[:, -1] == _LINE).all()):
         raise Unusual
-    begins = np.concatenate(([0], ends[:-1] + 1))
-    decimals = _decimals(positions, is_dot.nonzero()[0], len(ends))
+    is_behind_dot = is_dot[:-1]
+    # The digits between a point and the next separator; 0 between other separators.
+    digits = np.zeros(len(positions), dtype=np.int64)
+    digits[1:] = (positions[1:] - positions[:-1] - 1) * is_behind_dot
+    # A point without a digit after it would disappear without a trace.
+    if (is_behind_dot & is_dot[1:]).any() or (is_behind_dot & (digits[1:] == 0)).any():
+        raise Unusual
     shape = (-1, width)
-    return begins.reshape(shape), ends.reshape(shape), decimals.reshape(shape)
+    return positions[fields].reshape(shape), digits[fields].reshape(shape)
 
 
-def _decimals(positions: Int64s, dots: Int64s, count: int) -> Int64s:
-    """Count the digits after the decimal point of each field; shape (count,).
+def _begins(ends: Int64s, column: int) -> Int64s:
+    """Where the fields of a column begin: behind the end of the field before; shape (rows,).
 
     Args:
-        positions: positions of points, commas and line ends in the text.
-        dots: indexes of the points among them.
-        count: number of fields.
-
-    Raises:
-        Unusual: a field has two points, or no digit after its point.
+        ends: the ends of all fields, of shape (rows, width).
+        column: its index.
     """
-    # The index of a field is the number of commas and line ends before it.
-    fields = dots - np.arange(len(dots))
-    digits = positions[dots + 1] - positions[dots] - 1
-    # A point without a digit after it would disappear without a trace.
-    if (fields[1:] == fields[:-1]).any() or not digits.all():
-        raise Unusual
-    decimals = np.zeros(count, dtype=np.int64)
-    decimals[fields] = digits
-    return decimals
+    return ends[:, column - 1] + 1 if column else np.append(0, ends[:-1, -1] + 1)
 
 
 # --- rows of trades -------------------------------------------------------------------------------
@@ -340,8 +336,20 @@ def _columns(fields: Digits) -> pa.RecordBatch:
     if fields.words:
         columns["misc"] = empty_strings(rows)
     return pa.RecordBatch.from_arrays(
-        [columns.get(field.name, pa.nulls(rows, field.type)) for field in ROWS], schema=ROWS
+        [columns.get(field.name, _nulls(rows, field.type)) for field in ROWS], schema=ROWS
     )
+
+
+_most_nulls: dict[pa.DataType, pa.Array] = {}
+
+
+def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
+    """A column of nulls; all columns of a type share their memory, as nothing changes it."""
+    nulls = _most_nulls.get(kind)
+    if nulls is None or len(nulls) < rows:
+        # Another thread may put fewer there.
+        nulls = _most_nulls[kind] = pa.nulls(rows, kind)
+    return nulls.slice(0, rows)
 
 
 def _ids(column: pa.Array) -> pa.Array:

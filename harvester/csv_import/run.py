@@ -35,7 +35,9 @@ from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MAX_JOBS = 4
-"""Pairs imported in parallel; each uses up to some 150 MB."""
+"""Pairs imported in parallel; each uses up to some 150 MB and the rows that it keeps."""
+MAX_KEPT_BYTES = 80_000_000
+"""The rows of a pair stay in memory between scan and import if its files have no more bytes."""
 
 # --- dry run --------------------------------------------------------------------------------------
 
@@ -308,6 +310,7 @@ def _import_chains(
         scan_file(
             member,
             skip_bad_rows=options.skip_bad_rows,
+            keep_rows=files.size <= MAX_KEPT_BYTES,
             # Scanning counts as half of the bytes.
             read=lambda size: options.read(name, size - size // 2),
             stop=options.stop,

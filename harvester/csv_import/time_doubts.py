@@ -162,15 +162,17 @@ class TimeDoubts:
     def add(self, stamps: Int64s) -> None:
         """Add the times of the next rows, in the order of the file."""
         self._rows += len(stamps)
-        in_order = np.sort(stamps)
+        is_ascending = bool((stamps[1:] >= stamps[:-1]).all())
+        in_order = stamps if is_ascending else np.sort(stamps)
         kept = MAX_STRAY_ROWS + 1
         self._earliest = np.sort(np.concatenate([self._earliest, in_order[:kept]]))[:kept]
         self._latest = np.sort(np.concatenate([self._latest, in_order[-kept:]]))[-kept:]
-        days, starts, counts = np.unique(in_order // DAY, return_index=True, return_counts=True)
-        for day, start, count in zip(days.tolist(), starts.tolist(), counts.tolist(), strict=True):
-            first, last = int(in_order[start]), int(in_order[start + count - 1])
+        days = in_order // DAY
+        turns = (days[1:] != days[:-1]).nonzero()[0] + 1
+        for start, stop in pairwise([0, *turns.tolist(), len(days)]):
+            day, first, last = int(days[start]), int(in_order[start]), int(in_order[stop - 1])
             before, low, high = self._days.get(day, (0, first, last))
-            self._days[day] = (before + count, min(low, first), max(high, last))
+            self._days[day] = (before + stop - start, min(low, first), max(high, last))
         self._find_out_of_place(np.concatenate([self._tail, stamps]))
 
     def _find_out_of_place(self, stamps: Int64s) -> None:

@@ -6,13 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
-from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import BadSetting, UsageError
-from harvester.exporters.formats import WRITERS, RowCounter, ending_of, write_rows
+from harvester.exporters.formats import (
+    LAYOUTS,
+    OTHER_PROGRAMS,
+    WRITERS,
+    RowCounter,
+    ending_of,
+    write_rows,
+)
 from harvester.exporters.freqtrade_and_lean import (
     ccxt_symbol,
     freqtrade_timeframe,
@@ -33,11 +39,6 @@ from harvester.storage.filesystem import writing
 from harvester.storage.output_files import check_outside, compressed_file_sink
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range
-
-Layout = Literal["parquet", "csv", "freqtrade", "lean"]
-LAYOUTS: tuple[str, ...] = get_args(Layout)
-OTHER_PROGRAMS = ("freqtrade", "lean")
-"""Layouts that other programs define: their folders, file names, and complete candles only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,12 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from harvester.query.calendar import offset_changes
 from harvester.schema import Int64s, decimal_words, int64s_as
@@ -36,6 +35,12 @@ ENDINGS = {
     ".feather": "arrow",
 }
 """The format of a file by its ending; a Feather file is an Arrow IPC file."""
+
+Layout = Literal["parquet", "csv", "freqtrade", "lean"]
+"""How an export of several files lays them out."""
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+OTHER_PROGRAMS = ("freqtrade", "lean")
+"""Layouts that other programs define: their folders, file names, and complete candles only."""
 
 
 def ending_of(file: str) -> str | None:
@@ -94,9 +99,10 @@ def _csv_name(name: str) -> str:
 
 
 def _csv_lines(text: pa.RecordBatch, quoting: str) -> bytes:
+    from pyarrow.csv import WriteOptions, write_csv  # noqa: PLC0415 - most answers are tables
+
     lines = io.BytesIO()
-    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=quoting)
-    pyarrow.csv.write_csv(text, lines, options)
+    write_csv(text, lines, WriteOptions(include_header=False, quoting_style=quoting))
     return lines.getvalue()
 
 

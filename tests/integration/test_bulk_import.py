@@ -22,9 +22,11 @@ from crash_points import Plan
 from kraken_market import Market, expected
 from kraken_server import Exchange
 
-from harvester.csv_import.csv_files import find
-from harvester.csv_import.file_scan import scan_file
+from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.file_scan import read_rows, scan_file
 from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.csv_import.pair_matching import PairFiles
+from harvester.csv_import.run import import_pairs
 from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
@@ -364,6 +366,37 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
     assert tape_of(tmp_path / "data", "XBTUSD") == []
     assert (chain.report.imported.rows, chain.report.ranges) == (0, [])
     assert len(list((tmp_path / "data" / "quarantine").rglob("*.parquet"))) >= 1
+
+
+def test_rows_kept_since_the_check_become_what_rows_read_again_become(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the files of a pair have too many bytes together, each of them is read again."""
+    for year in range(3):
+        begin_ns = sample_trades.utc_ns(2018 + year, 6, 1)
+        trades = sample_trades.xbtusd_like(1_500, year, start_ns=begin_ns, first_id=1)
+        path = tmp_path / f"files/{year}/XBTUSD.csv"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(csv_files.three_columns(trades))
+    read = []
+
+    def counted(*arguments: Any) -> Any:
+        read.append(arguments)
+        return read_rows(*arguments)
+
+    monkeypatch.setattr("harvester.csv_import.file_scan.read_rows", counted)
+    files = PairFiles(Pair(altname="XBTUSD"), find([str(tmp_path / "files")]), KnownComplete())
+    times, stored = [], []
+    for most in (files.size - 1, files.size):
+        monkeypatch.setattr("harvester.csv_import.run.MAX_KEPT_BYTES", most)
+        folder, options = tmp_path / str(most), ImportOptions(lambda *_: None, CancelToken())
+        reports = import_pairs(TradeStore(folder), [files], options)
+        assert [report.error for report in reports] == [None] * 3
+        times.append(len(read))
+        stored.append(tape_of(folder, "XBTUSD"))
+    assert times == [6, 6 + 3]
+    assert len(stored[0]) > 4_400
+    assert stored[0] == stored[1]
 
 
 # --- names and plans -----------------------------------------------------------------------------

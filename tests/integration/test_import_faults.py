@@ -792,24 +792,24 @@ def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path
 CTRL_C_AT_THE_SECOND_BLOCK = """
 import os, signal, threading
 from harvester.cli.main import main
-from harvester.csv_import import importer
+from harvester.csv_import.sorting import Sorter
 from harvester.download.events import CancelToken
 
-cancelled = threading.Event()
-read_rows, cancel = importer.read_rows, CancelToken.cancel
+cancelled, pushed = threading.Event(), []
+push, cancel = Sorter.push, CancelToken.cancel
 
-def read_rows_with_ctrl_c(*arguments):
-    for number, block in enumerate(read_rows(*arguments)):
-        if number == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert cancelled.wait(30)
-        yield block
+def push_with_ctrl_c(sorter, block):
+    if len(pushed) == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert cancelled.wait(30)
+    pushed.append(block)
+    return push(sorter, block)
 
 def cancel_and_say_so(token):
     cancel(token)
     cancelled.set()
 
-importer.read_rows, CancelToken.cancel = read_rows_with_ctrl_c, cancel_and_say_so
+Sorter.push, CancelToken.cancel = push_with_ctrl_c, cancel_and_say_so
 main()
 """
 

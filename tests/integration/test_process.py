@@ -44,16 +44,37 @@ QUERY = """
 import sys
 from harvester.cli.main import cli
 cli(["ohlc", "XBTUSD", "-i", "1d", "--data", {folder!r}], "harvester", standalone_mode=False)
-print([name for name in ("asyncio", "httpx", "numpy.ma", "rich") if name in sys.modules])
+print([name for name in {unused!r} if name in sys.modules])
 """
+UNUSED = (
+    "asyncio",
+    "harvester.exporters.export",
+    "harvester.query.explain",
+    "harvester.verify.status",
+    "httpx",
+    "numpy.ma",
+    "pyarrow.csv",
+    "rich",
+)
 
 
 def test_a_query_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     """asyncio and numpy.ma took a tenth of the time that a command of ten rows needs."""
     hold(TradeStore(tmp_path), [(Range(0, START), [trade(-1, "5", "0.25")])])
-    shown = printed(f"{ARRANGED}\n{QUERY.format(folder=str(tmp_path))}")
+    query = QUERY.format(folder=str(tmp_path), unused=UNUSED)
+    shown = printed(f"{ARRANGED}\n{query}")
     assert "0.25" in shown
     assert shown[-1] == "[]"
+
+
+def test_modules_are_kept_from_the_garbage_collector_which_then_goes_on() -> None:
+    """It would search 70,000 objects of libraries again and again, and twice at exit."""
+    program = (
+        "import click, gc; from harvester.cli.main import OWN_PROCESS, cli\n"
+        "cli.get_command(click.Context(cli, obj=OWN_PROCESS), 'ohlc')\n"
+        "print(gc.get_freeze_count() > 10_000, gc.isenabled())"
+    )
+    assert printed(program) == ["True", "True"]
 
 
 def test_a_pool_that_was_chosen_stays_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
