@@ -117,23 +117,29 @@ def figures(samples: list[Sample], told: Any, options: argparse.Namespace) -> di
         "pages": pages,
         "pace": pages / (options.rate * seconds * len(told["pairs"])),
         "least_mb": min(sample.resident_mb for sample in later),
-        "most_mb": max(sample.resident_mb for sample in later),
+        "most_mb": most_mb(later),
         # Peaks against peaks: between two flushes memory goes up and down by what waits.
-        "growth_mb": tail(later) - head(later),
-        "tenths_mb": [round(tail(later[: len(later) * n // 10])) for n in range(1, 11)],
-        "open_files": [min(s.open_files for s in later), max(s.open_files for s in later)],
+        "growth_mb": most_mb(tail(later)) - most_mb(head(later)),
+        "tenths_mb": [round(most_mb(tail(later[: len(later) * n // 10]))) for n in range(1, 11)],
+        # Peaks again: files are open while they are merged.
+        "open_files": [max(s.open_files for s in part) for part in (head(later), tail(later))],
         "most_segments": max(sample.segments for sample in samples),
     }
 
 
-def head(samples: list[Sample]) -> float:
-    """The most memory in the first tenth of some samples."""
-    return max(sample.resident_mb for sample in samples[: max(1, len(samples) // 10)])
+def head(samples: list[Sample]) -> list[Sample]:
+    """The first tenth of some samples."""
+    return samples[: max(1, len(samples) // 10)]
 
 
-def tail(samples: list[Sample]) -> float:
-    """The most memory in the last tenth of some samples."""
-    return max(sample.resident_mb for sample in samples[-max(1, len(samples) // 10) :])
+def tail(samples: list[Sample]) -> list[Sample]:
+    """The last tenth of some samples."""
+    return samples[-max(1, len(samples) // 10) :]
+
+
+def most_mb(samples: list[Sample]) -> float:
+    """The most memory in some samples."""
+    return max(sample.resident_mb for sample in samples)
 
 
 def main() -> None:
