@@ -111,6 +111,8 @@ def moto(folder: Path) -> Iterator[Store]:
         store = Store(f"http://{host}:{port}", folder)
         import httpx
 
+        # What it keeps is the process's, whichever of its servers got it.
+        httpx.post(f"{store.url}/moto-api/reset").raise_for_status()
         httpx.put(f"{store.url}/{BUCKET}", headers={"Host": f"{host}:{port}"}).raise_for_status()
         yield store
     finally:
