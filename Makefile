@@ -42,13 +42,14 @@ check-oldest: install-tools
 
 # Other programs, as they come from the package index, on an archive. They have a venv of their own, as
 # they bring many packages; each is a line of tests/engines/requirements.txt. They stay there until
-# `make clean`. Python compiles what the tests import, which is far from all. The file that takes
-# longest is the first to be begun.
+# `make clean`. Python compiles what the tests import, which is far from all. The files that take
+# longest are the first to be begun.
 ENGINES = build/engines/bin/python
 
 test-engines: install-engines
 	PYTHONDONTWRITEBYTECODE= $(ENGINES) -m pytest -n auto --dist loadfile --no-loadscope-reorder \
-	    tests/engines/test_spark.py tests/engines tests/integration/test_sql.py
+	    tests/engines/test_spark.py tests/engines/test_spark_programs.py tests/engines \
+	    tests/integration/test_sql.py
 
 install-engines: build/engines/.installed
 
