@@ -1,4 +1,4 @@
-"""Shared by all tests: the mark of the slow ones, and how many run at once."""
+"""Shared by all tests: the mark of the slow ones, and how many run at once, in what time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# An example may take any time where several tests run at once.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 CHAOS = Path(__file__).parent / "chaos"
 
