@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check check-newest check-oldest test-engines test-recipes live dist lint types docs site notebooks chart install install-tools clean
+.PHONY: demo test check check-newest check-oldest test-engines install-engines test-recipes live dist lint types docs site notebooks chart install install-tools clean
 
 # Keeps what Python compiles, also where the environment forbids it: the next command starts faster.
 demo: install
@@ -28,8 +28,8 @@ COMMANDS = tests/integration/test_installed.py
 check-newest: install-tools
 	rm -rf build/newest
 	$(PYTHON) -m venv build/newest
-	build/newest/bin/python -m pip install --quiet .
-	HARVESTER_PYTHON=build/newest/bin/python $(BIN)/pytest $(COMMANDS)
+	build/newest/bin/python -m pip install --quiet --no-compile .
+	PYTHONDONTWRITEBYTECODE= HARVESTER_PYTHON=build/newest/bin/python $(BIN)/pytest $(COMMANDS)
 
 check-oldest: install-tools
 	rm -rf build/oldest
@@ -41,12 +41,23 @@ check-oldest: install-tools
 	build/oldest/bin/python -m pytest -n auto tests/integration/test_sql.py
 
 # Other programs, as they come from the package index, on an archive. They have a venv of their own, as
-# they bring many packages; each is a line of tests/engines/requirements.txt.
-test-engines:
+# they bring many packages; each is a line of tests/engines/requirements.txt. They stay there until
+# `make clean`. Python compiles what the tests import, which is far from all. The files that take
+# longest are the first to be begun.
+ENGINES = build/engines/bin/python
+
+test-engines: install-engines
+	PYTHONDONTWRITEBYTECODE= $(ENGINES) -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+	    tests/engines/test_spark.py tests/engines/test_spark_programs.py tests/engines \
+	    tests/integration/test_sql.py
+
+install-engines: build/engines/.installed
+
+build/engines/.installed: pyproject.toml tests/engines/requirements.txt
 	rm -rf build/engines
 	$(PYTHON) -m venv build/engines
-	build/engines/bin/python -m pip install --quiet '.[polars,s3]' $(IN_VENV) --requirement tests/engines/requirements.txt
-	build/engines/bin/python -m pytest -n auto --dist loadfile tests/engines tests/integration/test_sql.py
+	$(ENGINES) -m pip install --quiet --no-compile --editable '.[polars,s3]' $(IN_VENV) --requirement tests/engines/requirements.txt
+	touch $@
 
 # The programs of docs/recipes.md. For releases, as they take long to install.
 test-recipes:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -18,25 +14,22 @@ import pytest
 from candle_cases import MADE_TAPES, START, cut, hold, overlapping
 from candle_oracle import Row
 from engines import REASON
-from recipes import blocks
+from spark_candles import (
+    MARKS,
+    PAIRS,
+    archive_of_three_pairs,
+    assert_equal,
+    expected,
+    small_archive,
+)
 
 import harvester
 import harvester.spark as on_spark
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Range
 
 pyspark = pytest.importorskip("pyspark", reason=REASON.format("pyspark"))
-pytestmark = [
-    pytest.mark.skipif(
-        not (shutil.which("java") or os.environ.get("JAVA_HOME")),
-        reason="Spark needs Java: install a JRE of version 17 or later",
-    ),
-    # What pyspark says of pandas, of Python and of its own sockets.
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.timeout(900),
-]
+pytestmark = MARKS
 
-PAIRS = ["BTTUSD", "ETHUSD", "XBTUSD"]
 SETTINGS = (
     "spark.sql.ansi.enabled",
     "spark.sql.decimalOperations.allowPrecisionLoss",
@@ -116,19 +109,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> harvester.Archive:
-    """Three pairs: lots of 10^11 units, 500 trades of one time, and files that overlap."""
-    folder = tmp_path_factory.mktemp("archives") / "a [b] {c}*%20"
-    store = TradeStore(folder)
-    for pair, name in (("BTTUSD", "tiny coin"), ("ETHUSD", "one stamp")):
-        rows = MADE_TAPES[name]
-        hold(store, [(Range(0, rows[-1][1]), rows)], pair)
-    hold(store, overlapping(MADE_TAPES["zero ids"])[0], "XBTUSD")
-    return harvester.open(folder)
-
-
-def small_archive(folder: Path, rows: Sequence[Row]) -> harvester.Archive:
-    hold(TradeStore(folder), [(Range(0, rows[-1][1]), rows)])
-    return harvester.open(folder)
+    return archive_of_three_pairs(tmp_path_factory.mktemp("archives") / "a [b] {c}*%20")
 
 
 def rows_of(frame: Any) -> list[tuple[Any, ...]]:
@@ -143,26 +124,6 @@ def rows_of(frame: Any) -> list[tuple[Any, ...]]:
 
 def with_utc(session: Any) -> None:
     session.conf.set("spark.sql.session.timeZone", "UTC")
-
-
-def expected(
-    archive: harvester.Archive, interval: str, pairs: Sequence[str] = PAIRS, **more: Any
-) -> list[tuple[Any, ...]]:
-    """The rows of `Archive.ohlc`, times in nanoseconds."""
-    table = archive.ohlc(list(pairs), interval, **{"all_columns": True, **more}).to_arrow_table()
-    return sorted(
-        tuple(getattr(value, "value", value) for value in row.values()) for row in table.to_pylist()
-    )
-
-
-def assert_equal(made: Sequence[tuple[Any, ...]], truth: Sequence[tuple[Any, ...]]) -> None:
-    """All columns are equal; the vwap is at most the next double."""
-    assert [(*row[:6], *row[7:]) for row in made] == [(*row[:6], *row[7:]) for row in truth]
-    for found, true in zip(made, truth, strict=True):
-        if true[6] is None:
-            assert found[6] is None
-        else:
-            assert abs(found[6] - true[6]) <= math.ulp(true[6])
 
 
 @pytest.mark.parametrize("interval", ["500ms", "1m", "7m", "1h", "1d", "1w", "5mo"])
@@ -466,95 +427,8 @@ def test_no_pairs_are_not_all_pairs(spark: Any, archive: harvester.Archive) -> N
         on_spark.candles(spark, archive.path, "1h", pairs=[])
 
 
-# --- other ways in --------------------------------------------------------------------------------
-
-
-def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a folder, with this Python and its Spark."""
-    names = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(Path(harvester.__file__).parents[1]),
-        "PYSPARK_PYTHON": sys.executable,
-        "PYSPARK_SUBMIT_ARGS": "--master local[2] --conf spark.ui.enabled=false pyspark-shell",
-    }
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=os.environ | names | environment,
-        timeout=600,
-    )
-
-
-def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
-    archive = small_archive(tmp_path / "data", MADE_TAPES["busy"])
-    code = "\n".join(blocks("Spark", "python", "other-engines.md"))
-    checks = "[row] = trades.selectExpr('count(*)', 'sum(volume)').collect(); print(tuple(row))"
-    done = run(tmp_path, sys.executable, "-c", f"{code}\n{checks}")
-    assert done.returncode == 0, done.stderr
-    totals = archive.trades("XBTUSD").aggregate("count(*), sum(volume)").fetchall()
-    assert done.stdout.endswith(f"\n{totals[0]}\n")
-    [file] = (tmp_path / "candles/interval=1d/pair=XBTUSD").glob("*.parquet")
-    made = pq.read_table(file, partitioning=None).to_pylist()
-    truth = archive.ohlc("XBTUSD", "1d", since="2020-01-01").to_arrow_table().to_pylist()
-    assert [row["close"] for row in made] == [row["close"] for row in truth]
-
-
-def test_the_programs_of_the_page_run(tmp_path: Path) -> None:
-    archive = small_archive(tmp_path / "data", MADE_TAPES["busy"])
-    truth = archive.ohlc("XBTUSD", "1h", all_columns=True).to_arrow_table()
-    [lines] = blocks("Spark", "sh", "other-engines.md")
-    for line, columns in zip(lines.splitlines(), (20, 8), strict=True):
-        here = line.replace("spark://host:7077", "local[2]")
-        done = run(tmp_path, "bash", "-c", here)
-        assert done.returncode == 0, done.stderr
-        # spark-submit writes to stdout what its program writes to stderr.
-        assert "written: candles/interval=1h\n" in done.stdout + done.stderr
-        [file] = (tmp_path / "candles/interval=1h/pair=XBTUSD").glob("*.parquet")
-        made = pq.read_table(file, partitioning=None)
-        assert made.column("volume").to_pylist() == truth.column("volume").to_pylist()
-        assert made.num_columns == columns
-
-
 def test_spark_alone_refuses_nanoseconds(spark: Any, in_small_files: harvester.Archive) -> None:
     with pytest.raises(
         Exception, match=r"Illegal Parquet type: INT64 \(TIMESTAMP\(NANOS,false\)\)"
     ):
         spark.read.parquet(f"file://{in_small_files.path}/trades")
-
-
-def test_the_module_reports_an_error_as_a_line(archive: harvester.Archive, tmp_path: Path) -> None:
-    done = run(
-        tmp_path, sys.executable, "-m", "harvester.spark", archive.path, "-i", "1M", "-o", "out"
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "harvester: interval '1M': is 1m (minutes) meant, or 1mo (months)?\n" in done.stderr
-
-
-CONNECT = """
-import sys
-from pathlib import Path
-from pyspark.sql import SparkSession
-import harvester.spark
-root, out = sys.argv[1:]
-spark = SparkSession.builder.remote("local[2]").getOrCreate()
-spark.conf.set("spark.sql.ansi.enabled", "false")
-frame = harvester.spark.candles(spark, root, "1h", all_columns=True)
-assert type(frame).__module__.startswith("pyspark.sql.connect")
-frame.coalesce(1).write.parquet(out)
-print("written", harvester.spark.write_candles(spark, root, "1d", out + "2"))
-"""
-
-
-def test_spark_connect_gives_the_same(
-    spark: Any, archive: harvester.Archive, tmp_path: Path
-) -> None:
-    pytest.importorskip("grpc", reason=REASON.format("pyspark[connect]"))
-    place = str(tmp_path / "out")
-    command = (sys.executable, "-c", CONNECT, archive.path, place)
-    done = run(tmp_path, *command, PYSPARK_SUBMIT_ARGS="pyspark-shell")
-    assert done.returncode == 0, done.stderr
-    assert f"written {tmp_path}/out2/interval=1d" in done.stdout
-    assert_equal(rows_of(spark.read.parquet(f"file://{tmp_path}/out")), expected(archive, "1h"))

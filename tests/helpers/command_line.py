@@ -4,6 +4,7 @@ A new interpreter takes half a second to import what a command needs, and the te
 thousand commands. So each test process has a server that has imported the package and is forked for
 each command: `python command_line.py FD`, where FD is the socket that it is spoken to through.
 
+Commands of a shell reach the server through a small program on its PATH (`program_of_server`).
 Commands that are killed, timed, or run by another interpreter are started by `HARVESTER` instead.
 """
 
@@ -21,8 +22,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -38,6 +39,20 @@ NOT_IMPORTED = ("harvester.__main__", "harvester.charts", "harvester.server")
 """The libraries of these import pandas or take long, and few commands need them."""
 
 START = threading.Lock()
+
+OF_SERVER = """#!{interpreter} -IS
+import json, os, socket, sys
+
+channel = socket.socket(socket.AF_UNIX)
+channel.connect({address!r})
+socket.send_fds(channel, [b"."], [0, 1, 2])
+request = {{"arguments": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}}
+channel.sendall(json.dumps(request).encode() + b"\\n")
+answers = channel.makefile()
+answers.readline()
+sys.exit(int(answers.readline() or 1))
+"""
+"""A program that hands its streams, words, variables and folder to the server."""
 
 
 def own_environment(**variables: str) -> dict[str, str]:
@@ -67,9 +82,7 @@ def run_harvester(
         streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         streams[0].write(input.encode())
         streams[0].seek(0)
-        with START:
-            descriptors = [its_end.fileno(), *(stream.fileno() for stream in streams)]
-            socket.send_fds(_server(), [b"."], descriptors)
+        _fork(its_end, [stream.fileno() for stream in streams])
         its_end.close()
         channel.settimeout(timeout)
         channel.sendall(json.dumps(request).encode() + b"\n")
@@ -84,6 +97,54 @@ def run_harvester(
     if not status:
         raise RuntimeError(f"harvester {words} ended without a status: {out + err}")
     return subprocess.CompletedProcess(words, int(status), out, err)
+
+
+@contextmanager
+def program_of_server(folder: Path) -> Iterator[None]:
+    """Have a program `harvester` in a folder while the block runs, for the PATH of shells.
+
+    Args:
+        folder: its path must be short enough for a socket's address, which has 107 bytes.
+    """
+    address = str(folder / "socket")
+    program = folder / "harvester"
+    program.write_text(OF_SERVER.format(interpreter=sys.executable, address=address))
+    program.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        thread = threading.Thread(target=_fork_for_callers, args=[listener])
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def _fork_for_callers(listener: socket.socket) -> None:
+    """Let the server fork for each program that calls, until the listener is shut down."""
+    while True:
+        try:
+            caller, _ = listener.accept()
+        except OSError:
+            return
+        with caller:
+            _, streams, _, _ = socket.recv_fds(caller, 1, 3)
+            _fork(caller, streams)
+        for stream in streams:
+            os.close(stream)
+
+
+def _fork(channel: socket.socket, streams: Sequence[int]) -> None:
+    """Have the server fork a process that reads a request from the channel.
+
+    Args:
+        channel: the process's end of it.
+        streams: its stdin, stdout and stderr.
+    """
+    with START:
+        socket.send_fds(_server(), [b"."], [channel.fileno(), *streams])
 
 
 def run_program(

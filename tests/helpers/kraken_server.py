@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate, islice
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -159,9 +160,16 @@ def _money(value: Decimal, decimals: int) -> str:
     return f"{short if short == value else value.normalize(EXACT):f}"
 
 
-def _candle(trades: Sequence[Trade], before: Trade, opens_s: int, decimals: int) -> list[object]:
-    """Make one OHLC row; an empty interval repeats the price before it and has a vwap of zero."""
-    prices = [Decimal(trade.price) for trade in trades] or [Decimal(before.price)]
+@lru_cache(maxsize=1000)
+def _empty(price: str, decimals: int) -> tuple[object, ...]:
+    """Make the values of an interval without trades: the price before it, and a vwap of zero."""
+    shown = _money(Decimal(price), decimals)
+    return (*[shown] * 4, f"{Decimal(0):.{decimals}f}", "0.00000000", 0)
+
+
+def _candle(trades: Sequence[Trade], opens_s: int, decimals: int) -> list[object]:
+    """Make the OHLC row of some trades."""
+    prices = [Decimal(trade.price) for trade in trades]
     value, volume = Decimal(0), Decimal(0)
     for trade in trades:
         size = Decimal(trade.volume)
@@ -184,9 +192,12 @@ def ohlc_rows(shelf: Shelf, minutes: int, now_ns: int) -> list[list[object]]:
     start = bisect_left(shelf.stamps, first * step, 0, seen)
     for bucket in range(first, now_ns // step + 1):
         stop = bisect_left(shelf.stamps, (bucket + 1) * step, start, seen)
-        before = shelf.market.trades[max(start - 1, 0)]
-        trades = shelf.market.trades[start:stop]
-        rows.append(_candle(trades, before, bucket * step // SECOND_NS, shelf.market.pair_decimals))
+        opens_s, decimals = bucket * step // SECOND_NS, shelf.market.pair_decimals
+        if trades := shelf.market.trades[start:stop]:
+            rows.append(_candle(trades, opens_s, decimals))
+        else:
+            before = shelf.market.trades[max(start - 1, 0)]
+            rows.append([opens_s, *_empty(before.price, decimals)])
         start = stop
     return rows
 

@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import csv_files
 import pytest
 import sample_trades
 from backfills import serve
+from command_line import own_environment, program_of_server
 from kraken_server import Exchange
 
 from harvester.cli.main import COMMANDS, cli, load_command
@@ -201,16 +201,16 @@ def exchange() -> Iterator[Exchange]:
 
 
 @pytest.fixture(scope="module")
-def shell(exchange: Exchange, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def shell(exchange: Exchange, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a shell that has `harvester`, and no one's home or configuration."""
-    known = {name: value for name, value in os.environ.items() if "HARVESTER_" not in name}
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return known | {
-        "PATH": programs,
-        "HOME": str(tmp_path_factory.mktemp("home")),
-        "HARVESTER_API_URL": exchange.url,
-        "HARVESTER_EXCHANGE_RATE": "0",
-    }
+    programs = tmp_path_factory.mktemp("bin")
+    with program_of_server(programs):
+        yield own_environment(
+            PATH=f"{programs}{os.pathsep}{os.environ['PATH']}",
+            HOME=str(tmp_path_factory.mktemp("home")),
+            HARVESTER_API_URL=exchange.url,
+            HARVESTER_EXCHANGE_RATE="0",
+        )
 
 
 def run(command: str, shell: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -109,55 +109,9 @@ def test_opening_an_archive_needs_neither_duckdb_nor_http(tmp_path: Path) -> Non
     assert not {"duckdb", "httpx", "plotly", "polars"} & set(re.findall(r"\w+", imported(code)))
 
 
-PROGRAM = """
-import asyncio
-from datetime import datetime
-
-import harvester
-
-
-def closes(archive: harvester.Archive, pair: str) -> harvester.Result:
-    candles = archive.ohlc(pair, "4h", since=datetime(2024, 1, 1), fill="previous")
-    reveal_type(candles.df())
-    reveal_type(candles.filter("volume > 0"))
-    return candles.select("time, close")
-
-
-with harvester.open("data", settings={"exchange.rate": 0.5}) as archive:
-    outcomes = archive.backfill("XBT/USD", since="7d", progress=print)
-    reveal_type(outcomes[0].error)
-    more: list[harvester.BackfillResult] = asyncio.run(archive.abackfill("XBT/USD"))
-    rows: list[tuple[object, ...]] = closes(archive, "XBT/USD").fetchall()
-    reveal_type(archive.status()[0].first_ns)
-    reveal_type(archive.coverage("XBT/USD")[0].after)
-    reveal_type(archive.verify()[0].rows)
-    reveal_type(archive.sql("FROM trades").to_arrow_reader())
-"""
-
-REVEALED = [
-    "pandas.core.frame.DataFrame",
-    "harvester.query.result.Result",
-    "harvester.errors.HarvesterError | None",
-    "int | None",
-    "int",
-    "int",
-    "Any",
-]
-
-
-def test_a_typed_program_is_checked_strictly(tmp_path: Path) -> None:
-    file = tmp_path / "program.py"
-    file.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        timeout=280,
-    )
-    assert re.findall(r'Revealed type is "(.*)"', done.stdout) == REVEALED, done.stdout
-    assert done.stdout.endswith("Success: no issues found in 1 source file\n")
+def test_the_package_says_that_it_is_typed() -> None:
+    """Otherwise type checkers take all that it gives for Any: typed_program.py shows what it is."""
+    assert (Path(harvester.__file__).parent / "py.typed").is_file()
 
 
 # --- opening and closing -------------------------------------------------------------------------

@@ -141,15 +141,14 @@ def test_an_interval_that_is_equal_is_asked_for_once(whole: TradeStore) -> None:
     assert asked(exchange) == ["OHLC"] * 9
 
 
+DAY_S = traded(1440)[0]
+"""When the day opens whose candle the first answer has wrong."""
+
 SHORT: dict[str, Callable[[Rows], Rows]] = {
     "no candles": lambda _rows: [],
-    "an old answer that ends before it": lambda rows: [
-        row for row in rows if row[0] < traded(1440)[0]
-    ],
-    "an old answer in which it is running": lambda rows: [
-        row for row in rows if row[0] <= traded(1440)[0]
-    ],
-    "one that begins behind it": lambda rows: [row for row in rows if row[0] > traded(1440)[0]],
+    "an old answer that ends before it": lambda rows: [row for row in rows if row[0] < DAY_S],
+    "an old answer in which it is running": lambda rows: [row for row in rows if row[0] <= DAY_S],
+    "one that begins behind it": lambda rows: [row for row in rows if row[0] > DAY_S],
 }
 
 
@@ -160,7 +159,7 @@ def test_a_second_answer_without_the_candle_does_not_agree(name: str, whole: Tra
 
     report, _ = compared(whole, {1440: answers})
     days = of_minutes(report, 1440)
-    assert [difference.time_ns for difference in days.differences] == [traded(1440)[0] * 10**9]
+    assert [difference.time_ns for difference in days.differences] == [DAY_S * 10**9]
     assert (days.notes, report.exit_status) == (DIFFERS, 4)
     assert days.compared == of_minutes(compared(whole, {})[0], 1440).compared
 
