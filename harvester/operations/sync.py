@@ -23,6 +23,7 @@ import msgspec
 from harvester.download.events import Begun, CancelToken, Listener, Step, result_of
 from harvester.errors import (
     BAD_JSON,
+    ArchiveDamaged,
     ArchiveError,
     ArchiveUnwritable,
     HarvesterError,
@@ -33,7 +34,6 @@ from harvester.storage.archive_files import check_mark, locked
 from harvester.storage.filesystem import Entry
 from harvester.storage.segment import Segment, parse_path, parse_rollup_path, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of, with_snapshot_retry, without_future
-from harvester.storage.writer import verified_rows
 from harvester.times import SECOND, missing, union
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class _Sync:
         """Write a file unless the store has it, and compare what the store has then.
 
         Raises:
-            ArchiveDamaged: it is a segment whose rows are not those of its footer.
+            ArchiveDamaged: it is a damaged segment.
             FileNotFoundError: the file was removed or replaced since it was listed.
         """
         if self._cancel.is_cancelled:
@@ -240,9 +240,12 @@ class _Sync:
 
     def _check_segment(self, entry: Entry) -> None:
         """Raise ArchiveDamaged for a damaged segment: the copy may have the only sound file."""
-        if segment := parse_path(*entry):
-            for _ in verified_rows(self._archive, [segment]):
-                pass
+        from harvester.verify.file_check import check_segment  # noqa: PLC0415 - it loads DuckDB
+
+        segment = parse_path(*entry)
+        if segment and (wrong := check_segment(self._archive, segment, ()).wrong):
+            advice = f"`harvester verify {segment.pair} --repair` downloads its range again"
+            raise ArchiveDamaged(f"{self._archive.location(segment)}: {wrong[0]}; {advice}")
 
     def _has_content(self, entry: Entry, file: BinaryIO, e_tag: str) -> bool:
         """Compare an object with a file: by its ETag or, if that is no checksum, by reading it."""
@@ -326,8 +329,7 @@ def choose_deletions(
     Returns:
         The paths to delete, roll-ups first; and those of segments that are kept.
     """
-    replaced: list[str] = []
-    kept: list[str] = []
+    replaced, kept = list[str](), list[str]()
     for segments in _by_pair(objects):
         current = [segment for segment in segments if segment.path in local]
         end_ns = max((segment.range.through for segment in current), default=0)
@@ -335,9 +337,7 @@ def choose_deletions(
             if segment.path in local:
                 continue
             later = [other.range for other in current if _age_order(other) > _age_order(segment)]
-            # A wrong clock's range has trades up to when it was written at most.
-            written_ns = max(segment.changed_ns, end_ns)
-            past = without_future([segment.range], now_ns, written_ns)
+            past = without_future([segment.range], now_ns, max(segment.changed_ns, end_ns))
             is_replaced = bool(later) and not missing(past, union(later))
             (replaced if is_replaced else kept).append(segment.path)
     rollups = (parse_rollup_path(item.path, item.size) for item in objects)

@@ -377,17 +377,19 @@ def test_an_etag_that_is_no_checksum_is_no_error(
     assert archive.sync(URL).uploaded == 0
 
 
+@pytest.mark.parametrize("place", ["rows", "footer"])
 def test_a_damaged_segment_never_replaces_a_sound_copy(
-    store: Store, states: tuple[Path, Path], tmp_path: Path
+    place: str, store: Store, states: tuple[Path, Path], tmp_path: Path
 ) -> None:
     archive = copy_of(states[0], tmp_path)
     archive.sync(URL)
     before = contents(store.folder / "kraken")
     segment = next((Path(archive.path) / "trades").rglob("*.parquet"))
     damage = bytearray(segment.read_bytes())
-    damage[len(damage) // 3] ^= 1
+    at = len(damage) // 3 if place == "rows" else damage.index(PAIR.encode())
+    damage[at] ^= 1
     segment.write_bytes(damage)
-    with pytest.raises(ArchiveDamaged, match=segment.name):
+    with pytest.raises(ArchiveDamaged, match=f"{segment.name}.*verify {PAIR} --repair"):
         archive.sync(URL)
     assert contents(store.folder / "kraken") == before
 
