@@ -399,8 +399,8 @@ def test_an_archive_is_not_synced_over_half_of_an_imported_range(
 ) -> None:
     """Another archive's: its file may round the trade at the seam to either side."""
     archive = copy_of(states[0], tmp_path)
-    middle = (PARTS[0].after + PARTS[0].through) // 2
-    imported = f"trades/pair={PAIR}/year=2026/{middle:019d}-{PARTS[1].through + 1:019d}.csv.parquet"
+    middle = (PARTS[9].after + PARTS[9].through) // 2
+    imported = f"trades/pair={PAIR}/year=2026/{middle:019d}-{PARTS[10].through:019d}.csv.parquet"
     (store.folder / "kraken" / imported).parent.mkdir(parents=True)
     (store.folder / "kraken" / imported).write_bytes(b"theirs")
     for dry_run in (True, False):
