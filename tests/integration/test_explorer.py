@@ -59,6 +59,7 @@ from harvester.server.explorer.time_view import (
     coverage_by_year,
     coverage_strip,
     shades,
+    span_texts,
 )
 from harvester.server.explorer.web import app, without_wrapper
 from harvester.server.sample_data import END_NS
@@ -316,6 +317,20 @@ def test_pairs_show_what_is_stored(archive: harvester.Archive) -> None:
     assert set(pair["strip"]) == {"s", "g"}
     assert pair["strip"][:15] == "s" * 15
     assert pair["strip"][25] == "g"
+
+
+def test_the_first_trade_is_known_if_all_time_before_it_is_covered(
+    archive: harvester.Archive, tmp_path: Path
+) -> None:
+    # Nothing was requested before this one's trades.
+    assert not span_texts(archive.status()[0])["is_first_known"]
+    with years_archive(tmp_path) as stored:
+        [status] = stored.status()
+    assert span_texts(status)["is_first_known"]
+    status.coverage[:] = [Range(0, 5), Range(9, END_NS)]
+    assert not span_texts(status)["is_first_known"]
+    status.coverage[:] = []
+    assert not span_texts(status)["is_first_known"]
 
 
 def test_a_strip_shows_the_shortest_gap_and_what_was_never_requested() -> None:

@@ -371,9 +371,9 @@ def test_a_pair_without_trades_shows_nothing_of_the_former(tmp_path: Path, look:
             choose(page, "DOGUSD")
             expect(page.get_by_role("alert")).to_contain_text("no trades of 'DOGUSD'")
             expect(page.locator(filled)).to_have_count(0)
-            candles = page.locator("[data-copy-of=candles]")
-            candles.get_by_role("button", name="SQL").click()
-            expect(candles.locator("output")).to_have_text("there is nothing to copy yet")
+            copy = page.get_by_test_id("copy")
+            copy.get_by_role("button", name="SQL").click()
+            expect(page.locator(".copied")).to_have_text("there is nothing to copy yet")
 
 
 def test_a_pair_without_trades_can_be_moved_and_left(tmp_path: Path, look: Opened) -> None:
@@ -430,6 +430,57 @@ def test_the_crosshair_has_its_time_and_price_at_the_axes(
     assert shown == pytest.approx(high, abs=(high - low) / 50)
     time = parse_moment(page.locator("#cross-time").text_content() or "", 0)
     assert time == pytest.approx(START_NS + 4.25 * DAY, abs=HOUR // 12)
+    # The label has the time when the candle opens, as the legend has.
+    page.get_by_test_id("interval").get_by_role("button", name="4h").click()
+    expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "4h")
+    settled(page)
+    over(page, 0.3)
+    expect(page.locator("#cross-time")).to_have_text("2026-01-25 04:00")
+    assert legend_of(page)["time"].startswith("2026-01-25 04:00")
+
+
+def test_no_text_of_an_axis_is_half_covered_by_the_crosshairs(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=ETHUSD")
+    ticks = page.locator("#plot .xtick text, #plot .ytick text, #plot .y2tick text")
+    covered = """
+    (ticks) => ticks.filter((tick) => tick.style.visibility !== "hidden").filter((tick) =>
+      [...document.querySelectorAll("#cross span")].some((label) => {
+        const [one, other] = [tick, label].map((part) => part.getBoundingClientRect());
+        return one.left < other.right && one.right > other.left &&
+          one.top < other.bottom && one.bottom > other.top;
+      })).length
+    """
+    hidden = "(ticks) => ticks.filter((tick) => tick.style.visibility === 'hidden').length"
+    tick = page.locator("#plot .ytick text").nth(1).bounding_box()
+    assert tick is not None
+    chart = page.get_by_test_id("chart").bounding_box()
+    assert chart is not None
+    for below in (-8, 0, 8):
+        page.mouse.move(chart["x"] + 200, tick["y"] + tick["height"] / 2 + below)
+        assert ticks.evaluate_all(covered) == 0
+        assert ticks.evaluate_all(hidden) > 0
+    page.mouse.move(0, 0)
+    assert ticks.evaluate_all(hidden) == 0
+
+
+def test_the_vwap_is_drawn_where_candles_are_wide_enough(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    for interval, is_drawn in (("15m", False), ("4h", True)):
+        page = look(archive, f"pair=ETHUSD&interval={interval}")
+        expect(page.locator("#plot .scatterlayer .js-line")).to_have_count(int(is_drawn))
+        expect(page.locator("#vwap-key")).to_be_visible(visible=is_drawn)
+
+
+def test_time_before_the_first_trade_is_called_so(years: harvester.Archive, look: Opened) -> None:
+    page = look(years, "pair=XBTUSD&since=2012-01-01T00:00:00Z&until=2016-01-01T00:00:00Z")
+    expect(page.locator("#plot")).to_contain_text("before the first trade")
+    over(page, 0.1)
+    assert legend_of(page)["time"].endswith("UTC, before the first trade")
+    over(page, 0.1, click=True)
+    expect(page.locator("#candle-title")).to_contain_text("before the first trade")
 
 
 def mark_of(page: Page, kind: str) -> str:
@@ -505,16 +556,28 @@ def test_a_trade_that_is_found_comes_with_a_caution_if_others_are_not_stored(
     found = page.get_by_test_id("found")
     page.get_by_label("Price", exact=True).fill("1")
     page.get_by_role("button", name="Find").click()
+    expect(found).to_contain_text("; the first stored trade; earlier prices are not known")
+    first = trades_of(archive, "XBTUSD")[0]["price"]
+    page.get_by_label("Price", exact=True).fill(first)
+    page.get_by_role("button", name="Find").click()
     caution = "1 range before it is not stored: there an earlier trade may be missing"
     expect(found).to_contain_text(caution)
+    page.get_by_label("Price", exact=True).fill("1")
     page.get_by_label("Which trade").select_option("first below")
     page.get_by_role("button", name="Find").click()
     expect(found).to_have_text("first below 1: no stored trade")
-    for wrong in ("1e9", "1,5", "60k", "-1", "1' OR 1"):
+    expect(page.get_by_test_id("candle")).to_be_visible()
+    for wrong in ("1e9", "1,5", "60kk", "-1", "1' OR 1"):
         page.get_by_label("Price", exact=True).fill(wrong)
         page.get_by_role("button", name="Find").click()
         expect(found).to_contain_text(f"{wrong} is no price")
+        expect(found).to_have_class("lacking")
+        expect(page.get_by_test_id("candle")).to_be_hidden()
     page.get_by_label("Which trade").select_option("first above")
+    page.get_by_label("Price", exact=True).fill("123,456,789.05k")
+    page.get_by_role("button", name="Find").click()
+    expect(found).to_have_text("first above 123456789050: no stored trade")
+    expect(found).not_to_have_class("lacking")
     page.get_by_label("Price", exact=True).fill("123,456,789,012.5")
     page.get_by_role("button", name="Find").click()
     expect(found).to_have_text("first above 123456789012.5: no stored trade")
@@ -523,7 +586,12 @@ def test_a_trade_that_is_found_comes_with_a_caution_if_others_are_not_stored(
     page.get_by_label("Price", exact=True).fill("1")
     page.get_by_role("button", name="Find").click()
     expect(page.get_by_test_id("found")).to_contain_text("first above 1: ")
-    expect(page.get_by_test_id("found")).not_to_contain_text("not stored")
+    expect(page.get_by_test_id("found")).to_contain_text("; the first trade of all")
+    first = trades_of(years, "XBTUSD")[0]["price"]
+    page.get_by_label("Price", exact=True).fill(first)
+    page.get_by_role("button", name="Find").click()
+    expect(page.get_by_test_id("found")).to_contain_text(f"first above {first}: 2")
+    expect(page.get_by_test_id("found")).not_to_contain_text("; ")
 
 
 def test_a_click_shows_all_figures_of_a_candle_until_it_is_closed(
@@ -540,6 +608,10 @@ def test_a_click_shows_all_figures_of_a_candle_until_it_is_closed(
     assert {name: card[name] for name in same} == {name: str(row[name]) for name in same}
     assert card["taker buy"] == row["buy_volume"]
     assert card["taker sell"] == row["sell_volume"]
+    shares = [Decimal(row[side]) / Decimal(row["volume"]) for side in ("buy_volume", "sell_volume")]
+    assert page.locator("#candle-figures .share").all_text_contents() == [
+        f"{100 * share:.1f} %" for share in shares
+    ]
     assert card["trades"] == f"{row['count']:,}"
     unknown = Decimal(row["volume"]) - Decimal(row["buy_volume"]) - Decimal(row["sell_volume"])
     assert Decimal(card["side unknown"]) == unknown
@@ -603,10 +675,34 @@ def test_what_was_asked_for_is_visible_on_a_small_screen(
     page.get_by_test_id("run-sql").click()
     expect(page.get_by_test_id("sql").locator("tbody tr").first).to_be_in_viewport()
     keep(page, "small-screen")
+    page.get_by_test_id("sql").evaluate("(panel) => panel.scrollTo(0, panel.scrollHeight)")
+    card = page.get_by_test_id("candle").bounding_box()
+    assert card is not None
+    assert card["y"] + card["height"] <= 650
     narrow = look(archive, "pair=ETHUSD&interval=1h", size=(390, 700))
     narrow.get_by_test_id("chart").scroll_into_view_if_needed()
     over(narrow, 0.5, click=True)
     expect(narrow.get_by_test_id("candle")).to_be_in_viewport()
+
+
+def test_nothing_moves_when_a_trade_is_found(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=ETHUSD", size=(1366, 768))
+    boxes = [
+        page.get_by_test_id("chart"),
+        page.get_by_test_id("trades"),
+        page.get_by_role("tablist"),
+    ]
+    places = [box.bounding_box() for box in boxes]
+    page.get_by_label("Price", exact=True).fill("1")
+    page.get_by_role("button", name="Find").click()
+    expect(page.get_by_test_id("candle")).to_be_visible()
+    expect(page.get_by_test_id("found")).to_contain_text("first above")
+    settled(page)
+    for box, before in zip(boxes, places, strict=True):
+        after = box.bounding_box()
+        assert before is not None
+        assert after is not None
+        assert (after["x"], after["y"]) == (before["x"], before["y"])
 
 
 def test_intervals_by_button_and_by_typing(archive: harvester.Archive, look: Opened) -> None:
@@ -621,7 +717,7 @@ def test_intervals_by_button_and_by_typing(archive: harvester.Archive, look: Ope
     interval.get_by_role("textbox").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("'7x' is no interval")
     interval.get_by_role("button", name="1s", exact=True).click()
-    expect(page.locator("#live")).to_have_text("1s are too many candles here: 15m instead")
+    expect(interval).to_contain_text("1s is too short here: 15m is drawn")
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
@@ -796,6 +892,7 @@ def test_the_crosshair_in_a_gap_shows_no_figures(archive: harvester.Archive, loo
         ("2026-01-28 12:30 UTC", "2026-01-28T12:30:00Z", HOUR),
         ("2026-01-28T12:30:15Z", "2026-01-28T12:30:15Z", 120 * SECOND),
         ("2026-01-28", "2026-01-28T00:00:00Z", DAY),
+        ("2024-02", "2024-02-01T00:00:00Z", 29 * DAY),
     ],
 )
 def test_times_that_can_be_typed(
@@ -807,6 +904,18 @@ def test_times_that_can_be_typed(
     page.wait_for_url(re.compile("since="))
     assert show(view_of(page).after) == since
     assert view_of(page).through - view_of(page).after == width
+
+
+def test_a_year_is_shown_without_a_day_of_the_next(years: harvester.Archive, look: Opened) -> None:
+    page = look(years)
+    page.get_by_label("Go to a date or time").fill("2015")
+    with page.expect_response(re.compile("/api/candles")):
+        page.get_by_role("button", name="go", exact=True).click()
+    settled(page)
+    assert view_of(page) == Range(parse_moment("2015-01-01", 0), parse_moment("2016-01-01", 0))
+    times = page.get_by_test_id("trades").locator("tbody td:first-child")
+    expect(times.last).to_contain_text("2015-12-31")
+    expect(page.locator("#legend div").first).to_have_text(re.compile("^last candle:2015-12-31"))
 
 
 def test_what_is_no_time_is_refused(archive: harvester.Archive, look: Opened) -> None:
@@ -828,7 +937,7 @@ def test_an_interval_in_another_spelling_is_not_too_short(
     typed.press("Enter")
     expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "5m")
     settled(page)
-    expect(page.locator("#live")).to_have_text("")
+    expect(page.locator("#interval-note")).to_have_text("")
 
 
 # --- tabs -----------------------------------------------------------------------------------------
@@ -868,6 +977,9 @@ def test_trades_follow_the_crosshair_until_a_click_keeps_them(
         over(page, part)
         at = legend_of(page)["time"].partition(" UTC")[0]
         expect(here).to_contain_text(at[:13])
+    page.mouse.move(0, 0)
+    expect(page.locator("#legend div").first).to_contain_text("last candle:")
+    expect(page.locator("#trades-note")).to_have_text(f"100 trades around {at}")
     over(page, 0.6, click=True)
     kept = legend_of(page)["time"].partition(" UTC")[0]
     expect(here).to_contain_text(kept[:13])
@@ -875,6 +987,14 @@ def test_trades_follow_the_crosshair_until_a_click_keeps_them(
     page.get_by_test_id("trades").hover()
     assert legend_of(page)["time"].partition(" UTC")[0] == kept
     expect(here).to_contain_text(kept[:13])
+
+
+def test_a_time_of_a_trade_is_shown_in_the_chart(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD")
+    page.get_by_role("button", name="oldest").click()
+    first = trades_of(archive, "XBTUSD")[0]["time"].replace("T", " ").replace("Z", "")
+    page.get_by_test_id("trades").get_by_role("button", name=first, exact=True).first.click()
+    expect(page.locator("#candle-title")).to_have_text(f"{first[:16]} UTC, 1m")
 
 
 def test_sql_runs_draws_and_downloads(archive: harvester.Archive, look: Opened) -> None:
@@ -925,6 +1045,17 @@ def test_sql_that_is_being_typed_stays_and_the_download_is_what_is_shown(
     text.fill("SELECT 1 AS shown")
     page.get_by_test_id("run-sql").click()
     expect(panel.locator("tbody tr")).to_have_count(1)
+    # What is shown is not of the query in the box.
+    expect(panel).to_have_class("old")
+    text.fill("SELECT 1 AS shown")
+    expect(panel).not_to_have_class("old")
+    page.locator("#sql-examples button").first.click()
+    expect(panel).to_have_class("old")
+    height = "(box) => box.clientHeight >= box.scrollHeight ? box.clientHeight : 0"
+    before = text.evaluate(height)
+    text.fill("SELECT 2 AS typed" + "\n" * 8)
+    assert text.evaluate(height) > before > 0
+    text.fill("SELECT 2 AS typed")
     for tab in ("Trades", "SQL"):
         page.get_by_role("tab", name=tab).click()
     choose(page, "ETHUSD")
@@ -1012,6 +1143,19 @@ def test_gaps_are_listed_and_shown(archive: harvester.Archive, look: Opened) -> 
     keep(page, "gaps")
 
 
+def test_the_year_of_the_view_is_in_sight(years: harvester.Archive, look: Opened) -> None:
+    state = "pair=XBTUSD&since=2014-03-01T00:00:00Z&until=2014-04-01T00:00:00Z"
+    page = look(years, state, size=(1366, 600))
+    page.get_by_role("tab", name="Gaps").click()
+    here = page.locator("#years tr.here")
+    expect(here.locator("td").first).to_have_text("2014")
+    expect(here).to_be_in_viewport(ratio=0.9)
+    page.locator("#years tr", has_text="2025").get_by_role("button", name="show").click()
+    expect(here.locator("td").first).to_have_text("2025")
+    expect(here).to_be_in_viewport(ratio=0.9)
+    assert show(view_of(page).after) == "2025-01-01T00:00:00Z"
+
+
 def test_two_pairs_are_overlaid(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive, "pair=XBTUSD&tab=compare")
     expect(page.locator("#compare-plot .scatterlayer .trace")).to_have_count(2)
@@ -1023,25 +1167,26 @@ def test_two_pairs_are_overlaid(archive: harvester.Archive, look: Opened) -> Non
 
 def test_what_is_on_the_screen_is_copied(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive, "pair=XBTUSD&interval=4h")
-    candles = page.locator("[data-copy-of=candles]")
-    candles.get_by_role("button", name="command").click()
-    expect(candles.locator("output")).to_contain_text("harvester ohlc XBTUSD -i 4h --since")
-    candles.get_by_role("button", name="Python").click()
-    expect(candles.locator("output")).to_contain_text(f"harvester.open('{archive.path}').ohlc(")
+    copy = page.get_by_test_id("copy")
+    copy.get_by_role("button", name="command").click()
+    expect(page.locator(".copied")).to_contain_text("harvester ohlc XBTUSD -i 4h --since")
+    copy.get_by_role("button", name="Python").click()
+    expect(page.locator(".copied")).to_contain_text(f"harvester.open('{archive.path}').ohlc(")
 
-    trades = page.locator("[data-copy-of=trades]")
-    trades.get_by_role("button", name="SQL").click()
-    expect(trades.locator("output")).to_contain_text("FROM tape('XBTUSD') WHERE time >=")
+    copy.get_by_label("What to copy").select_option("trades")
+    expect(page.locator(".copied")).to_be_hidden()
+    copy.get_by_role("button", name="SQL").click()
+    expect(page.locator(".copied")).to_contain_text("FROM tape('XBTUSD') WHERE time >=")
 
     page.get_by_role("tab", name="SQL").click()
-    query = page.locator("[data-copy-of=sql]")
-    query.get_by_role("button", name="command").click()
-    expect(query.locator("output")).to_have_text("there is nothing to copy yet")
+    copy.get_by_label("What to copy").select_option("query")
+    copy.get_by_role("button", name="command").click()
+    expect(page.locator(".copied")).to_have_text("there is nothing to copy yet")
     page.get_by_test_id("sql").locator("textarea").fill("SELECT 'it''s'")
     page.get_by_test_id("run-sql").click()
     expect(page.get_by_test_id("sql").locator("tbody td")).to_have_text("it's")
-    query.get_by_role("button", name="command").click()
-    words = shlex.split(query.locator("output").text_content() or "")
+    copy.get_by_role("button", name="command").click()
+    words = shlex.split(page.locator(".copied").text_content() or "")
     assert words == ["harvester", "sql", "SELECT 'it''s'", "--data", archive.path]
 
 

@@ -38,6 +38,7 @@ from harvester.server.explorer.time_view import (
     intervals_from,
     range_texts,
     shades,
+    span_texts,
     strip_axis,
 )
 from harvester.server.explorer.trade_pages import LATEST_NS, TradeArchive, trade_page
@@ -392,19 +393,9 @@ def _totals(status: PairSummary) -> dict[str, Any]:
         "pair": status.pair,
         "name": status.wsname or status.pair,
         "trades": status.trades,
-        "first": _time_text(status.first_ns),
-        "last": _time_text(status.last_ns),
-        "stored_until": _end_text(status.coverage),
+        **span_texts(status),
         "bytes": status.bytes,
     }
-
-
-def _time_text(time_ns: int | None) -> str | None:
-    return None if time_ns is None else show(time_ns)
-
-
-def _end_text(covered: Sequence[Range]) -> str | None:
-    return show(covered[-1].through + 1) if covered else None
 
 
 def _run_texts(run: Any, pair: str) -> dict[str, Any]:  # noqa: ANN401 - a RunRecord

@@ -337,6 +337,31 @@ def range_texts(part: Range) -> dict[str, str]:
     }
 
 
+class StoredSpan(Protocol):
+    """The first and last trade of a pair, and its coverage."""
+
+    first_ns: int | None
+    last_ns: int | None
+    coverage: list[Range]
+
+
+def span_texts(status: StoredSpan) -> dict[str, Any]:
+    """The first and the last trade, the end of the coverage, and what is known of the start.
+
+    The first trade is known (`is_first_known`) if all time before it is covered.
+    """
+    covered, first_ns = status.coverage, status.first_ns
+    return {
+        "first": None if first_ns is None else show(first_ns),
+        "last": None if status.last_ns is None else show(status.last_ns),
+        "stored_until": show(covered[-1].through + 1) if covered else None,
+        "is_first_known": first_ns is not None
+        and bool(covered)
+        and covered[0].after <= 0
+        and first_ns <= covered[0].through,
+    }
+
+
 def summary(view: CandleView) -> dict[str, Any]:
     """Return a view as a table with named columns, for tools."""
     names = [*view.columns, "count"]

@@ -46,8 +46,11 @@ function rows({ texts }, index) {
   const shown = {
     open: text("open"), high: text("high"), low: text("low"), close: text("close"),
     vwap: text("vwap"), trades: whole(Number(text("count"))),
-    volume, "taker buy": bought, "taker sell": sold, "side unknown": difference(volume, bought, sold),
+    volume, "side unknown": difference(volume, bought, sold), "taker buy": bought, "taker sell": sold,
   };
+  const share = (name) => name.startsWith("taker") && Number(volume) > 0
+    ? element("dd", { className: "share" }, `${((Number(shown[name]) / Number(volume)) * 100).toFixed(1)} %`)
+    : null;
   return Object.entries(shown).map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+    element("div", {}, element("dt", {}, name), element("dd", {}, value), share(name)));
 }

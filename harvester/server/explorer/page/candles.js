@@ -5,8 +5,11 @@ import { intervalMs } from "./format.js";
 export const PRICES = ["open", "high", "low", "close", "vwap"];
 export const VOLUMES = ["volume", "buy_volume", "sell_volume"];
 
-/** Read an answer of `candles`: each column is one text with a space between values. */
-export function readCandles(answer) {
+/**
+ * Read an answer of `candles`: each column is one text with a space between values. Nothing was
+ * traded before `firstMs`, if that is known.
+ */
+export function readCandles(answer, firstMs = NaN) {
   const split = (text) => (text === "" ? [] : text.split(" "));
   const texts = { count: split(answer.count) };
   const numbers = {};
@@ -23,6 +26,8 @@ export function readCandles(answer) {
     width: intervalMs(answer.interval),
     decimals: Math.max(0, ...texts.close.map((text) => (text.split(".")[1] ?? "").length)),
     incomplete: new Set(answer.incomplete),
+    shades: answer.shades.map(([kind, since, until]) =>
+      [kind === "no trades" && until <= firstMs ? "before the first trade" : kind, since, until]),
     sinceMs: Date.parse(answer.since),
     untilMs: Date.parse(answer.until),
   };

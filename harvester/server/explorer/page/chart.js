@@ -8,6 +8,8 @@ const LABELS = 4;
 // Space above and below the candles, as a part of their height: there the extremes are written.
 const SPACE = 0.08;
 const ROUNDING = 1e-9;
+// The vwap is drawn over candles of at least this width: it would cover narrower ones.
+const VWAP_PIXELS = 3;
 
 const box = document.getElementById("chart");
 const plot = document.getElementById("plot");
@@ -30,8 +32,9 @@ export function startChart(given) {
   moved = given;
   new ResizeObserver(() => {
     if (!candles) return;
-    Plotly.Plots.resize(plot);
     showMarks({});
+    // The texts of the axes come later.
+    Plotly.Plots.resize(plot).then(() => showMarks({}));
   }).observe(box);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }
@@ -96,6 +99,7 @@ async function draw() {
   if (candles !== drawing) return;
   box.dataset.interval = candles.interval;
   box.dataset.candles = candles.time.length;
+  document.getElementById("vwap-key").hidden = !hasWideCandles();
   markView();
 }
 
@@ -126,7 +130,10 @@ function traces() {
       decreasing: { line: { color: colour("down"), width: 1 }, fillcolor: colour("down") },
       whiskerwidth: 0,
     },
-    { type: "scatter", mode: "lines", ...vwapLine(x), line: { color: colour("vwap"), width: 1 } },
+    {
+      type: "scatter", mode: "lines", ...vwapLine(x), line: { color: colour("vwap"), width: 1 },
+      visible: hasWideCandles(),
+    },
     {
       type: "scatter", mode: "markers",
       x: marked.map((index) => x[index]), y: marked.map((index) => numbers.high[index]),
@@ -144,6 +151,9 @@ function widthSetter(x, width) {
   const isClose = x.some((at, index) => index > 0 && at - x[index - 1] < width * 1.5);
   return isClose || !x.length ? { x, none: [] } : { x: [...x, x.at(-1) + width], none: [null] };
 }
+
+/** Whether a line across the candles would leave them visible. */
+const hasWideCandles = () => (candles.width / (view.until - view.since)) * plotWidth() >= VWAP_PIXELS;
 
 /** The vwap as a line that breaks where candles are missing. */
 function vwapLine(x) {

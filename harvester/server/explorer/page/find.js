@@ -11,13 +11,21 @@ const price = document.getElementById("find-price");
 const note = document.getElementById("found");
 const latest = new Latest();
 
-/** Start: `pair()` returns the name of the chosen pair, and `goTo(ms)` shows a time in the chart. */
-export function startFind(pair, goTo) {
+/**
+ * Start: `pair()` returns the name of the chosen pair, `goTo(ms)` shows a time in the chart, and
+ * `unpick()` closes what was shown of another one.
+ */
+export function startFind(pair, goTo, unpick) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const limit = typedPrice();
-    if (limit) find(pair(), which.value, limit, goTo);
-    else note.textContent = `${price.value || "nothing"} is no price: give digits such as 60000`;
+    if (limit) {
+      find(pair(), which.value, limit, goTo);
+      return;
+    }
+    latest.cancel();
+    say(`${price.value || "nothing"} is no price: give digits such as 60000, or 60k`, { isWrong: true });
+    unpick();
   });
 }
 
@@ -32,14 +40,21 @@ export async function findExtreme(pair, kind, candles, index, goTo) {
 /** Forget what was found of another pair. */
 export function clearFind() {
   latest.cancel();
-  note.textContent = "";
+  say("");
 }
 
-/** The price that is typed, without separators of thousands; "" if it is none. */
+function say(text, { isWrong = false } = {}) {
+  note.textContent = text;
+  note.className = isWrong ? "lacking" : "";
+}
+
+/** The price that is typed, in digits without separators of thousands; "" if it is none. */
 export function typedPrice() {
   const text = price.value.replace(/[\s_']/g, "");
   // A comma may be one of thousands, but 1,5 is not 15.
   const plain = /^\d{1,3}(,\d{3})+(\.|$)/.test(text) ? text.replaceAll(",", "") : text;
+  const [, thousands, rest = ""] = /^(\d{1,12})(?:\.(\d{1,3}))?k$/i.exec(plain) ?? [];
+  if (thousands) return String(Number(thousands + rest.padEnd(3, "0")));
   return /^\d{1,15}(\.\d{1,10})?$/.test(plain) ? plain : "";
 }
 
@@ -65,28 +80,32 @@ async function find(pair, wanted, limit, goTo) {
   const condition = `price ${side === "above" ? ">" : "<"} ${limit}`;
   const query = end === "first" ? tradeQuery(pair, condition, "time, tie") : lastTradeQuery(pair, condition);
   await show(`${wanted} ${limit}`, async (signal) => {
-    const [found, coverage] = await Promise.all([trade(query, signal), get("coverage", { pair }, signal)]);
-    return found && { ...found, caution: caution(end, found.ms, coverage) };
+    const [found, coverage, oldest] = await Promise.all([
+      trade(query, signal),
+      get("coverage", { pair }, signal),
+      get("trades", { pair, place: "oldest", count: 1 }, signal),
+    ]);
+    return found && { ...found, caution: caution(end, found, coverage, oldest.trades[0]) };
   }, goTo);
 }
 
 /** Search, go to the trade that was found, and write what it is. */
 async function show(title, search, goTo) {
-  note.textContent = "searching";
+  say("searching");
   try {
     const answer = await latest.run(async (signal) => ({ found: await search(signal) }));
     if (!answer) return;
     const { found } = answer;
     if (!found) {
-      note.textContent = `${title}: no stored trade`;
+      say(`${title}: no stored trade`);
       return;
     }
     const side = { buy: ", taker buy", sell: ", taker sell" }[found.side] ?? "";
-    note.textContent = `${title}: ${found.time.replace("T", " ").replace("Z", "")} UTC at ${found.price}, ` +
-      `volume ${found.volume}${side}${found.caution ?? ""}`;
+    say(`${title}: ${found.time.replace("T", " ").replace("Z", "")} UTC at ${found.price}, ` +
+      `volume ${found.volume}${side}${found.caution ?? ""}`);
     goTo(found.ms);
   } catch (fault) {
-    note.textContent = fault.message;
+    say(fault.message, { isWrong: true });
   }
 }
 
@@ -98,8 +117,14 @@ async function trade(query, signal) {
 }
 
 /** What is not stored before a first trade, or after a last one, may have an earlier or later one. */
-function caution(end, ms, { coverage, coverage_count: parts }) {
-  const before = coverage.filter(({ since }) => since === "start" || Date.parse(since) <= ms).length;
+function caution(end, found, stored, oldest) {
+  if (end === "first" && found.time === oldest.time && found.price === oldest.price) {
+    return stored.is_first_known
+      ? "; the first trade of all: there is no earlier price"
+      : "; the first stored trade; earlier prices are not known";
+  }
+  const { coverage, coverage_count: parts } = stored;
+  const before = coverage.filter(({ since }) => since === "start" || Date.parse(since) <= found.ms).length;
   const missing = end === "first"
     ? before - (coverage[0]?.since === "start" ? 1 : 0)
     : Math.max(parts - before, 0);

@@ -72,6 +72,20 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** A button with a time, which `onTimeClick` reads. */
+export function timeButton(time, text = time) {
+  const button = element("button", { type: "button", className: "link", title: "Show in the chart" }, text);
+  button.dataset.time = time;
+  return button;
+}
+
+/** Call `goTo(ms)` when a time of a table is clicked. */
+export function onTimeClick(table, goTo) {
+  table.addEventListener("click", ({ target }) => {
+    if (target.dataset.time) goTo(Date.parse(target.dataset.time));
+  });
+}
+
 /** A colour of the style sheet, in the present scheme. */
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

@@ -11,9 +11,13 @@ const latest = new Latest();
 
 let seen = { since: 0, until: 1 };
 let isAsked = false;
+let marked = "";
 
 /** Start; `open()` is called when the line about the view is chosen. */
 export function startGaps(open) {
+  document.getElementById("tab-gaps").addEventListener("click", () => {
+    isAsked = true;
+  });
   line.addEventListener("click", () => {
     isAsked = true;
     open();
@@ -36,6 +40,7 @@ export function showMissing(candles, view) {
     ? missing(seen, gaps.length, length, parts("not requested")) + shorter
     : "the future";
   line.textContent = `this view: ${text}`;
+  line.title = `${text} (a click shows each year)`;
   line.className = `link ${kindOf(text)}`;
   markYears();
 }
@@ -61,6 +66,7 @@ function missing({ since, until }, gaps, length, notRequested) {
 /** Forget the coverage of another pair. */
 export function clearGaps() {
   latest.cancel();
+  marked = "";
   panel.replaceChildren();
 }
 
@@ -115,21 +121,26 @@ function years(found, go) {
     const parts = year.not_requested.map((part) => [Date.parse(part.since), Date.parse(part.until)]);
     const more = year.not_requested_count > parts.length ? ", and more" : "";
     const text = missing({ since, until }, year.gaps, year.gap_s * 1000, parts) + more;
-    return [year.year, element("span", { className: kindOf(text) }, text), shower(() => go(since, end))];
+    return [year.year, element("span", { className: kindOf(text) }, text), shower(() => go(since, end, 0))];
   });
   const shown = table(["year", "coverage", ""], rows);
   shown.id = "years";
   return shown;
 }
 
-/** Mark the years of the view; where they were asked for, bring them into sight. */
+/** Mark the years of the view, and bring them into sight where they were asked for or are others. */
 function markYears() {
   const rows = [...panel.querySelectorAll("#years tbody tr")];
   const [first, last] = [seen.since, seen.until - 1].map((ms) => new Date(ms).getUTCFullYear());
   const isInView = (row) => first <= Number(row.cells[0].textContent) && Number(row.cells[0].textContent) <= last;
   for (const row of rows) row.classList.toggle("here", isInView(row));
-  if (isAsked) rows.find(isInView)?.scrollIntoView({ block: "nearest" });
-  if (rows.length) isAsked = false;
+  const row = rows.find(isInView);
+  if (!row || panel.hidden) return;
+  // Below the chart the whole page would move, also while the chart is dragged.
+  const isBeside = panel.scrollHeight > panel.clientHeight;
+  const year = row.cells[0].textContent;
+  if (isAsked || (isBeside && year !== marked)) row.scrollIntoView({ block: "nearest" });
+  [isAsked, marked] = [false, year];
 }
 
 function shower(go) {

@@ -5,7 +5,7 @@ import { readCandles } from "./candles.js";
 import { showCandle, startCandle } from "./candle.js";
 import { clearChart, drawn, plotly, setBusy, showCandles, showView, startChart } from "./chart.js";
 import { clearCompare, showCompare, startCompare } from "./compare.js";
-import { startCopying } from "./copying.js";
+import { clearCopied, startCopying } from "./copying.js";
 import { clearFind, findExtreme, startFind } from "./find.js";
 import { iso, viewText } from "./format.js";
 import { clearGaps, showGaps, showMissing, startGaps } from "./gaps.js";
@@ -49,6 +49,12 @@ function showNewest() {
   change({ since: Math.round(end - width * 0.95), until: Math.round(end + width * 0.05) });
 }
 
+/** When the very first trade of a pair was; NaN if an earlier one may not be stored. */
+function firstTrade(pair) {
+  const found = pairNamed(pair);
+  return found?.is_first_known ? Date.parse(found.first) : NaN;
+}
+
 /** Load the candles of the view; the ones that are drawn stay meanwhile. */
 async function load({ isLive = false } = {}) {
   clearTimeout(waiting);
@@ -60,7 +66,7 @@ async function load({ isLive = false } = {}) {
     const [answer] = (await latest.run((signal) =>
       Promise.all([get("candles", params, signal), plotly]))) ?? [];
     if (!answer) return;
-    const found = (candles = readCandles(answer));
+    const found = (candles = readCandles(answer, firstTrade(pair)));
     showProblem("");
     await showCandles(found, view());
     // Other candles, or another pair, may have come while these were drawn.
@@ -148,12 +154,12 @@ async function showTab() {
   }
 }
 
-/** Show a range of coverage with some space around it; without a start, from the first trade on. */
-function showRange(since, until) {
+/** Show a range of coverage, with a part of it as space around; without a start, from the first trade on. */
+function showRange(since, until, part = 0.2) {
   const first = Date.parse(pairNamed(state.pair)?.first ?? iso(until));
   // What reaches back to 1970 may end before the first trade, or have none.
   const from = since ?? Math.min(first, until - 864e5);
-  const space = Math.max((until - from) * 0.2, 1000);
+  const space = part && Math.max((until - from) * part, 1000);
   move({ since: Math.round(from - space), until: Math.round(until + space) });
 }
 
@@ -218,8 +224,9 @@ function forgetPair() {
   showCandle(null, null);
   showMissing(null);
   showProblem("");
-  byId("view-text").textContent = byId("live").textContent = "";
-  for (const copied of document.querySelectorAll(".copied")) copied.hidden = true;
+  markInterval(null);
+  byId("view-text").textContent = "";
+  clearCopied();
 }
 
 function showPair() {
@@ -253,11 +260,11 @@ async function start() {
   });
   startTools({ view, showWhole, showNewest, problem: showProblem });
   markWheel();
-  startFind(() => state.pair, goToTrade);
+  startFind(() => state.pair, goToTrade, unpicked);
   startCandle(unpicked);
-  startCopying({ candles: () => candles?.copy, trades: tradeTexts, sql: sqlTexts });
+  startCopying({ candles: () => candles?.copy, trades: tradeTexts, query: sqlTexts });
   startTabs();
-  startTrades(failed);
+  startTrades(failed, goToTrade);
   startSql((sql) => change({ sql }), seen, goTo);
   startGaps(() => change({ tab: "gaps" }));
   startCompare((other) => change({ other }));

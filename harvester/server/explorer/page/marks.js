@@ -11,6 +11,7 @@ export const SHADES = {
   "gap": { name: "gap", text: "gap (not downloaded)" },
   "not requested": { name: "never", text: "not requested" },
   "no trades": { name: "quiet", text: "no trades" },
+  "before the first trade": { name: "quiet", text: "before the first trade" },
 };
 const LEGEND = [
   ["open", "open"], ["high", "high"], ["low", "low"], ["close", "close"], ["vwap", "vwap"],
@@ -123,20 +124,26 @@ function shownIndex() {
   return at === null ? shown.candles.time.length - 1 : candleAt(shown.candles, at);
 }
 
-/** When the candle at a time opens; the time itself where there is no candle. */
-function openOf(at) {
-  const open = shown.candles.time[candleAt(shown.candles, at)];
-  return open <= at && at < open + shown.candles.width ? open : at;
+/** When the candle at a time opens, as text; the time itself where there is no candle. */
+function openText(at) {
+  const { candles, view } = shown;
+  const open = candles.time[candleAt(candles, at)];
+  const isInside = open <= at && at < open + candles.width;
+  return isInside ? shortTime(open, candles.width) : viewClock(at, view.until - view.since);
 }
 
 function placeCross() {
   const at = crossTime();
   const { candles, view } = shown;
   cross.hidden = !candles || at === null || at < view.since || at > view.until;
-  if (cross.hidden) return;
+  if (!cross.hidden) placeTags(at);
+  clearTicks();
+}
+
+function placeTags(at) {
   const x = xOf(at);
   upright.style.left = `${x}px`;
-  timeTag.textContent = viewClock(cursorY === null ? openOf(at) : at, view.until - view.since);
+  timeTag.textContent = openText(at);
   const half = timeTag.offsetWidth / 2;
   timeTag.style.left = `${Math.min(Math.max(x, half), box.clientWidth - half)}px`;
   level.hidden = valueTag.hidden = cursorY === null;
@@ -145,6 +152,17 @@ function placeCross() {
   level.style.top = valueTag.style.top = `${y}px`;
   valueTag.textContent = valueAt(y);
   valueTag.hidden = !valueTag.textContent;
+}
+
+/** Hide the axes' texts that the crosshair's time and price would half cover. */
+function clearTicks() {
+  const tags = [timeTag, valueTag].map((tag) => tag.getBoundingClientRect());
+  for (const tick of box.querySelectorAll(".xtick text, .ytick text, .y2tick text")) {
+    const { left, right, top, bottom } = tick.getBoundingClientRect();
+    const isCovered = tags.some((tag) =>
+      tag.width && left < tag.right && right > tag.left && top < tag.bottom && bottom > tag.top);
+    tick.style.visibility = isCovered ? "hidden" : "";
+  }
 }
 
 // --- highest and lowest --------------------------------------------------------------------------
@@ -194,6 +212,7 @@ function showLegend(index) {
     return;
   }
   const note = candles.incomplete.has(index) ? ", incomplete" : "";
-  add(null, `${shortTime(candles.time[index], candles.width)} UTC, ${candles.interval}${note}`, "time");
+  const label = at === null ? "last candle:" : null;
+  add(label, `${shortTime(candles.time[index], candles.width)} UTC, ${candles.interval}${note}`, "time");
   for (const [field, label] of LEGEND) add(label, candles.texts[field][index] || "none", field);
 }

@@ -2,11 +2,12 @@
 
 import { Latest, runSql } from "./api.js";
 import { quoted, sqlTime, tradeQuery, typedPrice } from "./find.js";
-import { colour, count, element, escaped, iso, plotLayout } from "./format.js";
+import { colour, count, element, escaped, iso, onTimeClick, plotLayout, timeButton } from "./format.js";
 
 const MORE_ROWS = 300;
 const COLOURS = ["up", "down", "stored", "gap", "unknown"];
 
+const panel = document.getElementById("panel-sql");
 const text = document.getElementById("sql-text");
 const note = document.getElementById("sql-note");
 const table = document.getElementById("sql-table");
@@ -41,13 +42,13 @@ const EXAMPLES = {
  * the result in the chart.
  */
 export function startSql(changed, seen, goTo) {
-  table.addEventListener("click", ({ target }) => {
-    if (target.dataset.time) goTo(Date.parse(target.dataset.time));
-  });
+  onTimeClick(table, goTo);
+  text.addEventListener("input", markOld);
   button("examples").append(...Object.keys(EXAMPLES).map((name) => {
     const insert = element("button", { type: "button" }, name);
     insert.addEventListener("click", () => {
       text.value = example(name, seen());
+      markOld();
       text.focus();
     });
     return insert;
@@ -78,6 +79,12 @@ export function showSql(query, seen) {
   if (query && query !== stated) text.value = query;
   stated = query;
   if (!text.value) text.value = example("daily candles", seen);
+  markOld();
+}
+
+/** Grey out the result of another query than the one in the box. */
+function markOld() {
+  panel.classList.toggle("old", Boolean(result) && result.query !== text.value);
 }
 
 /** An example for a pair; its candles are those of a year, as all of them may take long. */
@@ -119,6 +126,7 @@ async function run() {
 
 function finish(message) {
   note.textContent = message;
+  markOld();
   button("cancel").disabled = true;
   button("run").disabled = false;
   for (const name of ["chart", "csv", "parquet"]) button(name).disabled = !result?.rows.length;
@@ -148,10 +156,7 @@ function cell(value, column) {
   if (!column.type.startsWith("timestamp")) {
     return element("td", { className: column.is_number ? "number" : "", title: value }, value);
   }
-  const button = element("button", { type: "button", className: "link" }, value);
-  button.title = "Show in the chart";
-  button.dataset.time = value;
-  return element("td", {}, button);
+  return element("td", {}, timeButton(value));
 }
 
 // --- chart this ----------------------------------------------------------------------------------

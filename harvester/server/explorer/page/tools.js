@@ -5,8 +5,6 @@ import { GENTLE_NOTCH, NOTCH, panned, zoomed } from "./gestures.js";
 import { change, state } from "./state.js";
 
 const INTERVALS = ["auto", "1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d", "1w"];
-// The width of the view by the length of the date that is typed: a year, a month, a day, an hour.
-const WIDTHS_MS = [[4, 316224e5], [7, 26784e5], [10, 864e5], [16, 36e5]];
 const LATEST_MS = Date.UTC(2100, 0, 1);
 
 const byId = (id) => document.getElementById(id);
@@ -23,7 +21,7 @@ export function startTools({ view, showWhole, showNewest, problem }) {
     const button = element("button", { type: "button", textContent: name });
     button.addEventListener("click", () => choose(name));
     return button;
-  }), typed);
+  }), typed, element("span", { id: "interval-note", className: "faint", role: "status" }));
   typed.addEventListener("change", () => typed.value.trim() && choose(typed.value.trim()));
   const buttons = {
     whole: showWhole,
@@ -52,21 +50,19 @@ export function markWheel() {
   wheel.setAttribute("aria-pressed", Boolean(state.wheel));
 }
 
-/** Show which interval is drawn, and which one was asked for. */
+/** Show which interval is drawn, and which one was asked for; without candles, only the latter. */
 export function markInterval(candles) {
   const box = byId("interval");
   for (const button of box.querySelectorAll("button")) {
     button.setAttribute("aria-pressed", button.textContent === state.interval);
-    button.classList.toggle("drawn", button.textContent === candles.interval);
+    button.classList.toggle("drawn", button.textContent === candles?.interval);
   }
-  box.dataset.interval = candles.interval;
+  box.dataset.interval = candles?.interval ?? "";
   box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
-  const notes = [];
-  if (candles.is_coarser) {
-    notes.push(`${candles.requested} are too many candles here: ${candles.interval} instead`);
-  }
-  if (candles.gaps_left_out) notes.push(`${whole(candles.gaps_left_out)} short gaps are not drawn`);
-  byId("live").textContent = notes.join("; ");
+  byId("interval-note").textContent =
+    candles?.is_coarser ? `${candles.requested} is too short here: ${candles.interval} is drawn` : "";
+  const left = candles?.gaps_left_out;
+  byId("live").textContent = left ? `${whole(left)} short gaps are not drawn` : "";
 }
 
 /** Go to a year, a month, a day, an hour or a minute: the shorter the text, the wider the view. */
@@ -83,6 +79,13 @@ function jumpTo(text, problem) {
     return;
   }
   const length = date.length + (isDate ? 0 : 1 + clock.length);
-  const [, width] = WIDTHS_MS.find(([most]) => length <= most) ?? [0, 12e4];
-  change({ since: time, until: time + width, at: isDate ? null : time });
+  change({ since: time, until: endOf(time, length), at: isDate ? null : time });
+}
+
+/** When the year, month, day, hour or two minutes end that begin at a time, by the length of its text. */
+function endOf(time, length) {
+  const date = new Date(time);
+  if (length <= 4) return date.setUTCFullYear(date.getUTCFullYear() + 1);
+  if (length <= 7) return date.setUTCMonth(date.getUTCMonth() + 1);
+  return time + (length <= 10 ? 864e5 : length <= 16 ? 36e5 : 12e4);
 }

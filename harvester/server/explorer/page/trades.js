@@ -1,7 +1,7 @@
 // The trades around the crosshair, page by page in the exchange's order.
 
 import { get, Latest } from "./api.js";
-import { element, whole } from "./format.js";
+import { element, onTimeClick, shortTime, timeButton, whole } from "./format.js";
 
 const COUNT = 100;
 const COLUMNS = ["time", "price", "volume", "side", "order_type", "trade_id", "misc"];
@@ -14,9 +14,10 @@ let shown = { pair: "", rows: [], at: null, copy: null };
 let fail = () => {};
 let hasPaged = false;
 
-/** Start; `failed(fault)` shows an error. */
-export function startTrades(failed) {
+/** Start; `failed(fault)` shows an error, and `goTo(ms)` shows a time in the chart. */
+export function startTrades(failed, goTo) {
   fail = failed;
+  onTimeClick(table, goTo);
   const button = (id, place) =>
     document.getElementById(id).addEventListener("click", () => {
       hasPaged = true;
@@ -70,20 +71,20 @@ function draw() {
     element("th", { className: NUMBERS.includes(name) ? "number" : "" }, title(name))));
   const rows = shown.rows.map((trade) => element("tr", {}, ...COLUMNS.map((name) => cell(trade, name))));
   table.replaceChildren(element("thead", {}, header), element("tbody", {}, ...rows));
-  const hint = "the mouse over the chart shows those of a candle, and a click keeps them";
-  note.textContent = `${whole(shown.rows.length)} trades; ${hint}`;
+  note.textContent = `${whole(shown.rows.length)} trades; point at the chart for others`;
   if (shown.at === null) return;
   const first = shown.rows.findIndex((trade) => BigInt(trade.time_ns) >= BigInt(shown.at) * 1000000n);
   if (first < 0) return;
   rows[first].className = "here";
   const box = table.parentElement;
   box.scrollTop = rows[first].offsetTop - box.clientHeight / 3;
-  note.textContent = `${whole(shown.rows.length)} trades around the crosshair`;
+  note.textContent = `${whole(shown.rows.length)} trades around ${shortTime(shown.at)}`;
 }
 
 function cell(trade, name) {
   const value = trade[name];
   const className = name === "side" ? value ?? "" : NUMBERS.includes(name) ? "number" : "";
-  const text = value === null ? "" : name === "time" ? value.replace("T", " ").replace("Z", "") : String(value);
-  return element("td", { className }, text);
+  const text = value === null ? "" : String(value);
+  const shownTime = () => timeButton(value, value.replace("T", " ").replace("Z", ""));
+  return element("td", { className }, name === "time" ? shownTime() : text);
 }
