@@ -75,7 +75,8 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
         duration_s = time.perf_counter() - started_s
     _compare(TradeStore(exchange.path), TradeStore(root / "data"), result, duration_s)
     _print_candles(common)
-    output.block(NEXT_STEPS.format(program=_program_as_typed(), data=root / "data"))
+    steps = NEXT_STEPS.format(data=root / "data")
+    output.block(steps.replace("  harvester ", f"  {_program_as_typed()} "))
 
 
 def _empty_folder(root: Path) -> Path:
@@ -132,13 +133,13 @@ def _print_candles(common: CommonOptions) -> None:
 
 NEXT_STEPS = """
 Try next:
-  {program} explore --data {data}
-  {program} status --data {data}
-  {program} ohlc XBT/USD -i 90s --fill previous --data {data} -f csv | head
-  {program} chart XBT/USD -i 1h --data {data} -o chart.html
-  {program} trades btcusd --since 2026-01-30 --data {data} -o trades.parquet
+  harvester explore --data {data}
+  harvester status --data {data}
+  harvester ohlc XBT/USD -i 90s --fill previous --data {data} -f csv | head
+  harvester chart XBT/USD -i 1h --data {data} -o chart.html
+  harvester trades btcusd --since 2026-01-30 --data {data} -o trades.parquet
 and on the real exchange:
-  {program} backfill XBT/USD --since 2024-01-01"""
+  harvester backfill XBT/USD --since 2024-01-01"""
 
 
 def _program_as_typed() -> str:

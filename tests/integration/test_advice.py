@@ -63,6 +63,10 @@ PARSED_ONLY = {
     "harvester explore": "serves until it is interrupted",
     "harvester explore --data data": "serves until it is interrupted",
     "harvester mcp --data data": "answers until its stdin ends; test_mcp_server.py runs it",
+    "harvester serve --data demo/data": "serves until it is interrupted",
+    "harvester backfill XBT/USD --until 2026-01-25 --data trial --api-url http://127.0.0.1:8722 "
+    "--rate 0": "needs the server of the line before",
+    "harvester refresh --data trial --api-url http://127.0.0.1:8722 --rate 0": "needs it, too",
     "harvester serve --guess-sides": "serves until it is interrupted",
     "harvester status XBT/USD --watch": "watches until it is interrupted",
     "harvester follow XBT/USD ETH/EUR": "follows until it is interrupted",

@@ -62,10 +62,12 @@ def walk(url: str, pair: str = "XBTUSD") -> list[tuple[Any, ...]]:
             params = {"pair": pair, "since": since}
             body = client.get("/0/public/Trades", params=params).content
             result = json.loads(body, parse_float=str, parse_int=str)["result"]
-            rows.update((int(row[6]), tuple(row)) for row in result["XXBTZUSD"])
-            if result["last"] == since:
+            last = result.pop("last")
+            [found] = result.values()
+            rows.update((int(row[6]), tuple(row)) for row in found)
+            if last == since:
                 return list(rows.values())
-            since = result["last"]
+            since = last
 
 
 def printed(tape: pa.RecordBatch) -> list[tuple[Any, ...]]:
