@@ -43,11 +43,12 @@ check-oldest: install-tools
 # Other programs, as they come from the package index, on an archive. They have a venv of their own, as
 # they bring many packages; each is a line of tests/engines/requirements.txt. They stay there until
 # `make clean`. Python compiles what the tests import, which is far from all. The files that take
-# longest are the first to be begun.
+# longest are the first to be begun. Spark's Java compiles simply, as each of its programs is short.
 ENGINES = build/engines/bin/python
+JAVA = JDK_JAVA_OPTIONS='-XX:TieredStopAtLevel=1 -XX:+UseSerialGC'
 
 test-engines: install-engines
-	PYTHONDONTWRITEBYTECODE= $(ENGINES) -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= $(JAVA) $(ENGINES) -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 	    tests/engines/test_spark.py tests/engines/test_spark_programs.py tests/engines \
 	    tests/integration/test_sql.py
 
