@@ -15,6 +15,7 @@ from harvester.cli.options import (
     class_option,
     common_options,
     pair_argument,
+    rate_option,
     setting_option,
 )
 from harvester.cli.output import show_warnings, warnings_shown
@@ -60,12 +61,7 @@ MIN_ANNOUNCED_S = 5.0
     help="Start time, inclusive; `start` is the first trade.",
 )
 @click.option("--until", metavar="TIME", help="End time, exclusive.  [default: now]")
-@setting_option(
-    "--rate",
-    setting="exchange.rate",
-    type=float,
-    help="Pages per second and pair; 0 for no limit (an API server of your own).  [default: 1]",
-)
+@rate_option
 @setting_option(
     "--jobs",
     setting="exchange.jobs",

@@ -140,6 +140,14 @@ def setting_option(
     )
 
 
+rate_option = setting_option(
+    "--rate",
+    setting="exchange.rate",
+    type=float,
+    help="Pages per second and pair; 0 for no limit (an API server of your own).  [default: 1]",
+)
+
+
 # Help texts name the environment variables, but click does not read them: `config.load` does,
 # because it reports where each value came from.
 _COMMON = (

@@ -20,7 +20,7 @@ from harvester.cli.options import (
     class_option,
     common_options,
     pair_argument,
-    setting_option,
+    rate_option,
 )
 from harvester.cli.output import warnings_shown
 from harvester.cli.run_context import followed_fields, run_context
@@ -57,12 +57,7 @@ MAX_LINE = 1_000
 @click.command()
 @pair_argument(nargs=-1, required=False)
 @class_option("Limit patterns, and all stored pairs, to `currency` or `tokenized_asset` (stocks).")
-@setting_option(
-    "--rate",
-    setting="exchange.rate",
-    type=float,
-    help="Pages per second and pair; 0 for no limit (an API server of your own).  [default: 1]",
-)
+@rate_option
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -336,12 +331,7 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     help="First download what is missing from this time on.  [default: the start of the last "
     "request; now for a pair that is not stored]",
 )
-@setting_option(
-    "--rate",
-    setting="exchange.rate",
-    type=float,
-    help="Pages per second and pair; 0 for no limit (an API server of your own).  [default: 1]",
-)
+@rate_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per poll and pair on stdout."
 )
