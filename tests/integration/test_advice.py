@@ -69,6 +69,7 @@ PARSED_ONLY = {
     "harvester refresh --data trial --api-url http://127.0.0.1:8722 --rate 0": "needs it, too",
     "harvester serve --guess-sides": "serves until it is interrupted",
     "harvester status XBT/USD --watch": "watches until it is interrupted",
+    "harvester follow XBT/USD ETH/USD": "follows until it is interrupted",
     "harvester follow XBT/USD ETH/EUR": "follows until it is interrupted",
     "harvester follow XBT/USD ETH/EUR --every 10s": "follows until it is interrupted",
     "harvester follow XBT/USD --since 2024-01-01": "follows until it is interrupted",

@@ -59,6 +59,7 @@ OUTPUT = {"", "text"}
 
 SHELL_LINES_NOT_RUN = {
     "pip install": "installs from the package index; test_installed.py does so",
+    "python3 -m venv": "makes a venv; test_installed.py does so",
     "export AWS_": "sets credentials; tests/engines has its own",
     "python -m harvester.spark": "tests/engines runs it",
     "spark-submit": "tests/engines runs the same program",
