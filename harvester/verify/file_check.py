@@ -63,7 +63,7 @@ def _wrong_rollups(
             expected: Iterable[pa.Table] = longer[width_ns]
         else:
             parts = recompute_partials(read_trades(), width_ns, cut_ns, what)
-            others_ns = set(widths_ns.values()) - {width_ns}
+            others_ns = set(widths_ns.values()) - {width_ns} - longer.keys()
             multiples_ns = [other for other in others_ns if other % width_ns == 0]
             expected = _with_longer(parts, multiples_ns, longer, what)
         try:
