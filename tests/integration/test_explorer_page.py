@@ -997,6 +997,24 @@ def test_a_time_of_a_trade_is_shown_in_the_chart(archive: harvester.Archive, loo
     expect(page.locator("#candle-title")).to_have_text(f"{first[:16]} UTC, 1m")
 
 
+def test_other_trades_can_be_asked_for_before_the_first_have_come(
+    archive: harvester.Archive, look: Opened
+) -> None:
+    page = look(archive, "pair=XBTUSD&tab=sql")
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route(re.compile("/api/trades"), hold, times=1)
+    with page.expect_request(re.compile("/api/trades")):
+        page.get_by_role("tab", name="Trades").click()
+    page.get_by_role("button", name="oldest").click()
+    first = trades_of(archive, "XBTUSD")[0]["time"].replace("T", " ").replace("Z", "")
+    expect(page.get_by_test_id("trades").locator("tbody td").first).to_have_text(first)
+    assert len(held) == 1
+
+
 def test_sql_runs_draws_and_downloads(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive, "pair=XBTUSD&tab=sql")
     panel = page.get_by_test_id("sql")

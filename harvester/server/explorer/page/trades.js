@@ -10,7 +10,8 @@ const NUMBERS = ["price", "volume", "trade_id"];
 const table = document.getElementById("trades-table");
 const note = document.getElementById("trades-note");
 const latest = new Latest();
-let shown = { pair: "", rows: [], at: null, copy: null };
+let shown = { rows: [], at: null, copy: null };
+let pair = "";
 let fail = () => {};
 let hasPaged = false;
 
@@ -20,20 +21,24 @@ export function startTrades(failed, goTo) {
   onTimeClick(table, goTo);
   const button = (id, place) =>
     document.getElementById(id).addEventListener("click", () => {
+      const asked = place();
+      if (!pair || !asked) return;
       hasPaged = true;
-      load(shown.pair, place(), null);
+      load(asked, null);
     });
-  const place = (row) => (row ? `${row.time_ns}.${row.tie}` : "0.0");
+  // Where no row is shown, nothing is earlier, and all trades are later.
+  const next = (side, row, otherwise) => (row ? `${side}:${row.time_ns}.${row.tie}` : otherwise);
   button("trades-oldest", () => "oldest");
   button("trades-newest", () => "newest");
-  button("trades-before", () => `before:${place(shown.rows[0])}`);
-  button("trades-after", () => `after:${place(shown.rows.at(-1))}`);
+  button("trades-before", () => next("before", shown.rows[0], null));
+  button("trades-after", () => next("after", shown.rows.at(-1), "oldest"));
 }
 
 /** Show the trades around a time; without one, the last trades before the end of the view. */
-export function showTrades(pair, at, until) {
+export function showTrades(shownPair, at, until) {
   hasPaged = false;
-  return load(pair, at === null ? `before:${until}000000.0` : `at:${new Date(at).toISOString()}`, at);
+  pair = shownPair;
+  return load(at === null ? `before:${until}000000.0` : `at:${new Date(at).toISOString()}`, at);
 }
 
 export const tradeTexts = () => shown.copy;
@@ -45,20 +50,21 @@ export const tradesPaged = () => hasPaged;
 export function clearTrades() {
   latest.cancel();
   hasPaged = false;
-  shown = { pair: "", rows: [], at: null, copy: null };
+  pair = "";
+  shown = { rows: [], at: null, copy: null };
   table.replaceChildren();
   note.textContent = "";
 }
 
-async function load(pair, place, at) {
+async function load(place, at) {
   try {
     const answer = await latest.run((signal) => get("trades", { pair, place, count: COUNT }, signal));
     if (!answer) return;
-    if (!answer.trades.length && shown.pair === pair && shown.rows.length) {
+    if (!answer.trades.length && shown.rows.length) {
       note.textContent = "there are no more trades in this direction";
       return;
     }
-    shown = { pair, rows: answer.trades, at, copy: answer.copy };
+    shown = { rows: answer.trades, at, copy: answer.copy };
     draw();
   } catch (fault) {
     fail(fault);
