@@ -119,6 +119,10 @@ class Grid:
         """
         return self.step_ns % width_ns == 0
 
+    def is_fixed(self, width_ns: int | None) -> bool:
+        """Return whether every interval has a width, and starts at a multiple of it."""
+        return [section.width_ns for section in self.sections] == [width_ns] == [self.step_ns]
+
     def whole_intervals(self, covered: Range) -> WholeIntervals:
         """Return the intervals that lie in a range from their first nanosecond to their last.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from harvester.errors import BadInterval
@@ -161,6 +161,9 @@ MERGE = {
 
 TRADES_LEVEL = "trades"
 
+MAX_SHARED = 100
+"""If files share more intervals than this, all are grouped: DuckDB compares each row with each."""
+
 
 class Source(NamedTuple):
     """A piece of the trade history, and the file it is read from.
@@ -181,6 +184,11 @@ class Source(NamedTuple):
         if self.scan_file is not None:
             return ""
         return TRADES_LEVEL if self.rollup is None else self.rollup.interval
+
+    @property
+    def width_ns(self) -> int | None:
+        """The width of the roll-up's intervals; None for trades and for a shared scan."""
+        return None if self.rollup is None else parse_interval(self.rollup.interval).width_ns
 
     def location(self, archive: TradeStore) -> str:
         """Return the path or URL by which any Parquet reader opens the file."""
@@ -261,13 +269,21 @@ def aggregate_sql(
 ) -> str:
     """Return a query for `number` and the aggregates of each interval with trades, unsorted.
 
+    Where a roll-up has the grid's own intervals, its rows are the candles, except for an interval
+    of which the next file has a part, too. Only those are grouped: it takes longer than reading.
+
     Args:
         archive: where the files are.
         sources: in order.
         grid: the intervals.
         aggregates: column names and their formulas over trades.
     """
-    parts: list[str] = []
+    if not sources:
+        return _group_trades_sql(no_rows_sql(_TRADES), grid, aggregates)
+    starts_ns = _shared_starts(sources, grid)
+    shared = ", ".join(f"make_timestamp_ns({start_ns})" for start_ns in starts_ns)
+    candles: list[str] = []
+    partials: list[str] = []
     files_before = 0
     # One query for each run of one level: the condition that ends a run of minutes would drop an
     # hour that began before.
@@ -276,17 +292,36 @@ def aggregate_sql(
         if level == TRADES_LEVEL:
             pieces = [source.piece for source in run_sources]
             trades = trades_sql(archive, pieces, files_before)
-            parts.append(_group_trades_sql(trades, grid, aggregates))
+            partials.append(_group_trades_sql(trades, grid, aggregates))
         else:
-            parts.append(_partials_sql(archive, run_sources, files_before, grid, aggregates))
+            rows = _partials_sql(archive, run_sources, files_before, grid, aggregates)
+            if len(starts_ns) > MAX_SHARED or not grid.is_fixed(run_sources[0].width_ns):
+                partials.append(rows)
+            elif not shared:
+                candles.append(rows)
+            else:
+                candles.append(f"{rows} AND time NOT IN ({shared})")
+                partials.append(f"{rows} AND time IN ({shared})")
         files_before += len(run_sources)
-    if not parts:
-        return _group_trades_sql(no_rows_sql(_TRADES), grid, aggregates)
-    if len(parts) == 1 and sources[0].level == TRADES_LEVEL:
-        return parts[0]
-    columns = "".join(f",\n    {MERGE[name]} AS {name}" for name in aggregates)
-    union_all = "\nUNION ALL ".join(parts)
-    return f"SELECT number{columns}\nFROM (\n{union_all}\n) GROUP BY number"
+    if len(partials) > 1 or (partials and sources[0].level != TRADES_LEVEL):
+        merged = "".join(f",\n    {MERGE[name]} AS {name}" for name in aggregates)
+        union_all = "\nUNION ALL ".join(partials)
+        partials = [f"SELECT number{merged}\nFROM (\n{union_all}\n) GROUP BY number"]
+    columns = ", ".join(["number", *aggregates])
+    queries = [f"SELECT {columns}\nFROM (\n{sql}\n)" for sql in (*candles, *partials)]
+    return "\nUNION ALL ".join(queries)
+
+
+def _shared_starts(sources: Sequence[Source], grid: Grid) -> list[int]:
+    """The starts of the intervals that begin in one source and go on in the next, in ns."""
+    ranges = [source.piece.within for source in sources]
+    return sorted(
+        {
+            grid.start_ns(grid.number(after.after + 1))
+            for before, after in pairwise(ranges)
+            if grid.number(before.through) == grid.number(after.after + 1)
+        }
+    )
 
 
 def _group_trades_sql(trades: str, grid: Grid, aggregates: dict[str, str]) -> str:
