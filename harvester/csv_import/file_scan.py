@@ -22,7 +22,7 @@ from harvester.csv_import.csv_files import (
 )
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
 from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
-from harvester.csv_import.time_doubts import TimeDoubts, UnreadableTimes, around
+from harvester.csv_import.uncovered_times import TimeDoubts, UnreadableTimes, around
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times

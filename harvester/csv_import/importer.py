@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
 from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
-from harvester.csv_import.file_chains import FileStates, is_in_order, unreadable_times
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
+from harvester.csv_import.file_sequence import FileStates, is_in_order, unreadable_times
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck

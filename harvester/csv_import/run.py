@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from harvester.csv_import.csv_files import Member
-from harvester.csv_import.file_chains import FileStates, chains
 from harvester.csv_import.file_scan import ScannedFile, scan_file
+from harvester.csv_import.file_sequence import FileStates, chains
 from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import (
     AskExchange,

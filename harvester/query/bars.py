@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import BadSetting
-from harvester.query.arrow_bars import (
+from harvester.query.arrow_aggregation import (
     bars_of_trades,
     begins_ns,
     continue_bar,

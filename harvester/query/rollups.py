@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.arrow_bars import TIME, Candles, bars_of_trades, begins_ns, stored_columns
+from harvester.query.arrow_aggregation import (
+    TIME,
+    Candles,
+    bars_of_trades,
+    begins_ns,
+    stored_columns,
+)
 from harvester.schema import (
     RowsChecksum,
 )

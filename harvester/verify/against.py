@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from harvester.csv_import.csv_files import KnownComplete, Member
-from harvester.csv_import.ohlcvt import ROWS, read_candles, rows_of
+from harvester.csv_import.ohlcvt_reader import ROWS, read_candles, rows_of
 from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.kraken.ohlc import Candle
-from harvester.query.arrow_bars import PRICES, bars_of_trades, merge_bars
+from harvester.query.arrow_aggregation import PRICES, bars_of_trades, merge_bars
 from harvester.schema import times
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from harvester.csv_import.ohlcvt import candle_of_text
+from harvester.csv_import.ohlcvt_reader import candle_of_text
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.ohlc import VALUES, Candle
-from harvester.query.arrow_bars import PRICES
+from harvester.query.arrow_aggregation import PRICES
 from harvester.query.candles import QuerySession
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, Plan
 from harvester.query.source_choice import text_literal

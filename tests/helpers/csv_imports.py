@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harvester.csv_import.csv_files import KnownComplete, find
-from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
+from harvester.csv_import.file_sequence import chains
 from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.download.events import CancelToken
 from harvester.kraken.pairs import Pair

@@ -38,7 +38,7 @@ from csv_comparison import (
 from kraken_market import Market, Trade, expected
 
 from harvester.csv_import.csv_files import KnownComplete, find
-from harvester.csv_import.ohlcvt import read_candles
+from harvester.csv_import.ohlcvt_reader import read_candles
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.segment import Footer

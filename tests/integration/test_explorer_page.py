@@ -41,6 +41,9 @@ pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chr
 LEGEND = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "sell_volume", "count")
 HOSTILE = "</script><img src=x onerror=alert(1)>&<b>XBT</b>/U$D"
 
+# A browser that shares two cores with other tests takes longer than Playwright's five seconds.
+expect.set_options(timeout=20_000)
+
 Opened = Callable[..., Page]
 
 
@@ -122,12 +125,12 @@ def look(chromium: Browser) -> Iterator[Opened]:
 
 def ready(page: Page) -> None:
     """Wait until the candles of the view are drawn."""
-    expect(page.locator("body")).to_have_attribute("data-ready", "true", timeout=20_000)
+    expect(page.locator("body")).to_have_attribute("data-ready", "true")
     settled(page)
 
 
 def settled(page: Page) -> None:
-    expect(page.get_by_test_id("chart")).to_have_attribute("aria-busy", "false", timeout=20_000)
+    expect(page.get_by_test_id("chart")).to_have_attribute("aria-busy", "false")
 
 
 def keep(page: Page, name: str) -> None:
@@ -834,7 +837,7 @@ def test_the_first_trades_of_an_archive_appear_by_themselves(
         page.goto(explorer.url)
         expect(page.get_by_test_id("pair-list")).to_contain_text("harvester backfill XBT/USD")
         sample_archive(tmp_path, trades=500)
-        expect(page.locator("#pair-name")).to_have_text("XBT/USD", timeout=20_000)
+        expect(page.locator("#pair-name")).to_have_text("XBT/USD")
         ready(page)
         page.close()
 
@@ -863,7 +866,7 @@ def test_the_first_trades_of_a_pair_appear_by_themselves(tmp_path: Path, look: O
         with page.expect_response(re.compile("/api/version.*DOGUSD")):
             pass
         grow(tmp_path, "DOGUSD", Range(START_NS - 1, START_NS + DAY))
-        expect(page.locator("#legend dd").first).to_contain_text("2026-01-21", timeout=20_000)
+        expect(page.locator("#legend dd").first).to_contain_text("2026-01-21")
         expect(page.get_by_role("alert")).to_be_hidden()
 
 

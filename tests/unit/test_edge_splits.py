@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.csv_import.csv_files import KnownComplete, find
-from harvester.csv_import.ohlcvt import read_candles
+from harvester.csv_import.ohlcvt_reader import read_candles
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

@@ -2,7 +2,7 @@
 
 import { candleAt } from "./candles.js";
 import { difference, element, shortTime, whole } from "./format.js";
-import { SHADES } from "./marks.js";
+import { SHADES } from "./crosshair.js";
 
 const card = document.getElementById("candle");
 const title = document.getElementById("candle-title");

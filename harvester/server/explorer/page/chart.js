@@ -2,7 +2,7 @@
 
 import { extent } from "./candles.js";
 import { colour, plotLayout } from "./format.js";
-import { clearMarks, DOMAINS, MARGIN, plotWidth, SHADES, showMarks } from "./marks.js";
+import { clearMarks, DOMAINS, MARGIN, plotWidth, SHADES, showMarks } from "./crosshair.js";
 
 const LABELS = 4;
 // Space above and below the candles, as a part of their height: there the extremes are written.

@@ -1,7 +1,7 @@
 // Wheel, clicks and keys in the chart, as views and times.
 
 import { candleAt } from "./candles.js";
-import { crossTime, pointAt, timeAt } from "./marks.js";
+import { crossTime, pointAt, timeAt } from "./crosshair.js";
 
 // A plain notch of a wheel goes from twelve years to a minute in eight; the gentle one is usual.
 export const NOTCH = 8;

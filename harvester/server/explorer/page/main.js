@@ -10,11 +10,11 @@ import { clearFind, findExtreme, startFind } from "./find.js";
 import { iso, viewText } from "./format.js";
 import { clearGaps, showGaps, showMissing, startGaps } from "./gaps.js";
 import { panned, startGestures } from "./gestures.js";
-import { candleUnderMouse, pin, startMarks } from "./marks.js";
+import { candleUnderMouse, pin, startMarks } from "./crosshair.js";
 import { allPairs, markPair, pairNamed, showOverview, showPairs, startPairs } from "./pairs.js";
 import { showSql, sqlTexts, startSql } from "./sql.js";
 import { change, onChange, state } from "./state.js";
-import { markInterval, markWheel, move, startTools } from "./tools.js";
+import { markInterval, markWheel, move, startTools } from "./toolbar.js";
 import { clearTrades, showTrades, startTrades, tradesPaged, tradeTexts } from "./trades.js";
 
 const SETTLE_MS = 40;

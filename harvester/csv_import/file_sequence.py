@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.sorting import MAX_STEP_BACK_S
-from harvester.csv_import.time_doubts import around
+from harvester.csv_import.uncovered_times import around
 from harvester.errors import DamagedFile
 from harvester.times import SECOND, Range
 
