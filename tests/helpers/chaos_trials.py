@@ -118,11 +118,14 @@ def two_at_once(round_: Round) -> None:
         second = round_.victims.run(words.split())
         if process.poll() is None and _holds_all(round_, process.pid):
             _refused(round_, words, second)
+        round_.exchange.latency_s = LATENCY_S
+        if round_.random.random() < 0.5:
+            process.kill()
+        # Refusals at random, however slowly it asks, would make the run longer than its limit.
+        end = ended(process)
     finally:
         round_.exchange.faults, round_.exchange.latency_s = round_.faults, LATENCY_S
-    if round_.random.random() < 0.5:
-        process.kill()
-    round_.booked("with a second run beside it", first, ended(process))
+    round_.booked("with a second run beside it", first, end)
 
 
 def _holds_all(round_: Round, pid: int) -> bool:
