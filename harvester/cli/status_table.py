@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 
 from harvester.cli import output
 from harvester.progress_bars import speaks_unicode
-from harvester.times import BEGINNING_NS, SECOND, Range, overlap, show, year_of
+from harvester.times import (
+    BEGINNING_NS,
+    SECOND,
+    Range,
+    enclosing_range,
+    missing,
+    overlap,
+    show,
+    year_of,
+)
 from harvester.verify.status import PairStatus
 
 MAX_PAIRS_BY_MONTH = 3
@@ -49,9 +58,9 @@ class BarSigns(NamedTuple):
     """A sign for each state of a year or month.
 
     Attributes:
-        whole: everything that was requested is covered.
-        part: a part of it is covered.
-        gap: nothing of it is covered.
+        whole: from its first covered moment to its last everything is covered.
+        part: a part is covered; the rest is a gap, or was not requested.
+        gap: nothing of what was requested is covered.
         none: nothing was requested.
     """
 
@@ -82,7 +91,7 @@ def years(found: Sequence[PairStatus]) -> range:
 def year_bar(pair_status: PairStatus, over: Sequence[int], signs: BarSigns) -> str:
     """A sign per year of `over`."""
     bounds = [_month_bound(year, 1) for year in [*over, over[-1] + 1]] if over else []
-    return "".join(_sign(pair_status, signs, Range(*ends)) for ends in pairwise(bounds))
+    return _bar(pair_status, signs, bounds)
 
 
 def month_bars(pair_status: PairStatus, signs: BarSigns, width: int) -> list[str]:
@@ -90,8 +99,7 @@ def month_bars(pair_status: PairStatus, signs: BarSigns, width: int) -> list[str
     cells = []
     for year in years([pair_status]):
         bounds = [_month_bound(year, month) for month in range(1, 14)]
-        bar = "".join(_sign(pair_status, signs, Range(*ends)) for ends in pairwise(bounds))
-        cells.append(f"{year} {bar}")
+        cells.append(f"{year} {_bar(pair_status, signs, bounds)}")
     per_line = max(1, (width - 2) // 19)
     return ["  " + "  ".join(cells[i : i + per_line]) for i in range(0, len(cells), per_line)]
 
@@ -107,13 +115,26 @@ def _end_ns(pair_status: PairStatus) -> int:
     return max([known.through for known in ranges], default=0)
 
 
-def _sign(pair_status: PairStatus, signs: BarSigns, period: Range) -> str:
-    """The state of what was requested of a year or month."""
-    missing = _shared_ns(pair_status.gaps, period)
-    covered = _shared_ns(pair_status.coverage, period)
-    if not missing:
-        return signs.whole if covered else signs.none
-    return signs.part if covered else signs.gap
+def _bar(pair_status: PairStatus, signs: BarSigns, bounds: Sequence[int]) -> str:
+    """A sign for each period between two bounds."""
+    uncovered = _uncovered(pair_status)
+    periods = [Range(*ends) for ends in pairwise(bounds)]
+    return "".join(_sign(pair_status, uncovered, signs, period) for period in periods)
+
+
+def _uncovered(pair_status: PairStatus) -> list[Range]:
+    """Gaps, and the time between downloads that was not requested."""
+    ranges = [*pair_status.coverage, *pair_status.gaps]
+    return missing(enclosing_range(ranges), pair_status.coverage)
+
+
+def _sign(
+    pair_status: PairStatus, uncovered: Sequence[Range], signs: BarSigns, period: Range
+) -> str:
+    """The state of a year or month; see `_uncovered`."""
+    if _shared_ns(pair_status.coverage, period):
+        return signs.part if _shared_ns(uncovered, period) else signs.whole
+    return signs.gap if _shared_ns(pair_status.gaps, period) else signs.none
 
 
 def _shared_ns(ranges: Sequence[Range], period: Range) -> int:

@@ -301,6 +301,14 @@ def test_years_begin_with_the_first_trade_or_gap() -> None:
     )
 
 
+def test_time_between_two_downloads_that_was_not_requested_is_not_complete() -> None:
+    two = PairStatus("A", trades=5, first_ns=YEAR_2020, coverage=[days(0, 20), days(30, 130)])
+    assert month_bars(two, ASCII, 80) == ["  2020 +####......."]
+    assert year_bar(two, range(2019, 2021), BLOCKS) == "·▒"
+    far = PairStatus("A", trades=5, first_ns=YEAR_2020, coverage=[days(0, 20), days(70, 130)])
+    assert month_bars(far, ASCII, 80) == ["  2020 +.+##......."]
+
+
 def test_what_was_never_asked_for_is_no_gap() -> None:
     assert year_bar(TWO, range(2019, 2021), BLOCKS) == "·█"
     assert month_bars(TWO, ASCII, 80) == ["  2020 ####........"]
