@@ -29,7 +29,7 @@ from harvester.argument_types import (
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
 from harvester.errors import BadInterval, BadSetting, HarvesterError, UnknownPair, UsageError
-from harvester.kraken.pairs import Pair, altnames_by_spelling, of_class, search
+from harvester.kraken.pairs import Pair, PairIndex, altnames_by_spelling, of_class, search
 from harvester.pair_selection import (
     PairName,
     PairSelection,
@@ -1060,11 +1060,17 @@ class Archive:
             [(20000,)]
         """
         from harvester.query.result import Result, source_of_sql
+        from harvester.query.sql import spelling_notes
 
         self._check_open()
-        limit = self._settings.candles.memory_limit
+        known = PairIndex(known_pairs(self._store, self._store.held()).values())
         source = source_of_sql(
-            self._store, query, params, names=self._altnames(), memory_limit=limit
+            self._store,
+            query,
+            params,
+            names=self._altnames(),
+            memory_limit=self._settings.candles.memory_limit,
+            notes=spelling_notes(query, known.find),
         )
         result = Result(source)
         result.columns  # noqa: B018 - raises an error in the query here, not when rows are used
@@ -1754,7 +1760,8 @@ class Archive:
         # It imports DuckDB.
         from harvester.notebook import show_archive
 
-        return show_archive(self.path, self.status(), self._store.stored_or_requested())
+        store = self._store
+        return show_archive(self.path, self.status(), store.stored_or_requested(), store.holdings())
 
 
 def _time_zone(tz: str | None) -> tzinfo:

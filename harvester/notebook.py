@@ -17,20 +17,23 @@ COVERED, GAP = "#2a9d6f", "#e5484d"
 """Both are visible on white and on black."""
 
 
-def show_archive(path: str, stored: Sequence[PairStatus], named: Sequence[str]) -> str:
+def show_archive(
+    path: str, stored: Sequence[PairStatus], named: Sequence[str], holdings: str
+) -> str:
     """Render an archive as an HTML table: each pair with its trades, coverage and gaps.
 
     Args:
         path: the archive's folder.
         stored: the status of each pair with trades.
         named: the altnames of all stored or requested pairs.
+        holdings: why there are no trades, if there are none.
     """
     missing = [name for name in named if name not in {status.pair for status in stored}]
     also = f"requested, but not downloaded: {', '.join(missing)}" if missing else ""
     title = f"<strong>{escape(path)}</strong>"
     if not stored:
         note = also or "archive.backfill(PAIR) downloads trades"
-        return _framed(title, f"the archive is empty; {note}")
+        return _framed(title, escape(f": {holdings}; {note}"))
     shown = _time_axis(stored)
     header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "gaps", "MB"]
     rows = [

@@ -109,11 +109,8 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
         advice = "`harvester pairs --update` lists the markets"
     else:
         advice = f"`harvester backfill {shlex.quote(text)}` fetches them"
-    names = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
     raise NothingHeld(
-        f"the archive at {archive.path} holds no trades of {text!r}; "
-        + (f"it holds {names}. " if held else "it is empty. ")
-        + advice
+        f"the archive at {archive.path} holds no trades of {text!r}; {archive.holdings()}. {advice}"
     )
 
 

@@ -306,6 +306,8 @@ def sql(
             output.block("\n".join(batch.column("explain_value").to_pylist()))
         return
     rows = write_result(result, form, file, zone)
+    for note in () if common.quiet else result.notes:
+        output.hint(note)
     if rows is not None and file is not None and not common.quiet:
         output.hint(f"{rows:,} rows in {file}")
 

@@ -206,10 +206,8 @@ def no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
         archive: where the trades are.
         pair: the altname of the pair that has none.
     """
-    pairs = archive.held()
-    holds = f"it holds {', '.join(pairs)}" if pairs else "it is empty"
     return NothingHeld(
-        f"the archive at {archive.path} holds no trades of {pair}; {holds}. "
+        f"the archive at {archive.path} holds no trades of {pair}; {archive.holdings()}. "
         f"`harvester backfill {pair}` fetches them"
     )
 
@@ -366,7 +364,7 @@ def check_gaps(
         raise ArchiveHasGaps(
             f"{pair}: {gap_note(gaps)}: "
             f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
-            "downloads it; without --strict the answer leaves it out"
+            "downloads it; without `strict` the answer leaves it out"
         )
     return gap_notes(gaps)
 

@@ -548,6 +548,7 @@ def source_of_sql(
     *,
     names: Mapping[str, str],
     memory_limit: str,
+    notes: tuple[str, ...] = (),
 ) -> ResultSource:
     """The rows of the last statement of an SQL text; without rows if it gives none.
 
@@ -557,6 +558,7 @@ def source_of_sql(
         params: values for `?`, or by name for `$name`.
         names: altnames by exact spelling, that the macros take.
         memory_limit: the memory that DuckDB may use.
+        notes: see `Result.notes`.
 
     Raises:
         BadQuery: DuckDB can't parse the query, or there is none.
@@ -576,6 +578,7 @@ def source_of_sql(
         make,
         memory_limit,
         is_internal=False,
+        notes=notes,
         is_repeatable=is_repeatable(statements),
         file_relation=lambda relation: file_relation(statements[-1], relation),
     )

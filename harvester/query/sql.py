@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
 from harvester.errors import (
+    AmbiguousPair,
     ArchiveDamaged,
     ArchiveError,
     BadQuery,
@@ -25,6 +27,7 @@ from harvester.errors import (
     HarvesterError,
     ValueDoesNotFit,
 )
+from harvester.kraken.pairs import Pair
 from harvester.query import views
 from harvester.query.source_choice import (
     BASE,
@@ -232,6 +235,32 @@ def is_repeatable(statements: Sequence[duckdb.Statement]) -> bool:
     return [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
 
 
+_COMPARED_PAIRS = re.compile(
+    r"""\bpair\s*(?:==?|<>|!=|(?:NOT\s+)?IN\s*\()\s*('[^']*'(?:\s*,\s*'[^']*')*)""", re.IGNORECASE
+)
+
+
+def spelling_notes(query: str, find: Callable[[str], Pair | None]) -> tuple[str, ...]:
+    """Say which names a query compares with the column `pair`, which has other spellings.
+
+    `pair = 'XBT/USD'` is true for no row. The macros take any spelling.
+
+    Args:
+        query: one or several statements.
+        find: returns the pair that a spelling means; None if there is none.
+    """
+    notes = []
+    for text in (name for part in _COMPARED_PAIRS.findall(query) for name in part.split("'")[1::2]):
+        with suppress(AmbiguousPair):
+            pair = find(text)
+            if pair is not None and pair.altname != text:
+                notes.append(
+                    f"the column pair has {pair.altname!r} and never {text!r}: compare it with the "
+                    "former"
+                )
+    return tuple(dict.fromkeys(notes))
+
+
 def run_statements(
     archive: TradeStore,
     statements: Sequence[duckdb.Statement],
@@ -281,9 +310,7 @@ def _run_on_views(
     def run() -> T:
         pairs = archive.held()
         pieces[:] = [piece for pair in pairs for piece in archive.pieces(pair)]
-        more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
-        holds = f"it holds {', '.join(pairs[:8])}{more}" if pairs else "it is empty"
-        unknown = f"the archive holds no trades of {{}}; {holds}"
+        unknown = f"the archive holds no trades of {{}}; {archive.holdings()}"
         known = {pair: pair for pair in pairs} | dict(names)
         trades = views.fixed_trades_sql(archive, pieces)
         with translate_sql_errors(memory_limit):

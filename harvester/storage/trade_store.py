@@ -33,6 +33,9 @@ EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
 """How often a reader lists files that vanish while it reads, before it reports damage."""
 
+MOST_NAMED = 8
+"""Pairs that a message names."""
+
 A = TypeVar("A", bound="TradeStore")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,6 +165,17 @@ class TradeStore:
                     continue
             pairs.append(pair)
         return pairs
+
+    def holdings(self) -> str:
+        """Say which pairs have segments, or why none has; for messages about one that has none."""
+        pairs = self.held()
+        if pairs:
+            more = f" and {len(pairs) - MOST_NAMED} more" if len(pairs) > MOST_NAMED else ""
+            return f"it holds {', '.join(pairs[:MOST_NAMED])}{more}"
+        if "://" not in self.path and not Path(self.path).exists():
+            # A program or a notebook may run in another folder than its author thinks.
+            return f"there is no folder {Path(self.path).absolute()}"
+        return "it is empty"
 
     def stored_or_requested(self) -> list[str]:
         """List the altnames of the pairs that have segments or were ever requested."""

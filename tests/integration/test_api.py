@@ -23,6 +23,7 @@ from harvester import errors
 from harvester.argument_types import candle_interval, moment_ns, parse_range
 from harvester.errors import BadInterval, BadSetting, BadTime, HarvesterError, UsageError
 from harvester.notebook import bar
+from harvester.server.sample_data import create_sample_archive
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
@@ -362,11 +363,47 @@ def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive)
     ET.fromstring(html.replace("<br>", "<br/>"))  # noqa: S314 - it is our own
 
 
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("pair = 'XBT/USD'", ["XBT/USD"]),
+        ("side = 'buy' AND pair<>'BTC/USD'", ["BTC/USD"]),
+        ("Pair IN ('XBTUSD', 'XBT/USD', 'BTC/USD')", ["XBT/USD", "BTC/USD"]),
+        ("pair NOT IN ('XBT/USD')", ["XBT/USD"]),
+        ("pair = 'XBTUSD' OR pair = 'GONE'", []),
+        ("side = 'XBT/USD' AND 'XBT/USD' <> pair::VARCHAR", []),
+    ],
+)
+def test_a_spelling_that_the_column_pair_never_has_is_said(
+    where: str, names: list[str], tmp_path: Path
+) -> None:
+    archive = harvester.open(create_sample_archive(tmp_path, 1000, 7).path)
+    notes = archive.sql(f"SELECT count(*) FROM trades WHERE {where}").notes  # noqa: S608
+    assert notes == tuple(
+        f"the column pair has 'XBTUSD' and never {name!r}: compare it with the former"
+        for name in names
+    )
+    assert archive.sql("FROM ohlc('XBT/USD', '1h')").notes == ()
+
+
 def test_an_archive_without_pairs_says_so(tmp_path: Path) -> None:
     assert (
-        "the archive is empty; archive.backfill(PAIR) downloads trades"
+        ": it is empty; archive.backfill(PAIR) downloads trades"
         in harvester.open(tmp_path)._repr_html_()
     )
+
+
+def test_a_folder_that_is_not_there_is_named_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook's folder, where relative paths start, may not be the one its author thinks."""
+    monkeypatch.chdir(tmp_path)
+    with harvester.open("demo/data") as archive:
+        with pytest.raises(
+            harvester.NothingHeld, match="there is no folder " + re.escape(str(tmp_path))
+        ):
+            archive.ohlc("XBTUSD", "1h")
+        assert f"there is no folder {tmp_path / 'demo' / 'data'}" in archive._repr_html_()
 
 
 def test_foreign_names_are_escaped(holed: harvester.Archive) -> None:

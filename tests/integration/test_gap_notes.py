@@ -91,7 +91,7 @@ def test_strict_ends_with_4_and_writes_nothing(
         "",
         f"harvester: XBTUSD: {GAP}: `harvester backfill XBTUSD --since 2020-09-15T00:00:00Z "
         f"--until 2020-09-17T00:00:00Z --data {archive.path}` downloads it; "
-        "without --strict the answer leaves it out\n",
+        "without `strict` the answer leaves it out\n",
     )
     assert not file.exists()
 
