@@ -271,6 +271,8 @@ def _warn_about_variables(settings: Settings) -> None:
 # --- completion -----------------------------------------------------------------------------------
 
 SHELLS = ("bash", "zsh", "fish")
+PROGRAMS = ("harvester", "kraken-harvester")
+"""What the program is installed as."""
 
 
 @click.command()
@@ -290,7 +292,8 @@ def completion(context: click.Context, *, shell: str) -> None:
         "fish": shell_completion.FishComplete,
     }
     root = context.find_root().command
-    output.data(scripts[shell](root, {}, "harvester", "_HARVESTER_COMPLETE").source())
+    for program in PROGRAMS:
+        output.data(scripts[shell](root, {}, program, "_HARVESTER_COMPLETE").source())
 
 
 # --- doctor ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import sample_trades
 from backfills import Crawl, serve
-from command_line import own_environment, run_harvester
+from command_line import own_environment, run_harvester, run_program
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -177,7 +178,28 @@ def test_a_shell_completes_commands_and_pairs(words: str, offered: list[str], ru
     assert [line.removeprefix("plain,") for line in done.stdout.splitlines() if line] == offered
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script_for_the_shell(shell: str, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("shell", "registers"),
+    [
+        ("bash", "complete -o nosort -F {function} {program}"),
+        ("zsh", "compdef {function} {program}"),
+        ("fish", "--command {program} "),
+    ],
+)
+def test_completion_prints_a_script_for_both_names_of_the_program(
+    shell: str, registers: str, run: Run
+) -> None:
     script = run("completion", shell).stdout
-    assert "_HARVESTER_COMPLETE" in script
+    for program in ("harvester", "kraken-harvester"):
+        function = f"_{program.replace('-', '_')}_completion"
+        assert registers.format(function=function, program=program) in script
+    # The program reads this variable, whatever it was called as.
+    assert set(re.findall(r"_[A-Z_]+_COMPLETE", script)) == {"_HARVESTER_COMPLETE"}
+
+
+def test_bash_takes_the_script(run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(run("completion", "bash").stdout + "complete -p kraken-harvester\n")
+    done = run_program(["bash", str(script)], own_environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "complete -o nosort -F _kraken_harvester_completion kraken-harvester\n"
