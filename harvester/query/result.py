@@ -365,8 +365,12 @@ class Result:
         return f"<harvester.Result: {self._source.title}>"
 
     def _repr_html_(self) -> str:
-        title, units = self._source.title, self._source.units
-        return self._run(lambda relation: preview(title, relation, units, PREVIEW_ROWS))
+        source = self._source
+        return self._run(
+            lambda relation: preview(
+                source.title, relation, source.units, PREVIEW_ROWS, source.notes
+            )
+        )
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Return the rows by Arrow's C stream interface."""
@@ -611,7 +615,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
 
 
 def preview(
-    title: str, relation: duckdb.DuckDBPyRelation, units: Mapping[str, str], rows: int
+    title: str,
+    relation: duckdb.DuckDBPyRelation,
+    units: Mapping[str, str],
+    rows: int,
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the first rows of a relation as an HTML table, with exact values.
 
@@ -622,6 +630,7 @@ def preview(
         relation: the rows.
         units: the unit of a column, by its name.
         rows: how many rows are shown.
+        notes: stand below the table.
     """
     kinds = [str(kind) for kind in relation.types]
     header = [
@@ -634,8 +643,13 @@ def preview(
         for row in first_rows[:rows]
     ]
     more = "and more" if len(first_rows) > rows else f"{len(first_rows):,} rows"
-    note = f'<small style="{FAINT}">{more}</small>'
-    return f"<div><strong>{escape(title)}</strong>{table(header, cells)}{note}</div>"
+    below = "<br>".join(
+        [
+            f'<small style="{FAINT}">{more}</small>',
+            *(f"<small>{escape(note)}</small>" for note in notes),
+        ]
+    )
+    return f"<div><strong>{escape(title)}</strong>{table(header, cells)}{below}</div>"
 
 
 def _cell(value: str | None, kind: str) -> str:

@@ -386,6 +386,14 @@ def test_a_spelling_that_the_column_pair_never_has_is_said(
     assert archive.sql("FROM ohlc('XBT/USD', '1h')").notes == ()
 
 
+def test_what_is_missing_stands_below_the_rows_in_a_notebook(holed: harvester.Archive) -> None:
+    candles = holed.ohlc("XBTUSD", "1h")
+    [note] = candles.notes
+    assert note.startswith("not downloaded: 2020-09-14 ")
+    assert f"<small>{note}</small></div>" in candles._repr_html_()
+    assert f"<small>{note}</small></div>" in candles.limit(2)._repr_html_()
+
+
 def test_an_archive_without_pairs_says_so(tmp_path: Path) -> None:
     assert (
         ": it is empty; archive.backfill(PAIR) downloads trades"
