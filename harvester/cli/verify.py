@@ -14,7 +14,7 @@ from harvester.cli.run_context import display, run_context
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN
-from harvester.verify.against import EXCHANGE_STEPS, FileChoice
+from harvester.verify.against_kraken import EXCHANGE_STEPS, FileChoice
 from harvester.verify.reports import (
     Comparison,
     CsvReport,

@@ -49,7 +49,7 @@ from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import SECOND, Range
-from harvester.verify.against import compare_interval
+from harvester.verify.against_kraken import compare_interval
 from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.status import status
 

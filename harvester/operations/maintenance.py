@@ -32,8 +32,8 @@ from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range
-from harvester.verify import against
-from harvester.verify.against import EXCHANGE_STEPS, Comparer
+from harvester.verify import against_kraken
+from harvester.verify.against_kraken import EXCHANGE_STEPS, Comparer
 from harvester.verify.integrity import digests, verify_with_digests
 from harvester.verify.repair import Repairer
 from harvester.verify.reports import Digest, ExchangeReport, PairReport, RepairReport
@@ -305,7 +305,7 @@ def compare_with_csv(
         all_pairs: whether pairs without a file are reported, too.
     """
     known = known_pairs(archive)
-    choice = against.choose(files, [report.pair for report in reports], known.values())
+    choice = against_kraken.choose(files, [report.pair for report in reports], known.values())
     listener(Reported("", choice))
     compared = [report for report in reports if choice.files[report.pair] or all_pairs]
     listener(Begun(len(compared)))
@@ -313,5 +313,7 @@ def compare_with_csv(
     for report in compared:
         name = report.pair
         pair = known.get(name, Pair(altname=name))
-        report.csv = against.compare_files(archive, pair, choice.files[name], limit, listener)
+        report.csv = against_kraken.compare_files(
+            archive, pair, choice.files[name], limit, listener
+        )
         listener(Reported(name, report.csv))

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from harvester.errors import HarvesterError, UnknownPair
-from harvester.server.pages import Clock
+from harvester.server.kraken_pages import Clock
 from harvester.server.rendering import SideUnknown
 from harvester.server.responses import (
     PREFER,

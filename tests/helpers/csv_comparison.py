@@ -18,7 +18,7 @@ from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
-from harvester.verify.against import choose, compare_files
+from harvester.verify.against_kraken import choose, compare_files
 from harvester.verify.reports import CsvReport, IntervalReport
 
 MINUTE = 60 * 10**9

@@ -21,7 +21,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
 from harvester.pair_selection import known_pairs, list_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.verify.against import Comparer, compare_interval
+from harvester.verify.against_kraken import Comparer, compare_interval
 from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import ExchangeReport, IntervalReport
 

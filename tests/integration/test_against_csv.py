@@ -45,7 +45,7 @@ from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
-from harvester.verify.against import choose
+from harvester.verify.against_kraken import choose
 from harvester.verify.boundary_trades import BoundaryTrades, read_boundary_trades
 from harvester.verify.reports import Difference, FileReport, IntervalReport
 
@@ -688,7 +688,7 @@ def test_a_file_that_is_read_in_parts_is_compared_as_a_whole(
     at_once = only(whole, path)
     assert at_once.differing > 0
     monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 100)
-    monkeypatch.setattr("harvester.verify.against.CHUNK_ROWS", rows)
+    monkeypatch.setattr("harvester.verify.against_kraken.CHUNK_ROWS", rows)
     assert only(whole, path) == at_once
 
 

@@ -44,7 +44,7 @@ from harvester.kraken.ohlc import read_candles
 from harvester.pair_selection import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
-from harvester.verify.against import compare_interval
+from harvester.verify.against_kraken import compare_interval
 from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import Difference, IntervalReport
 

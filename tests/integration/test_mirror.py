@@ -24,7 +24,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
-from harvester.server.pages import RenderedPageCache, TradePages
+from harvester.server.kraken_pages import RenderedPageCache, TradePages
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore

@@ -23,7 +23,7 @@ from harvester.server.sample_data import END_NS, create_sample_archive
 from harvester.server.sample_data import sample_trades as made_up_trades
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
-from harvester.verify.against import Comparer
+from harvester.verify.against_kraken import Comparer
 from harvester.verify.reports import ExchangeReport
 
 MARKETS = {

@@ -23,7 +23,7 @@ from harvester.csv_import.ohlcvt_reader import read_candles
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
-from harvester.verify.against import compare_blocks, compare_interval
+from harvester.verify.against_kraken import compare_blocks, compare_interval
 from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import IntervalReport
 
@@ -219,7 +219,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 1)
-        patch.setattr("harvester.verify.against.CHUNK_ROWS", chunk_rows)
+        patch.setattr("harvester.verify.against_kraken.CHUNK_ROWS", chunk_rows)
         [member] = find([str(path)], KnownComplete())
         local = LocalCandles(archive, "XBTUSD", 1)
         report = compare_blocks(local, spans, 1, whole, read_candles(member, 1))
