@@ -1064,13 +1064,18 @@ class Archive:
 
         self._check_open()
         known = PairIndex(known_pairs(self._store, self._store.held()).values())
+
+        def altname_of(text: str) -> str | None:
+            pair = known.find(text)
+            return None if pair is None else pair.altname
+
         source = source_of_sql(
             self._store,
             query,
             params,
             names=self._altnames(),
             memory_limit=self._settings.candles.memory_limit,
-            notes=spelling_notes(query, known.find),
+            notes=spelling_notes(query, altname_of),
         )
         result = Result(source)
         result.columns  # noqa: B018 - raises an error in the query here, not when rows are used

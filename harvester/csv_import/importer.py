@@ -24,11 +24,11 @@ from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
 from harvester.schema import clip, times
 from harvester.storage.archive_files import QuarantineNote
+from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
-from harvester.trade_ids import IdGap, LastId, find_gaps
 
 MAX_BAD_ROWS_SHOWN = 20
 """Text output lists up to this many bad rows per report; JSON lists all."""

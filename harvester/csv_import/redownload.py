@@ -35,11 +35,11 @@ from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import no_rows, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_segment_copy
 from harvester.storage.compaction import is_within
+from harvester.storage.id_gaps import LastId, find_gaps, gap_at_end
 from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import REDOWNLOADS, Writer, staged_segments, verified_rows, writer
 from harvester.times import DAY, SECOND, Range, missing, overlap
-from harvester.trade_ids import LastId, find_gaps, gap_at_end
 
 # An imported segment begins and ends at moments without trades nearby, so however the file rounds
 # its times, the segment and the exchange have the same trades in its range. The range is downloaded

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from harvester.download.events import Committed, Listener
 from harvester.schema import split_at
+from harvester.storage.id_gaps import IdGap
 from harvester.storage.segment import ConfirmedIdGap, Footer
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
-from harvester.trade_ids import IdGap
 
 COMPACT_EVERY = 16
 """After so many new segments a long run merges them on the way."""

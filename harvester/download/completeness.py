@@ -13,8 +13,7 @@ from harvester.download.page_merge import FULL_PAGE, LEAST_MARGIN_NS
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, no_rows, sort_rows, times
-from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
-from harvester.trade_ids import (
+from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
     IdGap,
     LastId,
@@ -25,6 +24,7 @@ from harvester.trade_ids import (
     lost_range,
     rows_in_gap,
 )
+from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 
 # --- beginning of a range -------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, times, trade_ids
+from harvester.storage.id_gaps import IdGap
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, UNITS_NS, Range, show
-from harvester.trade_ids import IdGap
 
 if TYPE_CHECKING:
     from harvester.download.pair import PairDownload

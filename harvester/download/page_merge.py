@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.schema import Int64s, joined, merge_rows, no_rows, sort_rows, times, trade_ids
+from harvester.storage.id_gaps import find_gaps
 from harvester.times import SECOND
-from harvester.trade_ids import find_gaps
 
 # The rule (docs/design.md, "How pages join"): with L the published time of the last row so far, the
 # next page is requested from a margin before L. Of the new page, rows before L are dropped and rows

@@ -35,7 +35,7 @@ from harvester.errors import (
 from harvester.kraken.answers import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
-from harvester.storage.imported_counts import wrong_counts
+from harvester.storage.id_gaps import wrong_counts
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show

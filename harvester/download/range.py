@@ -19,9 +19,9 @@ from harvester.download.events import Noted, PageRead
 from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import clip, sort_rows, times
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
-from harvester.trade_ids import BEFORE_FIRST_ID, LastId
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,6 @@ from harvester.errors import (
     HarvesterError,
     ValueDoesNotFit,
 )
-from harvester.kraken.pairs import Pair
 from harvester.query import views
 from harvester.query.source_choice import (
     BASE,
@@ -240,22 +239,22 @@ _COMPARED_PAIRS = re.compile(
 )
 
 
-def spelling_notes(query: str, find: Callable[[str], Pair | None]) -> tuple[str, ...]:
+def spelling_notes(query: str, altname_of: Callable[[str], str | None]) -> tuple[str, ...]:
     """Say which names a query compares with the column `pair`, which has other spellings.
 
     `pair = 'XBT/USD'` is true for no row. The macros take any spelling.
 
     Args:
         query: one or several statements.
-        find: returns the pair that a spelling means; None if there is none.
+        altname_of: the altname of the pair that a spelling means; None if there is none.
     """
     notes = []
     for text in (name for part in _COMPARED_PAIRS.findall(query) for name in part.split("'")[1::2]):
         with suppress(AmbiguousPair):
-            pair = find(text)
-            if pair is not None and pair.altname != text:
+            altname = altname_of(text)
+            if altname not in (None, text):
                 notes.append(
-                    f"the column pair has {pair.altname!r} and never {text!r}: compare it with the "
+                    f"the column pair has {altname!r} and never {text!r}: compare it with the "
                     "former"
                 )
     return tuple(dict.fromkeys(notes))

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from harvester.schema import Int64s, split_at, times, trade_ids
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.id_gaps import find_gaps
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, overlap, year_end, year_of
-from harvester.trade_ids import find_gaps
 
 # --- merging -------------------------------------------------------------------------------------
 

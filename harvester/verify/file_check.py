@@ -24,10 +24,10 @@ from harvester.schema import (
     times,
     trade_ids,
 )
+from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.storage.parquet_files import PARTIALS, READ_ROWS, opened, read_partials
 from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
 from harvester.storage.trade_store import TradeStore
-from harvester.trade_ids import IdGap, LastId, find_gaps
 
 # --- roll-ups -------------------------------------------------------------------------------------
 

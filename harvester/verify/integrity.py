@@ -16,7 +16,14 @@ from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
 from harvester.schema import RowsChecksum, no_rows
 from harvester.storage.compaction import is_being_replaced
-from harvester.storage.imported_counts import wrong_counts
+from harvester.storage.id_gaps import (
+    BEFORE_FIRST_ID,
+    IdGap,
+    LastId,
+    gap_at_end,
+    imported_gap_text,
+    wrong_counts,
+)
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
@@ -29,7 +36,6 @@ from harvester.storage.trade_store import (
     without_future,
 )
 from harvester.times import Range, covers, missing
-from harvester.trade_ids import BEFORE_FIRST_ID, IdGap, LastId, gap_at_end, imported_gap_text
 from harvester.verify.file_check import SegmentFindings, check_segment
 from harvester.verify.reports import Digest, Fault, Month, PairReport
 

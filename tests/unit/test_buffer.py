@@ -16,11 +16,11 @@ from harvester.download.buffer import MemoryBudget, WriteBuffer
 from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
 from harvester.schema import ROWS
+from harvester.storage.id_gaps import IdGap
 from harvester.storage.segment import ConfirmedIdGap
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range
-from harvester.trade_ids import IdGap
 
 TARGET = "{}/trades/pair=A/year=1970/0000000000000000000-0000000000000000001.parquet"
 

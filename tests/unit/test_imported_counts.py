@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harvester.storage.imported_counts import wrong_counts
+from harvester.storage.id_gaps import wrong_counts
 from harvester.storage.segment import ConfirmedIdGap, Footer
 from harvester.times import Range
 

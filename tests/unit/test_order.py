@@ -14,8 +14,8 @@ from trade_batches import batch
 
 from harvester.schema import ROWS as ROW_SCHEMA
 from harvester.schema import merge_rows, sort_rows, times, trade_ids
+from harvester.storage.id_gaps import LastId, fill_gaps, find_gaps, rows_in_gap
 from harvester.times import Range
-from harvester.trade_ids import LastId, fill_gaps, find_gaps, rows_in_gap
 
 Row = tuple[int, int]
 """An id, 0 for none, and a published time."""

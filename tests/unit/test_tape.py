@@ -16,8 +16,8 @@ from kraken_market import Market, Trade, expected
 from harvester.download import page_merge
 from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.schema import ROWS, merge_rows, no_rows, sort_rows
+from harvester.storage.id_gaps import IdGap, LastId, fill_gaps, find_gaps, rows_in_gap
 from harvester.times import Range
-from harvester.trade_ids import IdGap, LastId, fill_gaps, find_gaps, rows_in_gap
 
 FAR = 4_000_000_000_000_000_000
 Row = tuple[int | None, int, str]
