@@ -413,6 +413,30 @@ def replaced(crawl: Crawl) -> list[int]:
     ]
 
 
+def test_files_that_round_differently_are_no_difference(started: Any) -> None:
+    """Merged into one segment, no single way of rounding explains the rows before two midnights."""
+    midnights = [sample_trades.utc_ns(2024, 5, 2), sample_trades.utc_ns(2024, 5, 3)]
+    stamps = [
+        midnight + at
+        for midnight in midnights
+        for at in (-SECOND_NS // 3, *range(0, DAY // 2, DAY // 99))
+    ]
+    trades = [
+        Trade(stamp, "41450.1", f"{number}.5", "b", "m", "", number)
+        for number, stamp in enumerate(sorted(stamps), 1)
+    ]
+    half = len(trades) // 2
+    scenario = started(trades)
+    scenario.take_in(csv_files.seven_columns(trades[half - 1 :]))
+    scenario.take_in(csv_files.three_columns(trades, "up"), KnownComplete(0))
+    with writer(TradeStore(scenario.folder), PAIR) as pair_writer:
+        pair_writer.compact(every=True)
+    assert len(imported_paths(scenario.folder)) == 1
+    done = scenario.redownload()
+    assert (done.exit_status, done.replacement.days, done.replacement.kept) == (0, (), ())
+    scenario.check()
+
+
 def test_the_oldest_are_replaced_first(started: Any) -> None:
     trades = years(2_500, 100, 1_300)
     scenario = started(trades)
