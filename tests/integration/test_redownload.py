@@ -19,7 +19,7 @@ from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, ye
 import harvester
 from harvester.csv_import.csv_files import KnownComplete
 from harvester.download.events import Day, PageRead, Replaced
-from harvester.errors import ArchiveDamaged, Interrupted
+from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
@@ -288,6 +288,23 @@ def test_of_two_imported_ranges_one_lacks_a_row(started: Any, newest_first: bool
     done = scenario.redownload(newest_first=newest_first)
     assert (done.exit_status, done.error) == (4, None)
     assert [day.day for day in done.replacement.days] == ["2024-02-03"]
+    scenario.check()
+
+
+def test_imported_ranges_that_lack_rows_end_no_download_of_others(started: Any) -> None:
+    """Three lack rows: one run fills every gap, and each says so until they are replaced."""
+    trades = days_apart(9)
+    scenario = started(trades)
+    for start in (5, 15, 25):
+        rows = trades[start : start + 5]
+        ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
+        scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), KnownComplete(*ends))
+    for _ in range(2):
+        done = scenario.crawl().only(PAIR)
+        assert (done.exit_status, type(done.error), done.gaps) == (4, ImportIncomplete, [])
+        [covered] = TradeStore(scenario.folder).coverage(PAIR)
+        assert covered.through > trades[-1].true_ns
+    assert scenario.redownload().exit_status == 4
     scenario.check()
 
 
