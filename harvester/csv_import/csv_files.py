@@ -363,10 +363,11 @@ def head(member: Member) -> bytes:
     data = b""
     for piece in pieces(member):
         data += piece
-        if len(data) >= HEAD_BYTES:
-            break
-    lines, end, _ = data[:HEAD_BYTES].rpartition(b"\n")
-    return lines + end or data + b"\n"
+        if len(data) > HEAD_BYTES:
+            lines, end, _ = data[:HEAD_BYTES].rpartition(b"\n")
+            return lines + end or data + b"\n"
+    # The last line may lack its end, and be the only one with a trade.
+    return data + b"\n"
 
 
 def blocks(member: Member, expected: str | None) -> Iterator[bytes]:

@@ -234,7 +234,9 @@ class _Redownload:
     def _differing_days(self, segment: Segment, staged: list[Segment]) -> list[Day]:
         """The days on which file and exchange differ; all rows are compared with their checksums.
 
-        Nobody knows how a file rounds its times: the way that fits best is used.
+        Nobody knows how a file rounds its times: the way that fits best is used. Rows of files that
+        round differently may be in one segment, so a day counts only if a row or a trade of it has
+        no counterpart within a second.
         """
         file = DaySums()
         for batch in verified_rows(self._archive, [segment]):
@@ -243,7 +245,16 @@ class _Redownload:
         for batch in verified_rows(self._archive, staged):
             for days in by_way:
                 days.add(batch)
-        return min((file.differing(days) for days in by_way), key=len)
+        differing = min((file.differing(days) for days in by_way), key=len)
+        if not differing:
+            return []
+        rows, _ = self._keyed([segment])
+        trades, _ = self._keyed(staged)
+        is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
+        alone = np.concatenate([rows.stamps[~is_found], trades.stamps[~is_used]])
+        around = np.concatenate([alone - TOLERANCE_NS, alone, alone + TOLERANCE_NS])
+        days_alone = {str(np.datetime64(day, "D")) for day in set((around // DAY).tolist())}
+        return [day for day in differing if day.day in days_alone]
 
     def _days_not_shown(self, segment: Segment, staged: list[Segment]) -> set[int]:
         """The numbers of the days on which the file has a row that is no trade of the exchange.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -162,11 +162,12 @@ class PairDownload:
         self._done = await self._settled_request()
         with writer(self._store, self._pair) as self.writer:
             await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
-            if self._options.after_pair is None:
-                self._done = await self._download()
-            else:
-                await self._download_and_then(self._options.after_pair)
+            await self._download_past_imports()
+            if self._options.after_pair is not None:
+                await self._options.after_pair(self)
+                await self._download_ranges([])
             await self._maintain()
+            self._raise_incomplete()
             if any(segment.is_imported for segment in self._store.segments(self._pair)):
                 await asyncio.to_thread(self._check_imports)
 
@@ -208,10 +209,8 @@ class PairDownload:
         is_stored = footer is not None and footer.key == key
         return MarketChanged(self._pair, key, now.key) if is_stored else error
 
-    async def _download_and_then(
-        self, after_pair: Callable[[PairDownload], Awaitable[None]]
-    ) -> None:
-        """Download what is missing, then call `after_pair`, also if imported data lacks trades."""
+    async def _download_past_imports(self) -> None:
+        """Download what is missing, also if imported data turns out to lack trades."""
         before: list[Range] | None = None
         while before != (now := self._store.coverage(self._pair)):
             before = now
@@ -221,8 +220,13 @@ class PairDownload:
             except ImportIncomplete as lack:
                 # The range that showed it is complete: the next time others are missing.
                 self.incomplete.append(lack)
-        await after_pair(self)
-        await self._download_ranges([])
+
+    def _raise_incomplete(self) -> None:
+        """Report imported data that lacks trades, unless it was replaced meanwhile.
+
+        Raises:
+            ImportIncomplete: a range is still imported.
+        """
         left = [
             piece.within for piece in self._store.pieces(self._pair) if piece.segment.is_imported
         ]

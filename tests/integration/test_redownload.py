@@ -19,7 +19,7 @@ from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, ye
 import harvester
 from harvester.csv_import.csv_files import KnownComplete
 from harvester.download.events import Day, PageRead, Replaced
-from harvester.errors import ArchiveDamaged, Interrupted
+from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
@@ -291,6 +291,23 @@ def test_of_two_imported_ranges_one_lacks_a_row(started: Any, newest_first: bool
     scenario.check()
 
 
+def test_imported_ranges_that_lack_rows_end_no_download_of_others(started: Any) -> None:
+    """Three lack rows: one run fills every gap, and each says so until they are replaced."""
+    trades = days_apart(9)
+    scenario = started(trades)
+    for start in (5, 15, 25):
+        rows = trades[start : start + 5]
+        ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
+        scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), KnownComplete(*ends))
+    for _ in range(2):
+        done = scenario.crawl().only(PAIR)
+        assert (done.exit_status, type(done.error), done.gaps) == (4, ImportIncomplete, [])
+        [covered] = TradeStore(scenario.folder).coverage(PAIR)
+        assert covered.through > trades[-1].true_ns
+    assert scenario.redownload().exit_status == 4
+    scenario.check()
+
+
 def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
@@ -411,6 +428,30 @@ def replaced(crawl: Crawl) -> list[int]:
         for event in crawl.events
         if isinstance(event, Replaced)
     ]
+
+
+def test_files_that_round_differently_are_no_difference(started: Any) -> None:
+    """Merged into one segment, no single way of rounding explains the rows before two midnights."""
+    midnights = [sample_trades.utc_ns(2024, 5, 2), sample_trades.utc_ns(2024, 5, 3)]
+    stamps = [
+        midnight + at
+        for midnight in midnights
+        for at in (-SECOND_NS // 3, *range(0, DAY // 2, DAY // 99))
+    ]
+    trades = [
+        Trade(stamp, "41450.1", f"{number}.5", "b", "m", "", number)
+        for number, stamp in enumerate(sorted(stamps), 1)
+    ]
+    half = len(trades) // 2
+    scenario = started(trades)
+    scenario.take_in(csv_files.seven_columns(trades[half - 1 :]))
+    scenario.take_in(csv_files.three_columns(trades, "up"), KnownComplete(0))
+    with writer(TradeStore(scenario.folder), PAIR) as pair_writer:
+        pair_writer.compact(every=True)
+    assert len(imported_paths(scenario.folder)) == 1
+    done = scenario.redownload()
+    assert (done.exit_status, done.replacement.days, done.replacement.kept) == (0, (), ())
+    scenario.check()
 
 
 def test_the_oldest_are_replaced_first(started: Any) -> None:

@@ -11,6 +11,7 @@ import csv_files
 import pytest
 
 from harvester.csv_import.csv_files import KnownComplete, blocks, checksum, find
+from harvester.csv_import.file_scan import scan_file
 from harvester.errors import BadFile, DamagedFile
 
 LINE = b"1588888888,9000.1,0.5\n"
@@ -259,3 +260,12 @@ def test_blocks_hold_whole_lines_and_lose_none(
     given = list(blocks(member, checksum(member)))
     assert b"".join(given) == data + b"\n"
     assert all(block.endswith(b"\n") for block in given)
+
+
+@pytest.mark.parametrize("header", [b"price,volume,timestamp,b/s,m/l,misc\n", b"\r\n", b""])
+def test_an_only_row_without_its_line_end_is_read(tmp_path: Path, header: bytes) -> None:
+    """A pair that was traded once in a quarter, in a file whose last line has no end."""
+    row = b"9000.1,0.5,1588888888.5,b,m,,17"
+    member = csv_files.packed(tmp_path / "K.zip", {"XBTUSD.csv": header + row})
+    [scanned] = [scan_file(found) for found in find([str(member)])]
+    assert (scanned.rows, scanned.first_ns) == (1, 1_588_888_888_500_000_000)
