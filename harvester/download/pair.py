@@ -162,12 +162,16 @@ class PairDownload:
         self._done = await self._settled_request()
         with writer(self._store, self._pair) as self.writer:
             await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
-            await self._download_past_imports()
+            try:
+                self._done = await self._download()
+            except ImportIncomplete as lack:
+                await self._download_others(lack)
             if self._options.after_pair is not None:
                 await self._options.after_pair(self)
                 await self._download_ranges([])
             await self._maintain()
-            self._raise_incomplete()
+            if self.incomplete:
+                self._raise_incomplete()
             if any(segment.is_imported for segment in self._store.segments(self._pair)):
                 await asyncio.to_thread(self._check_imports)
 
@@ -209,17 +213,18 @@ class PairDownload:
         is_stored = footer is not None and footer.key == key
         return MarketChanged(self._pair, key, now.key) if is_stored else error
 
-    async def _download_past_imports(self) -> None:
-        """Download what is missing, also if imported data turns out to lack trades."""
+    async def _download_others(self, lack: ImportIncomplete) -> None:
+        """Download what else is missing, after imported data turned out to lack trades."""
         before: list[Range] | None = None
+        self.incomplete.append(lack)
         while before != (now := self._store.coverage(self._pair)):
             before = now
             try:
                 self._done = await self._download()
                 break
-            except ImportIncomplete as lack:
+            except ImportIncomplete as another:
                 # The range that showed it is complete: the next time others are missing.
-                self.incomplete.append(lack)
+                self.incomplete.append(another)
 
     def _raise_incomplete(self) -> None:
         """Report imported data that lacks trades, unless it was replaced meanwhile.
