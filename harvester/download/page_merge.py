@@ -11,10 +11,11 @@ from harvester.schema import Int64s, joined, merge_rows, no_rows, sort_rows, tim
 from harvester.storage.id_gaps import find_gaps
 from harvester.times import SECOND
 
-# The rule (docs/design.md, "How pages join"): with L the published time of the last row so far, the
+# The rule (docs/design.md, "Joining pages"): with L the published time of the last row so far, the
 # next page is requested from a margin before L. Of the new page, rows before L are dropped and rows
 # at L are united with those that are there, so that each group of equal time is complete. That is
-# exact whether the exchange's `since` is inclusive or exclusive, and compares no contents.
+# exact whether the exchange's `since` is inclusive or exclusive, and compares no contents. Where
+# rows at L have no ids, the page must begin before them: see `_time_before`.
 
 LEAST_MARGIN_NS = 1_000
 """Published times are floats, up to 238 ns off the exact times that `since` is compared with."""
@@ -94,6 +95,7 @@ class PageMerger:
         self.cursor: int | None = None
         self._first_since = first_since
         self._tail = no_rows()
+        self._before_ns: int | None = None
         self._margin_ns = FIRST_MARGIN_NS
         self._finest_ns = FIRST_MARGIN_NS
         self._is_inside_timestamp = False
@@ -115,11 +117,10 @@ class PageMerger:
             if self._first_since is not None:
                 return self._first_since
             return max(0, self.after - self._margin_ns)
-        if self.cursor is None:
-            return max(0, self.last_ns - self._margin_ns)
-        if self._is_inside_timestamp:
+        if self._is_inside_timestamp and self.cursor is not None:
             return self.cursor - 1
-        return max(0, min(self.cursor - 1, self.last_ns - self._margin_ns))
+        since = (self.last_ns if self._before_ns is None else self._before_ns) - self._margin_ns
+        return max(0, since if self.cursor is None else min(self.cursor - 1, since))
 
     def join(self, rows: pa.RecordBatch, cursor: int | None, unit_ns: int, limit: int) -> MergeStep:
         """Join the next page.
@@ -152,7 +153,8 @@ class PageMerger:
             return self._join_without_later_rows(rows, stamps, cursor, is_full=is_full)
         start = int(stamps.searchsorted(self.last_ns))
         shows_last = int(stamps[start]) == self.last_ns
-        if not (shows_last and self._repeats_tail(rows.slice(start))):
+        is_cut = self._before_ns is not None and self._before_ns not in stamps[:start]
+        if is_cut or not (shows_last and self._repeats_tail(rows.slice(start))):
             # It was requested from before the last rows so far, and does not show them: these may
             # have been printed too late, and trades between pages would be lost.
             return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
@@ -231,6 +233,9 @@ class PageMerger:
         self._doubts = 0
         self._margin_ns = max(LEAST_MARGIN_NS, unit_ns)
         self._tail = no_rows() if is_past else rows.slice(last)
+        self._before_ns = (
+            _time_before(stamps, last) if self._tail.column("trade_id").null_count else None
+        )
         stop = max(same, end) if is_past else last
         final = (
             rows.slice(0, stop)
@@ -284,6 +289,23 @@ class PageMerger:
             start = int(times(rows).searchsorted(self.after, side="right"))
             return rows.slice(0, start), rows.slice(start)
         return NO_ROWS, rows
+
+
+def _time_before(stamps: Int64s, last: int) -> int | None:
+    """The time before a page's last group, if the next page has room for both.
+
+    Rows without ids may be alike. A page that begins with some of them may lack the first ones,
+    which nothing would show: so it has to begin before them.
+
+    Args:
+        stamps: the page's times, in order.
+        last: the index at which its last group begins.
+    """
+    if not last:
+        return None
+    before_ns = int(stamps[last - 1])
+    shown = len(stamps) - int(stamps.searchsorted(before_ns))
+    return before_ns if 2 * shown <= len(stamps) else None
 
 
 def _is_in_order(sent: pa.RecordBatch, rows: pa.RecordBatch, cursor: int | None) -> bool:

@@ -165,6 +165,20 @@ def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
     assert (report.faults, report.unconfirmed_id_gaps) == ([], 0)
 
 
+@pytest.mark.parametrize("lie", ["first_rows:1", "first_rows:2"])
+def test_rows_without_ids_that_are_alike_lose_none_to_an_answer_that_lacks_its_first_rows(
+    lie: str, tmp_path: Path
+) -> None:
+    """The last group of a page and the first of the next would look complete."""
+    market = sample_trades.market(sample_trades.look_alikes(240, 7, first_id=None))
+    for answer in range(4, 16):
+        faults = Faults(script=[*[None] * answer, lie])
+        with serve(market, faults=faults, page_size=20) as exchange:
+            outcome = Crawl(exchange.url, tmp_path / str(answer)).only(market.altname)
+        rows = tape_of(tmp_path / str(answer), market.altname)
+        assert (answer, outcome.error, rows) == (answer, None, expected(market))
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
