@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import stat
@@ -274,11 +275,11 @@ def test_what_others_write_to_stdout_stays_around_it(archive: TradeStore, tmp_pa
 )
 def test_a_name_that_is_too_long_is_told(archive: TradeStore, asked: tuple[str, ...]) -> None:
     name = "x" * 300
-    assert run(archive, *asked, name) == (
-        1,
-        "",
-        f"harvester: can't write {name}: File name too long\n",
-    )
+    status, out, err = run(archive, *asked, name)
+    assert (status, out) == (1, "")
+    # Of a folder, Python 3.14 meets the error at the first file in it.
+    inside = "(/interval=1h/pair=XBTUSD/candles.parquet)?"
+    assert re.fullmatch(f"harvester: can't write {name}{inside}: File name too long\n", err)
 
 
 def test_a_database_is_not_written_into_an_archive(archive: TradeStore) -> None:

@@ -59,7 +59,8 @@ finally:
         for code in codes
         if code.co_filename.startswith(home)
         and code.co_flags & inspect.CO_OPTIMIZED
-        and not code.co_name.startswith("<")
+        # From Python 3.14 on, annotations are functions, as the bodies of classes are.
+        and not code.co_name.startswith(("<", "__annotate"))
     )
     with open(sys.argv[1], "w") as file:
         json.dump(entered, file)
