@@ -321,6 +321,8 @@ def decode_general(body: bytes) -> TradesPage:
     try:
         result = _answers.decode(body).result
     except msgspec.ValidationError as error:
+        # Of a body that is cut short the shape says nothing: this raises the error of its end.
+        msgspec.json.decode(body, type=msgspec.Raw)
         raise _unreadable(body, error) from error
     last = result.pop("last", None)
     if len(result) != 1:

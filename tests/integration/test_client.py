@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
@@ -226,12 +227,14 @@ def test_a_body_of_spoilt_bytes_is_waited_out() -> None:
 
 
 @pytest.mark.parametrize("place", ["x", "result"])
-def test_a_body_that_is_nested_without_end_is_waited_out(place: str) -> None:
-    told, nested = Told(), f'{{"error":[],"{place}":{{"XXBTZUSD":{"[" * 100_000}'.encode()
+@pytest.mark.parametrize("depth", [5, 100_000])
+def test_a_body_that_is_nested_without_end_is_waited_out(place: str, depth: int) -> None:
+    told, nested = Told(), f'{{"error":[],"{place}":{{"XXBTZUSD":{"[" * depth}'.encode()
     with Odd(nested) as exchange:
         assert run(exchange.url, newest, told) == 60
     [(_, reason)] = told.waits
-    assert "maximum recursion depth" in reason
+    # Python 3.14 has room for the depth, and finds that the end is missing.
+    assert re.search(r"^the body is not .*\((maximum recursion depth|Input data was trunc)", reason)
 
 
 def test_a_body_that_says_it_is_gzip_and_is_not_is_waited_out() -> None:
