@@ -194,6 +194,7 @@ NOTES = (
     "the imported file lacks trades, or the exchange skipped ids",
     # Of a market whose ids skip again and again, where the place is longer than is asked again.
     "and the exchange did not show the place again",
+    "it has many id gaps, and requesting them again finds nothing",
 )
 
 
