@@ -1063,10 +1063,10 @@ class Archive:
         from harvester.query.sql import spelling_notes
 
         self._check_open()
-        known = PairIndex(known_pairs(self._store, self._store.held()).values())
 
         def altname_of(text: str) -> str | None:
-            pair = known.find(text)
+            # Few queries need it: the pairs are not read before.
+            pair = PairIndex(known_pairs(self._store, self._store.held()).values()).find(text)
             return None if pair is None else pair.altname
 
         source = source_of_sql(
@@ -1766,7 +1766,9 @@ class Archive:
         from harvester.notebook import show_archive
 
         store = self._store
-        return show_archive(self.path, self.status(), store.stored_or_requested(), store.holdings())
+        return show_archive(
+            self.path, self.status(), store.stored_or_requested(), store.holdings([])
+        )
 
 
 def _time_zone(tz: str | None) -> tzinfo:

@@ -26,7 +26,7 @@ def show_archive(
         path: the archive's folder.
         stored: the status of each pair with trades.
         named: the altnames of all stored or requested pairs.
-        holdings: why there are no trades, if there are none.
+        holdings: what to say where there are no trades.
     """
     missing = [name for name in named if name not in {status.pair for status in stored}]
     also = f"requested, but not downloaded: {', '.join(missing)}" if missing else ""

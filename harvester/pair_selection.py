@@ -110,7 +110,8 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
     else:
         advice = f"`harvester backfill {shlex.quote(text)}` fetches them"
     raise NothingHeld(
-        f"the archive at {archive.path} holds no trades of {text!r}; {archive.holdings()}. {advice}"
+        f"the archive at {archive.path} holds no trades of {text!r}; {archive.holdings(held)}. "
+        + advice
     )
 
 

@@ -206,8 +206,9 @@ def no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
         archive: where the trades are.
         pair: the altname of the pair that has none.
     """
+    holdings = archive.holdings(archive.held())
     return NothingHeld(
-        f"the archive at {archive.path} holds no trades of {pair}; {archive.holdings()}. "
+        f"the archive at {archive.path} holds no trades of {pair}; {holdings}. "
         f"`harvester backfill {pair}` fetches them"
     )
 

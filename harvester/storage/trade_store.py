@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -166,9 +166,12 @@ class TradeStore:
             pairs.append(pair)
         return pairs
 
-    def holdings(self) -> str:
-        """Say which pairs have segments, or why none has; for messages about one that has none."""
-        pairs = self.held()
+    def holdings(self, pairs: Sequence[str]) -> str:
+        """Say which pairs have segments, or why none has; for messages about one that has none.
+
+        Args:
+            pairs: the altnames that `held` returned.
+        """
         if pairs:
             more = f" and {len(pairs) - MOST_NAMED} more" if len(pairs) > MOST_NAMED else ""
             return f"it holds {', '.join(pairs[:MOST_NAMED])}{more}"
