@@ -38,7 +38,7 @@ from harvester.schema import times
 from harvester.storage.id_gaps import wrong_counts
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
-from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
+from harvester.times import BEGINNING_NS, DAY, Range, missing, show
 
 # --- maintenance ----------------------------------------------------------------------------------
 
@@ -162,16 +162,11 @@ class PairDownload:
         self._done = await self._settled_request()
         with writer(self._store, self._pair) as self.writer:
             await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
-            try:
-                self._done = await self._download()
-            except ImportIncomplete as lack:
-                await self._download_others(lack)
+            self._done = await self._download()
             if self._options.after_pair is not None:
                 await self._options.after_pair(self)
                 await self._download_ranges([])
-            await self._maintain()
-            if self.incomplete:
-                self._raise_incomplete()
+            await self._finish()
             if any(segment.is_imported for segment in self._store.segments(self._pair)):
                 await asyncio.to_thread(self._check_imports)
 
@@ -191,6 +186,8 @@ class PairDownload:
     async def _poll(self) -> None:
         await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
         self._done = await self._download()
+        if self.incomplete:
+            raise self.incomplete[0]
 
     async def _explain(self, error: HarvesterError) -> HarvesterError:
         """The error; or `MarketChanged` if the pair's name means another market by now.
@@ -213,32 +210,6 @@ class PairDownload:
         is_stored = footer is not None and footer.key == key
         return MarketChanged(self._pair, key, now.key) if is_stored else error
 
-    async def _download_others(self, lack: ImportIncomplete) -> None:
-        """Download what else is missing, after imported data turned out to lack trades."""
-        before: list[Range] | None = None
-        self.incomplete.append(lack)
-        while before != (now := self._store.coverage(self._pair)):
-            before = now
-            try:
-                self._done = await self._download()
-                break
-            except ImportIncomplete as another:
-                # The range that showed it is complete: the next time others are missing.
-                self.incomplete.append(another)
-
-    def _raise_incomplete(self) -> None:
-        """Report imported data that lacks trades, unless it was replaced meanwhile.
-
-        Raises:
-            ImportIncomplete: a range is still imported.
-        """
-        left = [
-            piece.within for piece in self._store.pieces(self._pair) if piece.segment.is_imported
-        ]
-        for error in self.incomplete:
-            if any(overlap(part, Range(error.after, error.through)) for part in left):
-                raise error
-
     async def _fill(self, writer: Writer) -> None:
         self.writer = writer
         await asyncio.to_thread(writer.check_market, self.request.pair.key)
@@ -251,12 +222,21 @@ class PairDownload:
             gaps = [gap for gap in gaps if gap.after < gap.through]
             await self._begin(gaps, self.request.range)
         await self._download_ranges(gaps)
-        await self._maintain()
+        await self._finish()
 
-    async def _maintain(self) -> None:
+    async def _finish(self) -> None:
+        """Merge files, build roll-ups, and report imported data that lacks trades, if it is left.
+
+        Raises:
+            ImportIncomplete: it was not replaced meanwhile.
+        """
         rollups = self.context.settings.candles.rollups
         async with self.context.maintenance:
             await asyncio.to_thread(run_maintenance, self.writer, rollups, self._options.listener)
+        for error in self.incomplete:
+            pieces = self._store.pieces(self._pair, Range(error.after, error.through))
+            if any(piece.segment.is_imported for piece in pieces):
+                raise error
 
     async def _settled_request(self) -> Range:
         """The requested range, up to the time until which trades are settled."""
@@ -351,7 +331,11 @@ class PairDownload:
             if self._options.newest_first:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
             for part in ranges:
-                await RangeDownload(self, self.writer, self._store, part).run()
+                try:
+                    await RangeDownload(self, self.writer, self._store, part).run()
+                except ImportIncomplete as lack:
+                    # The part itself is complete, and imported data ends no download of others.
+                    self.incomplete.append(lack)
             if not self.lost:
                 return
             ranges = missing(self.lost, self._store.coverage(self._pair))

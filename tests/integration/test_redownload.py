@@ -308,6 +308,27 @@ def test_imported_ranges_that_lack_rows_end_no_download_of_others(started: Any) 
     scenario.check()
 
 
+def test_a_repair_downloads_every_gap_beside_imported_ranges_that_lack_rows(started: Any) -> None:
+    """More of them than a repair has rounds: their gaps are filled, and so is what they lack."""
+    trades = days_apart(15)
+    scenario = started(trades)
+    for start in range(5, 60, 10):
+        rows = trades[start : start + 5]
+        ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
+        scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), KnownComplete(*ends))
+    scenario.crawl().only(PAIR)
+    archive = TradeStore(scenario.folder)
+    for segment in archive.segments(PAIR):
+        if not segment.is_imported:
+            (scenario.folder / segment.path).unlink()
+    assert len(archive.gaps(PAIR)) == 7
+    settings = {"exchange.url": scenario.exchange.url, "exchange.rate": 0}
+    with harvester.open(scenario.folder, settings=settings) as opened:
+        [report] = opened.verify(PAIR, repair=True)
+    assert (report.exit_status, archive.gaps(PAIR)) == (0, [])
+    scenario.check()
+
+
 def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
