@@ -52,6 +52,8 @@ def torture(given: argparse.Namespace, *, is_mount: bool) -> tuple[Campaign, str
             done = Campaign(disk, *bounds, tell=say, round=given.round)
             fault = done.run()
             if fault or given.keep:
+                # First what went wrong: the rest may fail where a process still runs.
+                say(fault)
                 kept = Path(given.keep or tempfile.mkdtemp(prefix="tortured-"))
                 shutil.copytree(folder, kept, dirs_exist_ok=True)
                 print(f"the last archive is kept in {kept}")

@@ -43,7 +43,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.follow import follow
-from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
+from harvester.operations.refresh import RefreshedPair, RefreshResult, named_pairs, refresh
 from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
 from harvester.pair_selection import PairSelection, choose, list_pairs
 from harvester.storage.trade_store import TradeStore
@@ -205,6 +205,8 @@ class RefreshRun:
             **({"class": self.asset_class} if self.asset_class else {}),
             "max_minutes": self.max_minutes,
         }
+        # Before the record of the run would begin an archive in a wrong folder.
+        named_pairs(self.store, self.settings, self.names)
         max_s = None if self.max_minutes is None else self.max_minutes * 60
         options = RunOptions(
             self.progress,

@@ -27,7 +27,8 @@
      ├── ArchiveLocked              5   another run is writing
      └── Interrupted              130   Ctrl-C or SIGTERM
 
-A message is one or two lines: what was given, what is wrong, what to do next.
+A message is one or two lines: what was given, what is wrong, what to do next. `ResultWarning` is a
+Python warning.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class HarvesterError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the message, which says all, without hundreds of lines of code."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class ResultWarning(UserWarning):
+    """A note on the rows of a result, such as: part of its range was not downloaded."""
 
 
 class UsageError(HarvesterError):

@@ -28,7 +28,7 @@ MARKER = "made-by-harvester-demo"
 
 INTERVAL = "7m"
 INTERVAL_NS = 7 * UNITS_NS["m"]
-SHOWN_NS = UNITS_NS["h"]
+SHOWN_NS = 9 * INTERVAL_NS
 
 
 @click.command()
@@ -121,7 +121,7 @@ def _checksum(store: TradeStore) -> str:
 
 
 def _print_candles(common: CommonOptions) -> None:
-    """Print the last hour of complete candles as a table."""
+    """Print the last complete candles as a table."""
     archive = common.archive()
     store = TradeStore(archive.path)
     bounds = store.bounds(store.segments(ALTNAME)[-1])

@@ -14,8 +14,6 @@ from harvester.times import (
     BEGINNING_NS,
     SECOND,
     Range,
-    enclosing_range,
-    missing,
     overlap,
     show,
     year_of,
@@ -46,6 +44,7 @@ def status_to_dict(pair_status: PairStatus) -> dict[str, Any]:
     ratio = pair_status.bytes_per_trade
     return {
         **asdict(pair_status),
+        "never_requested": pair_status.never_requested,
         "bytes_per_trade": ratio and round(ratio, 3),
         "exit_status": pair_status.exit_status,
     }
@@ -117,21 +116,15 @@ def _end_ns(pair_status: PairStatus) -> int:
 
 def _bar(pair_status: PairStatus, signs: BarSigns, bounds: Sequence[int]) -> str:
     """A sign for each period between two bounds."""
-    uncovered = _uncovered(pair_status)
+    uncovered = [*pair_status.gaps, *pair_status.never_requested]
     periods = [Range(*ends) for ends in pairwise(bounds)]
     return "".join(_sign(pair_status, uncovered, signs, period) for period in periods)
-
-
-def _uncovered(pair_status: PairStatus) -> list[Range]:
-    """Gaps, and the time between downloads that was not requested."""
-    ranges = [*pair_status.coverage, *pair_status.gaps]
-    return missing(enclosing_range(ranges), pair_status.coverage)
 
 
 def _sign(
     pair_status: PairStatus, uncovered: Sequence[Range], signs: BarSigns, period: Range
 ) -> str:
-    """The state of a year or month; see `_uncovered`."""
+    """The state of a year or month."""
     if _shared_ns(pair_status.coverage, period):
         return signs.part if _shared_ns(uncovered, period) else signs.whole
     return signs.gap if _shared_ns(pair_status.gaps, period) else signs.none
@@ -212,22 +205,33 @@ def status_text(
 
 
 def remarks(found: Sequence[PairStatus], *, exact: bool = False) -> list[str]:
-    """Lines about files that can't be read and about gaps, up to `MAX_GAPS_LISTED` of them.
+    """Lines about files that can't be read, gaps, and time that was never requested.
+
+    Of the last two up to `MAX_GAPS_LISTED` each.
 
     Args:
         found: the status of each pair.
-        exact: whether gaps are shown with their bounds in nanoseconds, too.
+        exact: whether ranges are shown with their bounds in nanoseconds, too.
     """
-    lines = [f"{pair_status.pair}: {why}" for pair_status in found for why in pair_status.damaged]
-    gaps = [
-        f"{pair_status.pair}: not covered: {gap}{f' {gap.bounds_text}' if exact else ''}"
-        for pair_status in found
-        for gap in pair_status.gaps
+    damaged = [f"{status.pair}: {why}" for status in found for why in status.damaged]
+    gaps = [(status.pair, gap) for status in found for gap in status.gaps]
+    unknown = [(status.pair, part) for status in found for part in status.never_requested]
+    return [
+        *damaged,
+        *_range_lines("not covered", gaps, "gaps", exact=exact),
+        *_range_lines("between downloads, never requested", unknown, "such ranges", exact=exact),
     ]
-    lines += gaps[:MAX_GAPS_LISTED]
-    if len(gaps) > MAX_GAPS_LISTED:
-        lines.append(f"and {len(gaps) - MAX_GAPS_LISTED:,} more gaps; --json shows all")
-    return lines
+
+
+def _range_lines(
+    what: str, ranges: Sequence[tuple[str, Range]], unit: str, *, exact: bool
+) -> list[str]:
+    lines = [
+        f"{pair}: {what}: {known}{f' {known.bounds_text}' if exact else ''}"
+        for pair, known in ranges[:MAX_GAPS_LISTED]
+    ]
+    left = len(ranges) - MAX_GAPS_LISTED
+    return [*lines, f"and {left:,} more {unit}; --json shows all"] if left > 0 else lines
 
 
 def _columns(found: Sequence[PairStatus], levels: Sequence[str], signs: BarSigns) -> list[Column]:

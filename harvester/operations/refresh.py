@@ -201,12 +201,7 @@ async def refresh(
     Raises:
         NothingHeld: no pair is named, and none is stored.
     """
-    texts = pairs or settings.refresh.pairs
-    if not (texts or archive.stored_or_requested()):
-        raise NothingHeld(
-            f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs "
-            "names none. `harvester backfill XBT/USD` begins one"
-        )
+    texts = named_pairs(archive, settings, pairs)
     run = _Refresh(archive, settings, options)
     timer = None
     if max_s is not None:
@@ -224,6 +219,26 @@ async def refresh(
             timer.cancel()
         run.forget_time_limit()
     return run.result(error, time.monotonic() - begun_s)
+
+
+def named_pairs(archive: TradeStore, settings: Settings, pairs: Sequence[str]) -> Sequence[str]:
+    """The names and patterns of what is refreshed; none for all stored pairs.
+
+    Args:
+        archive: where the trades are stored.
+        settings: `[refresh] pairs` applies if `pairs` is empty.
+        pairs: names and patterns.
+
+    Raises:
+        NothingHeld: no pair is named, and none is stored.
+    """
+    texts = pairs or settings.refresh.pairs
+    if texts or archive.stored_or_requested():
+        return texts
+    raise NothingHeld(
+        f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs names "
+        "none. `harvester backfill XBT/USD` begins one"
+    )
 
 
 class _Refresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from harvester.argument_types import check_types, wrong_type
-from harvester.errors import HarvesterError, UsageError, not_installed
+from harvester.errors import HarvesterError, ResultWarning, UsageError, not_installed
 from harvester.query.sql import BATCH_ROWS as SQL_BATCH_ROWS
 from harvester.query.sql import (
     MEMORY_LIMIT,
@@ -117,6 +118,9 @@ class Result:
         Returns:
             A frame of shape (rows, columns) with the column names of the result.
 
+        Warns:
+            ResultWarning: for each of the `notes`, such as: part of the range was not downloaded.
+
         Raises:
             UsageError: `utc_index` is set, and there is no column `time`.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
@@ -131,6 +135,7 @@ class Result:
             raise UsageError(
                 f"utc_index needs a column `time`; there are {', '.join(self.columns)}"
             )
+        self._warn_of_notes(stacklevel=4)
         frame = cast("pd.DataFrame", self._run(lambda relation: relation.df()))
         return frame.set_index("time").tz_localize("UTC") if utc_index else frame
 
@@ -139,6 +144,9 @@ class Result:
 
         Returns:
             A frame of shape (rows, columns); `time` is Datetime("ns"), UTC, without a zone.
+
+        Warns:
+            ResultWarning: as for `df`.
 
         Raises:
             UsageError: Polars is not installed.
@@ -153,6 +161,7 @@ class Result:
             import polars  # noqa: F401, ICN001, PLC0415 - reported before DuckDB reads anything
         except ImportError as error:
             raise not_installed(".pl() needs Polars", "polars") from error
+        self._warn_of_notes(stacklevel=3)
         return cast("pl.DataFrame", self._run(lambda relation: relation.pl()))
 
     def to_arrow_table(self) -> pa.Table:
@@ -392,6 +401,11 @@ class Result:
         return self._run(lambda relation: getattr(relation, name))
 
     # --- running ---------------------------------------------------------------------------------
+
+    def _warn_of_notes(self, stacklevel: int) -> None:
+        """Warn of what the rows do not show, as a frame that is made of them has no notes."""
+        for note in self.notes:
+            warnings.warn(f"{self._source.title}: {note}", ResultWarning, stacklevel=stacklevel)
 
     def _batch_stream(self) -> BatchStream | None:
         source = self._source

@@ -29,7 +29,7 @@ from harvester.storage.trade_store import (
     retry_on_new_listing,
     without_future,
 )
-from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
+from harvester.times import BEGINNING_NS, SECOND, Range, enclosing_range, missing, union
 
 # --- metadata cache -------------------------------------------------------------------------------
 
@@ -176,6 +176,12 @@ class PairStatus:
     calls_for_gaps: int | None = None
     calls_to_now: int | None = None
     damaged: list[str] = field(default_factory=list)
+
+    @property
+    def never_requested(self) -> list[Range]:
+        """The time between downloads and imports that nobody requested: it is no gap."""
+        known = union([*self.coverage, *self.gaps])
+        return missing(enclosing_range(known), known)
 
     @property
     def bytes_per_trade(self) -> float | None:

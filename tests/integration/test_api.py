@@ -412,6 +412,9 @@ def test_a_folder_that_is_not_there_is_named_in_full(
         ):
             archive.ohlc("XBTUSD", "1h")
         assert f"there is no folder {tmp_path / 'demo' / 'data'}" in archive._repr_html_()
+        with pytest.raises(harvester.NothingHeld, match="nothing to refresh"):
+            archive.refresh()
+    assert not Path("demo").exists()
 
 
 def test_foreign_names_are_escaped(holed: harvester.Archive) -> None:

@@ -223,13 +223,29 @@ def test_complete_only_on_the_command_line(archive: TradeStore) -> None:
 
 def test_bars_that_did_not_reach_their_size_are_left_out(archive: TradeStore) -> None:
     opened = harvester.open(archive.path)
-    assert opened.bars("XBTUSD", trades=2).df()["count"].tolist() == [2, 1, 2]
-    assert opened.bars("XBTUSD", trades=2, complete_only=True).df()["count"].tolist() == [2, 2]
+    every = opened.bars("XBTUSD", trades=2).to_arrow_table()
+    assert every["count"].to_pylist() == [2, 1, 2]
+    kept = opened.bars("XBTUSD", trades=2, complete_only=True).to_arrow_table()
+    assert kept["count"].to_pylist() == [2, 2]
     plain = run(archive, *ASKED["bars"], "-f", "csv", "--complete-only")[1]
     assert [line.split(",")[7] for line in plain.splitlines()] == ["count", "2", "2"]
 
 
 # --- Python --------------------------------------------------------------------------------------
+
+
+def test_a_frame_comes_with_a_warning_about_what_was_not_downloaded(archive: TradeStore) -> None:
+    """A frame has no notes: whoever writes `.df()` behind the question would never see them."""
+    opened = harvester.open(archive.path)
+    candles = opened.ohlc("XBTUSD", "1d")
+    for frame_of in (candles.df, candles.limit(3).df, candles.pl, lambda: candles["close"]):
+        with pytest.warns(harvester.ResultWarning, match=GAP) as caught:
+            frame_of()
+        assert len(caught) == 1
+    with pytest.warns(harvester.ResultWarning) as caught:
+        candles.df()
+    assert caught[0].filename == __file__
+    opened.ohlc("XBTUSD", "1d", until="2020-09-15").df()
 
 
 def test_results_have_notes_and_strict_raises(archive: TradeStore) -> None:

@@ -76,7 +76,7 @@ def test_its_python_runs_on_an_archive(tmp_path: Path) -> None:
             check=True,
             timeout=60,
         )
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 2
     for block in blocks("python"):
         subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True, timeout=60)
 

@@ -19,6 +19,7 @@ from harvester.cli.status_table import (
     month_bars,
     remarks,
     status_text,
+    status_to_dict,
     year_bar,
     years,
 )
@@ -307,6 +308,8 @@ def test_time_between_two_downloads_that_was_not_requested_is_not_complete() -> 
     assert year_bar(two, range(2019, 2021), BLOCKS) == "·▒"
     far = PairStatus("A", trades=5, first_ns=YEAR_2020, coverage=[days(0, 20), days(70, 130)])
     assert month_bars(far, ASCII, 80) == ["  2020 +.+##......."]
+    assert remarks([two]) == ["A: between downloads, never requested: 2020-01-21 to 2020-01-31"]
+    assert status_to_dict(two)["never_requested"] == [days(20, 30)]
 
 
 def test_what_was_never_asked_for_is_no_gap() -> None:
@@ -323,7 +326,7 @@ def test_ages_are_short(seconds: int | None, said: str) -> None:
 
 
 def test_a_gap_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for() -> None:
-    found = [PairStatus(PAIR, gaps=[days(0, 366), days(400, 401)])]
+    found = [PairStatus(PAIR, coverage=[days(366, 400)], gaps=[days(0, 366), days(400, 401)])]
     told = [
         f"{PAIR}: not covered: 2020-01-01 to 2021-01-01",
         f"{PAIR}: not covered: 2021-02-04 to 2021-02-05",
@@ -336,7 +339,8 @@ def test_a_gap_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for(
 
 
 def test_not_every_gap_of_hundreds_is_said() -> None:
-    many = PairStatus("A", gaps=[Range(i, i + 1) for i in range(0, 100, 2)])
+    steps = [Range(i, i + 1) for i in range(100)]
+    many = PairStatus("A", coverage=steps[1::2], gaps=steps[::2])
     said = remarks([many])
     assert (len(said), said[-1]) == (21, "and 30 more gaps; --json shows all")
 
