@@ -13,8 +13,8 @@ from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
 from harvester.schema import Int64s, times
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, union
 
-MAX_RUNS = 100_000
-"""Runs of bad rows that are kept in memory; further ones are joined to the last one."""
+MAX_RUNS = 1_000
+"""Runs of bad rows that are kept apart, as each ends a segment; others are joined to the last."""
 
 
 @dataclass(slots=True)

@@ -566,6 +566,37 @@ def test_time_about_a_row_that_one_file_left_out_is_not_covered_by_another(
     assert is_covered(tmp_path / "data", START_S + 3_100)
 
 
+FEW_PLACES = """
+import sys
+import harvester.csv_import.uncovered_times as module
+from harvester.cli.main import main
+module.MAX_RUNS = 3
+main()
+"""
+
+
+def test_broken_rows_in_more_places_than_are_kept_apart_lose_nothing(
+    command: Any, tmp_path: Path
+) -> None:
+    """A file for each of thousands of places would take too long: the last ones are one gap."""
+    rows = regular(START_S, START_S + 120_000, 600)
+    broken = [f"{row[0] + 60},oops,1.0\n".encode() for row in rows[4:16:2]]
+    data = lines(*rows[:5])
+    for place, text in enumerate(broken):
+        data += text + lines(*rows[5 + 2 * place : 7 + 2 * place])
+    (tmp_path / "XBTUSD.csv").write_bytes(data + lines(*rows[17:]))
+    done = command("XBTUSD.csv", "--skip-bad-rows", "--json", program=FEW_PLACES)
+    assert (done.status, done.reports[0]["bad"]) == (4, 6)
+    gaps = TradeStore(tmp_path / "data").gaps("XBTUSD")
+    inner = [gap for gap in gaps if rows[0][0] < gap.after // SECOND < rows[20][0]]
+    assert len(inner) == 3
+    assert inner[2].through > rows[14][0] * SECOND
+    for text in broken:
+        assert not is_covered(tmp_path / "data", int(text.split(b",")[0]))
+    kept = [row for row in rows if is_covered(tmp_path / "data", row[0])]
+    assert stored(tmp_path) == exact(kept)
+
+
 def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path) -> None:
     rows = regular(START_S, START_S + 6_000, 600)
     (tmp_path / "XBTUSD.csv").write_bytes(b"17000o,1.5,2\n" + lines(*rows) + b"17000\n1\n")
