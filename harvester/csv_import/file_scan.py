@@ -69,10 +69,12 @@ def detect(sample: bytes, name: str) -> Layout:
         name: the name of the file, for messages.
 
     Raises:
-        BadFile: it does not have the three, or the six or seven columns of a trade.
+        BadFile: it does not have the three, or the six or seven columns of a trade, or a header
+            names them otherwise: price and volume can't be told apart without it.
     """
     try:
-        lines = [line for line in csv.reader(sample.decode().splitlines()[:SAMPLE_LINES]) if line]
+        text = sample.decode("utf-8-sig").splitlines()[:SAMPLE_LINES]
+        lines = [line for line in csv.reader(text) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadFile(f"{name} is no CSV text ({error}): nothing of it was imported") from error
     width = Counter(map(len, lines)).most_common(1)[0][0] if lines else 0
@@ -92,6 +94,11 @@ def detect(sample: bytes, name: str) -> Layout:
         raise BadFile(
             f"{name} begins {','.join(rows[0])!r}, which is neither time, price, volume nor price, "
             "volume, time, b/s, m/l, misc, trade id: give Kraken's files of trades"
+        )
+    if header and not named:
+        raise BadFile(
+            f"{name} has the header {','.join(header)!r}, whose names are not all known: call the "
+            f"columns {'time, price and volume' if width == len(SHORT) else ', '.join(FULL)}"
         )
     return Layout(named or columns, header is not None)
 

@@ -64,6 +64,22 @@ def test_a_header_tells_price_and_volume_apart() -> None:
     assert detect(text, "x.csv").columns == ("time", "volume", "price")
 
 
+def test_a_header_behind_a_byte_order_mark_is_read() -> None:
+    text = b"\xef\xbb\xbftime,volume,price\n1588888888,0.5,9000.1\n"
+    assert detect(text, "x.csv") == (("time", "volume", "price"), True)
+
+
+@pytest.mark.parametrize("header", [b"unixtime,volume,price", b"timestamp,qty,price", b"a,b,c"])
+def test_a_header_of_other_names_is_refused(header: bytes) -> None:
+    """Its price and volume would be taken in the usual order, which may be the wrong one."""
+    with pytest.raises(BadFile) as caught:
+        detect(header + b"\n" + GOOD * 5, "x.csv")
+    assert str(caught.value) == (
+        f"x.csv has the header {header.decode()!r}, whose names are not all known: call the "
+        "columns time, price and volume"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
