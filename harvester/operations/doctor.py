@@ -28,7 +28,7 @@ from harvester.errors import (
     HarvesterError,
     without_credentials,
 )
-from harvester.kraken.answers import read_result
+from harvester.kraken.answers import Transient, read_result
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN, read_candles
 from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, read_pairs, resolve
@@ -234,7 +234,7 @@ class _Questions:
         await self._ask("unknown_pair", "Trades", pair=NO_PAIR)
         try:
             pair = resolve(name, read_pairs(read_result(answers.body("pairs"))).values())
-        except NotChecked:
+        except (NotChecked, Transient, ExchangeError):
             return
         answers.pair = pair
         await self._ask("candles", "OHLC", pair, interval="1")
@@ -252,7 +252,7 @@ class _Questions:
     async def _ask_since(self, label: str, pair: Pair, since_ns: Callable[[], int]) -> None:
         try:
             since = since_ns()
-        except NotChecked as error:
+        except (NotChecked, Transient, ExchangeError) as error:
             self.answers.failures[label] = str(error)
         else:
             await self._ask(label, "Trades", pair, since=str(since))

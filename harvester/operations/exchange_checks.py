@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from itertools import pairwise
@@ -103,7 +103,7 @@ class RawPage(NamedTuple):
         """The cursor as nanoseconds.
 
         Raises:
-            NotChecked: it has not the form of one.
+            NotChecked: `last` is not a cursor.
         """
         found = _CURSOR.fullmatch(self.last or b"")
         if found is None:
@@ -167,11 +167,17 @@ class Answers:
         tokens = [[bytes(token) for token in row] for row in decoded]
         return RawPage(market, tokens, None if last is None else bytes(last))
 
-    def pages(self) -> Iterator[tuple[str, RawPage]]:
-        """The pages of trades that were answered."""
-        for label in ("newest", "after_newest", "first", "second"):
-            if label in self.bodies:
-                yield label, self.page(label)
+    def pages(self) -> list[tuple[str, RawPage]]:
+        """The pages of trades that were answered.
+
+        Raises:
+            NotChecked: there is none.
+        """
+        labels = ("newest", "after_newest", "first", "second")
+        found = [(label, self.page(label)) for label in labels if label in self.bodies]
+        if not found:
+            raise NotChecked("no page of trades was answered")
+        return found
 
 
 # --- the endpoints without trades -----------------------------------------------------------------
@@ -234,7 +240,10 @@ def check_stocks(answers: Answers) -> str:
 
 def check_unknown_pair(answers: Answers) -> str:
     """Check the error for a pair that does not exist."""
-    error = answers.failures.get("unknown_pair", "an answer without an error")
+    error = answers.failures.get("unknown_pair")
+    if error is None:
+        answers.body("unknown_pair")
+        error = "an answer without an error"
     if "unknown_pair" in answers.bodies or "EQuery:Unknown asset pair" not in error:
         raise Differs(
             brief(error), "a delisted pair may be requested again and again until give_up_s"
@@ -248,6 +257,8 @@ def check_unknown_pair(answers: Answers) -> str:
 def check_trade_row(answers: Answers) -> str:
     """Check the number and the types of a trade's elements."""
     rows = [row for _, page in answers.pages() for row in page.rows]
+    if not rows:
+        raise NotChecked("the market has no trades")
     _check_columns(rows, TRADE_COLUMNS, least=6, trouble="no trades can be downloaded")
     lengths = Counter(map(len, rows))
     seen = ", ".join(f"{count:,} rows of {length} elements" for length, count in lengths.items())
@@ -334,15 +345,14 @@ def _ids(answers: Answers, label: str) -> list[int]:
 
 def check_times(answers: Answers) -> str:
     """Say how many decimals times have, and how far they are from the cursor."""
-    decimals = max(
-        9 if page.unit_ns == 1 else 10 - len(str(page.unit_ns)) for _, page in answers.pages()
-    )
-    longest = max(
-        -int(time.as_tuple().exponent) for _, page in answers.pages() for time in page.times
-    )
+    pages = [page for _, page in answers.pages() if page.rows]
+    if not pages:
+        raise NotChecked("the market has no trades")
+    decimals = max(9 if page.unit_ns == 1 else 10 - len(str(page.unit_ns)) for page in pages)
+    longest = max(-int(time.as_tuple().exponent) for page in pages for time in page.times)
     if longest > 9:
         raise Differs(f"times of {longest} decimals", "such trades can't be stored")
-    off_ns = max((abs(_off_ns(page)) for _, page in answers.pages() if page.rows), default=0)
+    off_ns = max(abs(_off_ns(page)) for page in pages)
     return f"{decimals} decimals, up to {off_ns:,} ns from `last`"
 
 

@@ -281,7 +281,28 @@ def test_an_exchange_that_is_away_is_not_examined_further(tmp_path: Path) -> Non
     results = {check.name: check for check in archive.doctor(exchange=True)}
     assert results["reachable"].status == "differs"
     assert "no connection" in results["reachable"].seen
-    assert results["since"].status == "not checked"
+    assert {results[name].status for name in CHECKS} == {"not checked"}
+
+
+@pytest.mark.parametrize("endpoint", ["AssetPairs", "Trades"])
+def test_an_answer_that_is_cut_off_ends_no_diagnosis(endpoint: str, tmp_path: Path) -> None:
+    class Cut(Kraken):
+        def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
+            reply = super().answer(path, params, agent)
+            is_cut = path.endswith(endpoint) and b'"result"' in reply.body
+            return replace(reply, body=reply.body[: len(reply.body) // 2]) if is_cut else reply
+
+    results = examine(Cut(sample_trades.market(TRADES)), tmp_path)
+    assert results["clock"].status == "ok"
+    name = "pairs" if endpoint == "AssetPairs" else "trade pages"
+    assert results[name].status == "differs"
+    assert "not a complete answer" in results[name].seen
+
+
+def test_a_market_without_trades_is_not_checked_for_their_form(tmp_path: Path) -> None:
+    results = examine(Kraken(sample_trades.market([])), tmp_path)
+    for name in ("trade columns", "times"):
+        assert results[name] == CheckResult(name, "not checked", "the market has no trades")
 
 
 # --- the command ----------------------------------------------------------------------------------
