@@ -375,8 +375,8 @@ class Archive:
     ) -> RefreshResult:
         """Download new trades of some pairs up to now, fill their gaps, and maintain their files.
 
-        Run it every night. A stored pair continues where its last request ended; a new pair begins
-        with its first trade. docs/nightly.md explains the states.
+        Run it every night. A stored pair is completed from the start of its last requested range
+        on; a new pair begins with its first trade. docs/nightly.md explains the states.
 
         Args:
             *pairs: names in any spelling, or patterns such as `*/EUR`. Default: the setting
@@ -469,8 +469,8 @@ class Archive:
         Args:
             *pairs: names in any spelling, or patterns such as `XBT/*`.
             every: store new trades at least this often: text such as `10s`, or a timedelta.
-            since: first download what is missing from this time on. Default: a stored pair
-                continues where its last request began, another one begins now.
+            since: first download what is missing from this time on. Default: a stored pair is
+                completed from the start of its last requested range on, another begins now.
             progress: called in another thread with each event of `harvester.download.events`:
                 a `Followed` event per poll and pair. True shows one status line.
             cancel: ends the call in good order once its `cancel()` is called.
@@ -1546,7 +1546,8 @@ class Archive:
                 complete: a `PairReport`, `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
             estimate_trades: before a repair, request weekly trade counts, so that events contain
                 an estimate of the trades that are left.
-            cancel: ends a repair early once its `cancel()` is called, from any thread.
+            cancel: ends a repair or the comparison with the exchange early once its `cancel()` is
+                called, from any thread.
 
         Returns:
             A report per pair, from after the repair if there was one. `faults` is empty if nothing
@@ -1572,6 +1573,7 @@ class Archive:
         names = self._resolve_known(pairs) or self._store.pairs_to_verify()
         settings = self._settings
         if repair:
+            # Fails now, before hours of reading, if the archive can't be written.
             TradeStore(self.path, is_written=True)
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
@@ -1583,7 +1585,7 @@ class Archive:
                         TradeStore(self.path, is_written=True),
                         settings,
                         reports,
-                        RunOptions(listener, stop, estimates=estimate_trades),
+                        RunOptions(listener, stop, estimates=estimate_trades or progress is True),
                         self._warn,
                     ),
                     cancel,
@@ -1592,11 +1594,12 @@ class Archive:
                 run_in_thread(
                     lambda stop: maintenance.compare_with_exchange(
                         TradeStore(self.path), settings, reports, listener, stop
-                    )
+                    ),
+                    cancel,
                 )
             if against_csv:
                 maintenance.compare_with_csv(
-                    self._store, settings, files, reports, listener, all_pairs=bool(pairs)
+                    self._store, settings, files, reports, listener, reports_all_pairs=bool(pairs)
                 )
             return reports
 
@@ -1696,8 +1699,8 @@ class Archive:
             A result with `uploaded`, `uploaded_bytes`, `unchanged`, `deleted`, `kept`, `seconds`.
 
         Raises:
-            UsageError: it is no URL of an object store, a library is missing, or this archive is
-                itself in an object store.
+            UsageError: `url` is not the URL of an object store, a library is missing, or this
+                archive is itself in an object store.
             NothingHeld: the archive is empty.
             ArchiveError: the store can't be reached, or refuses; or it has other bytes than sent.
             ArchiveLocked: another sync of the archive is running.
@@ -1762,7 +1765,7 @@ class Archive:
         return [anonymous(result) for result in results]
 
     def _repr_html_(self) -> str:
-        # It imports DuckDB.
+        # Imported here because it imports DuckDB, which is slow.
         from harvester.notebook import show_archive
 
         store = self._store

@@ -1,6 +1,6 @@
-"""Run a backfill or a refresh for `Archive`, on the running event loop or in a thread with its own.
+"""Run downloads and imports for `Archive`, on the running event loop or in a thread with its own.
 
-A `BackfillRun` or `RefreshRun` also keeps the record in the run log.
+Each run keeps a record in the run log.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class RefreshRun:
             self.progress,
             cancel,
             estimates=self.estimate_trades,
-            # Only `backfill --replace-imported` cures it: a night's status is for what is new.
+            # Only `backfill --replace-imported` corrects it, so a nightly run does not fail by it.
             only_notes_imports=True,
         )
         with record_run(self.store, "refresh", request, self.settings, self.warn) as record:

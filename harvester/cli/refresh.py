@@ -80,8 +80,8 @@ def refresh(
     """Download new trades up to now, fill gaps, and maintain the files.
 
     Without PAIR: those of [refresh] pairs in config.toml, or all stored pairs if it is empty. PAIR
-    is a name in any spelling, or a pattern such as '*/EUR'. A stored pair continues from its last
-    request; a new one begins with its first trade.
+    is a name in any spelling, or a pattern such as '*/EUR'. A stored pair is
+    completed from the start of its last request on; a new one begins with its first trade.
 
     Safe to run at any time. While another refresh runs, it ends with status 5. The exit status is 0
     only if every pair is complete; after 3 and 5, run it again later. If it is not 0, [refresh]

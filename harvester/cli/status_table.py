@@ -251,7 +251,7 @@ def _columns(found: Sequence[PairStatus], levels: Sequence[str], signs: BarSigns
         Column("age", lambda status: age(status.age_s), _highest_age),
         Column("coverage", bar, lambda _: "", _years_text(over)),
         _sum_column("gaps", lambda status: len(status.gaps)),
-        Column("calls left", _calls, lambda all_: f"{sum(status.calls or 0 for status in all_):,}"),
+        Column("calls left", _calls, _all_calls),
         _sum_column("files", lambda status: status.files),
         Column("MB", lambda status: _mb([status]), _mb),
         Column("B/trade", lambda status: _bytes_per_trade([status]), _bytes_per_trade),
@@ -288,6 +288,12 @@ def _years_text(over: Sequence[int]) -> str:
 
 def _calls(pair_status: PairStatus) -> str:
     return "?" if pair_status.calls is None else f"{pair_status.calls:,}"
+
+
+def _all_calls(found: Sequence[PairStatus]) -> str:
+    """The sum, and a question mark if it is not known of every pair."""
+    known = [status.calls for status in found if status.calls is not None]
+    return f"{sum(known):,}" + (" + ?" if len(known) < len(found) else "")
 
 
 def _highest_age(found: Sequence[PairStatus]) -> str:

@@ -186,8 +186,8 @@ def _first_row(rows: pa.RecordBatch, after: int) -> FirstRow | None:
 
 # --- id continuity --------------------------------------------------------------------------------
 
-JUMPS_BELIEVED = 12
-"""After so many pages in a row with id gaps that requests did not fill, gaps are only recorded."""
+MAX_FRUITLESS_PAGES = 12
+"""After this many pages in a row whose id gaps could not be filled, gaps are only recorded."""
 
 MAX_KEPT_BACK = 20_000
 """Rows kept back at most until the next trade with an id shows that nothing is missing."""
@@ -214,7 +214,7 @@ class IdContinuityChecker:
     Attributes:
         lost: trades that the exchange shows outside of the range, where they are not stored.
         confirmed: id gaps that two answers agree on, in order.
-        across_imports: id gaps that imported rows leave, which have no ids.
+        across_imports: id gaps with imported rows between their ids, which have none.
         unconfirmed: other id gaps, that were not requested again, or not answered.
 
     Whoever handles the entries of these lists empties them.
@@ -240,7 +240,7 @@ class IdContinuityChecker:
         self._last_id: LastId | None = None
         self._kept_back = no_rows()
         self._passed_ns = within.after
-        self._unfruitful = 0
+        self._fruitless_pages = 0
         self._margin_ns = LEAST_MARGIN_NS
         # The id before the range behind which there is imported data, and whether there is such
         # data behind the range: it has no ids.
@@ -264,7 +264,7 @@ class IdContinuityChecker:
         self._id_before_import = last_id.trade_id if last_id and is_imported else None
         self._known_gap = known_gap
 
-    def pass_over(self, rows: pa.RecordBatch) -> None:
+    def continue_after_uncovered(self, rows: pa.RecordBatch) -> None:
         """Continue from rows before the range that a page shows and the archive does not have."""
         self._last_id = find_gaps(None, rows)[1] or self._last_id
         self._id_not_stored = self._last_id.trade_id if self._last_id else None
@@ -328,9 +328,9 @@ class IdContinuityChecker:
         self.confirmed += [gap for gap in gaps if gap.sides == known]
         gaps = [gap for gap in gaps if gap.sides != known]
         if not gaps:
-            self._unfruitful = 0 if rows.num_rows else self._unfruitful
+            self._fruitless_pages = 0 if rows.num_rows else self._fruitless_pages
             return rows, last_id
-        if self._unfruitful >= JUMPS_BELIEVED:
+        if self._fruitless_pages >= MAX_FRUITLESS_PAGES:
             self._record_unconfirmed(self._gaps_of_range(gaps))
             return rows, last_id
         absent: Counter[tuple[int, int]] = Counter()
@@ -356,7 +356,7 @@ class IdContinuityChecker:
             if all(absent[gap.sides] >= 2 or gap.sides in outside for gap in gaps):
                 break
         has_found = rows.num_rows > count_before or bool(outside)
-        self._unfruitful = 0 if has_found else self._unfruitful + 1
+        self._fruitless_pages = 0 if has_found else self._fruitless_pages + 1
         gaps = self._gaps_of_range(gaps)
         self._record([gap for gap in gaps if gap.sides not in outside], absent)
         self.lost += [
@@ -406,7 +406,7 @@ class IdContinuityChecker:
                 f"{show(first.after_ns)}, and the exchange did not show the place again"
             )
             self._listener(Noted(self._pair, text))
-        if gaps and self._unfruitful == JUMPS_BELIEVED:
+        if gaps and self._fruitless_pages == MAX_FRUITLESS_PAGES:
             text = (
                 "it has many id gaps, and requesting them again finds nothing; from here on they "
                 "are recorded without requesting them again"

@@ -26,6 +26,8 @@ class CancelToken:
 
     def __init__(self) -> None:
         self.is_cancelled = False
+        """Whether the run has to end: `cancel` was called, or its time is up."""
+        self.is_cancelled_by_caller = False
         """Whether `cancel` was called."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
@@ -37,6 +39,11 @@ class CancelToken:
 
     def cancel(self) -> None:
         """Cancel the download, from any thread or a signal handler."""
+        self.is_cancelled_by_caller = True
+        self.end_run()
+
+    def end_run(self) -> None:
+        """Cancel what runs, as its time is up; the caller's next run is not cancelled by that."""
         self.is_cancelled = True
         if self._loop is not None:
             # A closed loop has nothing left to cancel.

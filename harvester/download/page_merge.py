@@ -155,8 +155,8 @@ class PageMerger:
         shows_last = int(stamps[start]) == self.last_ns
         is_cut = self._before_ns is not None and self._before_ns not in stamps[:start]
         if is_cut or not (shows_last and self._repeats_tail(rows.slice(start))):
-            # It was requested from before the last rows so far, and does not show them: these may
-            # have been printed too late, and trades between pages would be lost.
+            # The page was requested from before the last known rows and does not show them. Their
+            # times may have been printed too late, and trades between the pages could be lost.
             return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
         return self._advance(
             rows.slice(start), stamps[start:], cursor, unit_ns, limit, is_full=is_full
@@ -223,7 +223,8 @@ class PageMerger:
                 return MergeStep(no_rows(), JoinResult.UNPROVEN_END)
             self.unproven = NO_ROWS
             if is_full and is_past and end > same and len(stamps) - end == 1:
-                # Both answers may print it too late: go on from the last row within the limit.
+                # Both answers may print the row behind the limit too late, so do not end here:
+                # go on from the last row within the limit.
                 rows, stamps, cursor, is_past = rows.slice(0, end), stamps[:end], None, False
         newest_ns = int(stamps[-1])
         last = int(stamps.searchsorted(newest_ns))
@@ -242,11 +243,11 @@ class PageMerger:
             if group is shown
             else joined([group, rows.slice(same, stop - same)])
         )
-        before, wanted = self._split_at_start(final)
+        before, rows_of_range = self._split_at_start(final)
         if is_past:
             beyond = _first_id(rows.slice(end))
-            return MergeStep(wanted, JoinResult.REACHED_END, beyond, before)
-        return MergeStep(wanted, JoinResult.ADVANCED, before=before)
+            return MergeStep(rows_of_range, JoinResult.REACHED_END, beyond, before)
+        return MergeStep(rows_of_range, JoinResult.ADVANCED, before=before)
 
     def _join_without_later_rows(
         self, rows: pa.RecordBatch, stamps: Int64s, cursor: int | None, *, is_full: bool

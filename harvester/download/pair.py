@@ -72,7 +72,7 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
 CHUNK_NS = 30 * DAY
 
 MAX_LOSS_ROUNDS = 3
-"""Ranges that are downloaded again may show more losses next to them; so often that is followed."""
+"""Downloading a lost range may show another lost range beside it: so many rounds are made."""
 
 
 class PairDownload:
@@ -165,6 +165,7 @@ class PairDownload:
             self._done = await self._download()
             if self._options.after_pair is not None:
                 await self._options.after_pair(self)
+                # A re-download may have turned covered ranges into gaps.
                 await self._download_ranges([])
             await self._finish()
             if any(segment.is_imported for segment in self._store.segments(self._pair)):

@@ -141,7 +141,7 @@ class RangeDownload:
             step = merger.join(page.rows, page.cursor_ns, page.unit_ns, self._range.through)
             self._buffer.cursor = page.last or self._buffer.cursor
             if step.before.num_rows and self._left is None:
-                self._ids.pass_over(step.before)
+                self._ids.continue_after_uncovered(step.before)
             if step.result in (JoinResult.ADVANCED, JoinResult.REACHED_END):
                 self._pages.conflicts = 0
                 await self._add(*await self._ids.check(step.rows, page.unit_ns))
@@ -211,7 +211,7 @@ class RangeDownload:
             self._ids.begin_at(None)
         else:
             skipped_ns, cursor, tries = self._stuck
-        # An exclusive `since` goes on behind the cursor, an inclusive one behind its successor.
+        # If the exchange takes `since` as exclusive, `cursor` leads on; else `cursor + 1` does.
         since_ns = cursor + tries
         if tries > 1:
             since_ns = skipped_ns + LEAST_MARGIN_NS * 4**tries

@@ -63,8 +63,8 @@ OnAnswer = Callable[[HttpAnswer, float], None]
 class Client:
     """Kraken's public endpoints, for use as an async context manager.
 
-    Each call is retried, with growing waits, while its failures are transient and some call had a
-    valid answer within the last `give_up_s` seconds.
+    Each call is retried, with growing waits, while its failures are transient, for up to
+    `give_up_s` seconds from its first failure; for 15 s as long as no call was ever answered.
 
     Attributes:
         calls: requests sent so far.
@@ -323,7 +323,7 @@ class Client:
         def wait_or_stop(error: Exception) -> bool | float:
             nonlocal first_failure_s
             first_failure_s = first_failure_s or time.monotonic()
-            # The limit is read each time: another pair's valid answer extends it.
+            # The limit is read each time: the first valid answer of any call raises it.
             if not isinstance(error, Transient) or (
                 time.monotonic() - first_failure_s >= self._give_up_s
             ):

@@ -34,7 +34,7 @@ from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show
 
 SPARE_FACTOR = 0.8
-"""Trades are committed after this part of `--every`, so that a burst or a slow answer may follow.
+"""Trades are committed after this fraction of `--every`: a burst or a slow answer takes time.
 
 The exchange's clock, by which they are settled, counts whole seconds; this makes up for that, too.
 """
@@ -58,7 +58,7 @@ MAX_PRICES = 5
 """The status line shows the prices of so many pairs."""
 
 LONGEST_AGE_S = 600
-"""The status line shows ages up to this one in seconds."""
+"""The status line leaves out ages of this many seconds or more."""
 
 
 class FollowResult(NamedTuple):
@@ -286,7 +286,7 @@ class _FollowedPair:
         error = await capture_error(self._follow())
         is_live = self._has_polled and not self.is_behind and self._poll_error is None
         if isinstance(error, Interrupted) and is_live:
-            error = None  # as it is meant to end
+            error = None  # the user ended it
         self.has_ended = True
         download, begun = self._new_download(), self._begun or 0
         download.trades, download.pages.requested = self.trades, self._pages

@@ -292,7 +292,7 @@ def compare_with_csv(
     reports: Sequence[PairReport],
     listener: Listener,
     *,
-    all_pairs: bool,
+    reports_all_pairs: bool,
 ) -> None:
     """Compare the candles of some pairs with Kraken's downloadable candle files (OHLCVT).
 
@@ -302,12 +302,12 @@ def compare_with_csv(
         files: all files that were found; their names say of which pairs they are.
         reports: a report per pair, whose `csv` becomes the result; errors in files are in it.
         listener: receives the choice of files, the steps in bytes, and each pair's result at once.
-        all_pairs: whether pairs without a file are reported, too.
+        reports_all_pairs: whether pairs without a file are reported, too.
     """
     known = known_pairs(archive)
     choice = against_kraken.choose(files, [report.pair for report in reports], known.values())
     listener(Reported("", choice))
-    compared = [report for report in reports if choice.files[report.pair] or all_pairs]
+    compared = [report for report in reports if choice.files[report.pair] or reports_all_pairs]
     listener(Begun(len(compared)))
     limit = settings.candles.memory_limit
     for report in compared:

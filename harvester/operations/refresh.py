@@ -264,12 +264,11 @@ class _Refresh:
     def time_is_up(self) -> None:
         """Stop in good order, as the time limit is reached."""
         self._time_is_up = True
-        self._stop.cancel()
+        self._stop.end_run()
 
     def forget_time_limit(self) -> None:
-        """Leave the token as the caller did, for what is done after the refresh."""
-        if self._time_is_up:
-            self._stop.is_cancelled = False
+        """Reset the token that the time limit cancelled, so that a sync may follow."""
+        self._stop.is_cancelled = self._stop.is_cancelled_by_caller
 
     async def run(self, texts: Sequence[str], asset_class: str | None) -> None:
         """Refresh the pairs that names and patterns mean; `asset_class` limits patterns.
@@ -351,6 +350,9 @@ class _Refresh:
 
     async def _download(self, requests: list[BackfillRequest]) -> list[BackfillResult]:
         self._listener(Begun(len(requests)))
+        if not requests:
+            # Without a pair, nobody would get the error of a request of the clock.
+            return []
         try:
             results = await backfill(
                 self._client, self._archive, requests, self._settings, self._options
@@ -391,6 +393,8 @@ class _Refresh:
 
     async def _maintain(self, name: str) -> None:
         """Compact and check the files of a pair that the exchange does not list any more."""
+        if self._stop.is_cancelled_by_caller:
+            raise Interrupted("interrupted; the same command goes on where it stopped")
         with writer(self._archive, name) as pair_writer:
             await asyncio.to_thread(
                 run_maintenance, pair_writer, self._settings.candles.rollups, self._listener

@@ -403,7 +403,7 @@ class Result:
     # --- running ---------------------------------------------------------------------------------
 
     def _warn_of_notes(self, stacklevel: int) -> None:
-        """Warn of what the rows do not show, as a frame that is made of them has no notes."""
+        """Give the notes as warnings: a frame that is made from the rows does not carry them."""
         for note in self.notes:
             warnings.warn(f"{self._source.title}: {note}", ResultWarning, stacklevel=stacklevel)
 

@@ -35,7 +35,7 @@ class BoundaryTrades:
 
     Attributes:
         bars: in order: each trade at the opening time, the other trades merged, and each trade at
-            the end; see `aggregate.bars_of_trades`.
+            the end; see `arrow_aggregation.bars_of_trades`.
         at_opening: how many trades were published exactly at its opening time.
         at_end: how many trades were published exactly at its end.
     """

@@ -186,7 +186,8 @@ class CandleComparison:
         """Compare all candles of a period with those of the exchange; periods come in order.
 
         Args:
-            candles: the exchange's candles that open in the period, a table of `ohlcvt.ROWS`.
+            candles: the exchange's candles that open in the period: a table of
+                `ohlcvt_reader.ROWS`.
             period: it begins and ends where candles do.
         """
         if period.after >= period.through:
@@ -328,8 +329,8 @@ FROM candles ASOF LEFT JOIN coverage ON time_ns > coverage.after"""  # noqa: S60
 _COVERAGE = pa.schema([("after", pa.int64()), ("through", pa.int64())])
 _AT_ONCE = 4_096
 
-# An equal candle without a trade exactly at its opening is only counted: no trade of it may count
-# in the candle before. A local candle outside of the period is not the file's concern.
+# An equal candle without a trade exactly at its opening is only counted: none of its trades could
+# belong to the candle before it. A local candle outside of the period is not the file's concern.
 _COUNTS_SQL = f"""SELECT reason, count(*),
     coalesce(sum(e_count) FILTER (reason IS NULL), 0)::BIGINT FROM joined
 WHERE (is_equal AND NOT is_opened AND reason IS NULL)

@@ -20,7 +20,7 @@ from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from process import ended, wait_for
 
-from harvester.download.events import BackfillResult, CancelToken, Event, PageRead
+from harvester.download.events import BackfillResult, Begun, CancelToken, Event, PageRead
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
@@ -414,6 +414,47 @@ def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
     assert states(report) == {"XBTUSD": "unfinished"}
     assert (report["exit_status"], only(report)["exit_status"]) == (0, 0)
     assert nights.rows()["XBTUSD"] == only(report)["trades_added"] > 0
+
+
+def test_a_run_that_is_cancelled_after_its_time_limit_stays_cancelled(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync follows the refresh if the time is up, and not if the user has ended the run."""
+    runs: list[module._Refresh] = []
+
+    class Refreshing(module._Refresh):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            runs.append(self)
+
+    monkeypatch.setattr(module, "_Refresh", Refreshing)
+    for is_cancelled in (False, True):
+        stop = CancelToken()
+
+        def listen(event: Event, stop: CancelToken = stop, ends: bool = is_cancelled) -> None:
+            if isinstance(event, PageRead):
+                runs[-1].time_is_up()
+                if ends:
+                    stop.cancel()
+
+        assert states(nights.refresh("XBTUSD", stop=stop, listener=listen)) != {}
+        assert stop.is_cancelled == is_cancelled
+
+
+def test_a_cancelled_run_with_delisted_pairs_only_says_so(nights: Nights) -> None:
+    nights.refresh("XBTUSD")
+    nights.exchange.delist("XBTUSD")
+    clock_calls = len([call for call in nights.exchange.calls if call.path.endswith("/Time")])
+    stop = CancelToken()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Begun):
+            stop.cancel()
+
+    outcome = only(nights.refresh(stop=stop, listener=listen))
+    assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
+    calls = [call for call in nights.exchange.calls if call.path.endswith("/Time")]
+    assert len(calls) == clock_calls
 
 
 def test_that_the_time_is_up_hides_no_damage(nights: Nights) -> None:

@@ -284,7 +284,7 @@ def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
 def test_a_skip_where_a_run_was_interrupted_is_excused_once(
     started: Any, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
-    monkeypatch.setattr(completeness, "JUMPS_BELIEVED", 1)
+    monkeypatch.setattr(completeness, "MAX_FRUITLESS_PAGES", 1)
     trades, _ = always_skipping(pages)
     scenario: Any = started(trades)
     scenario.crawl(stop_after_pages=pages).only(PAIR)

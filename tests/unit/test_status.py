@@ -255,7 +255,7 @@ def test_a_narrow_terminal_shows_what_matters_most() -> None:
         "pair         trades        last  age   2013-20  gaps  calls left  files     MB",
         "XBTUSD   85,123,456  2020-04-30   3h  #######+     1       1,204     31  912.3",
         "ETHEUR            5               1m  .......#     0           ?      0    0.0",
-        "2 pairs  85,123,461  2020-04-30   3h               1       1,204     31  912.3",
+        "2 pairs  85,123,461  2020-04-30   3h               1   1,204 + ?     31  912.3",
     ]
     assert max(len(line) for line in shown) <= 80
 
