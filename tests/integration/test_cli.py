@@ -181,6 +181,7 @@ def test_status_tells_what_is_held(harvester: Any) -> None:
         "coverage": [[1704067199999999999, 1717199999999999999]],
         "wanted": [[1704067199999999999, 1717199999999999999]],
         "gaps": [],
+        "never_requested": [],
         "files": 1,
         "rollups": {"1h": 1, "1m": 1},
         "rollups_wanted": 1,
