@@ -22,7 +22,7 @@ KILLS = st.tuples(st.integers(0, 40), st.booleans())
 
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
-def test_any_tape_of_any_pages_under_any_faults_and_kills_is_exact(
+def test_any_trades_in_any_pages_under_any_faults_and_kills_are_stored_exactly(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     market = data.draw(sample_trades.tapes(min_size=1))

@@ -114,7 +114,7 @@ def harvester_time(stamp_ns: int) -> str:
     return f"{datetime.fromtimestamp((stamp_ns + 1) // 10**9, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: Path) -> None:
+def test_days_that_differ_are_printed_with_quiet(run: Any, tmp_path: Path) -> None:
     lines = csv_files.three_columns(TRADES[:4_000]).splitlines(keepends=True)
     (tmp_path / "XBTUSD.csv").write_bytes(b"".join(lines[:2_000] + lines[2_001:]))
     assert run("import", "XBTUSD.csv", "-q").returncode == 0

@@ -193,7 +193,7 @@ THIRTY: list[tuple[Callable[[Month], Night], int, dict[str, str]]] = [
 ]
 
 
-def test_after_thirty_nights_of_all_kinds_the_archive_is_the_exchanges_tape(tmp_path: Path) -> None:
+def test_after_thirty_nights_of_all_kinds_the_archive_equals_the_exchange(tmp_path: Path) -> None:
     markets = [
         daily("XBTUSD", 200, 36),
         daily("ETHEUR", 60, 36, 2),

@@ -48,7 +48,7 @@ def begun(request: Any, tmp_path: Path) -> Iterator[Begun]:
         yield Begun(tmp_path, exchange, trades, early)
 
 
-def test_killed_at_every_step_on_the_disk_a_redownload_goes_on(
+def test_a_redownload_killed_at_any_step_on_the_disk_is_continued(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = 0

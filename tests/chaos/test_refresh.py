@@ -91,7 +91,7 @@ def test_names_on_the_command_line_count_instead_of_those_in_config(nights: Nigh
     assert states(nights.refresh("ETH/EUR")) == {"ETHEUR": "complete"}
 
 
-def test_a_pair_goes_on_from_where_it_was_asked_for_last(nights: Nights) -> None:
+def test_a_refresh_starts_at_the_start_of_the_last_request(nights: Nights) -> None:
     crawl(nights, "XBTUSD", Range(day(1), day(2)))
     crawl(nights, "XBTUSD", Range(day(5), day(6)))
     assert only(nights.refresh())["state"] == "complete"
@@ -102,7 +102,7 @@ def test_a_pair_goes_on_from_where_it_was_asked_for_last(nights: Nights) -> None
     ]
 
 
-def test_a_pair_that_was_imported_goes_on_from_there(nights: Nights) -> None:
+def test_a_refresh_of_an_imported_pair_starts_at_its_first_trade(nights: Nights) -> None:
     crawl(nights, "XBTUSD", Range(day(1), day(2)))
     (nights.folder / "wanted" / "XBTUSD.json").unlink()
     nights.refresh()
@@ -171,7 +171,7 @@ def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> Non
     assert (run.running, run.done, run.failed) == ({}, 1, 0)
 
 
-def test_a_gap_that_can_not_be_filled_stays_one(tmp_path: Path) -> None:
+def test_a_gap_that_can_not_be_filled_stays_a_gap(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.one_stamp(1500, first_id=None))
     with Exchange([market]) as exchange:
         nights = Nights(tmp_path / "data", exchange, Clock(0))
@@ -196,7 +196,7 @@ def test_roll_ups_are_made_where_nothing_new_was_traded(nights: Nights) -> None:
     assert len(made) == 2
 
 
-def test_files_of_a_year_that_is_over_become_one(tmp_path: Path) -> None:
+def test_files_of_a_past_year_are_merged(tmp_path: Path) -> None:
     """Two nights that are not worth a merge, as long as more may come in their year."""
     new_year_ns = sample_trades.utc_ns(2025, 1, 1)
     start_ns = sample_trades.utc_ns(2024, 12, 30)
@@ -234,7 +234,7 @@ def test_a_pair_that_was_delisted_is_complete_up_to_then(nights: Nights) -> None
     assert report["pairs"][1]["covered_through_ns"] == through
 
 
-def test_a_pair_that_a_list_leaves_out_but_that_is_there_goes_on(nights: Nights) -> None:
+def test_a_pair_missing_from_the_list_that_still_answers_is_refreshed(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.pass_day()
     nights.exchange.unlisted = {"XBTUSD", "ETHEUR"}
@@ -243,7 +243,7 @@ def test_a_pair_that_a_list_leaves_out_but_that_is_there_goes_on(nights: Nights)
     assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
 
 
-def test_whether_a_pair_is_gone_is_not_known_where_nobody_answers(nights: Nights) -> None:
+def test_a_pair_missing_from_the_list_that_can_not_be_requested_has_failed(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.exchange.unlisted = {"XBTUSD"}
     nights.exchange.faults.push(*["unavailable"] * 1000, pair="XBTUSD")
@@ -261,7 +261,7 @@ def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
     assert outcome["gaps"] == [[day(1), day(2)]]
 
 
-def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on(
+def test_a_pair_that_is_delisted_during_the_run_fails_once_and_is_delisted_afterwards(
     nights: Nights,
 ) -> None:
     nights.refresh("XBTUSD")
@@ -278,7 +278,7 @@ def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on
     assert (outcome["state"], outcome["exit_status"], outcome["gaps"]) == ("delisted", 0, [])
 
 
-def test_a_pair_that_was_renamed_goes_on_under_its_old_name_here(nights: Nights) -> None:
+def test_a_renamed_pair_is_refreshed_under_its_old_name(nights: Nights) -> None:
     nights.pairs = ["XBT/USD"]
     nights.refresh()
     nights.exchange.change("XBTUSD", altname="BTCUSD", wsname="BTC/USD")
@@ -295,7 +295,7 @@ def test_a_pair_that_was_renamed_goes_on_under_its_old_name_here(nights: Nights)
     assert nights.rows().keys() == {"XBTUSD"}
 
 
-def test_a_market_in_maintenance_is_asked_for_nothing_and_is_to_be_tried_again(
+def test_during_maintenance_nothing_is_requested_and_the_status_is_3(
     nights: Nights,
 ) -> None:
     nights.refresh("XBTUSD")
@@ -311,7 +311,7 @@ def test_a_market_in_maintenance_is_asked_for_nothing_and_is_to_be_tried_again(
     assert states(report) == {"XBTUSD": "maintenance", "SOL/EUR": "maintenance"}
 
 
-def test_maintenance_that_begins_during_the_run_is_told_from_a_failure(nights: Nights) -> None:
+def test_maintenance_that_begins_during_the_run_is_no_failure(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.pass_day()
     nights.exchange.faults.push(*["unavailable"] * 1000, pair="XBTUSD")
@@ -325,7 +325,7 @@ def test_maintenance_that_begins_during_the_run_is_told_from_a_failure(nights: N
 
 
 @pytest.mark.parametrize("status", ["cancel_only", "post_only", "limit_only", "reduce_only"])
-def test_a_market_that_takes_few_orders_still_tells_its_trades(nights: Nights, status: str) -> None:
+def test_a_market_with_limited_trading_is_refreshed(nights: Nights, status: str) -> None:
     nights.exchange.change("XBTUSD", status=status)
     nights.exchange.status = status
     outcome = only(nights.refresh("XBTUSD"))
@@ -335,7 +335,7 @@ def test_a_market_that_takes_few_orders_still_tells_its_trades(nights: Nights, s
 # --- what ends it --------------------------------------------------------------------------------
 
 
-def test_a_second_run_says_who_holds_the_lock_and_since_when(nights: Nights) -> None:
+def test_a_second_run_is_an_error_with_the_holder_and_time_of_the_lock(nights: Nights) -> None:
     nights.pairs = ["XBTUSD"]
     with locked(nights.folder / "locks", "_refresh"):
         note = json.loads((nights.folder / "locks" / "_refresh.json").read_text())
@@ -454,7 +454,7 @@ def test_a_gap_is_filled_where_the_record_of_what_was_wanted_is_lost(nights: Nig
     assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
 
 
-def test_an_exchange_that_does_not_tell_its_status_is_taken_as_online(nights: Nights) -> None:
+def test_an_exchange_without_a_status_counts_as_online(nights: Nights) -> None:
     nights.exchange.faults.elsewhere["SystemStatus"] = deque([(Fault("http", 404),)])
     assert only(nights.refresh("XBTUSD"))["state"] == "complete"
 
@@ -484,7 +484,7 @@ def test_a_pair_fetched_under_both_names_is_two_pairs() -> None:
     ]
 
 
-def test_a_renamed_pair_is_asked_for_by_what_is_told_of_it_now() -> None:
+def test_a_renamed_pair_keeps_its_altname_and_takes_its_new_wsname() -> None:
     market = KnownPairs({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
     [target] = choose_targets(["NEW/USD", "OLDUSD"], market)
     assert target.pair == Pair(altname="OLDUSD", key="K", wsname="NEW/USD")
@@ -500,7 +500,7 @@ def test_a_pair_without_a_key_is_not_taken_for_another() -> None:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_tells_in_a_table_what_came_of_it(nights: Nights) -> None:
+def test_the_command_prints_the_results_as_a_table(nights: Nights) -> None:
     done = nights.command("XBTUSD", "ETH/EUR", "DOGE/USD")
     assert done.status == 2
     lines = [line.split() for line in done.out.splitlines()]
@@ -521,12 +521,12 @@ def _row(nights: Nights, market: Market) -> list[str]:
     return [f"{len(rows):,}", *times, "0", str(pages), "0"]
 
 
-def test_when_all_is_well_cron_hears_nothing(nights: Nights) -> None:
+def test_a_quiet_run_without_errors_prints_nothing(nights: Nights) -> None:
     done = nights.command("-q", "XBTUSD")
     assert (done.status, done.out, done.err) == (0, "", "")
 
 
-def test_when_something_is_wrong_cron_hears_of_that_alone(nights: Nights) -> None:
+def test_a_quiet_run_prints_only_errors(nights: Nights) -> None:
     nights.pairs = ["XBTUSD", "FOO/USD"]
     done = nights.command("-q")
     assert (done.status, done.out) == (2, "")
@@ -535,7 +535,7 @@ def test_when_something_is_wrong_cron_hears_of_that_alone(nights: Nights) -> Non
     )
 
 
-def test_the_command_tells_all_of_it_as_json(nights: Nights) -> None:
+def test_the_command_prints_the_report_as_json(nights: Nights) -> None:
     done = nights.command("--json", "-q", "XBTUSD")
     report = json.loads(done.out)
     rows = until(XBT, nights.settled_ns)

@@ -243,7 +243,7 @@ def mended(
     shutil.rmtree(folder)
 
 
-def test_it_is_caught_with_lines_that_name_file_and_range(mended: Mended) -> None:
+def test_damage_is_found_with_lines_that_name_file_and_range(mended: Mended) -> None:
     patterns = [pattern for said in mended.said for pattern in said.lines()]
     found = mended.caught.lines[1:]
     assert (mended.caught.status, len(found)) == (4, len(patterns))
@@ -253,7 +253,7 @@ def test_it_is_caught_with_lines_that_name_file_and_range(mended: Mended) -> Non
     assert unsaid == []
 
 
-def test_it_is_mended(mended: Mended) -> None:
+def test_a_damaged_archive_is_repaired(mended: Mended) -> None:
     assert mended.mended.status == 0
     assert tape_of(mended.folder, PAIR) == TAPE
     assert verify(TradeStore(mended.folder), PAIR).faults == []
@@ -267,7 +267,7 @@ def test_the_broken_file_is_kept_to_the_byte(mended: Mended) -> None:
     assert quarantined(mended.folder) == wanted
 
 
-def test_the_note_tells_what_was_wrong(mended: Mended) -> None:
+def test_the_quarantine_note_has_the_faults(mended: Mended) -> None:
     if mended.moved is None:
         return
     found = note(mended.folder)
@@ -281,7 +281,7 @@ def test_the_note_tells_what_was_wrong(mended: Mended) -> None:
     }
 
 
-def test_nothing_is_asked_for_but_what_is_missing(mended: Mended) -> None:
+def test_only_missing_ranges_are_requested(mended: Mended) -> None:
     calls = mended.mended.asked
     if mended.gap is None:
         assert calls == []
@@ -296,7 +296,7 @@ def test_nothing_is_asked_for_but_what_is_missing(mended: Mended) -> None:
     assert len(calls) == 1 + (3 if mended.place == 3 else 1)
 
 
-def test_the_lines_tell_what_was_moved_and_fetched(mended: Mended) -> None:
+def test_the_lines_name_moved_files_and_downloaded_trades(mended: Mended) -> None:
     rows = sum(mended.gap.after < row[1] <= mended.gap.through for row in TAPE) if mended.gap else 0
     pages = 3 if mended.place == 3 else 1
     lines = mended.mended.lines
@@ -317,7 +317,7 @@ def test_what_was_wanted_stays_as_it_was(mended: Mended) -> None:
     assert wanted == {"pair": PAIR, "spans": [[0, END]]}
 
 
-def test_a_second_repair_does_nothing_and_asks_for_nothing(mended: Mended) -> None:
+def test_a_second_repair_changes_and_requests_nothing(mended: Mended) -> None:
     assert (mended.again.status, mended.again.asked, len(mended.again.lines)) == (0, [], 1)
 
 
@@ -333,7 +333,7 @@ def rolled(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data
 
 
-def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(rolled: Path) -> None:
+def test_an_altered_rollup_is_moved_and_made_again_without_a_request(rolled: Path) -> None:
     path = path_of(RANGES[2]).replace("trades/", "candles/interval=1h/", 1)
     table = pq.ParquetFile(rolled / path).read()
     counts = [count + 1 for count in table.column("count").to_pylist()]
@@ -357,9 +357,7 @@ def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(roll
     assert note(rolled)["wanted"] == []
 
 
-def test_the_rollups_of_a_segment_that_goes_are_made_anew_as_well(
-    rolled: Path, exchange: Exchange
-) -> None:
+def test_the_rollups_of_a_moved_segment_are_made_again(rolled: Path, exchange: Exchange) -> None:
     corruption.digit_changed(rolled, 1)
     assert run(exchange, rolled, "--repair").status == 0
     report = verify(TradeStore(rolled), PAIR)
@@ -367,7 +365,7 @@ def test_the_rollups_of_a_segment_that_goes_are_made_anew_as_well(
     assert list(quarantined(rolled)) == [f"{PAIR}/0001/{Path(path_of(RANGES[1])).name}"]
 
 
-def test_an_archive_that_stays_open_is_mended_again(rolled: Path, mend: Mend) -> None:
+def test_an_open_archive_can_be_repaired_again(rolled: Path, mend: Mend) -> None:
     archive = TradeStore(rolled)
     corruption.digit_changed(rolled, 1)
     assert mend(archive).exit_status == 0
@@ -392,7 +390,7 @@ def refetched(url: str, folder: Path, tmp_path: Path, span: Range, *left_out: in
         corruption.fetch(source, folder, span, tmp_path / f"part-{span.after}-{span.through}")
 
 
-def test_of_two_that_overlap_in_part_with_the_same_trades_the_later_goes(
+def test_of_two_files_that_overlap_in_part_with_the_same_trades_the_later_is_moved(
     data: Path, exchange: Exchange, tmp_path: Path
 ) -> None:
     middle = Range(TRADES[300].true_ns, TRADES[450].true_ns)
@@ -429,7 +427,7 @@ def test_of_two_that_overlap_with_other_trades_both_go(
     ]
 
 
-def test_what_a_crash_left_beside_its_merger_is_cleared_away_with_nobody_asked(
+def test_files_that_a_crash_left_beside_the_merged_file_are_removed_without_a_request(
     data: Path, exchange: Exchange, tmp_path: Path
 ) -> None:
     refetched(exchange.url, data, tmp_path, Range(TRADES[250].true_ns, RANGES[1].through))
@@ -473,7 +471,7 @@ def test_trades_missing_between_two_files_are_downloaded_and_no_others(
     assert sum(endpoint == "Trades" for endpoint, *_ in ran.asked) <= 3
 
 
-def test_ids_that_the_exchange_really_skips_are_on_record_after_it(tmp_path: Path) -> None:
+def test_id_gaps_of_the_exchange_are_on_record_after_a_repair(tmp_path: Path) -> None:
     with serve(corruption.market_without(300, 301)) as skipping:
         corruption.fetch(skipping.url, tmp_path / "data", RANGES[1], tmp_path / "part")
         forget_jumps(segment(tmp_path / "data", 1))
@@ -483,7 +481,7 @@ def test_ids_that_the_exchange_really_skips_are_on_record_after_it(tmp_path: Pat
     assert (report.faults, report.confirmed_id_gaps) == ([], 1)
 
 
-def test_a_file_that_turns_out_to_lack_trades_when_its_neighbour_is_fetched_stays_but_for_them(
+def test_a_file_shown_to_lack_trades_by_the_download_of_its_neighbour_is_completed(
     data: Path, exchange: Exchange, tmp_path: Path
 ) -> None:
     segment(data, 1).unlink()
@@ -501,14 +499,14 @@ def wanted(folder: Path, pair: str = PAIR) -> list[list[int]]:
     return list(json.loads((folder / f"wanted/{pair}.json").read_text())["spans"])
 
 
-def test_the_false_part_of_a_name_is_never_wished_for(data: Path, exchange: Exchange) -> None:
+def test_the_false_part_of_a_file_name_is_not_requested(data: Path, exchange: Exchange) -> None:
     corruption.want(data, Range(0, RANGES[2].through))
     corruption.file_renamed_wider(data, 3)
     assert run(exchange, data, "--repair").status == 0
     assert wanted(data) == [[0, END]]
 
 
-def test_what_a_file_that_says_nothing_held_is_taken_from_its_name_up_to_now(
+def test_the_range_of_a_file_without_a_footer_is_its_name_up_to_now(
     data: Path, exchange: Exchange
 ) -> None:
     corruption.bytes_cut_off(data, 3)
@@ -526,7 +524,7 @@ def test_what_a_file_that_says_nothing_held_is_taken_from_its_name_up_to_now(
     assert wanted(data) == [[0, settled]]
 
 
-def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> None:
+def test_a_file_of_another_pair_is_moved_and_nothing_is_requested(data: Path) -> None:
     other = data / path_of(RANGES[0]).replace(PAIR, "ETHUSD")
     other.parent.mkdir(parents=True)
     shutil.copy(segment(data, 0), other)
@@ -539,7 +537,7 @@ def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> No
     )
 
 
-def test_copies_beside_segments_are_set_aside_and_nothing_is_fetched(
+def test_copies_beside_segments_are_moved_and_nothing_is_downloaded(
     data: Path, exchange: Exchange
 ) -> None:
     first = segment(data, 0)
@@ -567,7 +565,7 @@ def test_what_was_wanted_and_lost_is_all_between_the_first_file_and_the_last(
     assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
 
 
-def test_the_false_part_of_a_name_is_not_wished_for_where_what_was_wanted_is_lost(
+def test_the_false_part_of_a_file_name_is_not_requested_if_the_record_of_requests_is_lost(
     data: Path, exchange: Exchange
 ) -> None:
     (data / f"wanted/{PAIR}.json").unlink()
@@ -585,7 +583,7 @@ def test_a_list_of_what_was_wanted_that_cannot_be_read_wants_the_gaps_between_fi
     assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
 
 
-def test_a_list_of_what_was_wanted_that_cannot_be_read_is_written_anew(
+def test_an_unreadable_record_of_requests_is_moved_and_written_again(
     data: Path, exchange: Exchange
 ) -> None:
     corruption.file_renamed_wider(data, 3)
@@ -639,7 +637,7 @@ def content(file: Path) -> Any:
 
 @given(several=HARMED)
 @settings(max_examples=15, deadline=None)
-def test_any_harms_together_are_mended_and_nothing_is_lost(
+def test_any_damage_in_any_combination_is_repaired_and_nothing_is_lost(
     sound: Path,
     exchange: Exchange,
     tmp_path_factory: pytest.TempPathFactory,
@@ -664,7 +662,7 @@ def test_any_harms_together_are_mended_and_nothing_is_lost(
     shutil.rmtree(folder)
 
 
-def test_a_file_that_can_not_be_read_and_seems_to_hold_others_is_mended(
+def test_an_unreadable_file_whose_name_covers_others_is_repaired(
     data: Path, exchange: Exchange
 ) -> None:
     corruption.bytes_cut_off(data, 1)
@@ -724,7 +722,7 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_repair_ends_it(
 
 
 @pytest.mark.parametrize(("nth", "when"), [(1, "after"), (2, "before"), (3, "after")])
-def test_the_real_process_killed_around_its_renames_is_gone_on_with(
+def test_a_repair_killed_around_a_rename_is_continued(
     data: Path, exchange: Exchange, nth: int, when: str
 ) -> None:
     corruption.digit_changed(data, 1)
@@ -798,7 +796,7 @@ def test_where_the_machine_refuses_nothing_is_lost(
     assert (tape_of(data, PAIR), len(quarantined(data))) == (TAPE, 1)
 
 
-def test_where_the_machine_refuses_in_the_middle_what_is_missing_is_told(
+def test_a_repair_that_a_disk_error_ends_reports_the_missing_ranges(
     data: Path, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corruption.digit_changed(data, 1)
@@ -855,7 +853,7 @@ def test_nothing_is_believed_that_was_read_before_the_lock_was_had(data: Path, m
     assert done.exit_status == 0
 
 
-def test_a_wish_to_stop_comes_before_anything_is_moved(data: Path, mend: Mend) -> None:
+def test_a_cancelled_repair_moves_nothing(data: Path, mend: Mend) -> None:
     corruption.digit_changed(data, 1)
     before = kept(data)
     stop = CancelToken()
@@ -887,7 +885,7 @@ def test_of_two_pairs_only_the_broken_one_is_touched(two: tuple[Path, Exchange])
     assert bodies(data / "trades/pair=BTTUSD") == sound
 
 
-def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
+def test_a_delisted_pair_fails_alone_and_its_file_is_named(
     two: tuple[Path, Exchange],
 ) -> None:
     data, exchange = two
@@ -918,7 +916,7 @@ def command(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[
     return run_harvester(["verify", *words], variables)
 
 
-def test_the_real_command_tells_it_all(data: Path, exchange: Exchange) -> None:
+def test_the_real_command_prints_the_whole_repair(data: Path, exchange: Exchange) -> None:
     [said] = corruption.digit_changed(data, 1)
     done = command(exchange.url, data, "btc/usd", "--repair")
     name, span = Path(said.where).name, corruption.span_text(said.span)
@@ -961,14 +959,16 @@ def test_the_report_as_json(data: Path, exchange: Exchange) -> None:
     }
 
 
-def test_the_report_of_a_sound_pair_tells_of_no_repair(data: Path) -> None:
+def test_the_report_of_a_sound_pair_has_no_repair(data: Path) -> None:
     ran = run(NOWHERE, data, "--repair", "--json")
     [report] = json.loads(ran.out)
     assert (ran.status, report["repair"]) == (0, None)
     assert "repair" not in json.loads(run(NOWHERE, data, "--json").out)[0]
 
 
-def test_what_was_mended_is_then_held_against_the_exchange(data: Path, exchange: Exchange) -> None:
+def test_a_repaired_archive_is_then_compared_with_the_exchange(
+    data: Path, exchange: Exchange
+) -> None:
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "--repair", "--against-exchange", "-q")
     [line] = [shown for shown in ran.lines if shown.startswith("XBTUSD against the exchange: ")]
@@ -977,7 +977,7 @@ def test_what_was_mended_is_then_held_against_the_exchange(data: Path, exchange:
     assert asked == ["Time", "Trades", *["OHLC"] * 9]
 
 
-def test_a_pair_named_twice_is_mended_once(data: Path, exchange: Exchange) -> None:
+def test_a_pair_named_twice_is_repaired_once(data: Path, exchange: Exchange) -> None:
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "XBTUSD", "btc/usd", "--repair", "-q")
     assert (ran.status, len(quarantined(data))) == (0, 1)

@@ -40,7 +40,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, 
     assert (report.faults, report.rows, done) == ([], len(TRADES), [0] * (between.opened >= at))
 
 
-def test_damage_is_told_though_files_are_replaced_all_the_time(
+def test_damage_is_found_while_files_are_replaced_all_the_time(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario = started(TRADES)

@@ -25,7 +25,7 @@ def names(archive: harvester.Archive) -> dict[str, Any]:  # noqa: ARG001 - it ma
     return run_section("nautilus_trader")
 
 
-def test_ticks_are_the_trades_digit_by_digit(names: dict[str, Any]) -> None:
+def test_trades_of_nautilus_equal_the_trades_digit_by_digit(names: dict[str, Any]) -> None:
     sides = {"BUYER": "buy", "SELLER": "sell", "NO_AGGRESSOR": None}
     found = [
         (
@@ -61,7 +61,7 @@ def test_bars_are_the_candles_at_their_end(
     assert len(names["tick_bars"]) == len(trades()) / 100
 
 
-def test_an_engine_runs_on_ticks_and_bars(names: dict[str, Any]) -> None:
+def test_an_engine_runs_on_trades_and_bars(names: dict[str, Any]) -> None:
     class Counting(strategies.Strategy):  # type: ignore[misc, name-defined]
         def on_start(self) -> None:
             self.volume, self.bars = Decimal(0), 0

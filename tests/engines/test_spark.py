@@ -344,7 +344,7 @@ def frame_columns(archive: harvester.Archive) -> list[str]:
     return list(archive.ohlc(["XBTUSD"], "1m", all_columns=True).columns)
 
 
-def test_a_file_that_is_gone_is_an_error_and_never_left_out(
+def test_a_missing_file_is_an_error_and_never_left_out(
     restored: Any, in_small_files: harvester.Archive
 ) -> None:
     restored.conf.set("spark.sql.files.ignoreMissingFiles", "true")

@@ -73,7 +73,7 @@ def test_the_public_names_are_these() -> None:
     assert raised - set(harvester.__all__) == {"ClassVar"} & raised
 
 
-def test_every_public_name_is_there_and_told_by_dir() -> None:
+def test_every_public_name_exists_and_is_listed_by_dir() -> None:
     assert [name for name in harvester.__all__ if not hasattr(harvester, name)] == []
     assert set(harvester.__all__) <= set(dir(harvester))
 
@@ -110,7 +110,7 @@ def test_opening_an_archive_needs_neither_duckdb_nor_http(tmp_path: Path) -> Non
     assert not {"duckdb", "httpx", "plotly", "polars"} & set(re.findall(r"\w+", imported(code)))
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_has_the_marker_of_types() -> None:
     """Otherwise type checkers take all that it gives for Any: typed_program.py shows what it is."""
     assert (Path(harvester.__file__).parent / "py.typed").is_file()
 
@@ -374,7 +374,7 @@ def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive)
         ("side = 'XBT/USD' AND 'XBT/USD' <> pair::VARCHAR", []),
     ],
 )
-def test_a_spelling_that_the_column_pair_never_has_is_said(
+def test_a_spelling_that_the_column_pair_never_has_is_noted(
     where: str, names: list[str], tmp_path: Path
 ) -> None:
     archive = harvester.open(create_sample_archive(tmp_path, 1000, 7).path)

@@ -63,7 +63,7 @@ def archive(exchange: Exchange, tmp_path: Path) -> harvester.Archive:
     return opened(exchange.url, tmp_path)
 
 
-def test_it_fetches_the_tape_and_tells_what_it_came_to(archive: harvester.Archive) -> None:
+def test_a_backfill_stores_the_history_and_returns_its_counts(archive: harvester.Archive) -> None:
     [outcome] = archive.backfill("btc/usd", until=UNTIL)
     assert outcome[:3] == ("XBTUSD", 5_000, 8)
     assert (outcome.gaps, outcome.error) == ([], None)
@@ -103,14 +103,18 @@ def test_a_refresh_brings_a_pair_up_to_now(archive: harvester.Archive) -> None:
     assert archive.gaps("XBTUSD") == []
 
 
-def test_a_refresh_whose_time_is_up_is_no_error_and_says_so(archive: harvester.Archive) -> None:
+def test_a_refresh_that_runs_out_of_time_ends_with_status_0_and_a_message(
+    archive: harvester.Archive,
+) -> None:
     archive.backfill("XBTUSD", until=UNTIL)
     done = archive.refresh("XBTUSD", max_minutes=1e-9)
     assert str(done.error) == "the time was up; the next run goes on where this one stopped"
     assert ([pair.state for pair in done.pairs], done.exit_status) == (["unfinished"], 0)
 
 
-def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> None:
+def test_a_refresh_of_an_empty_archive_is_an_error_that_names_backfill(
+    archive: harvester.Archive,
+) -> None:
     with pytest.raises(NothingHeld) as caught:
         archive.refresh()
     assert str(caught.value) == (
@@ -119,7 +123,7 @@ def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> N
     )
 
 
-def test_several_pairs_have_an_outcome_each(archive: harvester.Archive) -> None:
+def test_several_pairs_have_a_result_each(archive: harvester.Archive) -> None:
     outcomes = archive.backfill("BTTUSD", "XBT/USD", until=UNTIL)
     assert [(outcome.pair, outcome.trades) for outcome in outcomes] == [
         ("BTTUSD", 500),
@@ -162,7 +166,7 @@ def test_awaited_it_runs_on_the_loop_that_runs(archive: harvester.Archive) -> No
     assert threading.get_ident() in seen
 
 
-def test_progress_is_told_in_lines_for_people(archive: harvester.Archive) -> None:
+def test_progress_events_read_as_lines(archive: harvester.Archive) -> None:
     told: list[Event] = []
     archive.backfill("XBTUSD", since="2020-01-01", until=UNTIL, progress=told.append)
     kinds = [type(event) for event in told]
@@ -314,7 +318,7 @@ def test_a_pair_that_fails_is_raised_once_the_others_are_done(archive: harvester
     assert tape_of(Path(archive.path), "XBTUSD") == TAPE
 
 
-def test_the_gravest_error_is_raised_and_the_rest_told_in_its_notes(
+def test_the_gravest_error_is_raised_with_the_others_in_its_notes(
     archive: harvester.Archive,
 ) -> None:
     with writer(Disk(archive.path), "XBTUSD"), pytest.raises(ValueDoesNotFit) as caught:
@@ -323,7 +327,7 @@ def test_the_gravest_error_is_raised_and_the_rest_told_in_its_notes(
     assert note.startswith("XBTUSD is being written by another run")
 
 
-def test_unchecked_an_error_is_only_told(archive: harvester.Archive) -> None:
+def test_without_check_an_error_is_only_returned(archive: harvester.Archive) -> None:
     with writer(Disk(archive.path), "XBTUSD"):
         [outcome] = archive.backfill("XBTUSD", until=UNTIL, check=False)
     assert isinstance(outcome.error, ArchiveLocked)
@@ -349,12 +353,12 @@ def test_nothing_to_fetch_is_refused(archive: harvester.Archive) -> None:
     assert str(caught.value) == "no pair is given: give one or several, such as 'XBT/USD'"
 
 
-def test_an_exchange_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_an_unreachable_exchange_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ExchangeUnreachable):
         opened("http://127.0.0.1:9", tmp_path).backfill("XBTUSD")
 
 
-def test_what_is_waited_for_is_told(tmp_path: Path) -> None:
+def test_a_wait_is_an_event(tmp_path: Path) -> None:
     told: list[str] = []
     with serve(MARKET, faults=Faults(script=["http:503"])) as exchange:
         tell: Callable[[Event], None] = lambda event: told.append(str(event))  # noqa: E731
@@ -365,12 +369,12 @@ def test_what_is_waited_for_is_told(tmp_path: Path) -> None:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def test_the_markets_are_asked_for_where_none_is_known(archive: harvester.Archive) -> None:
+def test_markets_are_requested_if_none_is_known(archive: harvester.Archive) -> None:
     assert [pair.altname for pair in archive.pairs()] == ["BTTUSD", "PEPEXBT", "XBTUSD"]
     assert [pair.altname for pair in archive.pairs("btc")] == ["PEPEXBT", "XBTUSD"]
 
 
-def test_markets_that_are_not_there_are_said(archive: harvester.Archive) -> None:
+def test_unknown_markets_are_an_error(archive: harvester.Archive) -> None:
     with pytest.raises(UnknownPair) as caught:
         archive.pairs("nothing")
     assert str(caught.value) == (

@@ -149,7 +149,7 @@ def test_a_walk_by_the_cursor_finds_every_row_once_and_in_order(tmp_path: Path) 
         assert walk(url) == printed(sample_trades(5_000, 3))
 
 
-def test_a_stamp_that_stands_in_two_row_groups_is_served_whole(tmp_path: Path) -> None:
+def test_trades_of_one_time_in_two_row_groups_are_served_together(tmp_path: Path) -> None:
     rows = ROW_GROUP_ROWS + 50
     edge = slice(ROW_GROUP_ROWS - 1, ROW_GROUP_ROWS + 1)
     seed = next(n for n in range(100) if len(set(times(sample_trades(rows, n))[edge])) == 1)
@@ -163,7 +163,7 @@ def test_a_stamp_that_stands_in_two_row_groups_is_served_whole(tmp_path: Path) -
     assert ids(get(application, "Trades", pair="XBTUSD")) == list(range(rows - 999, rows + 1))
 
 
-def test_a_page_goes_over_from_one_segment_to_the_next(tmp_path: Path) -> None:
+def test_a_page_continues_in_the_next_segment(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     middle = PLAIN[9][1]
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
@@ -209,7 +209,7 @@ def test_since_in_fractional_seconds_begins_with_earlier_rows(
     assert ids(body) == list(range(first, 501))
 
 
-def test_last_is_the_stamp_of_the_last_row(tmp_path: Path) -> None:
+def test_last_is_the_time_of_the_last_row(tmp_path: Path) -> None:
     body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since="0", count="7")
     assert (ids(body)[-1], last(body)) == (7, str(T0 + 700))
 
@@ -257,12 +257,12 @@ def test_what_can_not_be_read_is_refused_by_name(
 
 
 @pytest.mark.parametrize("text", ["XBTUSD", "xbtusd", "XXBTZUSD", "XBT/USD", "BTC/USD", "btcusd"])
-def test_a_pair_goes_by_any_spelling(tmp_path: Path, text: str) -> None:
+def test_any_spelling_of_a_pair_is_accepted(tmp_path: Path, text: str) -> None:
     body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair=text, count="1")
     assert ids(body) == [30]
 
 
-def test_a_held_pair_without_a_kept_name_goes_by_its_altname(tmp_path: Path) -> None:
+def test_a_stored_pair_without_stored_names_is_found_by_its_altname(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     commit(archive, Range(0, T0 + DAY), rows_of(PLAIN[:1]), "OLDEUR")
     assert get(app(archive), "Trades", pair="OLDEUR").startswith(
@@ -270,12 +270,12 @@ def test_a_held_pair_without_a_kept_name_goes_by_its_altname(tmp_path: Path) -> 
     )
 
 
-def test_a_name_that_nobody_bears_is_an_unknown_pair(tmp_path: Path) -> None:
+def test_a_name_of_no_pair_is_an_unknown_pair(tmp_path: Path) -> None:
     body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="../wanted")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
 
-def test_a_known_pair_that_is_not_held_is_unknown_and_not_empty(tmp_path: Path) -> None:
+def test_a_known_pair_that_is_not_stored_is_an_unknown_pair(tmp_path: Path) -> None:
     archive = archive_of(tmp_path, PLAIN)
     other = Pair(altname="ETHUSD")
     keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
@@ -284,7 +284,7 @@ def test_a_known_pair_that_is_not_held_is_unknown_and_not_empty(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("params", [{}, {"pair": "btc/usd"}])
-def test_asset_pairs_tells_what_is_held(tmp_path: Path, params: dict[str, str]) -> None:
+def test_asset_pairs_lists_the_stored_pairs(tmp_path: Path, params: dict[str, str]) -> None:
     body = get(app(archive_of(tmp_path, PLAIN)), "AssetPairs", **params)
     assert json.loads(body) == {
         "error": [],
@@ -305,7 +305,7 @@ def test_asset_pairs_tells_what_is_held(tmp_path: Path, params: dict[str, str]) 
     }
 
 
-def test_asset_pairs_refuses_a_pair_that_is_not_held(tmp_path: Path) -> None:
+def test_asset_pairs_refuses_a_pair_that_is_not_stored(tmp_path: Path) -> None:
     body = get(app(archive_of(tmp_path, PLAIN)), "AssetPairs", pair="XBTUSD,ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
@@ -326,7 +326,7 @@ def test_harvesters_own_client_reads_pairs_and_clock(tmp_path: Path) -> None:
     assert clock_ns == T0 + DAY
 
 
-def test_a_copy_claims_no_more_than_the_mirror_has(tmp_path: Path) -> None:
+def test_a_download_from_an_api_server_covers_what_the_server_covers(tmp_path: Path) -> None:
     archive = create_sample_archive(tmp_path / "there", 2_000, 5)
     with serving(archive) as url:
         outcome = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD")
@@ -411,11 +411,11 @@ def test_system_status_is_online(tmp_path: Path) -> None:
     assert set(answer["result"]) == {"status", "timestamp"}
 
 
-def test_an_endpoint_that_a_mirror_lacks_is_an_unknown_method(tmp_path: Path) -> None:
+def test_a_missing_endpoint_is_an_unknown_method(tmp_path: Path) -> None:
     assert errors(get(app(archive_of(tmp_path, PLAIN)), "Depth")) == ["EGeneral:Unknown method"]
 
 
-def test_a_damaged_segment_is_told_as_an_internal_error(tmp_path: Path) -> None:
+def test_a_damaged_segment_is_an_internal_error(tmp_path: Path) -> None:
     archive = archive_of(tmp_path, PLAIN)
     [segment] = archive.segments("XBTUSD")
     Path(archive.location(segment)).write_bytes(b"no Parquet at all")
@@ -497,11 +497,11 @@ def test_a_port_is_free_again_once_the_server_ends(tmp_path: Path) -> None:
 # --- the made market -----------------------------------------------------------------------------
 
 
-def test_a_seed_always_makes_the_same_tape() -> None:
+def test_a_seed_always_makes_the_same_trades() -> None:
     assert sample_trades(5_000, 1).equals(sample_trades(5_000, 1))
 
 
-def test_another_seed_makes_another_tape() -> None:
+def test_another_seed_makes_other_trades() -> None:
     assert not sample_trades(5_000, 1).equals(sample_trades(5_000, 2))
 
 
@@ -513,7 +513,7 @@ def test_made_times_are_those_that_kraken_prints_and_end_where_they_should() -> 
     assert END_NS - DAY < stamps[-1] < END_NS
 
 
-def test_made_trades_share_stamps_by_up_to_seventeen() -> None:
+def test_up_to_seventeen_made_trades_have_one_time() -> None:
     groups = Counter(times(sample_trades(20_000, 1)).tolist())
     assert max(groups.values()) == 17
 
@@ -529,12 +529,12 @@ def test_made_prices_have_one_decimal_and_volumes_are_positive() -> None:
 
 
 @pytest.mark.parametrize("trades", [0, 1, 2])
-def test_a_tape_may_be_as_short_as_one_likes(tmp_path: Path, trades: int) -> None:
+def test_any_number_of_trades_can_be_made(tmp_path: Path, trades: int) -> None:
     archive = create_sample_archive(tmp_path, trades, 1)
     assert checksum(archive)[0] == trades
 
 
-def test_a_made_archive_is_wanted_and_covered_whole(tmp_path: Path) -> None:
+def test_a_made_archive_is_requested_and_covered_completely(tmp_path: Path) -> None:
     archive = create_sample_archive(tmp_path, 100, 1)
     assert (archive.coverage("XBTUSD"), archive.gaps("XBTUSD")) == ([Range(0, END_NS)], [])
 
@@ -552,7 +552,7 @@ def test_made_trades_never_mix_with_true_ones(tmp_path: Path) -> None:
 # --- the whole way -------------------------------------------------------------------------------
 
 
-def test_an_archive_crawled_from_a_mirror_equals_it(tmp_path: Path) -> None:
+def test_an_archive_downloaded_from_an_api_server_equals_it(tmp_path: Path) -> None:
     source, copy = (
         create_sample_archive(tmp_path / "source", 5_000, 7),
         TradeStore(tmp_path / "copy"),

@@ -68,7 +68,7 @@ TAPES: dict[str, Callable[[], Market]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", TAPES)
-def test_the_tape_is_exact(name: str, mode: Mode, tmp_path: Path) -> None:
+def test_a_backfill_stores_every_trade_exactly(name: str, mode: Mode, tmp_path: Path) -> None:
     market = TAPES[name]()
     with serve(market, since_mode=mode) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only(market.altname)
@@ -113,7 +113,7 @@ def test_sixty_thousand_trades_take_at_most_66_pages(tmp_path: Path) -> None:
         assert exchange.pages("XBTUSD") <= 66
 
 
-def test_a_second_run_asks_only_at_the_head(tmp_path: Path) -> None:
+def test_a_second_run_requests_only_the_newest_trades(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(5_000, 13))
     with serve(market) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
@@ -148,7 +148,7 @@ def test_gaps_at_the_front_in_the_middle_and_at_the_end_are_filled(tmp_path: Pat
     assert (outcome.gaps, tape_of(tmp_path, "XBTUSD")) == ([], list(expected(market)))
 
 
-def test_a_gap_between_files_stays_one_where_the_record_of_requests_was_lost(
+def test_a_gap_between_files_stays_a_gap_if_the_record_of_requests_is_lost(
     tmp_path: Path,
 ) -> None:
     trades = sample_trades.xbtusd_like(400, 15)
@@ -164,7 +164,7 @@ def test_a_gap_between_files_stays_one_where_the_record_of_requests_was_lost(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_newest_first_comes_to_the_same_tape(mode: Mode, tmp_path: Path) -> None:
+def test_newest_first_stores_the_same_trades(mode: Mode, tmp_path: Path) -> None:
     trades = sample_trades.xbtusd_like(3_000, 16, gap_s=4_000)
     market = sample_trades.market(trades)
     with serve(market, since_mode=mode) as exchange:
@@ -185,7 +185,7 @@ def test_newest_first_begins_with_the_newest_month(tmp_path: Path) -> None:
     assert coverage[0].after > span.after
 
 
-def test_an_interrupted_run_keeps_what_it_fetched_and_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_trades_and_the_next_continues(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(20_000, 18))
     with serve(market) as exchange:
         first = Crawl(exchange.url, tmp_path, stop_after_pages=8).only("XBTUSD")
@@ -229,7 +229,9 @@ def test_a_typed_boundary_loses_nothing_to_the_rounding_of_times(tmp_path: Path)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_stamp_too_full_for_a_page_is_a_gap_with_a_warning(mode: Mode, tmp_path: Path) -> None:
+def test_more_trades_of_one_time_than_a_page_has_are_a_gap_with_a_warning(
+    mode: Mode, tmp_path: Path
+) -> None:
     trades = sample_trades.one_stamp(1_500, 19)
     market = sample_trades.market(trades)
     with serve(market, since_mode=mode) as exchange:
@@ -271,7 +273,7 @@ def test_a_price_of_thirteen_decimals_stops_its_pair_and_no_other(tmp_path: Path
     assert tape_of(tmp_path, bad.altname) == []
 
 
-def test_confirmed_jumps_are_recorded(tmp_path: Path) -> None:
+def test_confirmed_id_gaps_are_recorded(tmp_path: Path) -> None:
     trades = sample_trades.xbtusd_like(3_000, 21)
     gone = {500, 501, 1_700}
     market = sample_trades.market([t for i, t in enumerate(trades) if i not in gone])
@@ -293,7 +295,9 @@ def test_trades_that_a_page_skipped_are_found_again(tmp_path: Path) -> None:
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
-def test_a_pair_that_jumps_all_the_time_is_not_asked_thrice_for_each_page(tmp_path: Path) -> None:
+def test_a_pair_with_many_id_gaps_is_not_requested_three_times_for_each_page(
+    tmp_path: Path,
+) -> None:
     market = sample_trades.market(sample_trades.jumping_ids(60_000, 23, chance=0.5))
     with serve(market) as exchange:
         crawl = Crawl(exchange.url, tmp_path)

@@ -60,7 +60,9 @@ def test_an_answer_that_never_ends_is_dropped_in_time(kind: str, tmp_path: Path)
         ("lockout", "XBTUSD: the exchange refused: EGeneral:Temporary lockout"),
     ],
 )
-def test_what_waiting_does_not_mend_stops_at_once(kind: str, message: str, tmp_path: Path) -> None:
+def test_a_lasting_error_ends_the_backfill_without_a_retry(
+    kind: str, message: str, tmp_path: Path
+) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 33))
     with serve(market, faults=Faults(script=[None, kind])) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
@@ -93,7 +95,7 @@ def test_a_market_that_shows_nothing_at_first_is_not_believed_to_be_empty(tmp_pa
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
-def test_a_disk_that_fails_while_the_exchange_is_waited_for_ends_the_crawl_with_the_next_page(
+def test_a_disk_error_during_a_wait_ends_the_backfill_with_the_next_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was fetched by then is written, if it can be by then."""
@@ -119,7 +121,7 @@ def test_a_disk_that_fails_while_the_exchange_is_waited_for_ends_the_crawl_with_
     assert held == list(expected(market))[: len(held)]
 
 
-def test_one_empty_answer_is_not_believed_for_years(tmp_path: Path) -> None:
+def test_an_empty_answer_alone_covers_no_years(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(5_000, 35))
     script = [None, "empty", None, None, "empty"]
     with serve(market, faults=Faults(script=script)) as exchange:
@@ -127,7 +129,7 @@ def test_one_empty_answer_is_not_believed_for_years(tmp_path: Path) -> None:
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
-def test_answers_that_contradict_one_another_for_good_stop_the_pair(tmp_path: Path) -> None:
+def test_answers_that_keep_contradicting_one_another_end_the_pair(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(5_000, 36))
     # Every page from a stamp is empty, every newest page is full.
     with serve(market, faults=Faults(script=["empty", None] * 20)) as exchange:
@@ -146,7 +148,7 @@ def _last(market: Market) -> str:
     return f"{whole}.{stamp % 10**9:09d}".rstrip("0").rstrip(".") + "Z"
 
 
-def test_a_crawl_that_is_cancelled_leaves_no_task_and_keeps_what_it_fetched(tmp_path: Path) -> None:
+def test_a_cancelled_backfill_leaves_no_task_and_keeps_its_trades(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(20_000, 20))
 
     async def cancelled(crawl: Crawl) -> int:
@@ -166,7 +168,7 @@ def test_a_crawl_that_is_cancelled_leaves_no_task_and_keeps_what_it_fetched(tmp_
 
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_any_tape_under_any_faults_and_stops_is_exact(
+def test_any_trades_under_any_faults_and_interruptions_are_stored_exactly(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     market = data.draw(sample_trades.tapes())

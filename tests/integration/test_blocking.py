@@ -66,7 +66,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     gc.enable()
 
 
-def test_the_fixture_tells_a_callback_that_works_too_long(held: Held) -> None:
+def test_the_fixture_finds_a_callback_that_takes_too_long(held: Held) -> None:
     async def work() -> None:
         begun_s = time.thread_time()
         while time.thread_time() - begun_s < 2 * MOST_S:
@@ -77,7 +77,7 @@ def test_the_fixture_tells_a_callback_that_works_too_long(held: Held) -> None:
 
 
 @pytest.mark.parametrize("gzip", [True, False])
-def test_a_crawl_with_flushes_compaction_and_roll_ups_never_holds_the_loop(
+def test_a_backfill_with_flushes_compaction_and_roll_ups_never_blocks_the_loop(
     tmp_path: Path, held: Held, gzip: bool
 ) -> None:
     market = Market(trades=xbtusd_like(40_000, 5))

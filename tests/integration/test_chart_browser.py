@@ -109,9 +109,7 @@ def holed(folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD") ->
     return harvester.open(folder)
 
 
-def test_all_candles_are_drawn_and_nothing_is_asked_of_anybody(
-    archive: harvester.Archive, look: Any
-) -> None:
+def test_all_candles_are_drawn_without_any_request(archive: harvester.Archive, look: Any) -> None:
     script = "return [drawn('.boxlayer path.box'), drawn('.barlayer .point path')];"
     seen = look(archive.chart("XBT/USD", "1h"), script, "hours")
     assert nothing_wrong(seen)
@@ -119,7 +117,7 @@ def test_all_candles_are_drawn_and_nothing_is_asked_of_anybody(
 
 
 @pytest.mark.parametrize("row", ["xy", "xy2"])
-def test_a_candle_tells_its_figures_where_the_mouse_is_over_it_or_its_volume(
+def test_a_candle_shows_its_figures_if_the_mouse_is_over_it_or_its_volume(
     archive: harvester.Archive, look: Any, row: str
 ) -> None:
     since = START + 40 * HOUR
@@ -283,7 +281,7 @@ def test_what_the_browser_does_wrong_would_be_seen(tmp_path: Path) -> None:
     assert any("odd" in line for line in seen.console)
 
 
-def test_an_image_is_of_the_size_that_is_said(archive: harvester.Archive, tmp_path: Path) -> None:
+def test_an_image_has_the_documented_size(archive: harvester.Archive, tmp_path: Path) -> None:
     pytest.importorskip("kaleido", reason="the extra `png` is not installed")
     archive.chart("XBT/USD", "4h").save(tmp_path / "chart.png")
     image = (tmp_path / "chart.png").read_bytes()

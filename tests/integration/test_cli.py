@@ -55,7 +55,7 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
     return run
 
 
-def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) -> None:
+def test_backfill_stores_the_history_and_prints_its_counts(harvester: Any, tmp_path: Path) -> None:
     run = harvester("backfill", "btc/usd", "--until", "2024-06-01")
     assert (run.status, run.out) == (0, "")
     assert run.err == (
@@ -117,7 +117,7 @@ class WithAnotherColumn(Exchange):
 
 
 @pytest.mark.parametrize("command", ["backfill", "refresh"])
-def test_a_column_that_is_not_known_is_told_once_and_in_the_notes(
+def test_an_unknown_column_is_reported_once_and_in_the_notes(
     harvester: Any, command: str, tmp_path: Path
 ) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 41))
@@ -133,7 +133,7 @@ def test_a_column_that_is_not_known_is_told_once_and_in_the_notes(
     assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
-def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None:
+def test_a_changed_pace_is_printed_with_v_and_reported(harvester: Any) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 41))
     given = ("backfill", "XBTUSD", "--rate", "50", "--json")
     for option, told in (("-v", True), ("-q", False)):
@@ -149,7 +149,7 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
         assert (pace["set_rate"], pace["refusals"]) == (50, 1)
 
 
-def test_progress_tells_what_a_pair_is_slowed_to() -> None:
+def test_progress_shows_the_lowered_rate_of_a_pair() -> None:
 
     from harvester.download.events import Paced, Started
     from harvester.kraken.rate_limit import PaceState
@@ -163,7 +163,7 @@ def test_progress_tells_what_a_pair_is_slowed_to() -> None:
     assert run.running["XBTUSD"].slowed == ""
 
 
-def test_status_tells_what_is_held(harvester: Any) -> None:
+def test_status_reports_the_stored_trades(harvester: Any) -> None:
     harvester("backfill", "XBTUSD", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
     [held] = json.loads(harvester("status", "--json").out)
     size, a_trade = held.pop("bytes"), held.pop("bytes_per_trade")
@@ -209,7 +209,7 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
     assert (run.status, told[1][4]) == (0, 12)
 
 
-def test_status_is_told_one_way_at_a_time(harvester: Any) -> None:
+def test_two_forms_of_status_at_once_are_refused(harvester: Any) -> None:
     run = harvester("status", "--runs", "--watch")
     assert (run.status, run.out, run.err) == (
         2,
@@ -370,7 +370,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(harvester: Any, tmp_path: 
     )
 
 
-def test_an_unreachable_exchange_is_said_and_ends_with_3(harvester: Any) -> None:
+def test_an_unreachable_exchange_is_an_error_with_status_3(harvester: Any) -> None:
     run = harvester("backfill", "XBTUSD", "-q", "--api-url", "http://127.0.0.1:9")
     assert (run.status, run.out) == (3, "")
     assert run.err == (
@@ -380,7 +380,7 @@ def test_an_unreachable_exchange_is_said_and_ends_with_3(harvester: Any) -> None
     )
 
 
-def test_a_folder_that_is_a_file_is_said_and_ends_with_1(harvester: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error_with_status_1(harvester: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = harvester("backfill", "XBTUSD", "-q", "-d", str(tmp_path / "file"))
     assert run.status == 1
@@ -427,7 +427,7 @@ def test_ctrl_c_keeps_what_was_fetched_and_ends_with_130(tmp_path: Path) -> None
     assert strangers(tmp_path) == []
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_after_a_killed_run_the_next_continues_where_it_stopped(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(20_000, 43))
     fast_flush = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "1500"}
     with serve(market, latency_s=0.01) as exchange:
@@ -490,7 +490,7 @@ def test_every_command_shows_an_example(command: str, harvester: Any) -> None:
     assert f"Example: harvester {command}" in " ".join(run.out.split())
 
 
-def test_a_folder_without_an_archive_is_said(harvester: Any, tmp_path: Path) -> None:
+def test_a_folder_without_an_archive_has_a_message(harvester: Any, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     run = harvester("status")
     assert (run.status, run.err) == (

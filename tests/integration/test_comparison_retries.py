@@ -94,7 +94,7 @@ def test_a_difference_that_the_second_answer_does_not_repeat_is_none(
     assert exchange.calls[-1].params["interval"] == str(minutes)
 
 
-def test_a_row_that_the_first_answer_lacks_is_none_either(whole: TradeStore) -> None:
+def test_a_candle_that_only_the_first_answer_lacks_is_no_difference(whole: TradeStore) -> None:
     gone = traded(1440)[0]
 
     def lacking(number: int, rows: Rows) -> Rows:
@@ -115,7 +115,7 @@ def test_a_difference_that_the_second_answer_repeats_is_reported(whole: TradeSto
     assert asked(exchange) == ["OHLC"] * 10
 
 
-def test_each_interval_that_differs_is_asked_for_once_more(whole: TradeStore) -> None:
+def test_each_interval_that_differs_is_requested_again(whole: TradeStore) -> None:
     report, exchange = compared(
         whole,
         {
@@ -135,7 +135,7 @@ def test_each_interval_that_differs_is_asked_for_once_more(whole: TradeStore) ->
     assert again == ["240", "1440", "21600"]
 
 
-def test_an_interval_that_is_equal_is_asked_for_once(whole: TradeStore) -> None:
+def test_an_equal_interval_is_requested_once(whole: TradeStore) -> None:
     report, exchange = compared(whole, {})
     assert {interval.notes for interval in report.intervals} == {()}
     assert asked(exchange) == ["OHLC"] * 9
@@ -189,7 +189,7 @@ def test_a_difference_is_reported_though_no_second_answer_comes(whole: TradeStor
 # --- as a command --------------------------------------------------------------------------------
 
 
-def test_the_report_says_so(whole: TradeStore) -> None:
+def test_the_report_notes_the_second_request(whole: TradeStore) -> None:
     by_minutes = {1440: first_is_wrong(1440), 10080: all_are_wrong(10080)}
     with serve_sparse() as exchange:
         exchange.faults.candles = answering(by_minutes)

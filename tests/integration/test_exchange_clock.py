@@ -121,7 +121,7 @@ def test_both_clocks_and_the_newest_trade_are_named(tmp_path: Path) -> None:
     assert tape_of(tmp_path, "XBTUSD") == all_settled(SETTLED_NS - 2 * DAY_NS)
 
 
-def test_what_is_asked_for_from_behind_a_slow_clock_is_no_success(tmp_path: Path) -> None:
+def test_a_request_that_begins_after_a_slow_clock_is_no_success(tmp_path: Path) -> None:
     since_ns = NOW_NS + 5 * DAY_NS
     with Exchange([MARKET], clock=Clock(NOW_NS)) as exchange:
         outcome = crawl(exchange, tmp_path, NOW_NS + 9 * DAY_NS, Range(since_ns, ALL.through))
@@ -145,7 +145,7 @@ def test_a_clock_far_behind_what_is_covered_is_no_success(tmp_path: Path) -> Non
     assert tape_of(tmp_path, "XBTUSD") == all_settled()
 
 
-def test_a_slow_clock_does_no_harm_to_what_ends_before_it(tmp_path: Path) -> None:
+def test_a_slow_clock_does_not_affect_a_range_that_ends_before_it(tmp_path: Path) -> None:
     """Nothing that was asked for depends on it."""
     until = Range(0, NOW_NS - 3 * DAY_NS)
     with Lying(MARKET, BEHIND["two days back"]) as exchange:
@@ -167,7 +167,7 @@ def test_a_clock_that_stands_where_all_trades_end_is_fine(years: int, tmp_path: 
 
 
 @pytest.mark.parametrize("ahead_s", [0, 3_600, 80_000])
-def test_a_run_that_finds_nothing_new_by_clocks_that_agree_asks_for_no_page(
+def test_a_run_without_anything_new_by_equal_clocks_requests_no_page(
     ahead_s: int, tmp_path: Path
 ) -> None:
     now_ns = NOW_NS + ahead_s * SECOND_NS

@@ -75,7 +75,7 @@ def test_plain_duckdb_runs_the_sql_and_gives_the_candles(
 
 
 @pytest.mark.parametrize("span", [EVERYTHING, CUT], ids=["all", "cut"])
-def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
+def test_the_rows_of_explain_are_those_of_the_row_groups_that_duckdb_scans(
     archive: TradeStore, tmp_path: Path, span: Range
 ) -> None:
     told = explain(QuerySession(archive), ask("1s", span))
@@ -85,7 +85,7 @@ def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
     assert (sum(groups) == 31) == (span == EVERYTHING)
 
 
-def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
+def test_files_levels_and_ranges_are_listed_in_order(archive: TradeStore) -> None:
     first, second = archive.segments(PAIR)
     told = explain(QuerySession(archive), ask("1m", Range(CUT.after, LAST)))
     minute = 60 * 10**9
@@ -107,7 +107,7 @@ def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
     assert LEVELS == ("1m", "1h")
 
 
-def test_the_close_that_is_carried_in_is_told(archive: TradeStore) -> None:
+def test_the_read_of_the_close_before_the_range_is_listed(archive: TradeStore) -> None:
     told = explain(QuerySession(archive), ask("1m", CUT, fill="previous"))
     last_before = max(row[1] for row in BUSY if row[1] <= CUT.after)
     assert told.close_read is not None
@@ -135,7 +135,7 @@ def test_the_parts_are_those_of_the_stream(
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
+def test_the_command_prints_a_table(archive: TradeStore) -> None:
     first, second = archive.segments(PAIR)
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1h", "--explain")
     told = explain(QuerySession(archive), ask("1h"))
@@ -165,7 +165,7 @@ def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
     assert sql == f"{told.sql};\n"
 
 
-def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
+def test_the_command_prints_json(archive: TradeStore) -> None:
     asked = ["ohlc", "XBTUSD", "-i", "1h", "--fill", "previous", "--explain", "-f", "json"]
     status, out, err = run(archive, *asked)
     told = explain(QuerySession(archive), ask("1h", fill="previous"))

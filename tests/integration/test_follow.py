@@ -231,7 +231,7 @@ def test_a_pair_that_is_not_stored_begins_now(tmp_path: Path) -> None:
     assert TradeStore(tmp_path).coverage("ETHUSD") == [(begin_ns, run.settled_ns)]
 
 
-def test_a_stored_pair_goes_on_where_its_last_request_began(tmp_path: Path) -> None:
+def test_follow_of_a_stored_pair_starts_where_its_last_request_began(tmp_path: Path) -> None:
     clock = clock_at(600)
     with serve(QUIET, clock=clock) as exchange:
         Crawl(exchange.url, tmp_path).only("ETHUSD")
@@ -372,7 +372,7 @@ def test_json_is_an_object_per_poll_and_a_reader_that_leaves_ends_it(tmp_path: P
     assert (live["last_ns"], live["last_price"]) == (seen[-1][1], f"{seen[-1][3].normalize():f}")
 
 
-def test_a_refresh_beside_it_has_status_5_and_says_who_has_the_pair(tmp_path: Path) -> None:
+def test_a_refresh_beside_follow_has_status_5_and_names_the_holder(tmp_path: Path) -> None:
     with serve(BUSY, clock=clock_at(100)) as exchange:
         process = command(exchange, tmp_path, "--since", "start")
         wait_for(Following(tmp_path, exchange, clock_at(100)).is_caught_up)

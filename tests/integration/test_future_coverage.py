@@ -108,7 +108,7 @@ Shape = Callable[[Lying, Path, int], None]
 
 @pytest.mark.parametrize("future", FUTURES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_a_fault_to_all_who_ask_until_a_repair_cuts_it(
+def test_coverage_in_the_future_is_a_fault_of_every_command_until_a_repair_cuts_it(
     shape: Shape, future: str, tmp_path: Path
 ) -> None:
     with Lying(MARKET, lambda now_s: now_s) as exchange:
@@ -176,7 +176,7 @@ def test_an_imported_range_is_cut_at_a_quiet_moment(rounding: str, tmp_path: Pat
     assert TradeStore(folder).wanted("XBTUSD")[-1].through == SETTLED_NS
 
 
-def test_a_crash_between_the_new_file_and_the_old_one_is_mended_by_the_next_repair(
+def test_a_crash_between_the_new_file_and_the_old_file_is_repaired_by_the_next_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: Any) -> None:

@@ -89,12 +89,12 @@ def test_compressed_data_that_is_cut_short_is_no_good_answer(
     )
 
 
-def test_what_is_not_compressed_as_it_says_is_no_good_answer() -> None:
+def test_a_body_with_a_wrong_coding_is_no_good_answer() -> None:
     for coding in ("gzip", "deflate"):
         assert fault(coding, GOOD).startswith("the body can't be decompressed: Error -3 ")
 
 
-def test_an_error_page_that_cannot_be_decompressed_is_told_by_its_status() -> None:
+def test_an_error_page_that_can_not_be_decompressed_is_an_empty_body() -> None:
     assert decompress(b"\x8b\x01", ["br"], 403) == b""
 
 

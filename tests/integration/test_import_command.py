@@ -77,7 +77,7 @@ ALL = [(Decimal(trade.price), Decimal(trade.volume)) for trade in TRADES]
 
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
-def test_a_file_and_then_the_api_are_the_exchanges_tape(
+def test_an_import_and_a_backfill_together_are_the_exchanges_history(
     harvester: Any, tmp_path: Path, rounding: str
 ) -> None:
     """The boundary lies inside a second that holds many trades, however the file rounds."""
@@ -97,7 +97,9 @@ def test_a_file_and_then_the_api_are_the_exchanges_tape(
     assert strangers(tmp_path / "data") == []
 
 
-def test_an_import_is_on_record_and_tells_how_far_it_is(harvester: Any, tmp_path: Path) -> None:
+def test_an_import_is_in_the_run_log_and_reports_its_progress(
+    harvester: Any, tmp_path: Path
+) -> None:
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(TRADES))
     done = harvester("import", "XBTUSD.csv", "--log-json")
     told = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
@@ -436,7 +438,9 @@ def test_pairs_picks_from_a_zip_by_any_spelling_and_by_pattern(
     ]
 
 
-def test_a_name_that_nobody_knows_is_left_out_and_said(harvester: Any, tmp_path: Path) -> None:
+def test_a_file_of_an_unknown_pair_is_skipped_with_a_message(
+    harvester: Any, tmp_path: Path
+) -> None:
     data = csv_files.three_columns(TRADES[:50])
     csv_files.packed(tmp_path / "K.zip", {"XBTUSD.csv": data, "OLDUSD.csv": data})
     done = harvester("import", "K.zip", "-q", "--json")

@@ -191,7 +191,7 @@ def held(folder: Path, rows: list[tuple[Any, ...]], span: Range) -> None:
 
 
 @pytest.mark.parametrize("rounded_up", [0, 1])
-def test_rows_that_the_api_told_too_are_there_however_they_are_rounded(
+def test_rows_that_were_downloaded_are_recognised_with_any_rounding(
     command: Any, tmp_path: Path, rounded_up: int
 ) -> None:
     rows = regular(START_S, START_S + 6_000, 600)
@@ -202,7 +202,7 @@ def test_rows_that_the_api_told_too_are_there_however_they_are_rounded(
 
 
 @pytest.mark.parametrize("change", ["price", "time", "twice"])
-def test_a_row_that_the_api_has_not_told_is_an_error(
+def test_a_row_that_the_download_lacks_is_an_error(
     command: Any, tmp_path: Path, change: str
 ) -> None:
     rows = regular(START_S, START_S + 6_000, 600)
@@ -766,7 +766,7 @@ def test_an_empty_file_of_which_nothing_is_known_takes_no_bound_of_another(
     assert is_covered(tmp_path / "data", until - 10)
 
 
-def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) -> None:
+def test_an_empty_quarter_between_two_leaves_no_gap(command: Any, tmp_path: Path) -> None:
     second, third, fourth = 1_680_307_200, 1_688_169_600, 1_696_118_400
     early, late = regular(second, second + 6_000, 60), regular(fourth + 60, fourth + 6_000, 60)
     for number, rows in ((2, early), (3, []), (4, late)):

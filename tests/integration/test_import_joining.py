@@ -80,7 +80,7 @@ GAPS_MS = st.one_of(
     st.booleans(),
     st.sampled_from((1, 5, 1000)),
 )
-def test_a_file_and_the_api_together_are_the_tape(
+def test_an_import_and_downloads_together_are_the_whole_history(
     gaps: list[int], ends_ms: list[int], rounding: str, whole: bool, segment_rows: int
 ) -> None:
     """Boundaries anywhere, inside of busy seconds too; the file's rounding is not told."""
@@ -216,7 +216,7 @@ def _limits(segment_rows: int) -> dict[str, Any]:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(GAPS_MS, min_size=4, max_size=60), st.integers(1, 59))
-def test_quarters_that_follow_one_another_have_no_seam(gaps: list[int], at: int) -> None:
+def test_consecutive_quarters_leave_no_gap(gaps: list[int], at: int) -> None:
     """Two files, the second known to begin where the first one ends."""
     market = tape(gaps)
     cut_s = csv_files.second(market.trades[min(at, len(gaps) - 1)])
@@ -277,7 +277,7 @@ def test_an_import_done_twice_keeps_nothing_twice(tmp_path: Path) -> None:
     assert tape_of(tmp_path / "data", "XBTUSD") == before
 
 
-def test_a_long_stretch_without_a_quiet_moment_is_left_out_and_said(
+def test_a_long_range_without_a_quiet_moment_is_left_out_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

@@ -77,7 +77,7 @@ BREAKS = {"p": "{0},oops,{1}", "t": "oops,1.5,{1}", "a": "{0}", "c": "14,oops,{1
     BOUNDS,
     st.booleans(),
 )
-def test_every_row_is_stored_or_said_to_be_missing(
+def test_every_row_is_stored_or_reported_as_missing(
     gaps: list[int],
     commands: list[list[File]],
     since: int | None,

@@ -69,26 +69,26 @@ def test_since_is_sent_as_whole_nanoseconds_and_the_key_as_pair() -> None:
     ]
 
 
-def test_the_newest_page_is_asked_without_since() -> None:
+def test_the_newest_page_is_requested_without_since() -> None:
     with Exchange([MARKET]) as exchange:
         run(exchange.url, newest)
     assert [call.params for call in exchange.calls] == [{"pair": "XXBTZUSD"}]
 
 
-def test_a_pair_without_a_key_is_asked_by_its_altname() -> None:
+def test_a_pair_without_a_key_is_requested_by_its_altname() -> None:
     with Exchange([PLAINLY_NAMED]) as exchange:
         run(exchange.url, lambda client: client.page(Pair(altname="XBTUSD"), None))
     assert [call.params for call in exchange.calls] == [{"pair": "XBTUSD"}]
 
 
-def test_a_tokenized_stock_is_asked_with_its_class() -> None:
+def test_a_tokenized_stock_is_requested_with_its_class() -> None:
     pair = Pair(altname="XBTUSD", aclass_base="tokenized_asset")
     with Exchange([replace(PLAINLY_NAMED, aclass_base="tokenized_asset")]) as exchange:
         run(exchange.url, lambda client: client.page(pair, None))
     assert exchange.calls[0].params == {"pair": "XBTUSD", "asset_class": "tokenized_asset"}
 
 
-def test_every_request_bears_the_set_user_agent() -> None:
+def test_every_request_has_the_configured_user_agent() -> None:
     with Odd() as exchange:
         run(exchange.url, newest, user_agent="mine/2.0")
     assert exchange.agents == ["mine/2.0"]
@@ -149,7 +149,7 @@ def test_candles_are_the_closed_ones_and_the_running_one() -> None:
     ]
 
 
-def test_candles_are_asked_for_again_as_pages_are() -> None:
+def test_candles_are_retried_as_pages_are() -> None:
     told = Told()
     with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
         candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), told)
@@ -160,7 +160,7 @@ def test_candles_are_asked_for_again_as_pages_are() -> None:
 
 
 @pytest.mark.parametrize("call", ["candles", "weekly_counts"])
-def test_candles_of_a_tokenized_stock_are_asked_for_as_such(call: str) -> None:
+def test_candles_of_a_tokenized_stock_are_requested_with_its_class(call: str) -> None:
     stock = Pair(altname="XBTUSD", key="XXBTZUSD", aclass_base="tokenized_asset")
     asks: dict[str, Callable[[Client], Awaitable[object]]] = {
         "candles": lambda client: client.candles(stock, 10080),
@@ -237,7 +237,7 @@ def test_a_body_that_is_nested_without_end_is_waited_out(place: str, depth: int)
     assert re.search(r"^the body is not .*\((maximum recursion depth|Input data was trunc)", reason)
 
 
-def test_a_body_that_says_it_is_gzip_and_is_not_is_waited_out() -> None:
+def test_a_body_with_a_wrong_gzip_header_is_retried() -> None:
     told = Told()
     with Odd(Reply(GOOD, headers="Content-Encoding: gzip\r\n")) as exchange:
         assert run(exchange.url, newest, told) == 60
@@ -273,7 +273,7 @@ def test_nobody_at_the_address_is_waited_for() -> None:
     assert set(told.waits) <= {("XBTUSD", "no connection: Connection refused")}
 
 
-def test_a_throttle_is_waited_out_until_its_stamp() -> None:
+def test_a_throttling_error_is_waited_out_until_the_time_in_it() -> None:
     told = Told()
     with faulty(["throttled:2"]) as exchange:
         assert run(exchange.url, newest, told) == 60
@@ -283,7 +283,7 @@ def test_a_throttle_is_waited_out_until_its_stamp() -> None:
     assert time.time() >= int(reason.rpartition(" ")[2]) - 0.01
 
 
-def test_a_throttle_whose_stamp_has_passed_is_no_reason_to_ask_at_once() -> None:
+def test_a_throttling_error_with_a_past_time_still_waits() -> None:
     throttled = json.dumps({"error": ["EService: Throttled: 1600000000"]}).encode()
     began = time.monotonic()
     with Odd(throttled) as exchange:
@@ -339,7 +339,7 @@ def test_a_throttle_lowers_the_calls_in_flight_and_no_rate() -> None:
         "EFuture:Of a kind that nobody knows",
     ],
 )
-def test_an_error_that_passes_is_asked_again_on_the_second_page(entry: str) -> None:
+def test_a_transient_error_on_the_second_page_is_retried(entry: str) -> None:
     async def twice(client: Client) -> int:
         return await newest(client) + await newest(client)
 
@@ -349,7 +349,7 @@ def test_an_error_that_passes_is_asked_again_on_the_second_page(entry: str) -> N
     assert told.waits == [("XBTUSD", entry)]
 
 
-def test_a_refusal_of_one_call_holds_the_others_of_its_pair_back() -> None:
+def test_a_refused_call_holds_the_other_calls_of_its_pair_back() -> None:
     async def both(client: Client) -> None:
         await asyncio.gather(client.page(PAIR, None), client.page(PAIR, 5))
 
@@ -372,7 +372,7 @@ def test_weekly_counts_take_their_turn_among_the_pages() -> None:
     assert second - first >= 1 / 5 - 0.1
 
 
-def test_what_a_pair_was_asked_can_be_seen() -> None:
+def test_the_pace_of_a_pair_is_reported() -> None:
     told: list[PaceState] = []
 
     async def session(url: str) -> PaceState:
@@ -394,7 +394,7 @@ def test_daily_counts_are_by_market_and_odd_rows_are_left_out() -> None:
     assert counts == {"XXBTZUSD": 17, "FOO": 2}
 
 
-def test_daily_counts_are_asked_for_once() -> None:
+def test_daily_counts_are_not_retried() -> None:
     with Exchange([MARKET], faults=Faults(elsewhere={"Ticker": ["busy"]})) as exchange:
         with pytest.raises(ExchangeUnreachable) as caught:
             run(exchange.url, lambda client: client.daily_trade_counts())
@@ -443,7 +443,7 @@ def test_pages_keep_to_the_set_rate() -> None:
     assert exchange.calls[-1].at_s - began >= 3 / 20 - 0.001
 
 
-def test_the_markets_and_the_clock_are_asked_for_again_too() -> None:
+def test_the_markets_and_the_clock_are_retried() -> None:
     faults = Faults(elsewhere={"AssetPairs": ["busy"], "Time": ["http:502"]})
     told = Told()
 
@@ -459,7 +459,7 @@ def test_the_markets_and_the_clock_are_asked_for_again_too() -> None:
 # How long.
 
 
-def test_patience_ends_with_a_message_that_tells_the_last_reason() -> None:
+def test_the_error_after_the_last_retry_has_the_last_reason() -> None:
     async def twice(client: Client) -> None:
         await client.page(PAIR, None)
         await client.page(PAIR, None)
@@ -557,7 +557,7 @@ STOPPED_AT = {
 
 
 @pytest.mark.parametrize(("fault", "message"), STOPPED_AT.items())
-def test_a_fault_that_waiting_does_not_mend_is_stopped_at(fault: str, message: str) -> None:
+def test_a_lasting_error_is_not_retried(fault: str, message: str) -> None:
     told = Told()
     with faulty([fault]) as exchange, pytest.raises(ExchangeRefused) as caught:
         run(exchange.url, newest, told)
@@ -565,7 +565,7 @@ def test_a_fault_that_waiting_does_not_mend_is_stopped_at(fault: str, message: s
     assert (told.waits, len(exchange.calls)) == ([], 1)
 
 
-def test_a_stock_agent_is_told_what_to_set() -> None:
+def test_a_refused_user_agent_is_an_error_that_names_the_setting() -> None:
     with Exchange([MARKET]) as exchange, pytest.raises(ExchangeRefused) as caught:
         run(exchange.url, newest, user_agent="python-httpx/0.28")
     assert str(caught.value) == STOPPED_AT["http:403"].replace("{url}", exchange.url)
@@ -606,7 +606,7 @@ def test_an_unknown_column_is_warned_of_once_a_run(caplog: pytest.LogCaptureFixt
     ]
 
 
-def test_an_estimate_is_asked_for_once() -> None:
+def test_weekly_counts_are_not_retried() -> None:
     with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
         with pytest.raises(ExchangeUnreachable) as caught:
             run(exchange.url, lambda client: client.weekly_counts(PAIR))
@@ -636,7 +636,7 @@ def test_a_candle_of_many_digits_is_shown_short(digits: int) -> None:
 
 
 @pytest.mark.parametrize("result", [b"{}", b'{"unixtime":"x"}', b'{"unixtime":1.5}'])
-def test_a_clock_that_cannot_be_read_is_asked_again(result: bytes) -> None:
+def test_an_unreadable_clock_is_retried(result: bytes) -> None:
     with Odd(b'{"error":[],"result":%b}' % result) as exchange:
         assert run(exchange.url, lambda client: client.clock_ns()) > 0
     assert len(exchange.agents) == 2
@@ -655,22 +655,20 @@ def test_a_clock_that_cannot_be_read_is_asked_again(result: bytes) -> None:
         ),
     ],
 )
-def test_a_certificate_file_that_is_not_there_is_told(
-    changes: dict[str, str], message: str
-) -> None:
+def test_a_missing_certificate_file_is_an_error(changes: dict[str, str], message: str) -> None:
     with pytest.raises(BadSetting) as caught:
         Client(settings("https://api.kraken.com", **changes))
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("host", ["api..kraken.com", "a" * 64 + ".com"])
-def test_an_address_whose_host_is_no_name_is_told(host: str) -> None:
+def test_an_address_with_an_invalid_host_is_an_error(host: str) -> None:
     with pytest.raises(BadSetting) as caught:
         config.load({"exchange.url": f"https://{host}"}, environment={})
     assert f"'https://{host}': it must be an address that " in str(caught.value)
 
 
-def test_every_fault_of_the_wire_becomes_ours() -> None:
+def test_every_network_error_becomes_an_error_of_harvester() -> None:
     kinds = ["cut", "reset", "close", "hang:9", "dribble:9", "bad_json", "not_json", "http:520"]
     with faulty(kinds * 3) as exchange, pytest.raises(HarvesterError):
         run(exchange.url, newest, timeout_s=0.05, give_up_s=0.2)
@@ -694,7 +692,7 @@ OTHER_CANDLES = (
 
 
 @pytest.mark.parametrize("body", [OTHER_PAGE, OTHER_ROWS])
-def test_a_page_of_another_market_is_asked_for_again(body: bytes) -> None:
+def test_a_page_of_another_market_is_retried(body: bytes) -> None:
     told = Told()
     with Odd(body, body) as exchange:
         assert run(exchange.url, newest, told) == 60
@@ -702,7 +700,7 @@ def test_a_page_of_another_market_is_asked_for_again(body: bytes) -> None:
     assert told.waits == [("XBTUSD", why)] * 2
 
 
-def test_candles_of_another_market_are_asked_for_again() -> None:
+def test_candles_of_another_market_are_retried() -> None:
     told = Told()
     with Odd(OTHER_CANDLES) as exchange:
         candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), told)

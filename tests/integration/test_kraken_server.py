@@ -135,13 +135,13 @@ def test_id_zero_is_printed_as_zero() -> None:
 
 
 @pytest.mark.parametrize(("mode", "first"), [("inclusive", 5), ("exclusive", 6)])
-def test_since_is_inclusive_or_exclusive_by_true_stamps(mode: str, first: int) -> None:
+def test_since_is_inclusive_or_exclusive_by_true_times(mode: str, first: int) -> None:
     """Both are told of Kraken, so both must be had."""
     with shop(since_mode=mode) as exchange:
         assert ids(exchange, since=stamp(5)) == list(range(first, first + 10))
 
 
-def test_since_compares_true_stamps_and_not_printed_times() -> None:
+def test_since_compares_true_times_and_not_printed_times() -> None:
     """Printed times of stamps 100 ns apart are equal, the stamps are not."""
     trades = spaced(20, step_ns=100)
     with Exchange([sample_trades.market(trades)]) as exchange:
@@ -170,7 +170,7 @@ def test_without_since_the_newest_page_is_given() -> None:
         assert ids(exchange, count=3) == [28, 29, 30]
 
 
-def test_last_is_the_true_stamp_of_the_last_row() -> None:
+def test_last_is_the_true_time_of_the_last_row() -> None:
     """The printed time has lost it."""
     market = sample_trades.market(sample_trades.xbtusd_like(50))
     with Exchange([market]) as exchange, closing(Client(exchange)) as client:
@@ -260,7 +260,7 @@ def test_a_literal_is_read_back_exactly() -> None:
     assert literal_ns("1616889747") == 1616889747000000000
 
 
-def test_the_expected_tape_counts_ties_by_printed_time() -> None:
+def test_expected_trades_count_ties_by_printed_time() -> None:
     """Stamps that differ may print alike."""
     tape = expected(sample_trades.market(spaced(4, step_ns=150)))
     assert [(row[1], row[2]) for row in tape] == [
@@ -301,7 +301,7 @@ def test_printed_times_never_run_backwards(market: Market) -> None:
 
 
 @pytest.mark.parametrize("place", [1000, 2000, 3000])
-def test_made_pages_end_inside_a_stamp(place: int) -> None:
+def test_made_pages_end_between_trades_of_one_time(place: int) -> None:
     """The trap that `inside_stamps` is for."""
     trades = sample_trades.inside_stamps(3100)
     assert trades[place - 1].true_ns == trades[place].true_ns
@@ -586,7 +586,7 @@ def test_a_refusal_comes_once_for_each_item_of_a_script(kind: str) -> None:
     assert exchange.faults.done[kind] == 1
 
 
-def test_throttled_says_until_when() -> None:
+def test_a_throttling_error_has_its_end() -> None:
     """A UNIX stamp in whole seconds."""
     with shop(faults=Faults(script=["throttled:100"])) as exchange:
         (entry,) = ask(exchange, pair="XBTUSD")["error"]
@@ -689,7 +689,7 @@ def test_a_warning_aborts_nothing() -> None:
     assert len(answer["result"]["XXBTZUSD"]) == 10
 
 
-def test_a_big_body_has_the_size_asked_for() -> None:
+def test_a_big_body_has_the_requested_size() -> None:
     """Valid JSON all the same."""
     with (
         shop(faults=Faults(script=["big:300000"])) as exchange,
@@ -783,7 +783,7 @@ def test_a_stale_page_answers_the_call_before() -> None:
         assert client.ids(since=stamp(10))[0] == 10
 
 
-def test_skipped_rows_lie_inside_a_page_and_come_when_asked_again() -> None:
+def test_skipped_rows_lie_inside_a_page_and_come_with_another_request() -> None:
     """Never the first or the last row, and each place once at most."""
     with shop(faults=Faults(chances={"skip:2": 1.0})) as exchange:
         shown = [ids(exchange, since=0) for _ in range(12)]
@@ -856,7 +856,7 @@ def test_an_unknown_fault_is_refused() -> None:
 # --- a process of its own ------------------------------------------------------------------------
 
 
-def test_it_runs_as_a_process_and_ends_when_told() -> None:
+def test_it_runs_as_a_process_and_ends_on_terminate() -> None:
     """As benchmarks start it."""
     program = Path(kraken_server.__file__)
     command = [sys.executable, str(program), "--trades", "50", "--pairs", "2", "--seconds", "20"]

@@ -70,7 +70,7 @@ def test_trades_without_ids_that_are_late_by_less_than_settle_come_with_the_next
     assert tape_of(tmp_path, "XBTUSD") == shown_by(clock, market=market)
 
 
-def test_settle_tells_how_late_a_trade_may_be(tmp_path: Path) -> None:
+def test_trades_late_by_less_than_settle_are_stored(tmp_path: Path) -> None:
     clock = Clock(NOW_NS)
     places = [p for p, trade in enumerate(TRADES) if 0 <= NOW_NS - trade.true_ns < 600 * SECOND_NS]
     with serve(MARKET, clock=clock, faults=late(places)) as exchange:
@@ -96,7 +96,7 @@ def test_a_trade_that_comes_behind_what_is_stored_is_downloaded_by_the_next_run(
     assert strangers(tmp_path) == []
 
 
-def test_a_trade_that_is_late_by_more_than_settle_is_on_record_as_a_jump(tmp_path: Path) -> None:
+def test_a_trade_late_by_more_than_settle_is_recorded_as_an_id_gap(tmp_path: Path) -> None:
     clock = Clock(NOW_NS)
     missing = SETTLED[-200]
     with serve(MARKET, clock=clock, faults=late([missing])) as exchange:
@@ -117,7 +117,7 @@ LAST_NS = QUIET[-1].true_ns
 
 
 @pytest.mark.parametrize("ids", ["with ids", "without ids"])
-def test_a_last_trade_that_is_late_by_more_than_settle_is_missed_at_a_quiet_head(
+def test_a_late_last_trade_of_a_quiet_market_is_found_by_the_next_run(
     ids: str, tmp_path: Path
 ) -> None:
     market = sample_trades.market(QUIET if ids == "with ids" else sample_trades.ids_unknown(QUIET))
@@ -146,7 +146,7 @@ def test_a_quiet_head_where_nothing_is_missing_ends_well(tmp_path: Path) -> None
     assert tape_of(tmp_path, market.altname) == expected(market)
 
 
-def test_coverage_of_time_that_is_still_to_come_is_said(tmp_path: Path) -> None:
+def test_coverage_of_future_time_is_noted(tmp_path: Path) -> None:
     clock = Clock(LAST_NS + 3600 * SECOND_NS)
     with serve(sample_trades.market(QUIET), clock=clock) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
@@ -161,7 +161,7 @@ def test_coverage_of_time_that_is_still_to_come_is_said(tmp_path: Path) -> None:
     ]
 
 
-def test_a_trade_of_the_future_is_no_end_of_the_tape(tmp_path: Path) -> None:
+def test_a_trade_in_the_future_is_not_the_end_of_the_history(tmp_path: Path) -> None:
     """Believed, it would end the crawl there, and all behind it would be lost."""
     rows = sample_trades.xbtusd_like(3_000, 5)
     literals = [f"{row.true_ns // 1000 / 10**6:.6f}" for row in rows]

@@ -160,7 +160,7 @@ def test_kraken_and_archive_and_candles_and_kraken_know_nothing_of_each_other() 
     assert wrong == []
 
 
-def test_the_crawl_knows_neither_http_nor_sql() -> None:
+def test_the_download_package_imports_neither_http_nor_sql() -> None:
     wrong = [
         f"{path}:{use.line} imports {use.module}"
         for room, path, use in all_uses()

@@ -166,7 +166,7 @@ def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
 
 
 @pytest.mark.parametrize("lie", ["first_rows:1", "first_rows:2"])
-def test_rows_without_ids_that_are_alike_lose_none_to_an_answer_that_lacks_its_first_rows(
+def test_equal_rows_without_ids_are_all_kept_if_an_answer_lacks_its_first_rows(
     lie: str, tmp_path: Path
 ) -> None:
     """The last group of a page and the first of the next would look complete."""
@@ -181,7 +181,7 @@ def test_rows_without_ids_that_are_alike_lose_none_to_an_answer_that_lacks_its_f
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
+def test_any_trades_with_false_answers_are_exact_or_have_a_gap_on_record(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     market = data.draw(sample_trades.tapes(min_size=1))
@@ -440,7 +440,7 @@ def test_no_more_than_two_calls_more_for_a_new_pair(tmp_path: Path) -> None:
     assert counts[1] <= 7
 
 
-def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
+def test_a_trade_withheld_far_behind_the_last_id_is_reported_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows without ids behind it are many: they are stored before the next id shows a loss."""

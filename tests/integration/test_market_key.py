@@ -116,7 +116,7 @@ def backfilled(nights: Nights, choice: PairSelection) -> list[BackfillResult]:
     return asyncio.run(run())
 
 
-def test_a_refresh_adds_nothing_of_another_market_and_says_so(nights: Nights) -> None:
+def test_a_refresh_stores_nothing_of_another_market_and_is_an_error(nights: Nights) -> None:
     relist(nights)
     held = nights.tape("LUNAUSD")
     report = nights.refresh()
@@ -127,7 +127,7 @@ def test_a_refresh_adds_nothing_of_another_market_and_says_so(nights: Nights) ->
     assert known_pairs(TradeStore(nights.folder))["LUNAUSD"].key == "OLDLUNA"
 
 
-def test_the_old_market_goes_on_under_its_key_where_it_is_listed(
+def test_a_refresh_of_a_relisted_market_continues_by_its_key(
     nights: Nights, caplog: pytest.LogCaptureFixture
 ) -> None:
     relist(nights, old_as="LUNCUSD")
@@ -163,7 +163,7 @@ def test_another_market_is_refused_before_any_of_its_trades_is_requested(nights:
     assert nights.exchange.pages("LUNAUSD") == before
 
 
-def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Nights) -> None:
+def test_a_backfill_of_all_pairs_continues_with_the_old_market(nights: Nights) -> None:
     relist(nights, old_as="LUNCUSD")
     outcomes = backfilled(nights, PairSelection(everything=True))
     assert {outcome.pair: outcome.error for outcome in outcomes} == {
@@ -173,7 +173,7 @@ def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Ni
     assert nights.tape("LUNAUSD") == until(OLD, nights.settled_ns)
 
 
-def test_a_backfill_by_name_says_that_it_is_another_market(nights: Nights) -> None:
+def test_a_backfill_by_the_name_of_another_market_is_an_error(nights: Nights) -> None:
     relist(nights)
     held = nights.tape("LUNAUSD")
     [outcome] = backfilled(nights, PairSelection([PairName("LUNA/USD")]))
@@ -227,7 +227,7 @@ def test_a_pair_that_no_list_has_is_stored_with_the_key_of_its_first_answer(tmp_
         assert nights.tape("LUNAUSD") == until(old, nights.settled_ns)
 
 
-def test_the_key_is_read_from_the_files_where_pairs_json_is_gone(nights: Nights) -> None:
+def test_the_key_is_read_from_the_files_if_pairs_json_is_missing(nights: Nights) -> None:
     relist(nights)
     held = nights.tape("LUNAUSD")
     (nights.folder / "pairs.json").unlink()
@@ -312,7 +312,7 @@ def test_verify_reports_files_of_two_markets_in_one_folder(tmp_path: Path) -> No
     ]
 
 
-def test_files_that_tell_no_key_are_no_fault(tmp_path: Path) -> None:
+def test_files_without_a_key_are_no_fault(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
     nameless = msgspec.json.encode(Pair(altname="LUNAUSD")).decode()

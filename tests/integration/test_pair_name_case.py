@@ -244,7 +244,7 @@ def test_files_of_a_pair_are_chosen_by_the_exact_spelling(tmp_path: Path) -> Non
 # --- a disk that ignores case --------------------------------------------------------------------
 
 
-def test_a_disk_is_asked_whether_it_ignores_case(
+def test_a_file_system_that_ignores_case_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pair=XBTUSD").mkdir()

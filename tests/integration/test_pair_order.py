@@ -34,7 +34,7 @@ def asked(exchange: Exchange, endpoint: str) -> list[str]:
     return [call.pair or "" for call in exchange.calls if call.path.endswith(endpoint)]
 
 
-def test_the_largest_goes_first(tmp_path: Path) -> None:
+def test_the_largest_pair_is_downloaded_first(tmp_path: Path) -> None:
     several = markets(30, 10, 2_500, 20, 1_200)
     with serve(*several, clock=Clock(sample_trades.BUSY_NS + DAY)) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
@@ -53,7 +53,7 @@ def test_the_order_costs_one_call(tmp_path: Path) -> None:
         assert (asked(exchange, "Ticker"), asked(exchange, "OHLC")) == ([""], [])
 
 
-def test_who_lacks_less_goes_later(tmp_path: Path) -> None:
+def test_a_pair_that_lacks_less_is_downloaded_later(tmp_path: Path) -> None:
     """A large market that is nearly complete is done sooner than a small one that is not begun."""
     clock = Clock(sample_trades.BUSY_NS + DAY)
     with serve(*markets(900, 30), clock=clock) as exchange:
@@ -69,7 +69,7 @@ def test_who_lacks_less_goes_later(tmp_path: Path) -> None:
     assert began(crawl) == ["ETHUSD", "XBTUSD"]
 
 
-def test_where_all_find_room_nobody_is_asked_for_sizes(tmp_path: Path) -> None:
+def test_sizes_are_not_requested_if_all_pairs_run_at_once(tmp_path: Path) -> None:
     several = markets(30, 10, 50)
     with serve(*several) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 3})
@@ -78,7 +78,7 @@ def test_where_all_find_room_nobody_is_asked_for_sizes(tmp_path: Path) -> None:
     assert sorted(began(crawl)) == sorted(market.altname for market in several)
 
 
-def test_who_lacks_less_than_a_week_is_not_asked_for(tmp_path: Path) -> None:
+def test_no_size_is_requested_of_a_pair_that_lacks_less_than_a_week(tmp_path: Path) -> None:
     """A nightly run over hundreds of pairs makes no call more for their order."""
     several = markets(30, 2_000)
     with serve(*several) as exchange:
@@ -105,7 +105,7 @@ def test_sizes_that_are_refused_change_the_order_and_nothing_else(
     assert [outcome.exit_status for outcome in outcomes] == [0] * 5
 
 
-def test_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+def test_a_failed_pair_does_not_end_the_others(tmp_path: Path) -> None:
     several = markets(*[50] * 12)
     script = {"ETHUSD": ["denied"]}
     with serve(*several, faults=Faults(script=script)) as exchange:
@@ -118,7 +118,7 @@ def test_one_that_fails_stops_no_other(tmp_path: Path) -> None:
         assert tape_of(tmp_path, market.altname) == want
 
 
-def test_hundreds_of_small_pairs_are_crawled_side_by_side(tmp_path: Path) -> None:
+def test_a_hundred_small_pairs_are_downloaded_side_by_side(tmp_path: Path) -> None:
     trades = sample_trades.xbtusd_like(40, 1)
     several = [named(n, trades) for n in range(100)]
     with serve(*several) as exchange:
@@ -147,7 +147,7 @@ def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) 
     assert archive._caches == {}
 
 
-def test_an_exchange_that_is_gone_is_not_waited_for_by_each_pair_anew(tmp_path: Path) -> None:
+def test_a_silent_exchange_is_not_waited_for_by_each_pair(tmp_path: Path) -> None:
     several = markets(*[2_500] * 6)
     with serve(*several) as exchange:
         options = {"exchange.jobs": 2, "exchange.give_up_s": 0.05}
@@ -167,7 +167,7 @@ def test_an_exchange_that_is_gone_is_not_waited_for_by_each_pair_anew(tmp_path: 
     assert [outcome.exit_status for outcome in outcomes] == [3] * 6
 
 
-def test_after_the_wish_to_stop_no_pair_is_begun(tmp_path: Path) -> None:
+def test_after_a_cancellation_no_pair_is_begun(tmp_path: Path) -> None:
     several = markets(*[2_500] * 5)
     with serve(*several) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 2})
@@ -191,6 +191,6 @@ def test_pairs_are_begun_as_long_as_any_other_is_answered(tmp_path: Path) -> Non
     assert str(outcomes[2].error) == "XBTEUR: the exchange refused: EGeneral:Permission denied"
 
 
-def test_a_wish_for_nothing_is_done_at_once(tmp_path: Path) -> None:
+def test_a_backfill_of_no_pairs_returns_no_results(tmp_path: Path) -> None:
     with serve(*markets(5)) as exchange:
         assert Crawl(exchange.url, tmp_path).run() == []

@@ -102,7 +102,7 @@ def test_what_is_typed_means_these_pairs(
         ),
     ],
 )
-def test_what_means_no_pair_is_said(
+def test_a_name_of_no_pair_is_an_error(
     choice: PairSelection, kind: type[Exception], message: str, exchange: Exchange, tmp_path: Path
 ) -> None:
     with pytest.raises(kind) as caught:

@@ -98,7 +98,7 @@ def test_the_pair_and_the_year_are_in_the_path(data: Path) -> None:
     assert rows == [("GRTETH", year, years.count(year)) for year in sorted(set(years))]
 
 
-def test_ordered_by_time_and_tie_it_is_the_tape(data: Path) -> None:
+def test_rows_ordered_by_time_and_tie_are_in_the_exchanges_order(data: Path) -> None:
     ids = (
         duckdb.connect()
         .execute(

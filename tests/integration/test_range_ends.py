@@ -63,7 +63,7 @@ def test_a_trade_left_out_at_the_beginning_of_a_range_is_found(tmp_path: Path) -
     assert tape_of(tmp_path, "XBTUSD") == list(expected(MARKET))
 
 
-def test_a_seam_to_a_long_quiet_market_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_range_end_before_a_long_quiet_time_is_requested_again(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.sparse(40, 82))
     middle = market.trades[20].true_ns
     with serve(market) as exchange:
@@ -74,7 +74,7 @@ def test_a_seam_to_a_long_quiet_market_is_asked_for_again(tmp_path: Path) -> Non
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
-def test_trades_left_out_at_the_right_seam_are_all_found(tmp_path: Path) -> None:
+def test_trades_left_out_at_the_end_of_a_range_are_all_found(tmp_path: Path) -> None:
     cut = TRADES[2_000].true_ns
     with serve(MARKET) as exchange:
         crawl = Crawl(exchange.url, tmp_path)
@@ -84,7 +84,7 @@ def test_trades_left_out_at_the_right_seam_are_all_found(tmp_path: Path) -> None
     assert tape_of(tmp_path, "XBTUSD") == list(expected(MARKET))
 
 
-def test_a_trade_that_a_covered_range_lacks_is_no_jump(tmp_path: Path) -> None:
+def test_a_trade_that_a_covered_range_lacks_is_no_id_gap(tmp_path: Path) -> None:
     cut = TRADES[1_000].true_ns + 300
     with serve(sample_trades.market(TRADES[:1_000])) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD", Range(0, TRADES[999].true_ns + 300))
@@ -98,7 +98,7 @@ def test_a_trade_that_a_covered_range_lacks_is_no_jump(tmp_path: Path) -> None:
     assert (report.faults, report.confirmed_id_gaps) == ([], 0)
 
 
-def test_trades_that_the_covered_range_behind_lacks_are_downloaded(tmp_path: Path) -> None:
+def test_trades_that_the_next_covered_range_lacks_are_downloaded(tmp_path: Path) -> None:
     cut = TRADES[990].true_ns + 300
     with serve(MARKET) as exchange:
         crawl = Crawl(exchange.url, tmp_path)
@@ -140,14 +140,14 @@ def _widen(file: Path, span: Range) -> None:
     ],
     ids=str,
 )
-def test_ids_that_go_back_or_come_twice_harm_nothing(ids: tuple[int, ...], tmp_path: Path) -> None:
+def test_descending_or_repeated_ids_lose_no_trade(ids: tuple[int, ...], tmp_path: Path) -> None:
     market = numbered(*ids)
     with serve(market) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert (outcome.error, tape_of(tmp_path, "XBTUSD")) == (None, list(expected(market)))
 
 
-def test_jumps_far_apart_do_not_end_the_asking(tmp_path: Path) -> None:
+def test_id_gaps_far_apart_do_not_stop_the_requests_for_later_gaps(tmp_path: Path) -> None:
     trades = sample_trades.xbtusd_like(30_000, 83)
     gone = set(range(500, 12_500, 1_000))
     market = sample_trades.market([trade for i, trade in enumerate(trades) if i not in gone])
@@ -157,7 +157,9 @@ def test_jumps_far_apart_do_not_end_the_asking(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flush_rows", [50, 250_000])
-def test_a_pair_that_always_jumps_is_sound_across_new_year(flush_rows: int, tmp_path: Path) -> None:
+def test_a_pair_with_id_gaps_everywhere_is_sound_across_new_year(
+    flush_rows: int, tmp_path: Path
+) -> None:
     trades = sample_trades.new_years(84, each=800)
     jumping = [
         Trade(t.true_ns, t.price, t.volume, t.side, t.order_type, t.misc, 3 * i + i % 2 + 1)
@@ -170,7 +172,7 @@ def test_a_pair_that_always_jumps_is_sound_across_new_year(flush_rows: int, tmp_
     assert verify(TradeStore(tmp_path), "XBTUSD").faults == []
 
 
-def test_a_fault_of_ours_in_one_pair_ends_no_other(
+def test_an_internal_error_in_one_pair_does_not_end_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = PageMerger.join

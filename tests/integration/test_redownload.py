@@ -33,7 +33,7 @@ __all__ = ["started"]
 
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
-def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
+def test_a_redownload_makes_the_history_equal_to_the_exchanges(started: Any, rounding: str) -> None:
     scenario = started(TRADES)
     scenario.take_in(csv_files.three_columns(TRADES[:4_000], rounding))
     scenario.fill()
@@ -46,7 +46,7 @@ def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
     scenario.check()
 
 
-def test_a_second_redownload_asks_for_no_page(started: Any) -> None:
+def test_a_second_redownload_requests_no_page(started: Any) -> None:
     scenario = started(TRADES)
     scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
     scenario.redownload()
@@ -107,7 +107,7 @@ def test_seven_columns_too(started: Any) -> None:
     scenario.check()
 
 
-def test_ids_that_jump_are_confirmed_jumps(started: Any) -> None:
+def test_id_gaps_of_a_redownload_are_confirmed_id_gaps(started: Any) -> None:
     trades = sample_trades.jumping_ids(3_000, 7)
     scenario = started(trades)
     scenario.take_in(csv_files.three_columns(trades[500:2_500]))
@@ -243,7 +243,7 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in found]
 
 
-def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
+def test_a_row_that_the_file_lacks_is_reported_with_its_day(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
     scenario.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
@@ -329,7 +329,7 @@ def test_a_repair_downloads_every_gap_beside_imported_ranges_that_lack_rows(star
     scenario.check()
 
 
-def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
+def test_an_altered_volume_is_reported_with_its_day(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
     data = csv_files.three_columns(trades)
@@ -343,7 +343,7 @@ def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
     scenario.check()
 
 
-def test_a_row_that_ids_show_to_be_none_goes(started: Any) -> None:
+def test_a_row_that_ids_show_to_be_false_is_replaced(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
     scenario.take_in(
@@ -383,7 +383,7 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     assert scenario.tape == before
 
 
-def test_an_answer_that_left_trades_out_is_asked_for_again(started: Any) -> None:
+def test_an_answer_that_left_trades_out_replaces_nothing_until_a_later_run(started: Any) -> None:
     trades = days_apart(6, numbered=False)
     scenario, short = started(trades), started([*trades[:12], *trades[13:]])
     scenario.take_in(csv_files.three_columns(trades))
@@ -590,7 +590,7 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
     assert archive.first_id_after(PAIR, 0) == (TRADES[0].trade_id, 0)
 
 
-def test_a_scan_through_a_replacement_is_a_whole_tape(started: Any) -> None:
+def test_a_scan_during_a_replacement_is_complete(started: Any) -> None:
     trades = years(2_000, 2_000, 2_000)
     scenario = started(trades)
     scenario.take_in(

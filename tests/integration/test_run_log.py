@@ -52,7 +52,7 @@ def lines(archive: TradeStore) -> list[bytes]:
     return (archive.root / "runs.jsonl").read_bytes().splitlines()
 
 
-def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) -> None:
+def test_a_record_has_the_arguments_and_the_results_of_a_run(archive: TradeStore) -> None:
     asked = {"pairs": ["btc/usd"], "since": "start"}
     with record_run(archive, "backfill", asked, settings(), warned) as record:
         record.pairs = pair_results(OUTCOMES)
@@ -122,7 +122,7 @@ def test_a_name_and_a_password_in_the_address_are_left_out(archive: TradeStore) 
         assert b"secret" not in line
 
 
-def test_a_run_that_goes_on_is_seen(archive: TradeStore) -> None:
+def test_a_running_run_is_listed(archive: TradeStore) -> None:
     with record_run(archive, "backfill", {}, settings(), warned):
         assert [run.state for run in latest_runs(archive, 9)] == ["running"]
     assert [run.state for run in latest_runs(archive, 9)] == ["ended"]
@@ -138,7 +138,7 @@ with record_run(TradeStore(sys.argv[1]), "backfill", {}, config.load(environment
 """
 
 
-def test_a_run_that_was_killed_is_told_as_killed(archive: TradeStore) -> None:
+def test_a_killed_run_is_listed_as_killed(archive: TradeStore) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(archive.root)], check=False, timeout=60)
     assert [(run.state, run.exit_status) for run in latest_runs(archive, 9)] == [("killed", None)]
 
@@ -158,7 +158,7 @@ def test_a_run_on_another_machine_is_believed(archive: TradeStore) -> None:
         assert [found.state for found in latest_runs(archive, 9)] == ["running"]
 
 
-def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: TradeStore) -> None:
+def test_an_error_that_ends_a_run_is_recorded_and_raised(archive: TradeStore) -> None:
     with (
         pytest.raises(ExchangeUnreachable),
         record_run(archive, "backfill", {}, settings(), warned),
@@ -168,7 +168,7 @@ def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: TradeStor
     assert (run.state, run.exit_status, run.error) == ("ended", 3, "no good answer")
 
 
-def test_that_it_can_t_be_written_is_one_line_and_no_more(archive: TradeStore) -> None:
+def test_a_run_log_that_can_not_be_written_is_a_warning(archive: TradeStore) -> None:
     (archive.root / "runs.jsonl").mkdir(parents=True)
     said: list[str] = []
     with record_run(archive, "backfill", {}, settings(), said.append) as record:

@@ -74,7 +74,7 @@ def name_of(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
+def test_a_sound_archive_has_no_faults_and_all_counts(sound: Path) -> None:
     report = verify(TradeStore(sound), "XBTUSD")
     counts = (report.files, report.rows, report.ids, report.boundaries, report.confirmed_id_gaps)
     assert (report.faults, counts) == ([], (4, 4_000, 4_000, 3, 0))
@@ -192,7 +192,7 @@ def test_a_row_taken_out(harmed: Path) -> None:
     )
 
 
-def test_one_digit_changed(harmed: Path) -> None:
+def test_a_changed_digit_is_a_fault(harmed: Path) -> None:
     file = files(harmed)[2]
 
     def change(table: pa.Table) -> pa.Table:
@@ -315,14 +315,14 @@ def test_ids_that_skip_between_files(tmp_path: Path) -> None:
     assert fault.text == (f"unconfirmed id gap: {first + 1_000} is followed by {first + 1_003}")
 
 
-def test_a_confirmed_jump_is_no_fault(tmp_path: Path) -> None:
+def test_a_confirmed_id_gap_is_no_fault(tmp_path: Path) -> None:
     with serve(sample_trades.market(TRADES[:500] + TRADES[510:])) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
     report = verify(TradeStore(tmp_path), "XBTUSD")
     assert (report.faults, report.confirmed_id_gaps) == ([], 1)
 
 
-def test_a_pair_that_always_jumps_is_sound_and_counted(tmp_path: Path) -> None:
+def test_a_pair_with_id_gaps_everywhere_is_sound_and_they_are_counted(tmp_path: Path) -> None:
     with serve(sample_trades.market(sample_trades.jumping_ids(20_000, 72, chance=0.5))) as exchange:
         Crawl(exchange.url, tmp_path, {"archive.flush_rows": 3_000}).only("XBTUSD")
     report = verify(TradeStore(tmp_path), "XBTUSD")
@@ -339,7 +339,7 @@ def test_a_pair_that_always_jumps_is_sound_and_counted(tmp_path: Path) -> None:
     ],
     ids=["without ids", "runs of id 0", "tiny coin"],
 )
-def test_odd_tapes_are_sound(market: Market, tmp_path: Path) -> None:
+def test_archives_of_unusual_markets_are_sound(market: Market, tmp_path: Path) -> None:
     with serve(market) as exchange:
         crawl = Crawl(exchange.url, tmp_path, {"archive.flush_rows": 500})
         outcome = crawl.only(market.altname)
@@ -347,7 +347,7 @@ def test_odd_tapes_are_sound(market: Market, tmp_path: Path) -> None:
     assert verify(TradeStore(tmp_path), outcome.pair).faults == []
 
 
-def test_an_interrupted_backfill_leaves_a_gap_that_is_told(tmp_path: Path) -> None:
+def test_an_interrupted_backfill_leaves_a_gap_that_is_a_fault(tmp_path: Path) -> None:
     with serve(sample_trades.market(TRADES)) as exchange:
         Crawl(exchange.url, tmp_path, stop_after_pages=2).only("XBTUSD", Range(0, END))
     [fault] = verify(TradeStore(tmp_path), "XBTUSD").faults

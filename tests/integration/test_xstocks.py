@@ -86,7 +86,7 @@ def test_the_class_is_kept_in_the_list_of_pairs(folder: Path) -> None:
     )
 
 
-def test_both_classes_are_asked_for_once(exchange: Exchange, tmp_path: Path) -> None:
+def test_both_classes_are_requested_once(exchange: Exchange, tmp_path: Path) -> None:
     opened(exchange.url, tmp_path).backfill("AAPLx/USD")
     asked = [call.params for call in exchange.calls if call.path.endswith("AssetPairs")]
     assert asked == [{}, {"aclass_base": STOCK_CLASS}]
@@ -163,7 +163,7 @@ def test_a_selection_knows_the_classes(
         ),
     ],
 )
-def test_what_means_no_pair_of_a_class_is_said(
+def test_a_name_of_no_pair_of_a_class_is_an_error(
     names: list[str],
     options: dict[str, Any],
     kind: type[Exception],
@@ -176,7 +176,9 @@ def test_what_means_no_pair_of_a_class_is_said(
     assert str(caught.value) == message
 
 
-def test_all_stocks_of_an_exchange_without_any_is_said(exchange: Exchange, tmp_path: Path) -> None:
+def test_all_stocks_of_an_exchange_without_any_is_an_error(
+    exchange: Exchange, tmp_path: Path
+) -> None:
     exchange.classes = "refused"
     with pytest.raises(
         UnknownPair, match="the exchange lists no pair of the class tokenized_asset"

@@ -33,13 +33,13 @@ def transient(body: bytes) -> Transient:
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, *range(520, 528), 530])
-def test_429_and_5xx_are_waited_out(status: int) -> None:
+def test_status_429_and_5xx_are_transient(status: int) -> None:
     with pytest.raises(Transient) as caught:
         check_status(status, URL, b"<html>")
     assert (caught.value.reason, caught.value.is_refusal) == (f"HTTP {status}", status == 429)
 
 
-def test_403_tells_what_to_set() -> None:
+def test_status_403_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(ExchangeRefused) as caught:
         check_status(403, URL, b"<html>")
     assert str(caught.value) == (
@@ -49,7 +49,7 @@ def test_403_tells_what_to_set() -> None:
 
 
 @pytest.mark.parametrize("status", [204, 301, 400, 401, 404, 405, 418])
-def test_any_other_status_is_stopped_at_with_what_it_said(status: int) -> None:
+def test_any_other_status_is_an_error_with_the_beginning_of_the_body(status: int) -> None:
     with pytest.raises(ExchangeRefused) as caught:
         check_status(status, URL, b"nothing h\xffre" + b"x" * 100)
     assert str(caught.value) == (
@@ -84,7 +84,7 @@ def test_any_other_status_is_stopped_at_with_what_it_said(status: int) -> None:
         ("", False),
     ],
 )
-def test_passing_faults_are_waited_out(entry: str, refusal: bool) -> None:
+def test_passing_errors_are_transient(entry: str, refusal: bool) -> None:
     fault = transient(errors(entry))
     assert (fault.reason, fault.is_refusal, fault.wait_s) == (entry, refusal, None)
     assert fault.is_throttled == ("Throttled" in entry)
@@ -102,13 +102,13 @@ def test_passing_faults_are_waited_out(entry: str, refusal: bool) -> None:
         "EGeneral:Unknown method",
     ],
 )
-def test_faults_that_waiting_does_not_mend_are_stopped_at(entry: str) -> None:
+def test_lasting_errors_are_raised_and_not_retried(entry: str) -> None:
     with pytest.raises(ExchangeRefused) as caught:
         check_errors(errors(entry), "XBTUSD")
     assert str(caught.value) == f"XBTUSD: the exchange refused: {entry}"
 
 
-def test_several_faults_are_all_told() -> None:
+def test_several_errors_are_all_in_the_message() -> None:
     with pytest.raises(ExchangeRefused) as caught:
         check_errors(errors("EGeneral:Permission denied", "EQuery:Unknown asset pair"), "XBTUSD")
     assert str(caught.value) == (
@@ -116,7 +116,7 @@ def test_several_faults_are_all_told() -> None:
     )
 
 
-def test_an_error_that_lasts_decides_over_one_that_is_unknown() -> None:
+def test_a_lasting_error_decides_over_an_unknown_error() -> None:
     with pytest.raises(ExchangeRefused) as caught:
         check_errors(errors("EGeneral:Something new", "EGeneral:Permission denied"), "XBTUSD")
     assert str(caught.value) == (
@@ -125,11 +125,11 @@ def test_an_error_that_lasts_decides_over_one_that_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("entry", ["EGeneral:Something new", "EService:Busy"])
-def test_thirty_equal_errors_are_one(entry: str) -> None:
+def test_thirty_equal_errors_are_shown_once(entry: str) -> None:
     assert transient(errors(*[entry] * 30)).reason == entry
 
 
-def test_thirty_equal_errors_that_last_are_one() -> None:
+def test_thirty_equal_lasting_errors_are_shown_once() -> None:
     with pytest.raises(ExchangeRefused) as caught:
         check_errors(errors(*["EGeneral:Permission denied"] * 30), "XBTUSD")
     assert str(caught.value) == "XBTUSD: the exchange refused: EGeneral:Permission denied"
@@ -184,7 +184,7 @@ def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EService: Throttled: 1600000000", None),
     ],
 )
-def test_a_throttle_waits_until_its_stamp(entry: str, wait_s: float | None) -> None:
+def test_a_throttling_error_waits_until_the_time_in_it(entry: str, wait_s: float | None) -> None:
     fault = transient(errors(entry))
     assert (fault.reason, fault.is_refusal, fault.wait_s) == (entry, True, wait_s)
 
@@ -198,7 +198,7 @@ def test_a_warning_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == ["XBTUSD: the exchange warns: WGeneral:Danger"]
 
 
-def test_equal_warnings_of_one_answer_are_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_equal_warnings_of_one_answer_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     check_errors(errors(*["WGeneral:Danger"] * 300_000, result={"XXBTZUSD": []}), "XBTUSD")
     assert caplog.messages == ["XBTUSD: the exchange warns: WGeneral:Danger"]
 
@@ -240,7 +240,7 @@ def test_a_good_answer_passes(body: bytes) -> None:
 @pytest.mark.parametrize(
     "body", [b'{"error":[]}', b'{"error":[],"result":null}', b'{"error":["WOdd"]}']
 )
-def test_neither_result_nor_error_is_waited_out(body: bytes) -> None:
+def test_an_answer_without_result_and_error_is_transient(body: bytes) -> None:
     assert transient(body).reason == "the answer has neither a result nor an error"
 
 
@@ -259,5 +259,5 @@ def test_neither_result_nor_error_is_waited_out(body: bytes) -> None:
         ),
     ],
 )
-def test_what_is_no_answer_is_waited_out(body: bytes, reason: str) -> None:
+def test_a_body_that_is_no_answer_is_transient(body: bytes, reason: str) -> None:
     assert transient(body).reason == f"the body is not an answer of the API ({reason})"

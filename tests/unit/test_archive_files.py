@@ -93,11 +93,11 @@ def test_two_runs_may_mark_a_new_archive_at_once(store: LocalStore) -> None:
 # What was wanted.
 
 
-def test_nothing_is_wanted_of_a_pair_never_asked_for(store: LocalStore) -> None:
+def test_a_pair_without_requests_has_no_requested_ranges(store: LocalStore) -> None:
     assert archive_files.wanted(store, "XBTUSD") == []
 
 
-def test_what_is_wanted_is_the_union_of_all_spans_ever_asked_for(store: LocalStore) -> None:
+def test_requested_ranges_are_the_union_of_all_requests(store: LocalStore) -> None:
     for span in (Range(50, 60), Range(0, 10), Range(10, 20), Range(55, 70)):
         archive_files.want(store, "XBTUSD", span)
     assert archive_files.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 70)]

@@ -201,7 +201,7 @@ SIZES: dict[By, st.SearchStrategy[str]] = {
     st.fixed_dictionaries(SIZES),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_tape_in_any_segments_and_steps_equals_the_oracles(
+def test_bars_of_any_trades_in_any_segments_and_steps_equal_the_oracles(
     market: Any, cuts: list[int], step_rows: int, sizes: dict[By, str]
 ) -> None:
     rows = expected(market)
@@ -249,7 +249,7 @@ def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path, sides: li
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_the_same_bars_are_shown_whichever_span_is_asked_for(
+def test_a_requested_range_shows_the_same_bars_as_the_whole_history(
     made_archives: dict[str, TradeStore], by: By
 ) -> None:
     rows = MADE_TAPES["one stamp"]
@@ -294,7 +294,7 @@ FIVE_MORE = [trade(at) for at in range(21, 26)]
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_a_gap_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore, by: By) -> None:
+def test_a_gap_ends_the_running_bar_and_counting_starts_again(holed: TradeStore, by: By) -> None:
     size = {"trades": "3", "volume": "2.5", "value": "15"}[by]
     made = answer(holed, ask(by, size))
     assert [(bar["count"], bar["is_complete"]) for bar in made] == [
@@ -317,7 +317,7 @@ def test_an_anchor_in_a_gap_begins_behind_it(holed: TradeStore) -> None:
     assert_equal(made, list(counted(FIVE_MORE, "trades", Decimal(3))))
 
 
-def test_a_bar_goes_on_over_time_that_is_covered_and_empty(tmp_path: Path) -> None:
+def test_a_bar_continues_over_covered_time_without_trades(tmp_path: Path) -> None:
     between = Range(HOLED[0].through, HOLED[1].after)
     archive = hold(tmp_path, [(HOLED[0], FIVE), (between, []), (HOLED[1], FIVE_MORE)])
     made = answer(archive, ask("trades", "7"))
@@ -348,7 +348,9 @@ class Counting(TradeStore):
             yield batch
 
 
-def test_bars_come_while_the_tape_is_still_read(made_archives: dict[str, TradeStore]) -> None:
+def test_the_first_bars_come_before_all_segments_are_read(
+    made_archives: dict[str, TradeStore],
+) -> None:
     archive = Counting(made_archives["busy"].path)
     first = next(bar_batches(archive, ask("trades", "10"), batch_rows=2))
     assert first.num_rows > 0
@@ -396,7 +398,9 @@ def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
     assert tuple(plain[0]) == PLAIN
 
 
-def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, TradeStore]) -> None:
+def test_batches_have_about_the_requested_number_of_rows(
+    made_archives: dict[str, TradeStore],
+) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "1"), batch_rows=50, step_rows=30)
     assert {batch.num_rows for batch in batches} <= set(range(25, 80))
 

@@ -82,7 +82,7 @@ def test_every_column_equals_the_oracles(
     st.integers(-(10**15), 10**15),
 )
 @settings(max_examples=100, deadline=None)
-def test_any_tape_in_any_segments_on_any_grid_equals_the_oracles(
+def test_candles_of_any_trades_in_any_segments_on_any_grid_equal_the_oracles(
     market: Any,
     cuts: list[int],
     interval: str,
@@ -295,7 +295,7 @@ def test_the_close_before_the_span_is_carried_in(holed: TradeStore) -> None:
     assert closes(holed, span=span, fill="previous") == dict.fromkeys((5, 6, 7), 7)
 
 
-def test_a_null_span_begins_where_it_was_asked_to_begin(holed: TradeStore) -> None:
+def test_null_filling_begins_at_the_requested_start(holed: TradeStore) -> None:
     span = Range(START + 5 * SECOND - 1, START + 8 * SECOND - 1)
     assert closes(holed, span=span, fill="null") == dict.fromkeys((5, 6, 7))
 
@@ -309,7 +309,9 @@ def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(holed: Tr
     assert [candle["close"] for candle in answer(ohlc(holed, question))] == [7, 7]
 
 
-def test_null_goes_on_within_the_coverage_after_a_gap_inside_an_interval(tmp_path: Path) -> None:
+def test_null_filling_continues_within_the_coverage_after_a_gap_inside_an_interval(
+    tmp_path: Path,
+) -> None:
     before, after = Range(START - 1, START + SECOND), Range(START + 2 * SECOND, START + 15 * SECOND)
     archive = hold(TradeStore(tmp_path), [(before, [trade(0.5, "5")]), (after, [])])
     found = answer(ohlc(archive, ask("5s", fill="null", all_columns=True)))

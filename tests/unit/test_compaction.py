@@ -51,7 +51,7 @@ def test_only_neighbours_that_touch_in_one_year_are_merged(
 
 @settings(deadline=None)
 @given(PARTS)
-def test_no_merged_file_grows_past_its_bound(parts: list[tuple[int, int, int]]) -> None:
+def test_no_merged_file_has_more_rows_than_the_limit(parts: list[tuple[int, int, int]]) -> None:
     segments, rows = laid_out(parts)
     for run in plan_merges(segments, rows.__getitem__, every=True):
         assert sum(rows[segment] for segment in run) <= 4_000_000

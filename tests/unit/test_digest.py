@@ -64,7 +64,7 @@ def months_between(first: str, last: str) -> list[str]:
     return [f"{n // 12}-{n % 12 + 1:02d}" for n in range(numbers[0], numbers[1] + 1)]
 
 
-def test_a_digest_is_what_the_format_tells(tmp_path: Path) -> None:
+def test_a_digest_is_computed_as_the_format_documents(tmp_path: Path) -> None:
     [digest] = digests(archive_of(tmp_path, [100, 200]), PAIR)
     months = months_between(digest.first, digest.last)
     assert len(months) > 3
@@ -73,7 +73,9 @@ def test_a_digest_is_what_the_format_tells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("places", [[], [1], [7, 8, 9, 250], list(range(20, 380, 20))])
-def test_it_does_not_depend_on_how_the_tape_is_cut(tmp_path: Path, places: list[int]) -> None:
+def test_a_digest_does_not_depend_on_the_boundaries_of_segments(
+    tmp_path: Path, places: list[int]
+) -> None:
     truth = digests(archive_of(tmp_path / "a", [100, 200]), PAIR)
     archive = archive_of(tmp_path / "b", places)
     assert digests(archive, PAIR) == truth

@@ -70,7 +70,7 @@ def test_a_folder_that_vanishes_while_it_is_listed_is_one_line(
         ("mine.zip", (None, None)),
     ],
 )
-def test_a_name_that_the_exchange_gives_tells_what_is_whole(
+def test_a_file_name_of_the_exchange_gives_the_complete_range(
     tmp_path: Path, name: str, whole: tuple[int | None, int | None]
 ) -> None:
     packed = csv_files.packed(tmp_path / name, {"XBTUSD.csv": LINE})
@@ -110,7 +110,7 @@ def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
         assert member.complete == KnownComplete(since_s, None)
 
 
-def test_what_was_said_goes_before_what_a_name_tells(tmp_path: Path) -> None:
+def test_a_range_stated_by_the_user_overrides_the_file_name(tmp_path: Path) -> None:
     packed = csv_files.packed(tmp_path / "K_Q1_2026.zip", {"XBTUSD.csv": LINE})
     assert find([str(packed)], KnownComplete(5, None))[0].complete == (5, 1_775_001_600)
 
@@ -178,7 +178,7 @@ def test_a_member_packed_as_kraken_never_does_is_refused(tmp_path: Path, method:
     )
 
 
-def test_a_bomb_is_refused_by_what_it_says(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused_by_its_stated_size(tmp_path: Path) -> None:
     path = csv_files.packed(tmp_path / "K.zip", {"XBTUSD.csv": b"0" * (20 << 20)})
     assert refusal(path) == (
         "FILE: its member 'XBTUSD.csv' says that it unpacks to more than 200 times its size: "
@@ -186,7 +186,7 @@ def test_a_bomb_is_refused_by_what_it_says(tmp_path: Path) -> None:
     )
 
 
-def test_a_bomb_that_lies_of_its_size_ends_where_it_said(tmp_path: Path) -> None:
+def test_a_zip_bomb_with_a_false_size_is_read_no_further_than_that_size(tmp_path: Path) -> None:
     """Nothing more than the directory says is ever handed on."""
     path = csv_files.packed(tmp_path / "K.zip", {"XBTUSD.csv": LINE * 100_000})
     data = bytearray(path.read_bytes())
@@ -222,7 +222,7 @@ def test_a_download_that_broke_off_is_refused(tmp_path: Path) -> None:
     assert refusal(path) == ("FILE is no CSV, no ZIP and no folder: give Kraken's files")
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     for name in ("K.zip", "K.csv"):
         with pytest.raises(BadFile, match="can't be read: "):
             find([str(tmp_path / name)], UNKNOWN)

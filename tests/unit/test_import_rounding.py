@@ -49,7 +49,7 @@ GAPS_NS = st.integers(1_000, 4 * SECOND_NS)
 
 
 @given(st.lists(GAPS_NS, min_size=1, max_size=80), st.sampled_from(ROUNDINGS))
-def test_a_tape_rounded_one_way_is_told_by_its_trades(gaps: list[int], rounding: str) -> None:
+def test_the_rounding_of_a_file_is_found_from_its_trades(gaps: list[int], rounding: str) -> None:
     stamp, trades = sample_trades.BUSY_NS, []
     for number, gap in enumerate(gaps, 1):
         # No trade lies within what the API's own times are off by of a second, or of half of one.
@@ -63,7 +63,7 @@ def test_a_tape_rounded_one_way_is_told_by_its_trades(gaps: list[int], rounding:
     assert found == Rounding(rounding, len(trades), len(trades))
 
 
-def test_trades_on_whole_seconds_do_not_tell() -> None:
+def test_trades_on_whole_seconds_leave_the_rounding_open() -> None:
     trades = [
         Trade((1_600_000_000 + at) * SECOND_NS, "1.0", f"{at}.0", "b", "m", "", at)
         for at in range(1, 40)
@@ -88,11 +88,11 @@ def test_finer_times_were_not_rounded_to_seconds() -> None:
     assert measured(rows, rows) is None
 
 
-def test_nothing_compared_tells_nothing() -> None:
+def test_without_compared_trades_no_rounding_is_reported() -> None:
     assert RoundingCounts().rounding() is None
 
 
-def test_rows_that_the_api_lacks_do_not_hide_the_way() -> None:
+def test_rows_missing_from_the_api_do_not_hide_the_rounding() -> None:
     trades = sample_trades.xbtusd_like(500, 4)
     found = measured(file_rows(trades, "up"), api_rows([*trades[:100], *trades[120:]]))
     assert found is not None
@@ -134,7 +134,7 @@ def test_what_is_measured_lies_well_inside_of_what_is_held_and_is_no_more_than_a
     assert list(found.values()) == [1, 1, 15]
 
 
-def test_it_says_what_was_measured() -> None:
+def test_the_text_of_a_rounding_has_the_counts() -> None:
     said = [Rounding(way, 12_344, 12_345).words("trades held already") for way in ("down", "none")]
     assert said == [
         "rounded down: 12,344 of 12,345 trades held already agree",

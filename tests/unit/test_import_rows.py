@@ -59,7 +59,7 @@ def test_columns_are_found_by_content(text: bytes, columns: Any, header: Any) ->
     assert detect(text, "x.csv") == (columns, header)
 
 
-def test_a_header_tells_price_and_volume_apart() -> None:
+def test_a_header_decides_which_column_is_price_and_which_volume() -> None:
     text = b"time,volume,price\n1588888888,0.5,9000.1\n"
     assert detect(text, "x.csv").columns == ("time", "volume", "price")
 

@@ -121,7 +121,7 @@ def test_folders_are_listed_without_files(store: LocalStore) -> None:
     assert store.folders("trades") == ["a", "b"]
 
 
-def test_a_file_that_goes_while_it_is_listed_is_left_out(
+def test_a_file_that_vanishes_during_a_listing_is_left_out(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(store, "trades/1")
@@ -142,7 +142,7 @@ def test_a_file_that_goes_while_it_is_listed_is_left_out(
     assert [file.path for file in store.files("trades")] == ["trades/2"]
 
 
-def test_a_folder_that_may_not_be_read_is_told(
+def test_an_unreadable_folder_is_an_error(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(store, "trades/1")
@@ -155,9 +155,7 @@ def test_a_folder_that_may_not_be_read_is_told(
         )
 
 
-def test_a_file_that_may_not_be_read_is_told(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_an_error(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_bytes", refusing(errno.EIO))
     with pytest.raises(ArchiveError) as caught:
         store.read("archive.json")
@@ -225,13 +223,13 @@ def test_staged_names_are_never_the_same(store: LocalStore) -> None:
     assert len({store.stage("A") for _ in range(50)}) == 50
 
 
-def test_removing_what_is_gone_is_no_fault(store: LocalStore) -> None:
+def test_removing_a_missing_file_is_no_error(store: LocalStore) -> None:
     store.remove("trades/1")
     store.remove_folder("staging/A")
     assert not store.root.exists()
 
 
-def test_a_folder_goes_with_all_below_it(store: LocalStore) -> None:
+def test_removing_a_folder_removes_everything_below_it(store: LocalStore) -> None:
     put(store, "staging/A/deep/1")
     put(store, "staging/B/1")
     store.remove_folder("staging/A")
@@ -268,7 +266,7 @@ def test_a_refusal_to_write_names_place_and_reason(number: int, what: str) -> No
     assert str(caught.value) == f"can't write /data/x: {what}"
 
 
-def test_an_error_without_a_number_is_told_by_its_text() -> None:
+def test_an_error_without_a_number_is_shown_by_its_text() -> None:
     with pytest.raises(ArchiveUnwritable) as caught, writing("/data/x"):
         raise OSError("odd")
     assert str(caught.value) == "can't write /data/x: odd"
@@ -287,7 +285,7 @@ def test_other_errors_pass_through() -> None:
         ((Path, "write_bytes"), "archive.json"),
     ],
 )
-def test_a_full_disk_is_told_wherever_it_shows(
+def test_a_full_disk_at_any_call_is_an_error_that_says_so(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, patched: tuple[object, str], place: str
 ) -> None:
     monkeypatch.setattr(*patched, refusing(errno.ENOSPC))
@@ -296,7 +294,7 @@ def test_a_full_disk_is_told_wherever_it_shows(
     assert str(caught.value) == f"can't write {store.root}/{place}: {FULL}"
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("no folder")
     with pytest.raises(ArchiveUnwritable) as caught:
         LocalStore(tmp_path / "data").write("archive.json", b"x", "A")
@@ -305,7 +303,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("act", ["remove", "remove_folder"])
-def test_what_may_not_be_removed_is_told(
+def test_a_failed_removal_is_an_error(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     put(store, "trades/A/1")

@@ -88,7 +88,7 @@ def test_an_answer_of_another_shape_is_refused(result: bytes, message: str) -> N
 
 
 @pytest.mark.parametrize("body", [b'{"error":[],"result":{"A":[', b'{"result":{"A":["\xff"]}}'])
-def test_a_body_spoilt_on_the_way_is_asked_for_again(body: bytes) -> None:
+def test_a_spoilt_body_is_transient(body: bytes) -> None:
     with pytest.raises(Transient):
         read_candles(body, 5)
 

@@ -103,7 +103,7 @@ def test_an_eighth_element_changes_nothing() -> None:
         (f',7,"{"x" * 5_000_000}"', f'"{"x" * 199}... (5,000,002 characters)'),
     ],
 )
-def test_an_element_behind_the_trade_id_is_told(tail: str, unknown: str | None) -> None:
+def test_an_element_behind_the_trade_id_is_reported(tail: str, unknown: str | None) -> None:
     page = decode_page(body(row(), row(tail=tail), row(tail=tail)))
     assert (page.unknown, page.rows.num_rows) == (unknown, 3)
 
@@ -359,7 +359,7 @@ NO_PAGE = "the exchange's answer is not a page of trades"
         ),
     ],
 )
-def test_an_answer_of_another_shape_is_told(sent: bytes, message: str) -> None:
+def test_an_answer_of_another_shape_is_an_error(sent: bytes, message: str) -> None:
     with pytest.raises(UnreadableAnswer) as caught:
         decode_page(sent)
     assert str(caught.value) == message

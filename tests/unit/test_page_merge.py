@@ -101,7 +101,7 @@ def truth(market: Market, after: int) -> list[tuple[Any, ...]]:
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_any_tape_of_less_than_a_page_between_margins_is_walked_exactly(
+def test_any_trades_with_less_than_a_page_between_margins_are_merged_exactly(
     data: st.DataObject,
 ) -> None:
     market = data.draw(sample_trades.tapes(max_size=60))
@@ -112,12 +112,12 @@ def test_any_tape_of_less_than_a_page_between_margins_is_walked_exactly(
 
 @given(st.integers(0, 1_000_000), st.booleans(), st.booleans())
 @settings(max_examples=12, deadline=None)
-def test_any_long_tape_is_walked_exactly(seed: int, inclusive: bool, cursors: bool) -> None:
+def test_any_long_history_is_merged_exactly(seed: int, inclusive: bool, cursors: bool) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(3_500, seed))
     assert walk(Served(market, inclusive, 1_000), 0, cursors=cursors) == truth(market, 0)
 
 
-def test_the_next_page_is_asked_from_the_margin_before_the_last_row() -> None:
+def test_the_next_page_is_requested_from_the_margin_before_the_last_row() -> None:
     tape = PageMerger(0)
     tape.join(batch((1, 5_000_000_000_000_000_000 - 10**18, "1")), None, 100, FAR)
     assert tape.next_since() == 4_000_000_000_000_000_000 - 1_000
@@ -194,12 +194,12 @@ def test_rows_beyond_the_limit_are_left_out_and_end_the_range() -> None:
     )
 
 
-def test_the_last_stamp_of_a_page_waits_for_the_next() -> None:
+def test_rows_of_the_last_time_of_a_page_wait_for_the_next_page() -> None:
     step = PageMerger(0).join(batch((1, 10, "1"), (2, 20, "1"), (3, 20, "1")), None, 1, FAR)
     assert rows_of(step.rows) == [(1, 10, "1")]
 
 
-def test_rows_of_one_stamp_come_in_the_order_of_their_ids() -> None:
+def test_rows_of_one_time_are_sorted_by_id() -> None:
     assert rows_of(sort_rows(batch((3, 7, "3"), (1, 7, "1"), (2, 5, "2")))) == [
         (2, 5, "2"),
         (1, 7, "1"),
@@ -224,7 +224,7 @@ def test_rows_that_look_alike_without_ids_all_stay() -> None:
     assert rows_of(sort_rows(rows)) == rows_of(rows)
 
 
-def test_two_views_of_a_stamp_are_united_by_id() -> None:
+def test_rows_of_one_time_from_two_pages_are_merged_by_id() -> None:
     assert rows_of(
         merge_rows(batch((1, 5, "1"), (2, 5, "2")), batch((2, 5, "2"), (3, 5, "3")))
     ) == [
@@ -244,12 +244,12 @@ def test_rows_without_an_id_count_in_where_ids_go_on() -> None:
     assert (gaps, edge) == ([], LastId(3, 1, 3))
 
 
-def test_a_gap_is_told_by_its_two_sides() -> None:
+def test_an_id_gap_names_the_trades_on_both_sides() -> None:
     gaps, _ = find_gaps(LastId(4, 1, 90), batch((7, 100, "1"), (8, 101, "1"), (11, 105, "1")))
     assert gaps == [IdGap(4, 7, 90, 100, 0, 0, 1), IdGap(8, 11, 101, 105, 2, 2, 0)]
 
 
-def test_what_another_answer_shows_goes_into_the_gap() -> None:
+def test_trades_of_another_answer_fill_the_id_gap() -> None:
     ours = batch((1, 1, "1"), (4, 4, "4"), (6, 6, "6"))
     found = batch((1, 1, "1"), (2, 2, "2"), (None, 3, "3"), (4, 4, "4"), (5, 5, "5"), (6, 6, "6"))
     gaps = [IdGap(1, 4, 1, 4, 1, 1), IdGap(4, 6, 4, 6, 2, 2)]
@@ -265,15 +265,15 @@ def test_what_lies_outside_of_the_range_does_not_go_into_the_gap() -> None:
     ]
 
 
-def test_an_answer_that_shows_only_one_side_says_nothing() -> None:
+def test_an_answer_with_only_one_side_of_an_id_gap_decides_nothing() -> None:
     assert rows_in_gap(batch((1, 1, "1"), (2, 2, "2")), IdGap(1, 4, 1, 4)) is None
 
 
-def test_an_empty_page_is_quiet() -> None:
+def test_an_empty_page_has_no_new_rows() -> None:
     assert PageMerger(0).join(no_rows(), None, 1, FAR).result is JoinResult.NO_NEW_ROWS
 
 
-def test_coarse_times_are_asked_again_from_further_back() -> None:
+def test_coarse_times_are_requested_again_from_further_back() -> None:
     tape = PageMerger(1_600_000_000_000_000_000)
     coarse = batch((1, 1_600_000_000_500_000_000, "1"))
     verdict = tape.join(coarse, None, 100_000_000, FAR).result

@@ -149,7 +149,7 @@ def test_what_passes_makes_the_next_wait_short_again() -> None:
     assert refused_at(limiter, 400) == 5
 
 
-def test_a_stamp_is_waited_for_to_the_second() -> None:
+def test_a_wait_until_a_given_time_ends_at_that_second() -> None:
     assert refused_at(RateLimiter(1, 5, 9, lambda: 0.9), 100, 33) == 33
 
 
@@ -157,7 +157,7 @@ def test_a_wait_is_longer_by_up_to_a_quarter_by_chance() -> None:
     assert refused_at(RateLimiter(1, 4, 9, lambda: 0.5), 100) == 4.5
 
 
-def test_only_the_first_of_calls_refused_together_tells_something() -> None:
+def test_of_calls_refused_together_only_the_first_lowers_the_rate() -> None:
     limiter = rate_limiter(1)
     limiter.record_start("A", 100)
     limiter.record_start("A", 100)
@@ -174,7 +174,7 @@ def test_a_refusal_right_after_a_wait_does_not_slow_down_further() -> None:
     assert rate(limiter, 106) == pytest.approx(2, rel=0.01)
 
 
-def test_a_pair_without_a_rate_goes_on_as_fast_as_calls_passed_and_is_free_again_later() -> None:
+def test_a_pair_without_a_rate_continues_as_fast_as_calls_passed_and_is_unlimited_later() -> None:
     limiter = rate_limiter(0)
     for at in range(100):
         limiter.record_start("A", 100 + at / 50)
@@ -185,7 +185,7 @@ def test_a_pair_without_a_rate_goes_on_as_fast_as_calls_passed_and_is_free_again
     assert rate(limiter, 107 + FORGET_S) == math.inf
 
 
-def test_a_pair_without_a_rate_whose_first_call_is_refused_is_asked_once_a_wait() -> None:
+def test_a_pair_without_a_rate_whose_first_call_is_refused_gets_a_call_per_wait() -> None:
     limiter = rate_limiter(0)
     refused_at(limiter, 100)
     assert rate(limiter, 100) == pytest.approx(0.1, rel=0.01)
@@ -202,7 +202,7 @@ def test_a_refusal_slows_its_own_pair_only() -> None:
     assert limiter.delay_s("B", 100) == 0
 
 
-def test_a_state_tells_all() -> None:
+def test_a_state_has_all_figures_of_a_pair() -> None:
     limiter = rate_limiter(4, most_in_flight=7)
     limiter.record_start("A", 100)
     assert limiter.state("A", 100) == PaceState("A", 4, 4, 1, 0, "", 1, 7)
@@ -342,7 +342,7 @@ def test_a_limit_that_comes_back_after_hours_is_found_within_two_minutes() -> No
 THROTTLED = "EService: Throttled: 1700000030"
 
 
-def test_a_throttle_halves_the_calls_in_flight_and_leaves_every_rate() -> None:
+def test_a_throttling_error_halves_the_calls_in_flight_and_leaves_every_rate() -> None:
     limiter = rate_limiter(1.0, most_in_flight=8)
     for number in range(8):
         limiter.record_start(f"C{number}", 100.0)
@@ -352,7 +352,7 @@ def test_a_throttle_halves_the_calls_in_flight_and_leaves_every_rate() -> None:
     assert (limiter.state("C0", 100.5).refusals, limiter.state("C1", 100.5).refusals) == (1, 0)
 
 
-def test_a_throttle_holds_all_pairs_back_until_its_stamp() -> None:
+def test_a_throttling_error_holds_all_pairs_back_until_the_time_in_it() -> None:
     limiter = rate_limiter(1.0)
     limiter.record_start("A", 100.0)
     limiter.record_throttling("A", 100.0, 100.5, THROTTLED, 30.0)
@@ -363,7 +363,7 @@ def test_a_throttle_holds_all_pairs_back_until_its_stamp() -> None:
     assert limiter.state("B", 130.5).waiting == ""
 
 
-def test_throttles_of_calls_that_flew_together_lower_once() -> None:
+def test_throttling_errors_of_concurrent_calls_lower_the_limit_once() -> None:
     limiter = rate_limiter(1.0, most_in_flight=8)
     for number in range(8):
         limiter.record_start(f"C{number}", 100.0)
@@ -372,7 +372,7 @@ def test_throttles_of_calls_that_flew_together_lower_once() -> None:
     assert limiter.state("C0", 101.0).most_in_flight == 4
 
 
-def test_throttles_without_a_stamp_are_waited_out_longer_and_longer() -> None:
+def test_throttling_errors_without_a_time_have_longer_and_longer_waits() -> None:
     limiter, now_s, waits = rate_limiter(0, wait_s=5), 100.0, []
     for _ in range(5):
         limiter.record_start("A", now_s)
@@ -410,7 +410,7 @@ def test_one_call_may_always_be_in_flight() -> None:
     assert limiter.state("A", 1000).most_in_flight == 1
 
 
-def test_where_as_many_calls_are_in_flight_as_may_be_a_pair_says_so() -> None:
+def test_at_the_limit_of_calls_in_flight_a_pair_reports_why_it_waits() -> None:
     limiter = rate_limiter(1, most_in_flight=1)
     limiter.record_start("A", 100)
     assert limiter.is_full

@@ -61,7 +61,7 @@ def test_a_damaged_staged_file_is_removed_and_its_range_downloaded_again(
     scenario.check()
 
 
-def test_damage_found_on_the_way_tells_what_mends_it(
+def test_damage_found_during_a_redownload_is_an_error_that_names_the_repair(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario = started(TRADES)

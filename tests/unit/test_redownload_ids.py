@@ -128,7 +128,7 @@ def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> 
     ]
 
 
-def test_a_loss_is_told_before_and_after(started: Any) -> None:
+def test_a_loss_is_a_fault_before_and_after_a_redownload(started: Any) -> None:
     """What a file lacked excuses no loss among the exchange's own trades."""
     lacking = set(range(1_500, 2_500, 10))
     scenario: Any = started(TRADES)
@@ -167,7 +167,7 @@ def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> 
 
 
 @pytest.mark.parametrize("chance", [0.001, 0.5])
-def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) -> None:
+def test_id_gaps_of_the_exchange_stay_on_record(started: Any, chance: float) -> None:
     """Confirmed where they are few, counted where there are many: just so many as there are."""
     trades = sample_trades.jumping_ids(18_000, 7, chance=chance)
     ids = [each.trade_id or 0 for each in trades]
@@ -185,7 +185,7 @@ def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) 
     assert bool(sum(each.unasked_jumps for each in told)) == (chance == 0.5)
 
 
-def test_ids_that_always_skip_stay_excused_where_two_years_of_a_file_touch(started: Any) -> None:
+def test_frequent_id_gaps_stay_excused_where_two_years_of_a_file_touch(started: Any) -> None:
     """One replacement makes of it what the other takes away: nobody ever counted that skip."""
     trades = sample_trades.jumping_ids(18_000, 1, chance=0.5)
     stamps = [each.true_ns for each in trades]
@@ -202,7 +202,7 @@ def test_ids_that_always_skip_stay_excused_where_two_years_of_a_file_touch(start
     assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
-def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
+def test_a_confirmed_id_gap_stays_with_its_trades(started: Any) -> None:
     """The exchange has trades in the next year that the file lacks: one segment becomes two."""
     trades = [
         Trade(
@@ -246,7 +246,7 @@ def always_skipping(seed: int) -> tuple[list[Trade], int]:
     raise AssertionError("there is none")
 
 
-def test_a_skip_where_one_run_ends_and_another_begins_is_excused_once(started: Any) -> None:
+def test_an_id_gap_between_two_runs_is_excused_once(started: Any) -> None:
     trades, at = always_skipping(0)
     scenario: Any = started(trades)
     until = trades[at].true_ns + 2 * SECOND_NS
@@ -256,7 +256,7 @@ def test_a_skip_where_one_run_ends_and_another_begins_is_excused_once(started: A
     assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
-def test_a_skip_where_a_gap_is_filled_up_to_what_is_held_is_excused_once(started: Any) -> None:
+def test_an_id_gap_at_the_end_of_a_filled_gap_is_excused_once(started: Any) -> None:
     trades, at = always_skipping(0)
     scenario: Any = started(trades)
     for span in (Range(trades[at].true_ns + 2 * SECOND_NS, NOW_NS), Range(0, NOW_NS)):
@@ -265,7 +265,7 @@ def test_a_skip_where_a_gap_is_filled_up_to_what_is_held_is_excused_once(started
     assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
-def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
+def test_an_id_gap_across_a_gap_without_trades_is_on_record(started: Any) -> None:
     trades = [
         each if at < 500 else sample_trades._renumbered(each, (each.trade_id or 0) + 7)
         for at, each in enumerate(sample_trades.xbtusd_like(1_000, 5, first_id=1, gap_s=60.0))
@@ -281,7 +281,7 @@ def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
 
 
 @pytest.mark.parametrize("pages", [14, 15, 16])
-def test_a_skip_where_a_run_was_interrupted_is_excused_once(
+def test_an_id_gap_where_a_run_was_interrupted_is_excused_once(
     started: Any, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     monkeypatch.setattr(completeness, "JUMPS_BELIEVED", 1)
@@ -320,7 +320,7 @@ def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
 
 
 @pytest.mark.parametrize("is_merged", [False, True])
-def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
+def test_missing_trades_of_a_file_are_a_fault_until_it_is_replaced(
     started: Any, is_merged: bool
 ) -> None:
     scenario, text = around_a_file_that_lacks_five(started)
@@ -372,7 +372,7 @@ def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -
     ]
 
 
-def test_what_a_file_is_shown_to_lack_is_a_fault(started: Any) -> None:
+def test_trades_shown_to_be_missing_from_a_file_are_a_fault(started: Any) -> None:
     scenario: Any = started(TRADES)
     scenario.take_in(csv_files.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
     assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)

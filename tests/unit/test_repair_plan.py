@@ -58,7 +58,7 @@ def paths(found: list[BrokenFile]) -> list[str]:
     return [broken.path for broken in found]
 
 
-def test_nothing_has_to_go_where_nothing_is_wrong() -> None:
+def test_without_faults_no_file_is_moved() -> None:
     assert plan_repair(report(), [A, B], Told()) == []
 
 
@@ -66,32 +66,32 @@ def test_a_missing_file_can_not_be_moved() -> None:
     assert plan_repair(report(Fault(PAIR, B.range, None, "lost")), [A], Told()) == []
 
 
-def test_a_broken_file_goes_once_with_all_that_is_wrong() -> None:
+def test_a_broken_file_is_moved_once_with_all_its_faults() -> None:
     found = plan_repair(report(wrong(B, "one"), wrong(B, "two")), [A, B], Told())
     assert found == [BrokenFile(B.path, B.range, ("one", "two"), (B.range,))]
 
 
-def test_overlaps_are_judged_once_the_broken_are_gone() -> None:
+def test_overlaps_are_judged_without_the_broken_files() -> None:
     wide = segment(0, 25)
     faults = [wrong(wide), wrong(C, "overlap", wide)]
     told = Told(disagreeing={(wide, C)})
     assert paths(plan_repair(report(*faults), [wide, C], told)) == [wide.path]
 
 
-def test_of_sound_files_that_overlap_the_later_goes() -> None:
+def test_of_sound_overlapping_files_the_later_is_moved() -> None:
     later, last = segment(5, 15), segment(12, 30)
     faults = [wrong(later, "overlap", A), wrong(last, "overlap", later)]
     # Once the one in the middle is gone, the others do not overlap.
     assert paths(plan_repair(report(*faults), [A, later, last], Told())) == [later.path]
 
 
-def test_a_file_inside_another_with_its_rows_is_left_to_be_swept() -> None:
+def test_a_file_inside_another_with_the_same_rows_is_left_for_the_sweep() -> None:
     inner = segment(2, 8)
     assert plan_repair(report(wrong(inner, "overlap", A)), [A, inner], Told()) == []
 
 
 @pytest.mark.parametrize("other", [segment(2, 8), segment(5, 15)], ids=["inside", "in part"])
-def test_of_files_that_overlap_with_other_rows_both_go(other: Segment) -> None:
+def test_of_overlapping_files_with_different_rows_both_are_moved(other: Segment) -> None:
     told = Told(disagreeing={(A, other)})
     found = plan_repair(report(wrong(other, "overlap", A)), [A, other], told)
     assert {broken.path: broken.faults for broken in found} == {
@@ -106,19 +106,19 @@ def test_sound_files_between_whose_ids_others_are_missing_stay() -> None:
     assert paths(plan_repair(report(seam, wrong(C)), [A, B, C], Told())) == [C.path]
 
 
-def test_a_rollup_goes_and_owes_nothing() -> None:
+def test_a_broken_rollup_is_moved_and_no_range_is_requested() -> None:
     path = A.path.replace("trades/", "candles/interval=1m/")
     found = plan_repair(report(Fault(PAIR, A.range, path, "altered")), [A], Told())
     assert found == [BrokenFile(path, A.range, ("altered",))]
 
 
-def test_what_was_wanted_stands_before_all_else() -> None:
+def test_an_unreadable_record_of_requested_ranges_is_moved_first() -> None:
     path = f"wanted/{PAIR}.json"
     faults = [wrong(A), Fault(PAIR, A.range, "candles/x", "odd"), Fault(PAIR, A.range, path, "odd")]
     assert paths(plan_repair(report(*faults), [A], Told())) == [path, "candles/x", A.path]
 
 
-def test_files_of_no_kind_that_is_known_are_left_alone() -> None:
+def test_files_of_an_unknown_kind_are_not_moved() -> None:
     assert plan_repair(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Told()) == []
 
 
@@ -152,7 +152,7 @@ NAME = Range(100, 200)
         "an empty one whose footer was swapped",
     ],
 )
-def test_the_rows_tell_whether_name_or_footer_is_believed(
+def test_the_times_of_the_rows_decide_between_name_and_footer(
     told: Range, bounds: tuple[int, int] | None, spans: list[Range]
 ) -> None:
     assert expected_ranges(segment(*NAME), Footer(told, BTC, bounds=bounds)) == (
@@ -161,12 +161,12 @@ def test_the_rows_tell_whether_name_or_footer_is_believed(
     )
 
 
-def test_a_file_that_tells_nothing_owes_what_its_name_says_and_that_is_a_guess() -> None:
+def test_without_a_footer_the_expected_range_is_guessed_from_the_file_name() -> None:
     for nothing in (None, Footer(Range(7, 7), BTC)):
         assert expected_ranges(segment(*NAME), nothing) == ((NAME,), True)
 
 
-def test_a_file_of_another_pair_owes_nothing() -> None:
+def test_no_range_is_expected_of_a_file_of_another_pair() -> None:
     assert expected_ranges(segment(*NAME), Footer(NAME, ETH, bounds=(101, 200))) == (
         (),
         False,
@@ -191,7 +191,7 @@ def test_only_a_guess_ends_where_time_does(
     assert broken.limited_to(limit_ns).refetch == spans
 
 
-def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_owe() -> None:
+def test_requested_ranges_are_those_of_sound_files_and_expected_of_broken_files() -> None:
     broken = [
         BrokenFile(B.path, B.range, (), (Range(10, 15),)),
         BrokenFile("candles/x", A.range, ()),
@@ -203,6 +203,6 @@ def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_
 
 
 @pytest.mark.parametrize("body", [b"", b"PAR1", b"no Parquet at all"])
-def test_a_file_that_is_none_claims_nothing(tmp_path: Path, body: bytes) -> None:
+def test_a_file_that_is_no_segment_has_no_footer(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "x.parquet").write_bytes(body)
     assert read_unverified_footer(LocalStore(tmp_path), "x.parquet") is None

@@ -101,7 +101,7 @@ def test_every_column_equals_the_oracles(
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("name", ["busy", "zero ids", "one stamp"])
-def test_ticks_and_rollups_give_the_same_bytes(
+def test_candles_from_trades_and_from_rollups_have_the_same_bytes(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]], name: str, fill: str
 ) -> None:
     plain, archive = pairs_of_archives[name]
@@ -127,7 +127,7 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
 
 @pytest.mark.parametrize("tz", [None, "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("interval", ["4h", "1d", "1w", "1mo", "1q", "1y"])
-def test_ticks_and_rollups_agree_on_the_calendar(
+def test_calendar_candles_from_trades_and_from_rollups_are_equal(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]], interval: str, tz: str | None
 ) -> None:
     plain, archive = pairs_of_archives["sparse"]
@@ -144,7 +144,7 @@ def test_ticks_and_rollups_agree_on_the_calendar(
     st.integers(1, 7),
 )
 @settings(max_examples=15, deadline=None)
-def test_any_tape_any_cut_any_span_any_chunk(
+def test_candles_from_rollups_of_any_trades_equal_those_from_trades(
     tmp_path_factory: pytest.TempPathFactory,
     market: Market,
     cuts: list[int],
@@ -187,7 +187,7 @@ def test_the_coarsest_level_that_divides_the_question_answers(tmp_path: Path) ->
     assert read_from(archive, interval="1d", tz="Asia/Kolkata") == ["1m", "1m"]
 
 
-def test_where_the_span_cuts_a_bucket_ticks_make_the_edge(tmp_path: Path) -> None:
+def test_where_the_range_cuts_a_rollup_candle_trades_are_read(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     rolled(archive)
     first = archive.bounds(archive.segments(PAIR)[0])
@@ -198,7 +198,7 @@ def test_where_the_span_cuts_a_bucket_ticks_make_the_edge(tmp_path: Path) -> Non
     assert read_from(archive, interval="1h", span=span) == ["ticks", "1m", "ticks"]
 
 
-def test_a_segment_without_rollup_is_answered_from_ticks_and_the_others_are_not(
+def test_only_segments_without_a_rollup_are_read_from_trades(
     tmp_path: Path,
 ) -> None:
     archive = busy_archive(tmp_path)
@@ -329,7 +329,7 @@ def test_a_level_of_the_calendar_is_refused() -> None:
     )
 
 
-def test_chunks_of_ticks_are_cut_between_buckets(
+def test_chunks_of_trades_are_cut_between_rollup_candles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = busy_archive(tmp_path)
@@ -353,7 +353,7 @@ def test_a_rollup_has_few_row_groups_however_its_rows_were_read(
     assert [pq.read_metadata(path).num_row_groups for path in files] == [1, 1, 1, 1]
 
 
-def test_levels_that_do_not_divide_each_other_are_made_from_ticks(tmp_path: Path) -> None:
+def test_levels_that_do_not_divide_each_other_are_made_from_trades(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     truth = {text: table(archive, interval=text, all_columns=True) for text in ("7m", "1h")}
     rolled(archive, ["7m", "1h"])

@@ -42,7 +42,7 @@ ROW = st.tuples(
 
 @settings(deadline=None)
 @given(st.lists(ROW, max_size=12))
-def test_the_checksum_is_the_one_its_documentation_tells(rows: list[Row]) -> None:
+def test_the_checksum_is_computed_as_documented(rows: list[Row]) -> None:
     assert product(batch(rows)) == checksum(rows)
 
 
@@ -56,7 +56,7 @@ def test_the_checksum_is_the_one_its_documentation_tells(rows: list[Row]) -> Non
     ],
     ids=["busy", "zero ids", "tiny coin", "old"],
 )
-def test_the_checksum_of_made_tapes_is_the_documented_one(market: Any) -> None:
+def test_the_checksum_of_made_markets_is_computed_as_documented(market: Any) -> None:
     rows = expected(market)
     assert product(batch(rows)) == checksum(rows)
 
@@ -165,7 +165,7 @@ def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> N
     )
 
 
-def test_a_group_that_is_longer_than_a_step_goes_on_counting() -> None:
+def test_ties_count_on_in_a_group_longer_than_a_step() -> None:
     rows = 2 * STEP_ROWS + 5
     single = batch(TAPE[:1], ROWS)
     many = pa.Table.from_batches([single]).take(np.zeros(rows, dtype=np.int64)).to_batches()

@@ -147,7 +147,9 @@ def test_a_long_question_in_parts(
         assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
 
 
-def test_krakens_form_looks_at_every_digit(archives: dict[str, TradeStore]) -> None:
+def test_several_intervals_with_kraken_fill_equal_single_queries(
+    archives: dict[str, TradeStore],
+) -> None:
     for decimals in (1, 5):
         assert are_equal(
             archives["ticks"], ("1m", "1h"), fill="kraken", pair_decimals=decimals, span=CUT
@@ -162,7 +164,7 @@ def test_krakens_form_looks_at_every_digit(archives: dict[str, TradeStore]) -> N
     st.booleans(),
 )
 @settings(max_examples=12, deadline=None)
-def test_any_tape_any_cut_any_lengths(
+def test_several_intervals_of_any_trades_in_any_segments_equal_single_queries(
     tmp_path_factory: pytest.TempPathFactory,
     market: Market,
     cuts: list[int],
@@ -199,7 +201,7 @@ def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
 @pytest.mark.parametrize(
     "lengths", [("1m", "5m", "1h", "1d"), ("7s", "500ms"), ("1mo", "90s", "1w")]
 )
-def test_each_tick_is_read_once(
+def test_several_intervals_read_each_trade_once(
     archives: dict[str, TradeStore],
     monkeypatch: pytest.MonkeyPatch,
     ticks_read: list[Piece],
@@ -280,7 +282,7 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
     assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
 
 
-def test_nothing_is_left_behind(
+def test_no_temporary_file_is_left(
     archives: dict[str, TradeStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

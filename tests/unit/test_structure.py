@@ -178,7 +178,7 @@ def test_no_modules_import_one_another() -> None:
     assert cycles() == []
 
 
-def test_identifiers_use_the_words_of_the_glossary() -> None:
+def test_no_identifier_has_a_banned_word() -> None:
     wrong = [
         f"{name}:{line} {identifier}"
         for name, path in modules().items()
@@ -201,7 +201,7 @@ def test_nothing_is_named_one() -> None:
     assert wrong == []
 
 
-def test_every_module_and_class_says_what_it_is() -> None:
+def test_every_module_and_class_has_a_docstring() -> None:
     silent = []
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))

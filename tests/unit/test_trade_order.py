@@ -73,7 +73,9 @@ GROUP = st.lists(st.integers(1, 9), unique=True, min_size=1, max_size=6).map(sor
 @example([1, 2], [1, 2, 3])
 @example([1, 2, 3], [1, 2])
 @example([1, 3], [1, 2, 3])
-def test_two_views_of_one_stamp_hold_what_either_shows(held: list[int], new: list[int]) -> None:
+def test_two_views_of_one_time_are_merged_into_all_their_rows(
+    held: list[int], new: list[int]
+) -> None:
     united = merge_rows(
         rows_of([(stamp, 7) for stamp in held]), rows_of([(stamp, 7) for stamp in new])
     )
@@ -165,7 +167,7 @@ def test_trades_without_an_id_that_differ_in_two_views_all_stay(other: Trade) ->
     assert Counter(trades_in(united)) == Counter([held, shown, same])
 
 
-def test_a_trade_without_an_id_stays_behind_the_one_it_followed_in_its_own_view() -> None:
+def test_a_trade_without_an_id_stays_behind_the_trade_that_it_followed() -> None:
     held = [Trade(1, 7), Trade(2, 7), Trade(3, 7)]
     shown = [Trade(1, 7), Trade(0, 7), Trade(2, 7)]
     expected = [Trade(1, 7), Trade(0, 7), Trade(2, 7), Trade(3, 7)]
@@ -183,7 +185,7 @@ TRADES_OF_A_STAMP = st.lists(
 
 @settings(deadline=None)
 @given(st.lists(TRADES_OF_A_STAMP, min_size=2, max_size=4))
-def test_views_of_one_stamp_lose_and_multiply_nothing(views: list[list[Trade]]) -> None:
+def test_merged_views_of_one_time_lose_and_repeat_nothing(views: list[list[Trade]]) -> None:
     pages = [sort_rows(batch_of(view)) for view in views]
     united = pages[0]
     for page in [*pages[1:], *pages]:

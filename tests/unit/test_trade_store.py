@@ -55,7 +55,7 @@ def test_an_archive_that_is_not_there_holds_nothing(archive: TradeStore) -> None
     assert not archive.root.exists()
 
 
-def test_a_pair_of_strangers_alone_is_not_held(archive: TradeStore) -> None:
+def test_a_folder_with_foreign_files_only_is_no_stored_pair(archive: TradeStore) -> None:
     put(archive, Range(0, 10), ROWS)
     for path in ("trades/pair=ETHUSD/year=2019/notes.txt", "trades/pair=/x", "trades/README.md"):
         target = archive.root / path
@@ -64,7 +64,7 @@ def test_a_pair_of_strangers_alone_is_not_held(archive: TradeStore) -> None:
     assert archive.held() == [PAIR]
 
 
-def test_coverage_is_told_by_the_listing_alone(archive: TradeStore) -> None:
+def test_coverage_is_read_from_the_file_names_alone(archive: TradeStore) -> None:
     for span in (Range(0, 10), Range(10, 20), Range(25, 30)):
         target = archive.root / segment_path(PAIR, span, span.through)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def test_coverage_is_told_by_the_listing_alone(archive: TradeStore) -> None:
     assert archive.coverage(PAIR) == [Range(0, 20), Range(25, 30)]
 
 
-def test_gaps_are_what_was_wanted_and_is_not_covered(archive: TradeStore) -> None:
+def test_gaps_are_requested_ranges_that_are_not_covered(archive: TradeStore) -> None:
     archive_files.want(archive.store, PAIR, Range(0, 40))
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
@@ -212,7 +212,7 @@ ASKED: dict[str, Callable[[TradeStore], object]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_who_asks_while_files_are_merged_hears_the_same(
+def test_queries_during_a_compaction_have_the_same_results(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As one span of a pair does, at its ends, while the segments of another are merged."""
@@ -227,7 +227,7 @@ def test_who_asks_while_files_are_merged_hears_the_same(
     assert listings == []
 
 
-def test_a_pair_is_forgotten_while_others_are_learnt_of(
+def test_the_cache_of_a_pair_can_be_dropped_while_others_are_listed(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one thread a pair has ended, while in another files of the next are being merged."""
@@ -267,7 +267,7 @@ def test_files_that_keep_vanishing_end_in_an_error(
     assert str(caught.value) == "files of XBTUSD keep vanishing while they are read: try again"
 
 
-def test_a_damaged_file_is_told_by_its_place(archive: TradeStore) -> None:
+def test_a_damaged_file_is_an_error_that_names_its_path(archive: TradeStore) -> None:
     split(archive)
     place = archive.location(archive.segments(PAIR)[1])
     Path(place).write_bytes(b"PAR1")
@@ -300,14 +300,14 @@ def loose(archive: TradeStore) -> TradeStore:
         (50, None),
     ],
 )
-def test_the_last_id_before_a_moment_is_told_with_the_rows_behind_it_and_its_time(
+def test_the_last_id_before_a_time_comes_with_the_rows_behind_it_and_its_time(
     loose: TradeStore, moment: int, edge: tuple[int, int, int] | None
 ) -> None:
     assert loose.last_id_before(PAIR, moment) == edge
 
 
 @pytest.mark.parametrize(("moment", "edge"), [(27, (6, 0)), (15, (6, 2)), (0, (2, 1)), (40, None)])
-def test_the_first_id_behind_a_moment_is_told_with_the_rows_before_it(
+def test_the_first_id_after_a_time_comes_with_the_rows_before_it(
     loose: TradeStore, moment: int, edge: tuple[int, int] | None
 ) -> None:
     assert loose.first_id_after(PAIR, moment) == edge

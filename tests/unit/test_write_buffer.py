@@ -48,7 +48,7 @@ def backlog_of(*buffers: WriteBuffer, most_rows: int) -> MemoryBudget:
     return backlog
 
 
-def test_only_what_is_whole_is_written(tmp_path: Path) -> None:
+def test_a_flush_writes_only_complete_rows(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     events: list[Event] = []
     with writer(archive, "A") as pair_writer:
@@ -59,7 +59,7 @@ def test_only_what_is_whole_is_written(tmp_path: Path) -> None:
     assert (buffer.rows, archive.coverage("A")) == (2, [Range(0, 2)])
 
 
-def test_what_stayed_is_written_with_what_follows(tmp_path: Path) -> None:
+def test_rows_left_by_a_flush_are_written_with_the_next(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
 
     async def both(buffer: WriteBuffer) -> None:
@@ -75,7 +75,7 @@ def test_what_stayed_is_written_with_what_follows(tmp_path: Path) -> None:
     assert (found, archive.coverage("A")) == ([1, 2, 3, 3, 4], [Range(0, 9)])
 
 
-def test_what_skips_at_the_very_end_is_told_with_the_end_whoever_flushes_it(
+def test_an_id_gap_at_the_end_of_the_range_is_recorded_in_the_last_segment(
     tmp_path: Path,
 ) -> None:
     """A flush in the background may be the one that reaches up to there."""
@@ -97,7 +97,7 @@ def test_what_skips_at_the_very_end_is_told_with_the_end_whoever_flushes_it(
     ]
 
 
-def test_a_jump_is_told_by_the_segment_of_the_trade_behind_it(tmp_path: Path) -> None:
+def test_an_id_gap_is_recorded_in_the_segment_of_the_trade_behind_it(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
 
     async def both(buffer: WriteBuffer) -> None:
@@ -133,7 +133,7 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert (found, archive.coverage("A")) == ([1, 2, 3], [Range(0, 3)])
 
 
-def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Path) -> None:
+def test_downloads_wait_while_too_many_rows_are_buffered(tmp_path: Path) -> None:
     with (
         writer(TradeStore(tmp_path), "A") as pair_writer,
         writer(TradeStore(tmp_path), "B") as other,
@@ -150,7 +150,9 @@ def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Pat
         assert (small.rows, large.rows) == (2, 0)
 
 
-def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path) -> None:
+def test_near_the_limit_the_largest_buffer_is_written_while_downloads_continue(
+    tmp_path: Path,
+) -> None:
     with (
         writer(TradeStore(tmp_path), "A") as pair_writer,
         writer(TradeStore(tmp_path), "B") as other,
@@ -171,7 +173,7 @@ def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path
         assert asyncio.run(go()) == (3, 0, 1)
 
 
-def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
+def test_well_below_the_limit_nothing_is_written(tmp_path: Path) -> None:
     with writer(TradeStore(tmp_path), "A") as pair_writer:
         buffer = buffer_of(pair_writer)
 
@@ -185,7 +187,7 @@ def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
         assert not asyncio.run(go())
 
 
-def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_path: Path) -> None:
+def test_while_a_buffer_is_written_the_next_largest_is_chosen(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     with writer(archive, "A") as pair_writer, writer(archive, "B") as other:
         small, large = buffer_of(pair_writer), buffer_of(other)
@@ -204,7 +206,9 @@ def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_pat
         assert (small.rows, large.rows) == (0, 1)
 
 
-def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_path: Path) -> None:
+def test_an_error_of_a_flush_by_another_download_is_raised_by_the_buffers_own_download(
+    tmp_path: Path,
+) -> None:
     with writer(TradeStore(tmp_path), "A") as pair_writer:
         buffer = buffer_of(pair_writer)
 
@@ -221,7 +225,7 @@ def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_pa
         assert buffer.rows == 1
 
 
-def test_a_buffer_that_left_is_not_counted(tmp_path: Path) -> None:
+def test_a_removed_buffer_is_not_counted(tmp_path: Path) -> None:
     with writer(TradeStore(tmp_path), "A") as pair_writer:
         buffer = buffer_of(pair_writer)
 

@@ -96,7 +96,7 @@ def test_what_is_committed_is_read_back_digit_by_digit(archive: TradeStore) -> N
     ],
     ids=["tiny coin", "old", "zero ids", "empty"],
 )
-def test_tapes_of_all_kinds_are_read_back(archive: TradeStore, market: Market) -> None:
+def test_markets_of_all_kinds_are_read_back(archive: TradeStore, market: Market) -> None:
     tape: list[Row] = list(expected(market))
     committed(archive, tape, [Range(0, 2**62)])
     assert held(archive) == tape
@@ -104,7 +104,7 @@ def test_tapes_of_all_kinds_are_read_back(archive: TradeStore, market: Market) -
 
 @settings(deadline=None, max_examples=30)
 @given(sample_trades.tapes(), st.integers(1, 4))
-def test_any_tape_in_any_pieces_is_read_back_before_and_after_merging(
+def test_any_trades_in_any_segments_are_read_back_before_and_after_compaction(
     tmp_path_factory: pytest.TempPathFactory, market: Market, number: int
 ) -> None:
     tape: list[Row] = list(expected(market))
@@ -170,7 +170,7 @@ def test_the_last_nanosecond_of_a_year_is_of_that_year(archive: TradeStore) -> N
     ]
 
 
-def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: TradeStore) -> None:
+def test_an_id_gap_is_recorded_in_both_segments_beside_it(archive: TradeStore) -> None:
     turn = sample_trades.utc_ns(2020, 1, 1)
     stamps = (turn - 5, turn - 3, turn + 5, turn + 7)
     tape: list[Row] = [
@@ -185,7 +185,7 @@ def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: TradeStore
     assert sum(written.unasked_jumps for written in footers) == 3
 
 
-def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
+def test_counted_id_gaps_are_recorded_in_the_segments_that_have_them(
     archive: TradeStore,
 ) -> None:
     turn = sample_trades.utc_ns(2020, 1, 1)
@@ -308,7 +308,7 @@ def test_a_writer_that_fails_leaves_no_staged_file(archive: TradeStore) -> None:
     assert archive.store.files("staging") == []
 
 
-def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
+def test_a_full_disk_at_the_commit_is_an_error_and_leaves_no_segment(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_handle: int) -> None:
@@ -377,7 +377,7 @@ def test_merging_keeps_rows_checksum_and_range(archive: TradeStore) -> None:
     assert (footer.first_trade_id, footer.last_trade_id) == (TAPE[0][0], TAPE[-1][0])
 
 
-def test_merging_keeps_jumps_and_the_last_cursor(archive: TradeStore) -> None:
+def test_compaction_keeps_id_gaps_and_the_last_cursor(archive: TradeStore) -> None:
     spans = cuts(TAPE, 3)
     ids = [[row[0] for row in TAPE if s.after < row[1] <= s.through] for s in spans]
     given_footers = [
@@ -451,7 +451,7 @@ def spoil(archive: TradeStore, segment: Segment, rows: list[Row]) -> None:
     pq.write_table(table, place, store_decimal_as_integer=True)
 
 
-def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: TradeStore) -> None:
+def test_a_segment_whose_rows_differ_from_its_footer_is_not_merged(archive: TradeStore) -> None:
     spans = cuts(TAPE, 3)
     committed(archive, TAPE, spans)
     damaged = archive.segments(PAIR)[1]
@@ -577,7 +577,7 @@ def test_segments_that_overlap_in_part_are_merged_without_repeating_a_row(
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6))
-def test_a_tape_survives_any_course_of_commits_merges_and_crashes(
+def test_trades_survive_any_sequence_of_commits_compactions_and_crashes(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -608,7 +608,7 @@ def test_names_are_kept_under_a_lock_of_their_own(archive: TradeStore) -> None:
     assert archive.store.files("staging") == []
 
 
-def test_what_is_set_aside_is_remembered_no_more(archive: TradeStore) -> None:
+def test_a_quarantined_segment_is_no_longer_listed(archive: TradeStore) -> None:
     tape = list(expected(sample_trades.market(sample_trades.xbtusd_like(20, 5))))
     committed(archive, tape, [Range(0, tape[-1][1])])
     [segment] = archive.segments("XBTUSD")
