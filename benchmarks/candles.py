@@ -137,7 +137,7 @@ def scan(folder: Path) -> int:
     return len(connection.execute(query).fetchall())
 
 
-def ours(
+def harvester_query(
     kind: str,
     interval: str,
     within: Range = EVERYTHING,
@@ -205,18 +205,18 @@ def with_polars(interval: str, form: str) -> Callable[[Path], int]:
 
 CONTESTANTS: dict[str, Callable[[Path], int]] = {
     "bare scan": scan,
-    "1m from ticks": ours("ticks", "1m"),
-    "5m from ticks": ours("ticks", "5m"),
-    "1h from ticks": ours("ticks", "1h"),
-    "1d from ticks": ours("ticks", "1d"),
-    "1m from roll-ups": ours("rolled", "1m"),
-    "5m from roll-ups": ours("rolled", "5m"),
-    "1h from roll-ups": ours("rolled", "1h"),
-    "1d from roll-ups": ours("rolled", "1d"),
-    "1m of one month from ticks": ours("ticks", "1m", MONTH),
-    "1m of one month from roll-ups": ours("rolled", "1m", MONTH),
-    "1m from ticks, kraken": ours("ticks", "1m", fill="kraken", pair_decimals=1),
-    "1m from ticks, all columns": ours("ticks", "1m", all_columns=True),
+    "1m from ticks": harvester_query("ticks", "1m"),
+    "5m from ticks": harvester_query("ticks", "5m"),
+    "1h from ticks": harvester_query("ticks", "1h"),
+    "1d from ticks": harvester_query("ticks", "1d"),
+    "1m from roll-ups": harvester_query("rolled", "1m"),
+    "5m from roll-ups": harvester_query("rolled", "5m"),
+    "1h from roll-ups": harvester_query("rolled", "1h"),
+    "1d from roll-ups": harvester_query("rolled", "1d"),
+    "1m of one month from ticks": harvester_query("ticks", "1m", MONTH),
+    "1m of one month from roll-ups": harvester_query("rolled", "1m", MONTH),
+    "1m from ticks, kraken": harvester_query("ticks", "1m", fill="kraken", pair_decimals=1),
+    "1m from ticks, all columns": harvester_query("ticks", "1m", all_columns=True),
     "1h from roll-ups to pandas": to_pandas,
     "pandas 1m, parquet": with_pandas("1min", "parquet"),
     "pandas 1m, arrow": with_pandas("1min", "arrow"),
@@ -231,8 +231,8 @@ CONTESTANTS: dict[str, Callable[[Path], int]] = {
 
 def peak_mb() -> float:
     """The largest resident memory of this process alone; getrusage begins with its parent's."""
-    told = Path("/proc/self/status").read_text().partition("VmHWM:")[2]
-    return int(told.split()[0]) / 1024
+    status = Path("/proc/self/status").read_text().partition("VmHWM:")[2]
+    return int(status.split()[0]) / 1024
 
 
 # --- the run -------------------------------------------------------------------------------------
@@ -261,10 +261,10 @@ def measured(folder: Path, names: list[str], rounds: int) -> dict[str, dict[str,
         for name in names:
             command = [sys.executable, __file__, "--child", name, "--archive", str(folder)]
             done = subprocess.run(command, check=True, capture_output=True, env=environment)
-            told = json.loads(done.stdout)
-            found[name]["seconds"] += told["seconds"]
-            found[name]["peak_mb"] = max(found[name]["peak_mb"], told["peak_mb"])
-            found[name]["rows"] = told["rows"]
+            status = json.loads(done.stdout)
+            found[name]["seconds"] += status["seconds"]
+            found[name]["peak_mb"] = max(found[name]["peak_mb"], status["peak_mb"])
+            found[name]["rows"] = status["rows"]
     return found
 
 

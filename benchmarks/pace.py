@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
-from backfills import tape_of
+from backfills import rows_on_disk
 from kraken_market import Clock, expected, named
 from kraken_server import Exchange
 from kraken_socket import Call
@@ -82,7 +82,7 @@ class Run:
             with self.going(folder, 0) as process:
                 process.wait(120)
             exact = all(
-                tape_of(folder / "data", market.altname) == list(expected(market))
+                rows_on_disk(folder / "data", market.altname) == list(expected(market))
                 for market in self.markets
             )
         return {"calls": calls, "exact": exact}

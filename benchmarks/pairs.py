@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from crawl import AGENT, HARVESTER, STAND_IN, Cost, Loop, measured
+from backfill import AGENT, HARVESTER, STAND_IN, Cost, Loop, measured
 
 SEED = 7
 TARGET_TRADES_S = 300_000
@@ -94,8 +94,8 @@ class StandIn:
             stat = Path(f"/proc/{self._process.pid}/stat").read_text()
         except OSError:
             return 0.0
-        ticks = stat.rpartition(")")[2].split()[11:13]
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+        cpu_times = stat.rpartition(")")[2].split()[11:13]
+        return sum(map(int, cpu_times)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def check(folder: Path, trades: int) -> dict[str, Any]:
     from kraken_market import Market, expected  # noqa: PLC0415
     from sample_trades import xbtusd_like  # noqa: PLC0415
 
-    tape = list(zip(*expected(Market(trades=xbtusd_like(trades, SEED))), strict=True))
+    expected_rows = list(zip(*expected(Market(trades=xbtusd_like(trades, SEED))), strict=True))
     kept = files = exact = 0
     pairs = sorted((folder / "trades").iterdir())
     for pair in pairs:
@@ -156,8 +156,8 @@ def check(folder: Path, trades: int) -> dict[str, Any]:
         columns = [table.column(name) for name in table.schema.names]
         columns[1] = columns[1].cast(pa.int64())
         found = [tuple(column.to_pylist()) for column in columns]
-        exact += found == tape
-        kept += len(set(found[0]) & set(tape[0]))
+        exact += found == expected_rows
+        kept += len(set(found[0]) & set(expected_rows[0]))
         files += len(paths)
     return {"pairs": len(pairs), "exact": exact, "kept": kept, "files": files}
 
@@ -171,8 +171,8 @@ def compare(scene: Scene, rounds: int) -> dict[str, Any]:
     with sample_exchange(scene) as exchange:
         bare_loops(exchange, scene, own_pools=True)  # warms the stand-in
         for _ in range(rounds):
-            ours, found = backfill(exchange, scene)
-            runs["harvester"].append(ours)
+            whole_run, found = backfill(exchange, scene)
+            runs["harvester"].append(whole_run)
             runs["bare"].append(bare_loops(exchange, scene, own_pools=False))
             runs["bare, own pools"].append(bare_loops(exchange, scene, own_pools=True))
     total = scene.pairs * scene.trades
@@ -239,10 +239,13 @@ def main() -> None:
         scene = Scene(pairs, options.total // pairs, options.jobs or pairs, options.gzip)
         scenes.append(compare(scene, options.rounds))
         show(scenes[-1])
-    ours = [figures["runs"]["harvester"] for figures in scenes]
+    whole_run = [figures["runs"]["harvester"] for figures in scenes]
     met = {
-        f"at least {TARGET_TRADES_S:,} trades a second": ours[0]["trades_s"] >= TARGET_TRADES_S,
-        f"peak memory under {MOST_PEAK_MB:g} MB": all(o["peak_mb"] < MOST_PEAK_MB for o in ours),
+        f"at least {TARGET_TRADES_S:,} trades a second": whole_run[0]["trades_s"]
+        >= TARGET_TRADES_S,
+        f"peak memory under {MOST_PEAK_MB:g} MB": all(
+            o["peak_mb"] < MOST_PEAK_MB for o in whole_run
+        ),
         "every tape exact": all(figures["exact"] for figures in scenes),
     }
     print()

@@ -33,12 +33,12 @@ TARGET_IMPORT_S = 0.15
 SINCE = "2022-01-01"
 
 
-def prepare(folder: Path, ticks: int) -> None:
+def prepare(folder: Path, trades: int) -> None:
     """An archive with roll-ups, the same without, and the candles that are asked for as Parquet."""
     for name, levels in (("rolled", ["1m", "1h"]), ("ticks", [])):
         after = 0
         with writer(TradeStore(folder / name), PAIR) as pair_writer:
-            for rows in chunks(ticks):
+            for rows in chunks(trades):
                 through = int(rows.column("time").cast(pa.int64())[-1].as_py())
                 pair_writer.commit(
                     Range(after, through), rows, Footer(Range(after, through), SPELLED)
@@ -123,10 +123,10 @@ def main() -> None:
     report(options.ticks, {name: median(seconds) for name, seconds in found.items()}, starts)
 
 
-def report(ticks: int, found: dict[str, float], starts: dict[str, float]) -> None:
+def report(trades: int, found: dict[str, float], starts: dict[str, float]) -> None:
     """Print the tables, the targets, and the line to keep."""
     base = found["pandas.read_parquet, floats"]
-    print(f"{CANDLES:,} candles of a minute, of an archive of {ticks:,} trades, opened anew")
+    print(f"{CANDLES:,} candles of a minute, of an archive of {trades:,} trades, opened anew")
     print(f"{'':<40}{'s':>8}{'x read_parquet':>16}")
     for name, seconds in found.items():
         print(f"{name:<40}{seconds:>8.3f}{seconds / base:>16.1f}")
@@ -140,7 +140,7 @@ def report(ticks: int, found: dict[str, float], starts: dict[str, float]) -> Non
     ):
         verdict = "met" if seconds < target else "MISSED"
         print(f"{what}: {seconds:.3f} s, of {target} s: {verdict}")
-    print(json.dumps({"benchmark": "python", "ticks": ticks, "found": found, "starts": starts}))
+    print(json.dumps({"benchmark": "python", "ticks": trades, "found": found, "starts": starts}))
 
 
 if __name__ == "__main__":

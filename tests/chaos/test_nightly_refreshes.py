@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backfills import strangers
+from backfills import foreign_files
 from crash_points import Plan
 from kraken_market import Clock
 from kraken_server import Exchange
-from nightly_runs import DAY_NS, FIRST_NS, Nights, daily, jump_ahead, states, until
+from nightly_runs import DAY_NS, FIRST_NS, Nights, daily, move_ahead, states, until
 from process import ended, wait_for
 
 from harvester.download.events import BackfillResult, Event
@@ -38,14 +38,14 @@ class Month:
     def __init__(self, nights: Nights) -> None:
         self.nights = nights
         self.exchange = nights.exchange
-        self.told: list[tuple[int, Any]] = []
+        self.reports: list[tuple[int, Any]] = []
 
     def plain(self) -> Night:
         report = self.nights.refresh()
         return self._seen(report)
 
     def _seen(self, report: Any) -> Night:
-        self.told.append((len(self.told), report))
+        self.reports.append((len(self.reports), report))
         return Night(report["exit_status"], states(report))
 
     def missed(self) -> Night:
@@ -76,7 +76,7 @@ class Month:
         """The exchange refuses now and then, and answers nonsense: the night is complete."""
         self.exchange.faults.push("rate_limit", "http:502", None, "cut", "busy", pair="XBTUSD")
         night = self.plain()
-        xbt, eth, *_ = self.told[-1][1]["pairs"]
+        xbt, eth, *_ = self.reports[-1][1]["pairs"]
         assert (xbt["refusals"], eth["refusals"]) == (4, 0)
         assert self.exchange.faults.by_pair["XBTUSD"].__len__() == 0
         return night
@@ -99,7 +99,7 @@ class Month:
     def renamed(self) -> Night:
         self.exchange.change("ETHEUR", altname="ETH2EUR", wsname="ETH2/EUR")
         night = self.plain()
-        assert [outcome["renamed_to"] for outcome in self.told[-1][1]["pairs"]] == [
+        assert [outcome["renamed_to"] for outcome in self.reports[-1][1]["pairs"]] == [
             None,
             "ETH2EUR",
             None,
@@ -141,7 +141,7 @@ class Month:
             if isinstance(event, BackfillResult):
                 left.discard(event.pair)
                 if not left:
-                    jump_ahead(3600)
+                    move_ahead(3600)
 
         night = self._seen(self.nights.refresh(max_s=3600, listener=listen))
         self.exchange.faults.by_pair.clear()
@@ -208,15 +208,15 @@ def test_after_thirty_nights_of_all_kinds_the_archive_equals_the_exchange(tmp_pa
         month = Month(nights)
         delisted_ns = 0
         for number, (night, status, states_) in enumerate(THIRTY, 1):
-            before, told = nights.rows(), len(month.told)
+            before, reported = nights.rows(), len(month.reports)
             if night is Month.delisted:
                 delisted_ns = nights.settled_ns - DAY_NS
             assert (number, night(month)) == (number, Night(status, states_))
-            if len(month.told) > told:
+            if len(month.reports) > reported:
                 rows = nights.rows()
                 assert {
                     outcome["pair"]: outcome["trades_added"]
-                    for outcome in month.told[-1][1]["pairs"]
+                    for outcome in month.reports[-1][1]["pairs"]
                 } == {name: rows.get(name, 0) - before.get(name, 0) for name in states_}
             clock.now_ns += DAY_NS
         clock.now_ns -= DAY_NS
@@ -225,14 +225,14 @@ def test_after_thirty_nights_of_all_kinds_the_archive_equals_the_exchange(tmp_pa
     archive = TradeStore(nights.folder)
     for market in markets:
         name = market.altname
-        assert nights.tape(name) == until(market, ends[name]), name
+        assert nights.history(name) == until(market, ends[name]), name
         report = verify(archive, name)
         assert (report.faults, report.notes) == ([], []), name
         assert report.rollups == 2 * nights.files(name)
         assert [span.through for span in archive.coverage(name)] == [ends[name]]
         assert archive.gaps(name) == []
         assert nights.files(name) <= 6
-    assert strangers(nights.folder) == []
+    assert foreign_files(nights.folder) == []
     assert archive.held() == sorted(ends)
 
 
@@ -249,5 +249,5 @@ def test_over_the_nights_of_two_years_files_stay_few(tmp_path: Path) -> None:
             files.append(nights.files("XBTUSD"))
             clock.now_ns += DAY_NS
         clock.now_ns -= DAY_NS
-    assert nights.tape("XBTUSD") == until(market, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(market, nights.settled_ns)
     assert set(files) == {1, 2}

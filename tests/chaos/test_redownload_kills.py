@@ -63,13 +63,13 @@ def test_a_redownload_killed_at_any_step_on_the_disk_is_continued(
         with monkeypatch.context() as patch:
             patch.setattr(redownload, "TradeStore", opened)
             try:
-                begun.crawl(folder, replace_imported=True, open=opened).only(PAIR)
+                begun.backfill(folder, replace_imported=True, open=opened).only(PAIR)
             except Killed:
                 deaths += 1
             else:
                 break
         begun.check_between(folder)
-        begun.crawl(folder, replace_imported=True).only(PAIR)
+        begun.backfill(folder, replace_imported=True).only(PAIR)
         begun.check_end(folder)
         assert len(list((folder / "quarantine").rglob("*.parquet"))) == 1
         shutil.rmtree(folder)
@@ -92,7 +92,7 @@ def test_what_a_crash_left_of_a_replacement_any_writer_clears(begun: Begun) -> N
             return archive
 
         try:
-            begun.crawl(folder, replace_imported=True, open=opened).only(PAIR)
+            begun.backfill(folder, replace_imported=True, open=opened).only(PAIR)
         except Killed:
             archive = TradeStore(folder)
             pieces, segments = archive.pieces(PAIR), archive.segments(PAIR)

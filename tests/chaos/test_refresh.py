@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import Crawl
+from backfills import Backfill
 from kraken_faults import Fault
 from kraken_market import Clock, Market
 from kraken_server import Exchange
@@ -47,9 +47,9 @@ def only(report: Any) -> Any:
     return outcome
 
 
-def crawl(nights: Nights, name: str, span: Range) -> None:
+def backfill_range(nights: Nights, name: str, span: Range) -> None:
     """Ask for a span of a pair, as a backfill does."""
-    outcome = Crawl(nights.exchange.url, nights.folder).only(name, span)
+    outcome = Backfill(nights.exchange.url, nights.folder).only(name, span)
     assert outcome.exit_status == 0
 
 
@@ -65,7 +65,7 @@ def test_without_names_the_pairs_held_are_brought_up_to_now(nights: Nights) -> N
     nights.refresh("XBT/USD")
     nights.pass_day()
     assert states(nights.refresh()) == {"XBTUSD": "complete"}
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
 def test_trades_that_are_not_settled_are_left_for_the_next_run(tmp_path: Path) -> None:
@@ -74,11 +74,11 @@ def test_trades_that_are_not_settled_are_left_for_the_next_run(tmp_path: Path) -
     with Exchange([market], clock=clock) as exchange:
         nights = Nights(tmp_path / "data", exchange, clock)
         outcome = only(nights.refresh("XBTUSD"))
-        assert nights.tape("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
+        assert nights.history("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
         assert outcome["trades_added"] < len(until(market, clock.now_ns))
         clock.advance(600)
         nights.refresh()
-        assert nights.tape("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
+        assert nights.history("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
 
 
 def test_config_names_pairs_and_patterns_each_pair_once(nights: Nights) -> None:
@@ -92,8 +92,8 @@ def test_names_on_the_command_line_count_instead_of_those_in_config(nights: Nigh
 
 
 def test_a_refresh_starts_at_the_start_of_the_last_request(nights: Nights) -> None:
-    crawl(nights, "XBTUSD", Range(day(1), day(2)))
-    crawl(nights, "XBTUSD", Range(day(5), day(6)))
+    backfill_range(nights, "XBTUSD", Range(day(1), day(2)))
+    backfill_range(nights, "XBTUSD", Range(day(5), day(6)))
     assert only(nights.refresh())["state"] == "complete"
     through = nights.settled_ns
     assert TradeStore(nights.folder).coverage("XBTUSD") == [
@@ -103,7 +103,7 @@ def test_a_refresh_starts_at_the_start_of_the_last_request(nights: Nights) -> No
 
 
 def test_a_refresh_of_an_imported_pair_starts_at_its_first_trade(nights: Nights) -> None:
-    crawl(nights, "XBTUSD", Range(day(1), day(2)))
+    backfill_range(nights, "XBTUSD", Range(day(1), day(2)))
     (nights.folder / "wanted" / "XBTUSD.json").unlink()
     nights.refresh()
     assert TradeStore(nights.folder).coverage("XBTUSD") == [Range(day(1), nights.settled_ns)]
@@ -145,14 +145,14 @@ def remove_first_file(nights: Nights, pair: str) -> None:
 def test_gaps_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> None:
     spans = [Range(day(1), day(2)), Range(day(3), day(4)), Range(day(5), day(6))]
     for span in spans:
-        crawl(nights, "XBTUSD", span)
+        backfill_range(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
     assert TradeStore(nights.folder).gaps("XBTUSD") == [spans[0]]
     outcome = only(nights.refresh())
     assert (outcome["state"], outcome["gaps"]) == ("complete", [])
     rows = until(XBT, nights.settled_ns)
     asked = [*spans[:2], Range(day(5), nights.settled_ns)]
-    assert nights.tape("XBTUSD") == [
+    assert nights.history("XBTUSD") == [
         row for row in rows if any(span.after < row[1] <= span.through for span in asked)
     ]
     inside = [row for row in rows if day(1) < row[1] <= day(2) or day(6) < row[1]]
@@ -162,7 +162,7 @@ def test_gaps_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> No
 def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> None:
     """Else its line stays on the terminal, and in a log it is repeated every half minute."""
     for span in (Range(day(1), day(2)), Range(day(3), day(4))):
-        crawl(nights, "XBTUSD", span)
+        backfill_range(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
     nights.refresh()
     run = RunProgress()
@@ -211,7 +211,7 @@ def test_files_of_a_past_year_are_merged(tmp_path: Path) -> None:
         clock.now_ns = new_year_ns + 3600 * 10**9
         outcome = only(nights.refresh())
     rows = until(market, nights.settled_ns)
-    assert nights.tape("XBTUSD") == rows
+    assert nights.history("XBTUSD") == rows
     assert (outcome["first_ns"], outcome["last_ns"]) == (rows[0][1], rows[-1][1])
     folder = nights.folder / "trades" / "pair=XBTUSD"
     assert {year.name: len(list(year.iterdir())) for year in folder.iterdir()} == {
@@ -240,7 +240,7 @@ def test_a_pair_missing_from_the_list_that_still_answers_is_refreshed(nights: Ni
     nights.exchange.unlisted = {"XBTUSD", "ETHEUR"}
     outcome = only(nights.refresh())
     assert (outcome["state"], outcome["exit_status"]) == ("complete", 0)
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
 def test_a_pair_missing_from_the_list_that_can_not_be_requested_has_failed(nights: Nights) -> None:
@@ -252,8 +252,8 @@ def test_a_pair_missing_from_the_list_that_can_not_be_requested_has_failed(night
 
 
 def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
-    crawl(nights, "XBTUSD", Range(day(1), day(2)))
-    crawl(nights, "XBTUSD", Range(day(3), day(4)))
+    backfill_range(nights, "XBTUSD", Range(day(1), day(2)))
+    backfill_range(nights, "XBTUSD", Range(day(3), day(4)))
     remove_first_file(nights, "XBTUSD")
     nights.exchange.delist("XBTUSD")
     outcome = only(nights.refresh())
@@ -291,7 +291,7 @@ def test_a_renamed_pair_is_refreshed_under_its_old_name(nights: Nights) -> None:
             "complete",
             "BTCUSD",
         )
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
     assert nights.rows().keys() == {"XBTUSD"}
 
 
@@ -371,7 +371,7 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
     assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
     assert outcome["trades_added"] == nights.rows()["XBTUSD"] > 200
     assert only(nights.refresh())["state"] == "complete"
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
 def test_a_run_whose_time_is_up_names_what_is_unfinished(nights: Nights) -> None:
@@ -447,11 +447,11 @@ def test_a_linked_folder_is_refused_by_name_and_stops_no_other_pair(nights: Nigh
 
 def test_a_gap_is_filled_where_the_record_of_what_was_wanted_is_lost(nights: Nights) -> None:
     cuts = [XBT.published_ns(XBT.trades[place]) for place in (100, 200, 300)]
-    crawl(nights, "XBTUSD", Range(0, cuts[0]))
-    crawl(nights, "XBTUSD", Range(cuts[1], cuts[2]))
+    backfill_range(nights, "XBTUSD", Range(0, cuts[0]))
+    backfill_range(nights, "XBTUSD", Range(cuts[1], cuts[2]))
     (nights.folder / "wanted" / "XBTUSD.json").unlink()
     assert only(nights.refresh("XBTUSD"))["state"] == "complete"
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
 def test_an_exchange_without_a_status_counts_as_online(nights: Nights) -> None:

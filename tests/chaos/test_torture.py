@@ -46,7 +46,7 @@ FLUSHES = [
     Plan("write", "after", 1, "commit"),
     Plan("sync", "before", 2, "commit"),
     Plan("rename", "before", 3, "commit", clock_s=9 * DAYS_S),
-    Plan("rename", "after", 4, "commit", jump_s=3600),
+    Plan("rename", "after", 4, "commit", clock_jump_s=3600),
 ]
 COMPACTIONS = [
     Plan("write", "before", 1, "compact"),
@@ -116,7 +116,7 @@ def test_a_quota_ends_a_run_in_one_line_and_the_next_goes_on(round_: Round) -> N
 
 
 def test_a_signal_keeps_all_that_was_fetched(round_: Round) -> None:
-    chaos_trials.told_to_stop(round_)
+    chaos_trials.stop_by_signal(round_)
     assert round_.tally.trials["stopped by a signal, all that was fetched kept"] == 1
 
 
@@ -133,7 +133,7 @@ def test_the_long_form_prints_its_figures(tmp_path: Path) -> None:
         [*program, "--keep", str(tmp_path)], capture_output=True, text=True, check=False
     )
     *lines, last = done.stdout.splitlines()
-    told = json.loads(last)
-    assert (done.returncode, told["kills"], told["fault"]) == (0, 1, "")
+    figures = json.loads(last)
+    assert (done.returncode, figures["kills"], figures["fault"]) == (0, 1, "")
     assert lines[-1] == "nothing lost, nothing twice"
     assert (tmp_path / "trades").is_dir()

@@ -6,7 +6,7 @@ from typing import Any
 
 import csv_files
 import pytest
-from backfills import Crawl
+from backfills import Backfill
 from concurrent_writer import disturbed
 from csv_comparison import only, zipped
 from exchange_comparison import interval
@@ -65,7 +65,9 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
     scenario = started(TRADES)
     for through in (TRADES[4_000].true_ns, TRADES[4_500].true_ns, TRADES[-1].true_ns + 40 * DAY):
         assert (
-            Crawl(scenario.exchange.url, scenario.folder).only(PAIR, Range(0, through)).exit_status
+            Backfill(scenario.exchange.url, scenario.folder)
+            .only(PAIR, Range(0, through))
+            .exit_status
             == 0
         )
     assert len(TradeStore(scenario.folder).segments(PAIR)) == 3

@@ -123,7 +123,7 @@ def is_equal(
     return True
 
 
-MADE_TAPES = {
+MADE_HISTORIES = {
     "busy": expected(sample_trades.market(sample_trades.xbtusd_like(900))),
     "without ids": expected(sample_trades.old_style(900)),
     "zero ids": expected(sample_trades.market(sample_trades.zero_ids(900))),

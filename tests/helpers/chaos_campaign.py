@@ -32,7 +32,7 @@ class Campaign:
     kills: int
     trades: int
     minutes: float
-    tell: Callable[[str], None]
+    report_line: Callable[[str], None]
     round: int = 1
     rounds: int = 0
     tally: Tally = field(default_factory=Tally)
@@ -56,7 +56,7 @@ class Campaign:
                 empty(self.disk.folder)
             fault = self._go(number, begun_s)
             self.seconds = time.monotonic() - begun_s
-            self.tell(f"round {number}: {self.killed} kills, {self.seconds:.0f} s")
+            self.report_line(f"round {number}: {self.killed} kills, {self.seconds:.0f} s")
             if fault:
                 return f"--seed {self.seed} --round {number}: {fault}"
         return ""

@@ -205,7 +205,7 @@ def _said_in_one_line(round_: Round, end: Ended, reason: str) -> None:
         raise Loss(f"{round_.doing}: status {end.status}, {end.err!r}")
 
 
-def told_to_stop(round_: Round) -> None:
+def stop_by_signal(round_: Round) -> None:
     """SIGTERM or SIGINT: status 130, and all that was fetched is there."""
     pair = round_.random.choice(round_.pairs)
     number = round_.random.choice((signal.SIGTERM, signal.SIGINT))
@@ -249,10 +249,10 @@ def asked_for_status(round_: Round) -> None:
     round_.doing = "'status'"
     end = round_.victims.run(["status", "--json"])
     round_.judge(Command("status", 0, (0, 4)), end)
-    told = {each["pair"]: each["trades"] for each in json.loads(end.out or "[]")}
+    counted = {each["pair"]: each["trades"] for each in json.loads(end.out or "[]")}
     known = {ledger.pair: ledger.rows_committed() for ledger in round_.ledgers}
-    if any(told.get(pair, 0) != rows for pair, rows in known.items()):
-        raise Loss(f"status tells {told}, and {known} are there")
+    if any(counted.get(pair, 0) != rows for pair, rows in known.items()):
+        raise Loss(f"status tells {counted}, and {known} are there")
 
 
 TRIALS = (
@@ -263,7 +263,7 @@ TRIALS = (
     Trial("two runs at once", two_at_once, 2),
     Trial("a read-only folder", read_only, 2),
     Trial("a full disk", disk_full, 3),
-    Trial("told to stop", told_to_stop, 4),
+    Trial("told to stop", stop_by_signal, 4),
     Trial("left alone", left_alone, 3),
     Trial("asked for its status", asked_for_status, 5),
 )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from kraken_market import Market
 from kraken_server import Exchange
 
@@ -66,7 +66,7 @@ def build(folder: Path, part: Callable[[], Path]) -> Path:
 
 def fetch(url: str, folder: Path, span: Range, through: Path) -> None:
     """Put a segment into an archive that a crawl elsewhere brought, so that nothing is merged."""
-    outcome = Crawl(url, through, {"candles.rollups": ""}).only(PAIR, span)
+    outcome = Backfill(url, through, {"candles.rollups": ""}).only(PAIR, span)
     assert outcome.error is None
     shutil.copytree(through / "trades", folder / "trades", dirs_exist_ok=True)
 
@@ -240,12 +240,12 @@ def type_changed(folder: Path, place: int) -> list[Said]:
 def footer_swapped(folder: Path, place: int) -> list[Said]:
     """For that of a neighbour, which may have as many rows or not."""
     other = {0: 1, 1: 2, 2: 1, 3: 2}[place]
-    rows, told = (pq.read_metadata(segment(folder, at)).num_rows for at in (place, other))
+    rows, stated = (pq.read_metadata(segment(folder, at)).num_rows for at in (place, other))
     rewrite(segment(folder, place), lambda table: table, segment(folder, other))
     ids = "its first and last trade ids are not those of its footer"
     texts = [_other_name(RANGES[other]), CHECKSUM, ids]
-    if rows != told:
-        texts = [f"has {rows} rows, but its footer says {told}"]
+    if rows != stated:
+        texts = [f"has {rows} rows, but its footer says {stated}"]
     return [Said(path_of(RANGES[place]), tuple(texts), RANGES[place])]
 
 

@@ -43,7 +43,7 @@ class Plan:
     nth: int = 1
     phase: str = ""
     clock_s: int = 0
-    jump_s: int = 0
+    clock_jump_s: int = 0
     most_bytes: int = 0
 
     def text(self) -> str:
@@ -123,8 +123,8 @@ def _shift_clock(plan: Plan) -> None:
     true_ns, looks = time.time_ns, itertools.count()
 
     def time_ns() -> int:
-        jump_s = plan.jump_s if next(looks) % 10 == 9 else 0
-        return true_ns() + (plan.clock_s + jump_s) * 10**9
+        clock_jump_s = plan.clock_jump_s if next(looks) % 10 == 9 else 0
+        return true_ns() + (plan.clock_s + clock_jump_s) * 10**9
 
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
@@ -134,7 +134,7 @@ def main() -> None:
     """Be harvester, under a plan."""
     plan = Plan(**json.loads(sys.argv[1]))
     sys.argv = ["harvester", *sys.argv[2:]]
-    if plan.clock_s or plan.jump_s:
+    if plan.clock_s or plan.clock_jump_s:
         _shift_clock(plan)
     if plan.most_bytes:
         # Python ignores SIGXFSZ, so a write past the limit fails as one past a quota does.

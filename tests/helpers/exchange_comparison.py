@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from command_line import own_environment, run_harvester
 from kraken_market import Clock, Market
 from kraken_server import Exchange, Shelf, ohlc_rows
@@ -96,10 +96,10 @@ def more(value: Any) -> Any:
     return f"{Decimal(value) + Decimal(1).scaleb(-len(decimals)):f}"
 
 
-def crawled(exchange: Exchange, folder: Path) -> TradeStore:
+def downloaded_from(exchange: Exchange, folder: Path) -> TradeStore:
     """An archive of the first market, up to the exchange's clock, and of its names."""
     name = next(iter(exchange._shelves))
-    assert Crawl(exchange.url, folder, {"refresh.settle_s": 0}).only(name).error is None
+    assert Backfill(exchange.url, folder, {"refresh.settle_s": 0}).only(name).error is None
     archive = TradeStore(folder)
     with_client(exchange, lambda client: list_pairs(client, archive))
     return archive

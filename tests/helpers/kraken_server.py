@@ -752,13 +752,14 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    tapes: dict[int, list[Trade]] = {}
+    trades_by_seed: dict[int, list[Trade]] = {}
     for seed in range(options.seed, options.seed + (1 if options.alike else options.pairs)):
-        tapes[seed] = xbtusd_like(
+        trades_by_seed[seed] = xbtusd_like(
             options.trades, seed, gap_s=options.gap_s, first_id=options.first_id
         )
     markets = [
-        named(n, tapes[options.seed + (0 if options.alike else n)]) for n in range(options.pairs)
+        named(n, trades_by_seed[options.seed + (0 if options.alike else n)])
+        for n in range(options.pairs)
     ]
     exchange = Exchange(
         markets,

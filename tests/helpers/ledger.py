@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from kraken_market import Market, Tape, expected
+from kraken_market import Market, TradeRows, expected
 
 NAME = re.compile(r"(\d{19})-(\d{19})(\.csv)?\.parquet")
 PLAIN = pa.schema(
@@ -82,10 +82,10 @@ class Ledger:
     `.csv.parquet` has the rows of the file.
     """
 
-    def __init__(self, folder: Path, market: Market, file: Tape | None = None) -> None:
+    def __init__(self, folder: Path, market: Market, file: TradeRows | None = None) -> None:
         self.folder = folder
         self.pair = market.altname
-        self.truth: Tape = expected(market)
+        self.truth: TradeRows = expected(market)
         self._table = table_of(self.truth)
         self._stamps = np.array([row[1] for row in self.truth], dtype=np.int64)
         self._file = None if file is None else table_of(file)
@@ -177,7 +177,7 @@ class Ledger:
         if before is not None and before.mark == seen.mark:
             return
         try:
-            kept, by_file = plain(seen.path), told_by_file(seen.path)
+            kept, by_file = plain(seen.path), imported_ranges_of(seen.path)
         except (OSError, pa.ArrowException) as error:
             raise Loss(f"{seen.path} can't be read: {error}") from error
         if before is not None:
@@ -201,9 +201,11 @@ class Ledger:
         slices = [between(table, part) for part, table in sorted(parts, key=lambda each: each[0])]
         return pa.concat_tables([PLAIN.empty_table(), *slices]).combine_chunks()
 
-    def told_by_files(self) -> list[Span]:
+    def imported_ranges(self) -> list[Span]:
         """What of the archive, nobody writing, files have told."""
-        return merged(span for segment in self.listing() for span in told_by_file(segment.path))
+        return merged(
+            span for segment in self.listing() for span in imported_ranges_of(segment.path)
+        )
 
     def check_whole(self, through: int) -> None:
         """Hold the finished archive of this pair against the whole tape, digit by digit.
@@ -231,10 +233,10 @@ class Ledger:
             )
 
 
-def table_of(tape: Tape) -> pa.Table:
+def table_of(history: TradeRows) -> pa.Table:
     """Rows of a tape as `PLAIN`."""
     names = list(PLAIN.names)
-    columns = [list(column) for column in zip(*tape, strict=True)] or [[]] * len(names)
+    columns = [list(column) for column in zip(*history, strict=True)] or [[]] * len(names)
     return pa.table(dict(zip(names, columns, strict=True)), schema=PLAIN)
 
 
@@ -245,10 +247,10 @@ def between(table: pa.Table, span: Span) -> pa.Table:
     return table.slice(start, stop - start)
 
 
-def told_by_file(path: Path) -> list[Span]:
+def imported_ranges_of(path: Path) -> list[Span]:
     """What of a segment came out of a file, as its footer says."""
-    told = (pq.read_metadata(path).metadata or {}).get(b"harvester.imported", b"[]")
-    return merged((after, through) for after, through, *_ in json.loads(told))
+    text = (pq.read_metadata(path).metadata or {}).get(b"harvester.imported", b"[]")
+    return merged((after, through) for after, through, *_ in json.loads(text))
 
 
 def plain(path: Path) -> pa.Table:
@@ -259,7 +261,7 @@ def plain(path: Path) -> pa.Table:
     return table.cast(PLAIN).replace_schema_metadata(None).combine_chunks()
 
 
-def strangers(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """Whatever stands among the segments and the roll-ups and is none."""
     found: list[str] = []
     for room in ("trades", "candles"):
@@ -282,7 +284,7 @@ def check_nothing_left(folder: Path) -> None:
     Raises:
         Loss: there are some, or somebody does.
     """
-    left = [str(path) for path in staged(folder)] + strangers(folder)
+    left = [str(path) for path in staged(folder)] + foreign_files(folder)
     left += [str(path) for path in (folder / "locks").glob("*.json")]
     if left:
         raise Loss(f"left over: {', '.join(left)}")

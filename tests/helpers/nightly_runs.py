@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 import sample_trades
-from backfills import tape_of
+from backfills import rows_on_disk
 from crash_points import Plan
-from kraken_market import SECOND_NS, Clock, Market, Tape, expected
+from kraken_market import SECOND_NS, Clock, Market, TradeRows, expected
 from kraken_server import Exchange
 from process import Ended, Victims
 
@@ -137,19 +137,19 @@ class Nights:
         """How many files a pair has."""
         return len(list((self.folder / "trades" / f"pair={pair}").rglob("*.parquet")))
 
-    def tape(self, pair: str) -> list[tuple[Any, ...]]:
+    def history(self, pair: str) -> list[tuple[Any, ...]]:
         """What is held, by plain Parquet."""
-        return tape_of(self.folder, pair)
+        return rows_on_disk(self.folder, pair)
 
 
-def jump_ahead(seconds: float) -> None:
+def move_ahead(seconds: float) -> None:
     """Move the clock of the running loop, so that what waits for a time need not."""
     loop = asyncio.get_running_loop()
     true = loop.time
     loop.time = lambda: true() + seconds  # type: ignore[method-assign]
 
 
-def until(market: Market, through_ns: int) -> Tape:
+def until(market: Market, through_ns: int) -> TradeRows:
     """The tape that a market has up to a published time."""
     return [row for row in expected(market) if row[1] <= through_ns]
 

@@ -19,7 +19,7 @@ PAIR = "XBTUSD"
 REST = ("buy", "limit", "")
 
 
-def tape(stamps: list[int], ids: list[int | None] | None = None) -> list[Any]:
+def made_rows(stamps: list[int], ids: list[int | None] | None = None) -> list[Any]:
     """Rows of these times, with their ties; ids count from 1 unless given."""
     rows: list[Any] = []
     for at, stamp in enumerate(stamps):

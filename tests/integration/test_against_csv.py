@@ -827,9 +827,9 @@ def test_progress_is_counted_in_bytes(tmp_path: Path) -> None:
     ran = run(tmp_path, "verify", "--against-csv", "Kraken_OHLCVT.zip", "--log-json")
     size = len(text(lines(1))) + len(text(lines(60)))
     steps = [json.loads(splitline) for splitline in ran.stderr.splitlines()]
-    told = [(step["done"], step["of"]) for step in steps if step.get("unit") == "bytes"]
-    assert told[-1] == (size, size)
-    assert (ran.returncode, sorted(told)) == (0, told)
+    progress = [(step["done"], step["of"]) for step in steps if step.get("unit") == "bytes"]
+    assert progress[-1] == (size, size)
+    assert (ran.returncode, sorted(progress)) == (0, progress)
 
 
 def test_ctrl_c_ends_it_with_130(tmp_path: Path) -> None:

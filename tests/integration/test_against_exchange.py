@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from candle_cases import cut, hold
 from command_line import HARVESTER
 from exchange_comparison import (
@@ -27,7 +27,7 @@ from exchange_comparison import (
     altering,
     asked,
     compare,
-    crawled,
+    downloaded_from,
     environment,
     interval,
     more,
@@ -67,7 +67,7 @@ def held(folder: Path, *spans: Range, trades: Sequence[Trade] = SPARSE.trades) -
 def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """An archive of all that SPARSE ever traded."""
     with serve_sparse() as exchange:
-        return crawled(exchange, tmp_path_factory.mktemp("whole"))
+        return downloaded_from(exchange, tmp_path_factory.mktemp("whole"))
 
 
 # --- equal ---------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_a_whole_archive_is_equal_in_all_nine_intervals(name: str, tmp_path: Pat
     market = MARKETS[name]
     now_ns = market.trades[-1].true_ns + 40 * DAY
     with serve(market, clock=Clock(now_ns)) as exchange:
-        report = compare(exchange, crawled(exchange, tmp_path), market.altname)
+        report = compare(exchange, downloaded_from(exchange, tmp_path), market.altname)
     closed = {minutes: len(shown(minutes, market, now_ns)) - 1 for minutes in MINUTES}
     assert {interval.minutes: interval.compared for interval in report.intervals} == closed
     assert [interval_report.skipped for interval_report in report.intervals] == [{"running": 1}] * 9
@@ -428,7 +428,7 @@ def test_the_report_for_people(tmp_path: Path) -> None:
     hour = market.trades[-1].true_ns // HOUR * HOUR
     now_ns = hour + HOUR
     with serve(market, clock=Clock(now_ns)) as exchange:
-        archive = crawled(exchange, tmp_path)
+        archive = downloaded_from(exchange, tmp_path)
         count = sum(trade.true_ns >= hour for trade in market.trades)
         change = altering(hour // 10**9, count=count + 1)
         exchange.faults.candles = lambda _, minutes, rows: change(rows) if minutes == 60 else rows
@@ -487,7 +487,7 @@ def test_without_the_option_nothing_is_requested(whole: TradeStore) -> None:
 
 def test_a_comparison_of_nothing_is_reported_and_is_no_success(tmp_path: Path) -> None:
     with serve_sparse() as exchange:
-        settled = Crawl(exchange.url, tmp_path).only("XBTUSD", Range(5 * DAY, 6 * DAY))
+        settled = Backfill(exchange.url, tmp_path).only("XBTUSD", Range(5 * DAY, 6 * DAY))
         assert settled.error is None
         run = verify(exchange.url, TradeStore(tmp_path), "--against-exchange", "-q")
     lines = run.stdout.splitlines()
@@ -529,7 +529,7 @@ def test_a_pair_that_fails_does_not_keep_the_others_from_being_compared(
     coin = sample_trades.tiny_coin(50, 84)
     clock = Clock(coin.trades[-1].true_ns + DAY)
     with serve(coin, clock=clock) as exchange:
-        archive = crawled(exchange, folder)
+        archive = downloaded_from(exchange, folder)
         run = verify(exchange.url, archive, "--against-exchange", "--json", "-q")
     found = {load["pair"]: load["exchange"] for load in json.loads(run.stdout)}
     refusal = "XBTUSD: the exchange refused: EQuery:Unknown asset pair"
@@ -570,9 +570,9 @@ def test_captured_candles_of_kraken_are_equal_where_the_captured_trades_reach(
     rows = expected(market)
     stamps = [row[1] for row in rows]
     archive = hold(TradeStore(tmp_path), cut(rows, [stamps[0] - 1, stamps[500], stamps[-1]]))
-    theirs = read_candles((CAPTURED / "ohlc_XBTUSDT_1m_2025-11-10.json").read_bytes(), 1)
+    kraken_candles = read_candles((CAPTURED / "ohlc_XBTUSDT_1m_2025-11-10.json").read_bytes(), 1)
     report = compare_interval(
-        LocalCandles(archive, "XBTUSD", 1), archive.coverage("XBTUSD"), 1, theirs
+        LocalCandles(archive, "XBTUSD", 1), archive.coverage("XBTUSD"), 1, kraken_candles
     )
     assert report == IntervalReport(
         minutes=1,

@@ -53,7 +53,7 @@ def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
     create_sample_archive(folder / "data", 20_000, 7)
     names = {"harvester": harvester, "asyncio": asyncio, "duckdb": duckdb}
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    told: list[str] = []
+    printed: list[str] = []
     tried = 0
     for name, member in PUBLIC.items():
         archive = harvester.open("data")
@@ -62,8 +62,8 @@ def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
         )
         assert test.examples, f"{name} has no example"
         tried += len(test.examples)
-        runner.run(test, out=told.append)
-    assert (runner.summarize(verbose=False).failed, told) == (0, [])
+        runner.run(test, out=printed.append)
+    assert (runner.summarize(verbose=False).failed, printed) == (0, [])
     assert tried > 30
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from api_server import PLAIN, T0, Trade, archive_of, commit, errors, get, get_as_stored, rows_of
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from engines import served
 from kraken_market import Clock, Market
 from kraken_server import Shelf, ohlc_rows
@@ -265,7 +265,7 @@ def test_a_copy_of_more_trades_of_one_time_than_a_page_has_is_exact(tmp_path: Pa
     ]
     source = archive_of(tmp_path / "source", trades)
     with serving(source) as url:
-        outcome = Crawl(url, tmp_path / "copy", {"refresh.settle_s": 0}).only("XBTUSD")
+        outcome = Backfill(url, tmp_path / "copy", {"refresh.settle_s": 0}).only("XBTUSD")
     assert (outcome.trades, outcome.gaps, outcome.error) == (6_000, [], None)
 
 

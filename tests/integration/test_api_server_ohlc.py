@@ -60,12 +60,12 @@ def test_candles_are_those_that_the_exchange_makes(tmp_path: Path, market: Marke
 
 @pytest.mark.parametrize("size", [1, 7, 200])
 def test_candles_may_go_over_from_one_batch_to_the_next(size: int) -> None:
-    tape = made_up_trades(300, 3)
-    batches = [tape.slice(start, size) for start in range(0, len(tape), size)]
+    made = made_up_trades(300, 3)
+    batches = [made.slice(start, size) for start in range(0, len(made), size)]
     for minutes in (1, 240, 10080):
         width_ns = minutes * MINUTE
         numbers = range(END_NS // width_ns - 720, END_NS // width_ns + 1)
-        whole = candles_of([tape], width_ns, numbers, 1)
+        whole = candles_of([made], width_ns, numbers, 1)
         assert candles_of(batches, width_ns, numbers, 1) == whole
 
 

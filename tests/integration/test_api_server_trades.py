@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from api_server import PLAIN, T0, Trade, archive_of, commit, errors, get, get_as_stored, rows_of
-from backfills import Crawl
+from backfills import Backfill
 
 from harvester.config import load
 from harvester.download.backfill import backfill
@@ -70,7 +70,7 @@ def walk(url: str, pair: str = "XBTUSD") -> list[tuple[Any, ...]]:
             since = last
 
 
-def printed(tape: pa.RecordBatch) -> list[tuple[Any, ...]]:
+def printed(made_rows: pa.RecordBatch) -> list[tuple[Any, ...]]:
     """The rows of a made tape as Kraken would print them, by plain Python."""
     letters = {"buy": "b", "sell": "s", "market": "m", "limit": "l"}
     return [
@@ -83,7 +83,7 @@ def printed(tape: pa.RecordBatch) -> list[tuple[Any, ...]]:
             row["misc"],
             str(row["trade_id"]),
         )
-        for row, stamp in zip(tape.to_pylist(), times(tape).tolist(), strict=True)
+        for row, stamp in zip(made_rows.to_pylist(), times(made_rows).tolist(), strict=True)
     ]
 
 
@@ -329,7 +329,7 @@ def test_harvesters_own_client_reads_pairs_and_clock(tmp_path: Path) -> None:
 def test_a_download_from_an_api_server_covers_what_the_server_covers(tmp_path: Path) -> None:
     archive = create_sample_archive(tmp_path / "there", 2_000, 5)
     with serving(archive) as url:
-        outcome = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD")
+        outcome = Backfill(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD")
     copy = TradeStore(tmp_path / "here")
     assert (outcome.gaps, copy.coverage("XBTUSD")) == ([], archive.coverage("XBTUSD"))
     assert checksum(copy) == checksum(archive)
@@ -379,14 +379,14 @@ def test_a_gap_after_trades_of_one_time_is_not_crossed_by_their_cursor(tmp_path:
 def test_a_copy_does_not_skip_a_short_gap(tmp_path: Path) -> None:
     source, gap = archive_with_a_short_gap(tmp_path / "there")
     with serving(source) as url:
-        crawl = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0})
-        outcome = crawl.only("XBTUSD")
+        copied = Backfill(url, tmp_path / "here", {"refresh.settle_s": 0})
+        outcome = copied.only("XBTUSD")
         assert f"{gap.after}-{gap.through}" in str(outcome.error)
         # Also where the copy begins inside of it, no matter how close to its end.
         for after in (gap.after, gap.through - 1):
-            assert crawl.only("XBTUSD", Range(after, T0 + DAY)).error is not None
+            assert copied.only("XBTUSD", Range(after, T0 + DAY)).error is not None
             assert TradeStore(tmp_path / "here").coverage("XBTUSD") == []
-        assert crawl.only("XBTUSD", Range(gap.through, T0 + DAY)).error is None
+        assert copied.only("XBTUSD", Range(gap.through, T0 + DAY)).error is None
     copy = TradeStore(tmp_path / "here")
     assert copy.coverage("XBTUSD") == [Range(gap.through, T0 + DAY)]
     assert [batch.num_rows for batch in copy.scan("XBTUSD")] == [20]
@@ -398,8 +398,8 @@ def test_a_copy_from_behind_a_gap_may_begin_with_an_id_gap(tmp_path: Path) -> No
     commit(source, Range(0, gap.after), rows_of(PLAIN[:10]))
     commit(source, Range(gap.through, T0 + DAY), rows_of([*PLAIN[10:12], *PLAIN[15:]]))
     with serving(source) as url:
-        crawl = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0})
-        assert crawl.only("XBTUSD", Range(gap.through, T0 + DAY)).error is None
+        copied = Backfill(url, tmp_path / "here", {"refresh.settle_s": 0})
+        assert copied.only("XBTUSD", Range(gap.through, T0 + DAY)).error is None
     copy = TradeStore(tmp_path / "here")
     assert copy.coverage("XBTUSD") == [Range(gap.through, T0 + DAY)]
     assert [batch.num_rows for batch in copy.scan("XBTUSD")] == [17]
@@ -523,9 +523,9 @@ def test_made_ids_count_from_one() -> None:
 
 
 def test_made_prices_have_one_decimal_and_volumes_are_positive() -> None:
-    tape = sample_trades(20_000, 1)
-    assert all(price == round(price, 1) > 0 for price in tape.column("price").to_pylist())
-    assert min(tape.column("volume").to_pylist()) > 0
+    made_rows = sample_trades(20_000, 1)
+    assert all(price == round(price, 1) > 0 for price in made_rows.column("price").to_pylist())
+    assert min(made_rows.column("volume").to_pylist()) > 0
 
 
 @pytest.mark.parametrize("trades", [0, 1, 2])
@@ -558,16 +558,16 @@ def test_an_archive_downloaded_from_an_api_server_equals_it(tmp_path: Path) -> N
         TradeStore(tmp_path / "copy"),
     )
 
-    async def crawl(url: str) -> None:
+    async def copied(url: str) -> None:
         settings = load({"exchange.url": url, "exchange.rate": 0}, environment={})
         async with Client(settings.exchange) as client:
-            wish = BackfillRequest((await client.pairs())["XBTUSD"], Range(0, END_OF_TIME))
+            request = BackfillRequest((await client.pairs())["XBTUSD"], Range(0, END_OF_TIME))
             watch = RunOptions(lambda _event: None, CancelToken())
-            [outcome] = await backfill(client, copy, [wish], settings, watch)
+            [outcome] = await backfill(client, copy, [request], settings, watch)
         assert (outcome.error, outcome.gaps) == (None, [])
 
     with serving(source) as url:
-        asyncio.run(crawl(url))
+        asyncio.run(copied(url))
 
     assert checksum(copy) == checksum(source)
     assert checksum(copy)[0] == 5_000

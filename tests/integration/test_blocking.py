@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from backfills import serve, tape_of
+from backfills import rows_on_disk, serve
 from kraken_market import Market, expected
 from sample_trades import xbtusd_like
 from segment_rows import batch
@@ -89,18 +89,18 @@ def test_a_backfill_with_flushes_compaction_and_roll_ups_never_blocks_the_loop(
         # Certificates are read and libraries loaded before anything is crawled.
         client = Client(settings.exchange)
 
-        async def crawl() -> Any:
+        async def run_backfill() -> Any:
             async with client:
                 pairs = await client.pairs()
                 held.clear()
                 watch = RunOptions(lambda _event: None, CancelToken())
-                wish = BackfillRequest(pairs["XBTUSD"], Range(0, END_OF_TIME))
-                return await backfill(client, TradeStore(tmp_path), [wish], settings, watch)
+                request = BackfillRequest(pairs["XBTUSD"], Range(0, END_OF_TIME))
+                return await backfill(client, TradeStore(tmp_path), [request], settings, watch)
 
-        (outcome,) = asyncio.run(crawl())
+        (outcome,) = asyncio.run(run_backfill())
     assert outcome.error is None
     assert len(list((tmp_path / "candles").rglob("*.parquet"))) > 0
-    assert tape_of(tmp_path, "XBTUSD") == expected(market)
+    assert rows_on_disk(tmp_path, "XBTUSD") == expected(market)
     assert held.too_long() == []
 
 

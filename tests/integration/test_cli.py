@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import serve, strangers, tape_of
+from backfills import foreign_files, rows_on_disk, serve
 from command_line import HARVESTER, own_environment, run_harvester
 from kraken_faults import Faults
 from kraken_market import Clock, expected
@@ -63,7 +63,7 @@ def test_backfill_stores_the_history_and_prints_its_counts(harvester: Any, tmp_p
         "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
     )
     market = sample_trades.market(sample_trades.xbtusd_like(5_000, 41))
-    assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
 def test_a_backfill_with_nothing_to_do_says_that_it_is_up_to_date(harvester: Any) -> None:
@@ -124,26 +124,26 @@ def test_an_unknown_column_is_reported_once_and_in_the_notes(
     with WithAnotherColumn([market], clock=Clock(market.trades[-1].true_ns + 10**12)) as exchange:
         run = harvester(command, "XBTUSD", "--json", HARVESTER_API_URL=exchange.url)
     assert run.status == 0
-    [told] = [line for line in run.err.splitlines() if "column" in line]
-    assert told == (
+    [shown] = [line for line in run.err.splitlines() if "column" in line]
+    assert shown == (
         "XBTUSD: the exchange sends a column of trades that this version does not know, such as "
         '"new": it is not kept; all others are'
     )
-    assert json.loads(run.out)["notes"] == [told]
-    assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
+    assert json.loads(run.out)["notes"] == [shown]
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
 def test_a_changed_pace_is_printed_with_v_and_reported(harvester: Any) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 41))
     given = ("backfill", "XBTUSD", "--rate", "50", "--json")
-    for option, told in (("-v", True), ("-q", False)):
+    for option, shown in (("-v", True), ("-q", False)):
         with serve(market, faults=Faults(script=[None, "rate_limit"])) as exchange:
             run = harvester(*given, option, "-d", f"data{option}", HARVESTER_API_URL=exchange.url)
         line = (
             "XBTUSD: requested at 25.00 calls a second, EAPI:Rate limit exceeded "
             "(1 of 2 calls refused)"
         )
-        assert (line in run.err.splitlines()) is told
+        assert (line in run.err.splitlines()) is shown
         pace = json.loads(run.out)["pairs"][0]["pace"]
         assert pace["rate"] == pytest.approx(25, rel=0.1)
         assert (pace["set_rate"], pace["refusals"]) == (50, 1)
@@ -197,16 +197,16 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
     harvester("backfill", "XBTUSD", "-q", HARVESTER_API_URL="http://127.0.0.1:9")
     harvester("verify", "--repair", "-q")
     run = harvester("status", "--runs", "--json")
-    told = [
+    shown = [
         (load["command"], load["state"], load["exit_status"], load["trades"], load["calls"])
         for load in json.loads(run.out)
     ]
     # A repair that finds nothing to mend is no run; calls: nine pages, the clock, two for pairs.
-    assert [line[:4] for line in told] == [
+    assert [line[:4] for line in shown] == [
         ("backfill", "ended", 3, 0),
         ("backfill", "ended", 0, 5000),
     ]
-    assert (run.status, told[1][4]) == (0, 12)
+    assert (run.status, shown[1][4]) == (0, 12)
 
 
 def test_two_forms_of_status_at_once_are_refused(harvester: Any) -> None:
@@ -399,7 +399,7 @@ def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path
     report = json.loads(run.out)
     assert run.status == report["exit_status"] == 1
     assert [outcome["exit_status"] for outcome in report["pairs"]] == [0, 1]
-    assert len(tape_of(tmp_path / "data", "XBTUSD")) == 5_000
+    assert len(rows_on_disk(tmp_path / "data", "XBTUSD")) == 5_000
 
 
 def test_a_second_run_meanwhile_ends_with_5(harvester: Any, tmp_path: Path) -> None:
@@ -419,12 +419,12 @@ def test_ctrl_c_keeps_what_was_fetched_and_ends_with_130(tmp_path: Path) -> None
         _await_line(process, '"event":"pageread"')
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
-        kept = len(tape_of(tmp_path, "XBTUSD"))
+        kept = len(rows_on_disk(tmp_path, "XBTUSD"))
         again = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q")
         again.communicate(timeout=60)
     assert (process.returncode, kept > 0, again.returncode) == (130, True, 0)
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
-    assert strangers(tmp_path) == []
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
+    assert foreign_files(tmp_path) == []
 
 
 def test_after_a_killed_run_the_next_continues_where_it_stopped(tmp_path: Path) -> None:
@@ -438,13 +438,13 @@ def test_after_a_killed_run_the_next_continues_where_it_stopped(tmp_path: Path) 
             _await_line(process, '"event":"committed"')
             process.kill()
             process.communicate(timeout=30)
-            kept = tape_of(tmp_path, "XBTUSD")
+            kept = rows_on_disk(tmp_path, "XBTUSD")
             assert kept == list(expected(market))[: len(kept)]
         last = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q", **fast_flush)
         last.communicate(timeout=60)
     assert last.returncode == 0
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
-    assert strangers(tmp_path) == []
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
+    assert foreign_files(tmp_path) == []
 
 
 def test_a_reader_that_has_had_enough_ends_it_cleanly(
@@ -503,10 +503,10 @@ def test_compact_merges_and_changes_no_row(harvester: Any, tmp_path: Path) -> No
     small = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "400"}
     harvester("backfill", "XBTUSD", "-q", "--until", "2024-01-21", **small)
     harvester("backfill", "XBTUSD", "-q", **small)
-    before = tape_of(tmp_path / "data", "XBTUSD")
+    before = rows_on_disk(tmp_path / "data", "XBTUSD")
     [merged] = json.loads(harvester("compact", "--json").out)
     assert merged["files_after"] <= 2
-    assert tape_of(tmp_path / "data", "XBTUSD") == before
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == before
 
 
 def _start(url: str, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

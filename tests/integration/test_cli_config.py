@@ -84,10 +84,10 @@ def test_config_shows_each_value_and_its_origin(
 
 def test_config_as_json_has_all_settings(harvester: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[exchange]\njobs = 3\n")
-    told = json.loads(harvester("config", "--json").out)
-    assert told["file"] == str(tmp_path / "config.toml")
-    assert [setting["key"] for setting in told["settings"]] == [key.name for key in KEYS]
-    [jobs] = [setting for setting in told["settings"] if setting["key"] == "exchange.jobs"]
+    shown = json.loads(harvester("config", "--json").out)
+    assert shown["file"] == str(tmp_path / "config.toml")
+    assert [setting["key"] for setting in shown["settings"]] == [key.name for key in KEYS]
+    [jobs] = [setting for setting in shown["settings"] if setting["key"] == "exchange.jobs"]
     assert jobs == {
         "key": "exchange.jobs",
         "value": 3,
@@ -177,9 +177,9 @@ def test_init_writes_a_file_that_changes_nothing(
     assert run == Run(0, "", f"{file} is written: every key with its default\n")
     assert [path.name for path in tmp_path.iterdir()] == [file]
     assert (tmp_path / file).read_text() == default_file_text()
-    told = json.loads(harvester("config", "--config", file, "--json").out)["settings"]
-    assert all(setting["value"] == setting["default"] for setting in told)
-    assert {setting["origin"] for setting in told} == {file}
+    shown = json.loads(harvester("config", "--config", file, "--json").out)["settings"]
+    assert all(setting["value"] == setting["default"] for setting in shown)
+    assert {setting["origin"] for setting in shown} == {file}
 
 
 def test_init_never_writes_over_a_file(harvester: Callable[..., Run], tmp_path: Path) -> None:

@@ -135,18 +135,18 @@ def test_the_help_text_of_an_option_names_its_variable() -> None:
     def any_command(_common: options.CommonOptions) -> None:
         pass
 
-    told = {
+    documented = {
         variable: param.opts[0]
         for param in any_command.params
         if isinstance(param, click.Option)
         for variable in re.findall(r"HARVESTER_\w+", param.help or "")
     }
-    assert told == {
+    assert documented == {
         "HARVESTER_DATA": "--data",
         "HARVESTER_CONFIG": "--config",
         "HARVESTER_API_URL": "--api-url",
     }
-    assert set(SHORT_VARIABLES) < set(told)
+    assert set(SHORT_VARIABLES) < set(documented)
 
 
 def test_options_of_settings_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import serve, tape_of
+from backfills import rows_on_disk, serve
 from command_line import HARVESTER, own_environment, run_harvester, run_program
 from kraken_faults import Faults
 from kraken_market import expected, named
@@ -65,7 +65,7 @@ def test_all_is_every_pair_that_is_listed(harvester: Any, tmp_path: Path) -> Non
     )  # fmt: skip
     for n, (name, size) in enumerate(zip(NAMES, SIZES, strict=True)):
         want = list(expected(named(n, sample_trades.xbtusd_like(size, n))))
-        assert tape_of(tmp_path / "data", name) == want
+        assert rows_on_disk(tmp_path / "data", name) == want
 
 
 def test_all_of_one_quote(harvester: Any, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_failed_pair_of_many_is_reported_at_the_end(harvester: Any, tmp_path: 
     assert wide.startswith("PEPEXBT: trade [")
     for n in (0, 2, 3):
         want = list(expected(several[n]))
-        assert tape_of(tmp_path / "data", several[n].altname) == want
+        assert rows_on_disk(tmp_path / "data", several[n].altname) == want
 
 
 def test_of_many_failures_some_are_listed(harvester: Any) -> None:

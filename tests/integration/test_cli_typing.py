@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from command_line import own_environment, run_harvester, run_program
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -22,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an archive of one pair in `data`."""
     folder = tmp_path_factory.mktemp("made")
     with serve(sample_trades.market(sample_trades.xbtusd_like(2_000, 41))) as exchange:
-        Crawl(exchange.url, folder / "data").only("XBTUSD")
+        Backfill(exchange.url, folder / "data").only("XBTUSD")
     return folder
 
 

@@ -15,7 +15,7 @@ from exchange_comparison import (
     altering,
     asked,
     compare,
-    crawled,
+    downloaded_from,
     more,
     serve_sparse,
     traded,
@@ -40,7 +40,7 @@ Answers = Callable[[int, Rows], Rows]
 def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """An archive of all that SPARSE ever traded."""
     with serve_sparse() as exchange:
-        return crawled(exchange, tmp_path_factory.mktemp("whole"))
+        return downloaded_from(exchange, tmp_path_factory.mktemp("whole"))
 
 
 def answering(by_minutes: dict[int, Answers]) -> Callable[[str, int, Rows], Rows]:
@@ -216,11 +216,11 @@ def test_progress_ends_with_the_last_comparison(whole: TradeStore) -> None:
         exchange.faults.candles = answering({1440: first_is_wrong(1440)})
         ran = verify(exchange.url, whole, "--against-exchange", "--log-json")
     steps = [json.loads(line) for line in ran.stderr.splitlines()]
-    told = [
+    progress = [
         (step["done"], step["of"])
         for step in steps
         if step.get("unit") == "answers and comparisons"
     ]
-    assert told[-1] == (20, 20)
-    assert [step for step in told if step[0] == step[1]] == [(20, 20)]
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert progress[-1] == (20, 20)
+    assert [step for step in progress if step[0] == step[1]] == [(20, 20)]
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)

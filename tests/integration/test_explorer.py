@@ -160,8 +160,10 @@ def test_without_a_range_everything_is_shown(archive: harvester.Archive) -> None
 
 def test_a_candle_that_touches_a_gap_is_incomplete(tmp_path: Path) -> None:
     gap = Range(START_NS + HOUR + HOUR // 2, START_NS + 3 * HOUR - 1)
-    with sample_archive(tmp_path, (gap,)) as holed:
-        found = answer(holed, "candles", pair="XBTUSD", interval="1h", until=show(START_NS + DAY))
+    with sample_archive(tmp_path, (gap,)) as with_gap:
+        found = answer(
+            with_gap, "candles", pair="XBTUSD", interval="1h", until=show(START_NS + DAY)
+        )
     assert [found["time"].split(" ")[index] for index in found["incomplete"]] == [
         str((START_NS + HOUR) // 1_000_000)
     ]

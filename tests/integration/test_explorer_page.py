@@ -446,7 +446,7 @@ def test_no_text_of_an_axis_is_half_covered_by_the_crosshairs(
     archive: harvester.Archive, look: Opened
 ) -> None:
     page = look(archive, "pair=ETHUSD")
-    ticks = page.locator("#plot .xtick text, #plot .ytick text, #plot .y2tick text")
+    labels = page.locator("#plot .xtick text, #plot .ytick text, #plot .y2tick text")
     covered = """
     (ticks) => ticks.filter((tick) => tick.style.visibility !== "hidden").filter((tick) =>
       [...document.querySelectorAll("#cross span")].some((label) => {
@@ -456,16 +456,16 @@ def test_no_text_of_an_axis_is_half_covered_by_the_crosshairs(
       })).length
     """
     hidden = "(ticks) => ticks.filter((tick) => tick.style.visibility === 'hidden').length"
-    tick = page.locator("#plot .ytick text").nth(1).bounding_box()
-    assert tick is not None
+    label_box = page.locator("#plot .ytick text").nth(1).bounding_box()
+    assert label_box is not None
     chart = page.get_by_test_id("chart").bounding_box()
     assert chart is not None
     for below in (-8, 0, 8):
-        page.mouse.move(chart["x"] + 200, tick["y"] + tick["height"] / 2 + below)
-        assert ticks.evaluate_all(covered) == 0
-        assert ticks.evaluate_all(hidden) > 0
+        page.mouse.move(chart["x"] + 200, label_box["y"] + label_box["height"] / 2 + below)
+        assert labels.evaluate_all(covered) == 0
+        assert labels.evaluate_all(hidden) > 0
     page.mouse.move(0, 0)
-    assert ticks.evaluate_all(hidden) == 0
+    assert labels.evaluate_all(hidden) == 0
 
 
 def test_the_vwap_is_drawn_where_candles_are_wide_enough(

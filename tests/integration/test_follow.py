@@ -13,7 +13,7 @@ from typing import Any
 import csv_files
 import pytest
 import sample_trades
-from backfills import Crawl, serve, strangers
+from backfills import Backfill, foreign_files, serve
 from following import SETTLE_NS, Following
 from kraken_faults import Faults
 from kraken_market import SECOND_NS, Clock, expected, named
@@ -61,7 +61,7 @@ def test_each_settled_trade_is_stored_once(mode: str, tmp_path: Path) -> None:
     assert run.stored() == run.shown(BUSY)
     assert len(run.stored()) > 20_000
     assert (result.exit_status, result.trades, result.gaps) == (0, len(run.stored()), [])
-    assert (strangers(tmp_path), run.notes) == ([], [])
+    assert (foreign_files(tmp_path), run.notes) == ([], [])
     assert verify(TradeStore(tmp_path), "XBTUSD").faults == []
 
 
@@ -234,7 +234,7 @@ def test_a_pair_that_is_not_stored_begins_now(tmp_path: Path) -> None:
 def test_follow_of_a_stored_pair_starts_where_its_last_request_began(tmp_path: Path) -> None:
     clock = clock_at(600)
     with serve(QUIET, clock=clock) as exchange:
-        Crawl(exchange.url, tmp_path).only("ETHUSD")
+        Backfill(exchange.url, tmp_path).only("ETHUSD")
         clock.advance(7_200)
         run = Following(tmp_path, exchange, clock)
         [result] = run.run_steps(run.minutes(2, seconds=60), "ETHUSD")

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 import sample_trades
-from backfills import Crawl, serve, tape_of
+from backfills import Backfill, rows_on_disk, serve
 from kraken_market import expected
 
 import harvester
@@ -30,7 +30,7 @@ MARKET = sample_trades.market(sample_trades.new_years(5))
 def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("downloaded")
     with serve(MARKET) as exchange:
-        assert Crawl(exchange.url, folder).only(PAIR).exit_status == 0
+        assert Backfill(exchange.url, folder).only(PAIR).exit_status == 0
     return folder
 
 
@@ -72,13 +72,13 @@ PLACES: dict[str, Callable[[Path], str]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_what_plain_readers_would_count_is_a_fault(data: Path, place: str) -> None:
-    stranger = data / "trades" / PLACES[place](a_segment(data))
-    stranger.parent.mkdir(parents=True, exist_ok=True)
+    foreign_file = data / "trades" / PLACES[place](a_segment(data))
+    foreign_file.parent.mkdir(parents=True, exist_ok=True)
     assert plain_rows(data) == len(MARKET.trades)
     assert faulty_paths(data) == []
-    shutil.copyfile(a_segment(data), stranger)
+    shutil.copyfile(a_segment(data), foreign_file)
     assert plain_rows(data) > len(MARKET.trades)
-    assert str(stranger.relative_to(data)) in faulty_paths(data)
+    assert str(foreign_file.relative_to(data)) in faulty_paths(data)
 
 
 def test_a_file_in_another_pairs_folder_is_a_fault_when_all_are_verified(data: Path) -> None:
@@ -171,11 +171,11 @@ def test_a_linked_year_is_not_downloaded_again_and_stops_no_other_pair(data: Pat
         sample_trades.sparse(20, 3), altname="ETHUSD", key="XETHZUSD", wsname="ETH/USD"
     )
     with serve(MARKET, other) as exchange:
-        linked, sound = Crawl(exchange.url, data).run(PAIR, "ETHUSD")
+        linked, sound = Backfill(exchange.url, data).run(PAIR, "ETHUSD")
     assert (linked.exit_status, linked.trades, linked.pages) == (4, 0, 0)
     assert str(linked.error).startswith(f"{link} is a symbolic link")
     assert sound.exit_status == 0
-    assert tape_of(data, "ETHUSD") == expected(other)
+    assert rows_on_disk(data, "ETHUSD") == expected(other)
 
 
 def test_a_link_beside_the_pairs_is_a_fault(data: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_faults import Faults
@@ -37,8 +37,8 @@ def test_trades_that_no_page_can_show_do_not_hold_a_backfill_up(
     ):
         patch.setattr(completeness, "FULL_PAGE", 5)
         patch.setattr(page_merge, "FULL_PAGE", 5)
-        crawl = Crawl(exchange.url, folder)
-        crawl.only(market.altname, Range(BEGIN_NS - 101, BEGIN_NS + 99_901))
-        result = crawl.only(market.altname)
+        backfill = Backfill(exchange.url, folder)
+        backfill.only(market.altname, Range(BEGIN_NS - 101, BEGIN_NS + 99_901))
+        result = backfill.only(market.altname)
         assert len(exchange.calls) < 2_500
     assert result.exit_status == 0 or TradeStore(folder).gaps(market.altname)

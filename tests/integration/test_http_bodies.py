@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from client_runs import GOOD, Odd, Told, newest, run
+from client_runs import GOOD, ClientLog, Odd, newest, run
 from kraken_socket import Reply
 
 from harvester.kraken import answers
@@ -109,12 +109,12 @@ def test_an_error_page_that_can_not_be_decompressed_is_an_empty_body() -> None:
 def test_a_bomb_from_the_exchange_is_waited_out_in_bounded_memory(headers: str) -> None:
     once = bomb(31)
     body = gzip.compress(once) if headers.count("gzip") > 1 else once
-    told = Told()
+    log = ClientLog()
     tracemalloc.start()
     try:
         with Odd(Reply(body, headers=headers)) as exchange:
-            assert run(exchange.url, newest, told) == 60
+            assert run(exchange.url, newest, log) == 60
         assert tracemalloc.get_traced_memory()[1] < 4 * answers.LARGEST_BODY
     finally:
         tracemalloc.stop()
-    assert len(told.waits) == 1
+    assert len(log.waits) == 1

@@ -16,7 +16,7 @@ import candle_oracle
 import csv_files
 import pytest
 import sample_trades
-from backfills import serve, strangers, tape_of
+from backfills import foreign_files, rows_on_disk, serve
 from command_line import own_environment, run_harvester, run_program
 from crash_points import Plan
 from kraken_market import Market, expected
@@ -70,7 +70,7 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
 
 def amounts(folder: Path) -> list[tuple[Decimal, Decimal]]:
     """Prices and volumes of a tape, in order."""
-    return [(row[3], row[4]) for row in tape_of(folder, "XBTUSD")]
+    return [(row[3], row[4]) for row in rows_on_disk(folder, "XBTUSD")]
 
 
 ALL = [(Decimal(trade.price), Decimal(trade.volume)) for trade in TRADES]
@@ -89,12 +89,12 @@ def test_an_import_and_a_backfill_together_are_the_exchanges_history(
     through = report["ranges"][-1][1]
     assert harvester("backfill", "XBTUSD").status == 0
     assert amounts(tmp_path / "data") == ALL
-    assert [row for row in tape_of(tmp_path / "data", "XBTUSD") if row[1] > through] == [
+    assert [row for row in rows_on_disk(tmp_path / "data", "XBTUSD") if row[1] > through] == [
         row for row in expected(sample_trades.market(TRADES)) if row[1] > through
     ]
     verified = harvester("verify")
     assert (verified.status, verified.err) == (0, "")
-    assert strangers(tmp_path / "data") == []
+    assert foreign_files(tmp_path / "data") == []
 
 
 def test_an_import_is_in_the_run_log_and_reports_its_progress(
@@ -102,18 +102,21 @@ def test_an_import_is_in_the_run_log_and_reports_its_progress(
 ) -> None:
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(TRADES))
     done = harvester("import", "XBTUSD.csv", "--log-json")
-    told = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
-    assert [event["event"] for event in told if event["event"] != "step"] == ["begun", "imported"]
+    log_events = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+    assert [event["event"] for event in log_events if event["event"] != "step"] == [
+        "begun",
+        "imported",
+    ]
     size = (tmp_path / "XBTUSD.csv").stat().st_size
-    [begun, *_] = [event for event in told if event["event"] == "step"]
+    [begun, *_] = [event for event in log_events if event["event"] == "step"]
     assert (begun["pair"], begun["done"], begun["of"]) == ("XBTUSD", 0, size)
     [record] = json.loads(harvester("status", "--runs", "--json").out)
     assert (record["command"], record["state"], record["exit_status"]) == ("import", "ended", 0)
     assert (record["asked"]["files"], record["calls"]) == (["XBTUSD.csv"], 2)
     [pair] = record["pairs"]
-    kept = told[-1]["imported"]["rows"]
+    kept = log_events[-1]["imported"]["rows"]
     assert (pair["pair"], pair["trades"], record["trades"]) == ("XBTUSD", kept, kept)
-    assert pair["covered_through_ns"] == told[-1]["ranges"][-1][1]
+    assert pair["covered_through_ns"] == log_events[-1]["ranges"][-1][1]
 
 
 def test_an_import_that_failed_is_on_record_with_why(harvester: Any, tmp_path: Path) -> None:
@@ -135,9 +138,9 @@ def test_the_file_fills_what_lies_around_held_trades(harvester: Any, tmp_path: P
             harvester("backfill", "XBTUSD", "--since", str(since), "--until", str(until)).status
             == 0
         )
-    before = tape_of(tmp_path / "data", "XBTUSD")
+    before = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert harvester("import", "XBTUSD.csv").status == 0
-    after = tape_of(tmp_path / "data", "XBTUSD")
+    after = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert [row for row in after if row[5]] == before
     assert len(after) > 5_500
     assert harvester("backfill", "XBTUSD").status == 0
@@ -197,7 +200,7 @@ def test_the_api_from_inside_a_busy_second_on_and_the_file_up_to_it(
     assert through < middle
     assert harvester("backfill", "XBTUSD").status == 0
     truth = expected(sample_trades.market(TRADES))
-    rows = tape_of(tmp_path / "data", "XBTUSD")
+    rows = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert [row for row in rows if row[1] > through] == [row for row in truth if row[1] > through]
     assert amounts(tmp_path / "data") == ALL
     assert harvester("verify").status == 0
@@ -234,10 +237,10 @@ def test_the_hours_of_2018_from_three_columns_are_krakens(harvester: Any, tmp_pa
         for row in csv.DictReader(done.out.splitlines())
     }
     with (CAPTURED / "ohlcvt_XBTUSD_60_2018-05-08.csv").open(newline="") as file:
-        theirs = [[Decimal(field) for field in row] for row in csv.reader(file)]
+        kraken_rows = [[Decimal(field) for field in row] for row in csv.reader(file)]
     by_hour = [value for _, value in sorted(made.items())][1:-1]
-    first = next(at for at, row in enumerate(theirs) if row[1:] == by_hour[0])
-    assert by_hour == [row[1:] for row in theirs[first : first + len(by_hour)]]
+    first = next(at for at, row in enumerate(kraken_rows) if row[1:] == by_hour[0])
+    assert by_hour == [row[1:] for row in kraken_rows[first : first + len(by_hour)]]
     assert len(by_hour) > 80
 
 
@@ -259,7 +262,7 @@ def test_killed_ten_times_an_import_is_exact(harvester: Any, tmp_path: Path) -> 
         for year in range(2012, 2026)
     ]
     trades = [trade for some in years for trade in some]
-    tape = [(Decimal(trade.price), Decimal(trade.volume)) for trade in trades]
+    amounts_of_trades = [(Decimal(trade.price), Decimal(trade.volume)) for trade in trades]
     members = {"T/XBTUSD.csv": csv_files.three_columns(trades)}
     csv_files.packed(tmp_path / "Kraken_Trading_History.zip", members)
     until = str(csv_files.second(trades[-1]) + 60)
@@ -269,12 +272,12 @@ def test_killed_ten_times_an_import_is_exact(harvester: Any, tmp_path: Path) -> 
     for plan in KILLS:
         assert harvester(*command, plan=plan).status == -9
         held = amounts(tmp_path / "data")
-        assert held == tape[: len(held)]
+        assert held == amounts_of_trades[: len(held)]
         lengths.append(len(held))
     assert lengths == sorted(lengths)
     assert harvester(*command).status == 0
-    assert amounts(tmp_path / "data") == tape
-    assert strangers(tmp_path / "data") == []
+    assert amounts(tmp_path / "data") == amounts_of_trades
+    assert foreign_files(tmp_path / "data") == []
     assert harvester("verify").status == 0
 
 
@@ -289,7 +292,7 @@ def test_a_bad_row_names_its_line_and_keeps_its_range_out(harvester: Any, tmp_pa
         "'nine' is no number; its range was not imported. --skip-bad-rows leaves such rows out "
         "and lists them\n",
     )
-    assert tape_of(tmp_path / "data", "XBTUSD") == []
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == []
     done = harvester("import", "XBTUSD.csv", "--skip-bad-rows", "--json")
     [report] = json.loads(done.out)["files"]
     assert (done.status, report["bad"], report["read"]["rows"]) == (4, 1, 5_999)
@@ -311,9 +314,9 @@ def test_times_far_back_are_put_in_order(harvester: Any, tmp_path: Path) -> None
     done = harvester("import", "XBTUSD.csv", "-q", "--whole-since", "0", "--whole-until", until)
     assert done.status == 0
     assert sorted(amounts(tmp_path / "data")) == sorted(ALL)
-    stamps = [row[1] for row in tape_of(tmp_path / "data", "XBTUSD")]
+    stamps = [row[1] for row in rows_on_disk(tmp_path / "data", "XBTUSD")]
     assert stamps == sorted(stamps)
-    assert strangers(tmp_path / "data") == []
+    assert foreign_files(tmp_path / "data") == []
 
 
 def damaged_zip(folder: Path) -> None:
@@ -339,7 +342,7 @@ def test_a_damaged_zip_leaves_nothing(harvester: Any, tmp_path: Path) -> None:
     damaged_zip(tmp_path)
     done = harvester("import", "K.zip", "-q")
     assert (done.status, done.err) == (2, DAMAGED)
-    assert tape_of(tmp_path / "data", "XBTUSD") == []
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == []
 
 
 def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
@@ -365,7 +368,7 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
         chain = FileChain(archive, Pair(altname="XBTUSD"), [part], watch)
         with pytest.raises(DamagedFile, match="its bytes do not match its checksum"):
             chain.run(pair_writer)
-    assert tape_of(tmp_path / "data", "XBTUSD") == []
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == []
     assert (chain.report.imported.rows, chain.report.ranges) == (0, [])
     assert len(list((tmp_path / "data" / "quarantine").rglob("*.parquet"))) >= 1
 
@@ -395,7 +398,7 @@ def test_rows_kept_since_the_check_become_what_rows_read_again_become(
         reports = import_pairs(TradeStore(folder), [files], options)
         assert [report.error for report in reports] == [None] * 3
         times.append(len(read))
-        stored.append(tape_of(folder, "XBTUSD"))
+        stored.append(rows_on_disk(folder, "XBTUSD"))
     assert times == [6, 6 + 3]
     assert len(stored[0]) > 4_400
     assert stored[0] == stored[1]
@@ -450,7 +453,7 @@ def test_a_file_of_an_unknown_pair_is_skipped_with_a_message(
         "(--delisted imports pairs that are no longer listed, --pair names the pair of a file)\n"
     )
     assert harvester("import", "K.zip", "-q", "--delisted").status == 0
-    assert len(tape_of(tmp_path / "data", "OLDUSD")) > 30
+    assert len(rows_on_disk(tmp_path / "data", "OLDUSD")) > 30
 
 
 def test_a_pair_that_is_known_needs_no_exchange(harvester: Any, tmp_path: Path) -> None:
@@ -460,4 +463,4 @@ def test_a_pair_that_is_known_needs_no_exchange(harvester: Any, tmp_path: Path) 
         "import", "mine.csv", "--pair", "btc/usd", HARVESTER_API_URL="http://127.0.0.1:9"
     )
     assert done.status == 0
-    assert len(tape_of(tmp_path / "data", "XBTUSD")) > 5_900
+    assert len(rows_on_disk(tmp_path / "data", "XBTUSD")) > 5_900

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import csv_files
 import pyarrow as pa
 import pytest
-from backfills import tape_of
+from backfills import rows_on_disk
 from command_line import own_environment, run_harvester, run_program
 
 from harvester.csv_import.csv_files import BLOCK_BYTES
@@ -82,7 +82,7 @@ def regular(since_s: int, until_s: int, step_s: int, volume: str = "1.5") -> lis
 
 def stored(folder: Path) -> list[tuple[int, Decimal, Decimal]]:
     """Second, price and volume of each stored trade, in order."""
-    return [(row[1] // SECOND, row[3], row[4]) for row in tape_of(folder / "data", "XBTUSD")]
+    return [(row[1] // SECOND, row[3], row[4]) for row in rows_on_disk(folder / "data", "XBTUSD")]
 
 
 def exact(rows: list[tuple[Any, ...]]) -> list[tuple[int, Decimal, Decimal]]:

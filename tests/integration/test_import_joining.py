@@ -12,7 +12,7 @@ from typing import Any
 import csv_files
 import pytest
 import sample_trades
-from backfills import Crawl, serve, tape_of
+from backfills import Backfill, rows_on_disk, serve
 from csv_imports import PAIR, imported
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ START_NS = sample_trades.utc_ns(2023, 12, 31, 23, 59, 30)
 MIDNIGHT_S = START_NS // SECOND_NS + 30
 
 
-def tape(gaps_ms: list[int]) -> Market:
+def market_of(gaps_ms: list[int]) -> Market:
     """Trades so many milliseconds after one another, each of a volume of its own."""
     trades, stamp = [], START_NS
     for number, gap in enumerate(gaps_ms, 1):
@@ -56,7 +56,7 @@ def hold(folder: Path, market: Market, spans: list[Range]) -> None:
 
 def volumes(folder: Path) -> list[int]:
     """What tells the trades of a tape, in the order of the archive."""
-    return [int(row[4]) for row in tape_of(folder, "XBTUSD")]
+    return [int(row[4]) for row in rows_on_disk(folder, "XBTUSD")]
 
 
 def fill(folder: Path, market: Market) -> None:
@@ -84,7 +84,7 @@ def test_an_import_and_downloads_together_are_the_whole_history(
     gaps: list[int], ends_ms: list[int], rounding: str, whole: bool, segment_rows: int
 ) -> None:
     """Boundaries anywhere, inside of busy seconds too; the file's rounding is not told."""
-    market = tape(gaps)
+    market = market_of(gaps)
     ends = sorted(START_NS + end * 1_000_000 for end in ends_ms)
     spans = [Range(*pair) for pair in list(pairwise(ends))[::2]]
     last_s = csv_files.second(market.trades[-1], "up")
@@ -117,7 +117,7 @@ def test_a_range_that_an_import_turns_out_to_lack_joins_what_stays_imported(
     gaps: list[int], lost_ms: tuple[int, int], rounding: str, segment_rows: int
 ) -> None:
     """A range becomes a gap between any two moments, inside of busy seconds too."""
-    market, first_ns = tape(gaps), START_NS + lost_ms[0] * 1_000_000
+    market, first_ns = market_of(gaps), START_NS + lost_ms[0] * 1_000_000
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
         patch.setattr(boundaries.BoundaryFinder.__init__, "__kwdefaults__", _limits(segment_rows))
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
@@ -151,7 +151,7 @@ def test_what_an_import_committed_before_it_was_killed_joins_the_api(
     first: int, more: list[int], rounding: str, commits: int, goes_on: bool, segment_rows: int
 ) -> None:
     """Whether the import is run again or not, and where the year turns among trades, too."""
-    market = tape([0, first, *more])
+    market = market_of([0, first, *more])
     left = commits
 
     def commit_stream(self: Writer, *asked: Any) -> Any:
@@ -177,7 +177,7 @@ def test_what_an_import_committed_before_it_was_killed_joins_the_api(
 
 
 def test_where_the_year_turns_among_trades_a_gap_is_left(tmp_path: Path) -> None:
-    market = tape([0, 10_000, 10_000, 9_500, 300, 300, 10_000, 10_000])
+    market = market_of([0, 10_000, 10_000, 9_500, 300, 300, 10_000, 10_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
@@ -218,7 +218,7 @@ def _limits(segment_rows: int) -> dict[str, Any]:
 @given(st.lists(GAPS_MS, min_size=4, max_size=60), st.integers(1, 59))
 def test_consecutive_quarters_leave_no_gap(gaps: list[int], at: int) -> None:
     """Two files, the second known to begin where the first one ends."""
-    market = tape(gaps)
+    market = market_of(gaps)
     cut_s = csv_files.second(market.trades[min(at, len(gaps) - 1)])
     parts = [
         [trade for trade in market.trades if csv_files.second(trade) < cut_s],
@@ -250,13 +250,13 @@ def test_consecutive_quarters_leave_no_gap(gaps: list[int], at: int) -> None:
 
 
 def test_what_is_held_from_the_api_stays_as_it_is(tmp_path: Path) -> None:
-    market = tape([0, 5_000, 10, 5_000, 5_000, 10, 5_000])
+    market = market_of([0, 5_000, 10, 5_000, 5_000, 10, 5_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
     span = Range(market.trades[2].true_ns + 1_000, market.trades[4].true_ns + 1_000)
     hold(tmp_path / "data", market, [span])
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
-    sides = {int(row[4]): row[5] for row in tape_of(tmp_path / "data", "XBTUSD")}
+    sides = {int(row[4]): row[5] for row in rows_on_disk(tmp_path / "data", "XBTUSD")}
     assert {4: "buy", 5: "buy"}.items() <= sides.items()
     assert {side for number, side in sides.items() if number not in (4, 5)} == {None}
     assert report.already_covered.rows >= 1
@@ -267,14 +267,14 @@ def test_an_import_done_twice_keeps_nothing_twice(tmp_path: Path) -> None:
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
     [first] = imported(tmp_path / "data", file)
-    before = tape_of(tmp_path / "data", "XBTUSD")
+    before = rows_on_disk(tmp_path / "data", "XBTUSD")
     [again] = imported(tmp_path / "data", file)
     assert (again.imported.rows, again.already_covered.rows, again.at_boundaries.rows) == (
         0,
         first.imported.rows,
         first.at_boundaries.rows,
     )
-    assert tape_of(tmp_path / "data", "XBTUSD") == before
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == before
 
 
 def test_a_long_range_without_a_quiet_moment_is_left_out_with_a_message(
@@ -286,7 +286,7 @@ def test_a_long_range_without_a_quiet_moment_is_left_out_with_a_message(
         {"segment_rows": 10**6, "max_waiting_rows": 50},
     )
     monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 2_000)
-    market = tape([0, 60_000, *([500] * 400), 60_000, 60_000])
+    market = market_of([0, 60_000, *([500] * 400), 60_000, 60_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
@@ -303,7 +303,7 @@ def test_rows_equal_in_every_field_stay(tmp_path: Path) -> None:
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(b"1588888888,9000.1,0.5\n" * 17 + b"1588888899,9000.1,0.5\n")
     imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
-    rows = tape_of(tmp_path / "data", "XBTUSD")
+    rows = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert [(row[1] // SECOND_NS, row[2]) for row in rows] == [
         *((1_588_888_888, tie) for tie in range(17)),
         (1_588_888_899, 0),
@@ -316,7 +316,7 @@ def test_seven_columns_come_out_as_the_exchange_has_them(tmp_path: Path) -> None
     file.write_bytes(csv_files.seven_columns(market.trades))
     last_s = csv_files.second(market.trades[-1])
     imported(tmp_path / "data", file, whole=KnownComplete(0, last_s + 3))
-    assert tape_of(tmp_path / "data", "XBTUSD") == expected(market)
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == expected(market)
 
 
 def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(b"".join(lines))
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
-    assert [row[0] for row in tape_of(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
+    assert [row[0] for row in rows_on_disk(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
     assert report.repeats.rows == 1
     assert report.notes == [
         "1 rows equal another row in every field, trade id included: each trade was imported once"
@@ -336,7 +336,7 @@ def test_rows_of_one_time_and_id_that_differ_are_trades_of_their_own(tmp_path: P
     file = tmp_path / "XBTUSD.csv"
     file.write_text("".join(f"{row}\n" for row in [*rows, *rows]))
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
-    kept = tape_of(tmp_path / "data", "XBTUSD")
+    kept = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert [(row[0], str(row[3])) for row in kept] == [
         (1, "9000.1000000000"),
         (1, "9000.2000000000"),
@@ -345,7 +345,7 @@ def test_rows_of_one_time_and_id_that_differ_are_trades_of_their_own(tmp_path: P
 
 
 def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> None:
-    market = tape([0, 5_000, 60_000, 5_000])
+    market = market_of([0, 5_000, 60_000, 5_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
     imported(tmp_path / "data", file, whole=KnownComplete(0, None))
@@ -415,5 +415,5 @@ def test_a_trade_within_a_file_without_rows_is_downloaded(
     imported(folder, file, whole=KnownComplete(start_s + 12_000, start_s + 20_500))
     with serve(market, clock=Clock(now_ns)) as exchange:
         for _ in range(2):
-            outcome = Crawl(exchange.url, folder, now_ns=lambda: now_ns).only("XBTUSD")
-    assert (outcome.exit_status, tape_of(folder, "XBTUSD")) == (0, expected(market))
+            outcome = Backfill(exchange.url, folder, now_ns=lambda: now_ns).only("XBTUSD")
+    assert (outcome.exit_status, rows_on_disk(folder, "XBTUSD")) == (0, expected(market))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
-from backfills import tape_of
+from backfills import rows_on_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,7 +154,7 @@ def check_import(
 
 
 def volumes(folder: Path) -> Counter[int]:
-    return Counter(int(row[4]) for row in tape_of(folder, "XBTUSD"))
+    return Counter(int(row[4]) for row in rows_on_disk(folder, "XBTUSD"))
 
 
 class Given(NamedTuple):

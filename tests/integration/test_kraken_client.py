@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import pytest
 import sample_trades
-from client_runs import GOOD, MARKET, PAIR, Odd, Told, newest, run, settings
+from client_runs import GOOD, MARKET, PAIR, ClientLog, Odd, newest, run, settings
 from kraken_faults import REFUSALS, Faults
 from kraken_market import Clock, Market, expected
 from kraken_server import Exchange
@@ -150,10 +150,10 @@ def test_candles_are_the_closed_ones_and_the_running_one() -> None:
 
 
 def test_candles_are_retried_as_pages_are() -> None:
-    told = Told()
+    log = ClientLog()
     with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
-        candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), told)
-    assert (told.waits, sum(candle.count for candle in candles)) == (
+        candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), log)
+    assert (log.waits, sum(candle.count for candle in candles)) == (
         [("XBTUSD", "EService:Busy")],
         60,
     )
@@ -199,11 +199,11 @@ WAITED_OUT = {
 
 @pytest.mark.parametrize(("fault", "reason"), WAITED_OUT.items())
 def test_a_passing_fault_is_waited_out_with_the_same_request(fault: str, reason: str) -> None:
-    told = Told()
+    log = ClientLog()
     with faulty([fault, fault]) as exchange:
-        page = run(exchange.url, lambda client: client.page(PAIR, 5), told)
+        page = run(exchange.url, lambda client: client.page(PAIR, 5), log)
     assert page.rows.num_rows == 60
-    assert told.waits == [("XBTUSD", reason)] * 2
+    assert log.waits == [("XBTUSD", reason)] * 2
     assert [call.params for call in exchange.calls] == [{"pair": "XXBTZUSD", "since": "5"}] * 3
 
 
@@ -214,10 +214,10 @@ def test_a_broken_connection_is_waited_out(fault: str) -> None:
 
 
 def test_a_body_of_spoilt_bytes_is_waited_out() -> None:
-    told = Told()
+    log = ClientLog()
     with Odd(GOOD.replace(b"XXBTZUSD", b"XXBTZ\xffSD")) as exchange:
-        assert run(exchange.url, newest, told) == 60
-    assert told.waits == [
+        assert run(exchange.url, newest, log) == 60
+    assert log.waits == [
         (
             "XBTUSD",
             "the body is not a complete answer ('utf-8' codec can't decode byte 0xff in position "
@@ -229,19 +229,19 @@ def test_a_body_of_spoilt_bytes_is_waited_out() -> None:
 @pytest.mark.parametrize("place", ["x", "result"])
 @pytest.mark.parametrize("depth", [5, 100_000])
 def test_a_body_that_is_nested_without_end_is_waited_out(place: str, depth: int) -> None:
-    told, nested = Told(), f'{{"error":[],"{place}":{{"XXBTZUSD":{"[" * depth}'.encode()
+    log, nested = ClientLog(), f'{{"error":[],"{place}":{{"XXBTZUSD":{"[" * depth}'.encode()
     with Odd(nested) as exchange:
-        assert run(exchange.url, newest, told) == 60
-    [(_, reason)] = told.waits
+        assert run(exchange.url, newest, log) == 60
+    [(_, reason)] = log.waits
     # Python 3.14 has room for the depth, and finds that the end is missing.
     assert re.search(r"^the body is not .*\((maximum recursion depth|Input data was trunc)", reason)
 
 
 def test_a_body_with_a_wrong_gzip_header_is_retried() -> None:
-    told = Told()
+    log = ClientLog()
     with Odd(Reply(GOOD, headers="Content-Encoding: gzip\r\n")) as exchange:
-        assert run(exchange.url, newest, told) == 60
-    assert told.waits == [
+        assert run(exchange.url, newest, log) == 60
+    assert log.waits == [
         (
             "XBTUSD",
             "the body can't be decompressed: "
@@ -252,32 +252,32 @@ def test_a_body_with_a_wrong_gzip_header_is_retried() -> None:
 
 @pytest.mark.parametrize("fault", ["hang:20", "dribble:20"])
 def test_silence_and_dribble_end_within_the_time_limit(fault: str) -> None:
-    told = Told()
+    log = ClientLog()
     began = time.monotonic()
     with faulty([fault]) as exchange:
-        assert run(exchange.url, newest, told, timeout_s=0.5) == 60
-    assert told.waits == [("XBTUSD", "no answer within 0.5 s")]
+        assert run(exchange.url, newest, log, timeout_s=0.5) == 60
+    assert log.waits == [("XBTUSD", "no answer within 0.5 s")]
     assert 0.5 <= time.monotonic() - began < 3
 
 
 def test_nobody_at_the_address_is_waited_for() -> None:
     with Exchange([MARKET]) as exchange:
         exchange.stop()
-        told = Told()
+        log = ClientLog()
         with pytest.raises(ExchangeUnreachable) as caught:
-            run(exchange.url, newest, told, give_up_s=0.1)
+            run(exchange.url, newest, log, give_up_s=0.1)
     assert str(caught.value) == (
         f"XBTUSD: {exchange.url} gave no good answer for 0.1 s (at last: no connection: "
         "Connection refused); nothing that is stored is lost, run the same command again"
     )
-    assert set(told.waits) <= {("XBTUSD", "no connection: Connection refused")}
+    assert set(log.waits) <= {("XBTUSD", "no connection: Connection refused")}
 
 
 def test_a_throttling_error_is_waited_out_until_the_time_in_it() -> None:
-    told = Told()
+    log = ClientLog()
     with faulty(["throttled:2"]) as exchange:
-        assert run(exchange.url, newest, told) == 60
-    ((_, reason),) = told.waits
+        assert run(exchange.url, newest, log) == 60
+    ((_, reason),) = log.waits
     assert reason.startswith("EService: Throttled: ")
     # The loop's clock may wake it some microseconds early.
     assert time.time() >= int(reason.rpartition(" ")[2]) - 0.01
@@ -300,16 +300,16 @@ def test_waits_grow() -> None:
 
 @pytest.mark.parametrize("fault", ["rate_limit", "too_many", "http:429"])
 def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
-    told = Told()
+    log = ClientLog()
 
     async def ask(client: Client) -> bool:
         await client.page(PAIR, None)
         return client.pace(PAIR).is_slowed
 
     with faulty([fault]) as exchange:
-        assert run(exchange.url, ask, told, rate=50)
-    assert told.client is not None
-    assert (told.client.refusals, told.client.calls) == (1, 2)
+        assert run(exchange.url, ask, log, rate=50)
+    assert log.client is not None
+    assert (log.client.refusals, log.client.calls) == (1, 2)
 
 
 def test_a_throttle_lowers_the_calls_in_flight_and_no_rate() -> None:
@@ -343,10 +343,10 @@ def test_a_transient_error_on_the_second_page_is_retried(entry: str) -> None:
     async def twice(client: Client) -> int:
         return await newest(client) + await newest(client)
 
-    told = Told()
+    log = ClientLog()
     with Odd(GOOD, json.dumps({"error": [entry]}).encode()) as exchange:
-        assert run(exchange.url, twice, told) == 60
-    assert told.waits == [("XBTUSD", entry)]
+        assert run(exchange.url, twice, log) == 60
+    assert log.waits == [("XBTUSD", entry)]
 
 
 def test_a_refused_call_holds_the_other_calls_of_its_pair_back() -> None:
@@ -373,18 +373,18 @@ def test_weekly_counts_take_their_turn_among_the_pages() -> None:
 
 
 def test_the_pace_of_a_pair_is_reported() -> None:
-    told: list[PaceState] = []
+    log: list[PaceState] = []
 
     async def session(url: str) -> PaceState:
-        async with Client(settings(url, rate=20), on_pace=told.append) as client:
+        async with Client(settings(url, rate=20), on_pace=log.append) as client:
             await client.page(PAIR, None)
             return client.pace(PAIR)
 
     with faulty(["rate_limit"]) as exchange:
         state = asyncio.run(session(exchange.url))
     assert state == PaceState("XBTUSD", state.rate, 20, 2, 1, "", 0, 2)
-    assert [pace_state.waiting for pace_state in told] == ["EAPI:Rate limit exceeded"]
-    assert [pace_state.rate for pace_state in [*told, state]] == pytest.approx([10] * 2, rel=0.01)
+    assert [pace_state.waiting for pace_state in log] == ["EAPI:Rate limit exceeded"]
+    assert [pace_state.rate for pace_state in [*log, state]] == pytest.approx([10] * 2, rel=0.01)
 
 
 def test_daily_counts_are_by_market_and_odd_rows_are_left_out() -> None:
@@ -445,15 +445,15 @@ def test_pages_keep_to_the_set_rate() -> None:
 
 def test_the_markets_and_the_clock_are_retried() -> None:
     faults = Faults(elsewhere={"AssetPairs": ["busy"], "Time": ["http:502"]})
-    told = Told()
+    log = ClientLog()
 
     async def both(client: Client) -> None:
         await client.pairs()
         await client.clock_ns()
 
     with Exchange([MARKET], faults=faults) as exchange:
-        run(exchange.url, both, told)
-    assert told.waits == [("AssetPairs", "EService:Busy"), ("Time", "HTTP 502")]
+        run(exchange.url, both, log)
+    assert log.waits == [("AssetPairs", "EService:Busy"), ("Time", "HTTP 502")]
 
 
 # How long.
@@ -558,11 +558,11 @@ STOPPED_AT = {
 
 @pytest.mark.parametrize(("fault", "message"), STOPPED_AT.items())
 def test_a_lasting_error_is_not_retried(fault: str, message: str) -> None:
-    told = Told()
+    log = ClientLog()
     with faulty([fault]) as exchange, pytest.raises(ExchangeRefused) as caught:
-        run(exchange.url, newest, told)
+        run(exchange.url, newest, log)
     assert str(caught.value) == message.replace("{url}", exchange.url)
-    assert (told.waits, len(exchange.calls)) == ([], 1)
+    assert (log.waits, len(exchange.calls)) == ([], 1)
 
 
 def test_a_refused_user_agent_is_an_error_that_names_the_setting() -> None:
@@ -693,19 +693,19 @@ OTHER_CANDLES = (
 
 @pytest.mark.parametrize("body", [OTHER_PAGE, OTHER_ROWS])
 def test_a_page_of_another_market_is_retried(body: bytes) -> None:
-    told = Told()
+    log = ClientLog()
     with Odd(body, body) as exchange:
-        assert run(exchange.url, newest, told) == 60
+        assert run(exchange.url, newest, log) == 60
     why = "the answer is about the market 'XETHZUSD', but XXBTZUSD was requested"
-    assert told.waits == [("XBTUSD", why)] * 2
+    assert log.waits == [("XBTUSD", why)] * 2
 
 
 def test_candles_of_another_market_are_retried() -> None:
-    told = Told()
+    log = ClientLog()
     with Odd(OTHER_CANDLES) as exchange:
-        candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), told)
+        candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), log)
     assert sum(candle.count for candle in candles) == 60
-    assert [what for what, _ in told.waits] == ["XBTUSD"]
+    assert [what for what, _ in log.waits] == ["XBTUSD"]
 
 
 def test_weekly_counts_of_another_market_count_nothing() -> None:
@@ -724,16 +724,16 @@ def test_an_exchange_that_keeps_answering_about_another_market_ends_with_status_
 @pytest.mark.parametrize("name", ["XBTUSD", "XXBTZUSD", "XBT/USD"])
 def test_an_answer_may_name_the_market_in_any_spelling_of_the_exchange(name: str) -> None:
     pair = Pair(altname="XBTUSD", key="XXBTZUSD", wsname="XBT/USD")
-    told = Told()
+    log = ClientLog()
     with Odd(OTHER_ROWS.replace(b"XETHZUSD", name.encode())) as exchange:
-        page = run(exchange.url, lambda client: client.page(pair, 0), told)
-    assert (page.rows.num_rows, told.waits) == (1, [])
+        page = run(exchange.url, lambda client: client.page(pair, 0), log)
+    assert (page.rows.num_rows, log.waits) == (1, [])
 
 
 def test_names_that_differ_by_case_are_two_markets_in_answers() -> None:
     pair = Pair(altname="AAPLxUSD", key="AAPLxUSD")
     bodies = [OTHER_ROWS.replace(b"XETHZUSD", name) for name in (b"AAPLXUSD", b"AAPLxUSD")]
-    told = Told()
+    log = ClientLog()
     with Odd(*bodies) as exchange:
-        assert run(exchange.url, lambda client: client.page(pair, 0), told).rows.num_rows == 1
-    assert len(told.waits) == 1
+        assert run(exchange.url, lambda client: client.page(pair, 0), log).rows.num_rows == 1
+    assert len(log.waits) == 1

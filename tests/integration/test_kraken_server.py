@@ -262,8 +262,8 @@ def test_a_literal_is_read_back_exactly() -> None:
 
 def test_expected_trades_count_ties_by_printed_time() -> None:
     """Stamps that differ may print alike."""
-    tape = expected(sample_trades.market(spaced(4, step_ns=150)))
-    assert [(row[1], row[2]) for row in tape] == [
+    expected_rows = expected(sample_trades.market(spaced(4, step_ns=150)))
+    assert [(row[1], row[2]) for row in expected_rows] == [
         (1705792331777820800, 0),
         (1705792331777821000, 0),
         (1705792331777821000, 1),
@@ -293,11 +293,11 @@ def test_rows_may_be_given_with_their_times_verbatim() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(market=sample_trades.tapes())
+@given(market=sample_trades.markets())
 def test_printed_times_never_run_backwards(market: Market) -> None:
     """Whatever tape is drawn, the exchange's order is the order of its printed times."""
-    tape = expected(market)
-    assert [row[1:3] for row in tape] == sorted(row[1:3] for row in tape)
+    expected_rows = expected(market)
+    assert [row[1:3] for row in expected_rows] == sorted(row[1:3] for row in expected_rows)
 
 
 @pytest.mark.parametrize("place", [1000, 2000, 3000])
@@ -309,8 +309,8 @@ def test_made_pages_end_between_trades_of_one_time(place: int) -> None:
 
 def test_a_year_may_pass_without_a_trade() -> None:
     """The trap that `new_years` is for, and the last nanosecond prints as the next year."""
-    tape = expected(sample_trades.market(sample_trades.new_years()))
-    years = {datetime.fromtimestamp(row[1] // SECOND_NS, UTC).year for row in tape}
+    expected_rows = expected(sample_trades.market(sample_trades.new_years()))
+    years = {datetime.fromtimestamp(row[1] // SECOND_NS, UTC).year for row in expected_rows}
     assert years == {2019, 2020, 2022, 2023, 2024}
 
 
@@ -892,11 +892,11 @@ def test_a_captured_page_is_served_row_for_row() -> None:
 
 def test_the_candles_of_a_captured_page_are_kraken_s_own() -> None:
     """Every minute that the page covers whole, every field as printed."""
-    theirs = json.loads(captured("ohlc_XBTUSDT_1m_2025-11-10.json"))["result"]["XBTUSDT"]
+    captured_rows = json.loads(captured("ohlc_XBTUSDT_1m_2025-11-10.json"))["result"]["XBTUSDT"]
     market = Market.from_bodies(captured("trades_XBTUSDT_2025-11-10.json"))
-    ours = ohlc_rows(Shelf(market), 1, 1762820224 * SECOND_NS)
-    whole = [row for row in ours if 1762795440 <= int(str(row[0])) <= 1762819920]
-    known = {row[0]: row for row in theirs}
+    made_candles = ohlc_rows(Shelf(market), 1, 1762820224 * SECOND_NS)
+    whole = [row for row in made_candles if 1762795440 <= int(str(row[0])) <= 1762819920]
+    known = {row[0]: row for row in captured_rows}
     assert len(whole) == 409
     assert whole == [known[row[0]] for row in whole]
 

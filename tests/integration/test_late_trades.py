@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import sample_trades
-from backfills import Crawl, serve, strangers, tape_of
+from backfills import Backfill, foreign_files, rows_on_disk, serve
 from kraken_faults import Faults
-from kraken_market import SECOND_NS, Clock, Market, Tape, expected
+from kraken_market import SECOND_NS, Clock, Market, TradeRows, expected
 from kraken_server import Exchange
 
 from harvester.storage.trade_store import TradeStore
@@ -35,13 +35,13 @@ def late(places: Iterable[int]) -> Faults:
 def two_runs(exchange: Exchange, folder: Path, clock: Clock, **options: float) -> None:
     """A run while trades are late, and one a minute later, when all are there."""
     settings = {f"refresh.{name}": value for name, value in options.items()}
-    Crawl(exchange.url, folder, settings).only("XBTUSD")
+    Backfill(exchange.url, folder, settings).only("XBTUSD")
     exchange.faults = Faults()
     clock.advance(60)
-    Crawl(exchange.url, folder, settings).only("XBTUSD")
+    Backfill(exchange.url, folder, settings).only("XBTUSD")
 
 
-def shown_by(clock: Clock, settle_s: int = 60, market: Market = MARKET) -> Tape:
+def shown_by(clock: Clock, settle_s: int = 60, market: Market = MARKET) -> TradeRows:
     return [row for row in expected(market) if row[1] <= clock.now_ns - settle_s * SECOND_NS]
 
 
@@ -57,7 +57,7 @@ def test_trades_that_are_late_by_less_than_settle_come_with_the_next_run(
     clock = Clock(NOW_NS)
     with serve(MARKET, clock=clock, faults=late(places), since_mode=mode) as exchange:
         two_runs(exchange, tmp_path, clock)
-    assert tape_of(tmp_path, "XBTUSD") == shown_by(clock)
+    assert rows_on_disk(tmp_path, "XBTUSD") == shown_by(clock)
 
 
 def test_trades_without_ids_that_are_late_by_less_than_settle_come_with_the_next_run(
@@ -67,7 +67,7 @@ def test_trades_without_ids_that_are_late_by_less_than_settle_come_with_the_next
     clock = Clock(NOW_NS)
     with serve(market, clock=clock, faults=late(UNSETTLED[::2])) as exchange:
         two_runs(exchange, tmp_path, clock)
-    assert tape_of(tmp_path, "XBTUSD") == shown_by(clock, market=market)
+    assert rows_on_disk(tmp_path, "XBTUSD") == shown_by(clock, market=market)
 
 
 def test_trades_late_by_less_than_settle_are_stored(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_trades_late_by_less_than_settle_are_stored(tmp_path: Path) -> None:
     places = [p for p, trade in enumerate(TRADES) if 0 <= NOW_NS - trade.true_ns < 600 * SECOND_NS]
     with serve(MARKET, clock=clock, faults=late(places)) as exchange:
         two_runs(exchange, tmp_path, clock, settle_s=600)
-    assert tape_of(tmp_path, "XBTUSD") == shown_by(clock, 600)
+    assert rows_on_disk(tmp_path, "XBTUSD") == shown_by(clock, 600)
 
 
 def test_a_trade_that_comes_behind_what_is_stored_is_downloaded_by_the_next_run(
@@ -83,17 +83,17 @@ def test_a_trade_that_comes_behind_what_is_stored_is_downloaded_by_the_next_run(
 ) -> None:
     clock = Clock(NOW_NS)
     with serve(MARKET, clock=clock, faults=late(SETTLED[-1:])) as exchange:
-        Crawl(exchange.url, tmp_path).only("XBTUSD")
+        Backfill(exchange.url, tmp_path).only("XBTUSD")
         exchange.faults = Faults()
         clock.advance(60)
-        crawl = Crawl(exchange.url, tmp_path)
-        outcome = crawl.only("XBTUSD")
+        backfill = Backfill(exchange.url, tmp_path)
+        outcome = backfill.only("XBTUSD")
     last = TRADES[SETTLED[-1]].trade_id or 0
-    assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, shown_by(clock))
-    assert [text.partition(" from ")[0] for text in crawl.notes] == [
+    assert (outcome.exit_status, rows_on_disk(tmp_path, "XBTUSD")) == (0, shown_by(clock))
+    assert [text.partition(" from ")[0] for text in backfill.notes] == [
         f"trades between ids {last - 1} and {last + 1} were missing"
     ]
-    assert strangers(tmp_path) == []
+    assert foreign_files(tmp_path) == []
 
 
 def test_a_trade_late_by_more_than_settle_is_recorded_as_an_id_gap(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ def test_a_trade_late_by_more_than_settle_is_recorded_as_an_id_gap(tmp_path: Pat
     with serve(MARKET, clock=clock, faults=late([missing])) as exchange:
         two_runs(exchange, tmp_path, clock)
     number = TRADES[missing].trade_id or 0
-    jumps = [
+    id_gaps = [
         json.loads(pq.read_metadata(file).metadata[b"harvester.jumps"])
         for file in sorted(tmp_path.glob("trades/**/*.parquet"))
     ]
-    assert [each for jump in jumps for each in jump] == [[number - 1, number + 1]]
-    kept = [row[0] for row in tape_of(tmp_path, "XBTUSD")]
+    assert [each for id_gap in id_gaps for each in id_gap] == [[number - 1, number + 1]]
+    kept = [row[0] for row in rows_on_disk(tmp_path, "XBTUSD")]
     assert kept == [row[0] for row in shown_by(clock) if row[0] != number]
     assert verify(TradeStore(tmp_path), "XBTUSD").confirmed_id_gaps == 1
 
@@ -123,15 +123,15 @@ def test_a_late_last_trade_of_a_quiet_market_is_found_by_the_next_run(
     market = sample_trades.market(QUIET if ids == "with ids" else sample_trades.ids_unknown(QUIET))
     clock = Clock(LAST_NS + 100 * SECOND_NS)
     with serve(market, clock=clock, faults=late([len(QUIET) - 1])) as exchange:
-        assert Crawl(exchange.url, tmp_path).only(market.altname).exit_status == 0
+        assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
         exchange.faults = Faults()
         clock.advance(3600)
         pages = exchange.pages(market.altname)
-        crawl = Crawl(exchange.url, tmp_path)
-        outcome = crawl.only(market.altname)
+        backfill = Backfill(exchange.url, tmp_path)
+        outcome = backfill.only(market.altname)
         assert exchange.pages(market.altname) - pages <= 5
-    assert (outcome.exit_status, tape_of(tmp_path, market.altname)) == (0, expected(market))
-    assert [text.partition(" were missing")[0] for text in crawl.notes] == [
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
+    assert [text.partition(" were missing")[0] for text in backfill.notes] == [
         f"the newest trade, of {show(expected(market)[-1][1])},"
     ]
 
@@ -141,20 +141,20 @@ def test_a_quiet_head_where_nothing_is_missing_ends_well(tmp_path: Path) -> None
     clock = Clock(LAST_NS + 100 * SECOND_NS)
     with serve(market, clock=clock) as exchange:
         for _ in range(3):
-            assert Crawl(exchange.url, tmp_path).only(market.altname).exit_status == 0
+            assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
             clock.advance(3600)
-    assert tape_of(tmp_path, market.altname) == expected(market)
+    assert rows_on_disk(tmp_path, market.altname) == expected(market)
 
 
 def test_coverage_of_future_time_is_noted(tmp_path: Path) -> None:
     clock = Clock(LAST_NS + 3600 * SECOND_NS)
     with serve(sample_trades.market(QUIET), clock=clock) as exchange:
-        Crawl(exchange.url, tmp_path).only("XBTUSD")
+        Backfill(exchange.url, tmp_path).only("XBTUSD")
         clock.advance(-1800)
-        crawl = Crawl(exchange.url, tmp_path)
-        assert crawl.only("XBTUSD").exit_status == 0
+        backfill = Backfill(exchange.url, tmp_path)
+        assert backfill.only("XBTUSD").exit_status == 0
     now = clock.now_ns // SECOND_NS * SECOND_NS
-    assert crawl.notes == [
+    assert backfill.notes == [
         f"it is covered through {show(now + 1740 * SECOND_NS)}, which by the exchange's clock is "
         f"still to come ({show(now)}): if that clock was wrong before, trades may be missing; "
         "`harvester verify XBTUSD --against-exchange` checks that"
@@ -170,7 +170,7 @@ def test_a_trade_in_the_future_is_not_the_end_of_the_history(tmp_path: Path) -> 
     market = Market(trades=rows, literals=literals)
     clock = Clock(rows[-1].true_ns + 120 * SECOND_NS)
     with serve(market, clock=clock) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+        outcome = Backfill(exchange.url, tmp_path).only("XBTUSD")
     assert outcome.exit_status == 3
     assert str(outcome.error) == (
         f"XBTUSD: the exchange sent a trade of {show(future_s * SECOND_NS + SECOND_NS // 2)}, "
@@ -178,4 +178,4 @@ def test_a_trade_in_the_future_is_not_the_end_of_the_history(tmp_path: Path) -> 
         f"{Decimal(rows[500].volume):.8f}, while its clock says "
         f"{show(clock.now_ns // SECOND_NS * SECOND_NS)}; nothing of this page was kept"
     )
-    assert tape_of(tmp_path, "XBTUSD") == []
+    assert rows_on_disk(tmp_path, "XBTUSD") == []

@@ -142,8 +142,8 @@ def test_a_file_that_may_not_be_written_is_not_replaced(
     monkeypatch.setattr(
         os, "access", lambda at, mode: may(at, mode) and not (at == file and mode == os.W_OK)
     )
-    told = f"can't write {file}: no permission to write there: choose another place"
-    with pytest.raises(ArchiveUnwritable, match=told), file_sink(file) as sink:
+    message = f"can't write {file}: no permission to write there: choose another place"
+    with pytest.raises(ArchiveUnwritable, match=message), file_sink(file) as sink:
         sink.write(b"x")
     assert (file.read_text(), files_in(tmp_path)) == ("mine", ["x.csv"])
 

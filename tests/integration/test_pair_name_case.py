@@ -13,7 +13,7 @@ import filelock
 import msgspec
 import pytest
 import sample_trades
-from backfills import Crawl, serve, tape_of
+from backfills import Backfill, rows_on_disk, serve
 from kraken_market import Market, expected
 from kraken_server import Exchange
 
@@ -62,7 +62,7 @@ def folder(exchange: Exchange, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("both")
     pairs = named(exchange, path, "AAPLxUSD", "AAPLXUSD")
     assert pairs == ["AAPLxUSD", "AAPLXUSD"]
-    outcomes = Crawl(exchange.url, path).run(*pairs)
+    outcomes = Backfill(exchange.url, path).run(*pairs)
     assert [outcome.error for outcome in outcomes] == [None, None]
     return path
 
@@ -71,7 +71,7 @@ def folder(exchange: Exchange, tmp_path_factory: pytest.TempPathFactory) -> Path
 def token_only(exchange: Exchange, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive that holds one of them, and knows the other one by name."""
     path = tmp_path_factory.mktemp("one")
-    Crawl(exchange.url, path).run(*named(exchange, path, "AAPLxUSD"))
+    Backfill(exchange.url, path).run(*named(exchange, path, "AAPLxUSD"))
     assert known_pairs(TradeStore(path)).keys() == ROWS.keys()
     return path
 
@@ -90,8 +90,8 @@ def named(exchange: Exchange, folder: Path, *texts: str) -> list[str]:
 
 
 def test_both_are_downloaded_side_by_side(folder: Path) -> None:
-    assert tape_of(folder, "AAPLxUSD") == expected(TOKEN)
-    assert tape_of(folder, "AAPLXUSD") == expected(COIN)
+    assert rows_on_disk(folder, "AAPLxUSD") == expected(TOKEN)
+    assert rows_on_disk(folder, "AAPLXUSD") == expected(COIN)
 
 
 def test_a_backfill_of_neither_spelling_names_both(exchange: Exchange, tmp_path: Path) -> None:
@@ -307,9 +307,9 @@ def test_a_pair_that_is_refused_there_stops_no_other(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
-    crawl = Crawl(exchange.url, tmp_path)
-    assert crawl.only("AAPLxUSD").error is None
-    assert isinstance(crawl.only("AAPLXUSD").error, ArchiveUnwritable)
+    backfill = Backfill(exchange.url, tmp_path)
+    assert backfill.only("AAPLxUSD").error is None
+    assert isinstance(backfill.only("AAPLXUSD").error, ArchiveUnwritable)
     assert sorted(path.name for path in (tmp_path / "trades").iterdir()) == ["pair=AAPLxUSD"]
     assert msgspec.json.decode((tmp_path / "wanted/AAPLxUSD.json").read_bytes())["pair"] == (
         "AAPLxUSD"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import sample_trades
-from backfills import Crawl, serve, tape_of
+from backfills import Backfill, rows_on_disk, serve
 from kraken_faults import Faults
 from kraken_market import Clock, Market, expected, named
 from kraken_server import Exchange
@@ -24,9 +24,9 @@ def markets(*sizes: int) -> list[Market]:
     return [named(n, sample_trades.xbtusd_like(size, n)) for n, size in enumerate(sizes)]
 
 
-def began(crawl: Crawl) -> list[str]:
+def began(backfill: Backfill) -> list[str]:
     """The pairs in the order that they were begun in."""
-    return [event.pair for event in crawl.events if isinstance(event, Started)]
+    return [event.pair for event in backfill.events if isinstance(event, Started)]
 
 
 def asked(exchange: Exchange, endpoint: str) -> list[str]:
@@ -37,19 +37,19 @@ def asked(exchange: Exchange, endpoint: str) -> list[str]:
 def test_the_largest_pair_is_downloaded_first(tmp_path: Path) -> None:
     several = markets(30, 10, 2_500, 20, 1_200)
     with serve(*several, clock=Clock(sample_trades.BUSY_NS + DAY)) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
-        outcomes = crawl.run(*(market.altname for market in several))
-    assert began(crawl) == ["XBTEUR", "SOLUSD", "XBTUSD", "XDGUSD", "ETHUSD"]
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        outcomes = backfill.run(*(market.altname for market in several))
+    assert began(backfill) == ["XBTEUR", "SOLUSD", "XBTUSD", "XDGUSD", "ETHUSD"]
     assert [outcome.pair for outcome in outcomes] == [market.altname for market in several]
     for market in several:
-        assert tape_of(tmp_path, market.altname) == list(expected(market))
+        assert rows_on_disk(tmp_path, market.altname) == list(expected(market))
 
 
 def test_the_order_costs_one_call(tmp_path: Path) -> None:
     several = markets(30, 10, 50)
     with serve(*several) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
-        crawl.run(*(market.altname for market in several))
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        backfill.run(*(market.altname for market in several))
         assert (asked(exchange, "Ticker"), asked(exchange, "OHLC")) == ([""], [])
 
 
@@ -57,35 +57,37 @@ def test_a_pair_that_lacks_less_is_downloaded_later(tmp_path: Path) -> None:
     """A large market that is nearly complete is done sooner than a small one that is not begun."""
     clock = Clock(sample_trades.BUSY_NS + DAY)
     with serve(*markets(900, 30), clock=clock) as exchange:
-        Crawl(exchange.url, tmp_path).run("XBTUSD")
+        Backfill(exchange.url, tmp_path).run("XBTUSD")
         clock.advance(8 * 86_400)
         for name, size, first_id in (("XBTUSD", 90, 901), ("ETHUSD", 30, 31)):
             start_ns = clock.now_ns - DAY // 2
             newer = sample_trades.xbtusd_like(size, start_ns=start_ns, first_id=first_id)
             exchange.extend(name, newer)
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
-        crawl.run("XBTUSD", "ETHUSD")
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        backfill.run("XBTUSD", "ETHUSD")
         assert asked(exchange, "Ticker") == [""]
-    assert began(crawl) == ["ETHUSD", "XBTUSD"]
+    assert began(backfill) == ["ETHUSD", "XBTUSD"]
 
 
 def test_sizes_are_not_requested_if_all_pairs_run_at_once(tmp_path: Path) -> None:
     several = markets(30, 10, 50)
     with serve(*several) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 3})
-        crawl.run(*(market.altname for market in several))
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 3})
+        backfill.run(*(market.altname for market in several))
         assert asked(exchange, "Ticker") == []
-    assert sorted(began(crawl)) == sorted(market.altname for market in several)
+    assert sorted(began(backfill)) == sorted(market.altname for market in several)
 
 
 def test_no_size_is_requested_of_a_pair_that_lacks_less_than_a_week(tmp_path: Path) -> None:
     """A nightly run over hundreds of pairs makes no call more for their order."""
     several = markets(30, 2_000)
     with serve(*several) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
-        crawl.run("XBTUSD", "ETHUSD")
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        backfill.run("XBTUSD", "ETHUSD")
         calls = len(exchange.calls)
-        again = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1, "refresh.settle_s": 0})
+        again = Backfill(
+            exchange.url, tmp_path, options={"exchange.jobs": 1, "refresh.settle_s": 0}
+        )
         again.run("XBTUSD", "ETHUSD")
         assert "Ticker" not in {call.path.rpartition("/")[2] for call in exchange.calls[calls:]}
     assert began(again) == ["XBTUSD", "ETHUSD"]
@@ -98,10 +100,10 @@ def test_sizes_that_are_refused_change_the_order_and_nothing_else(
     several = markets(30, 10, 2_500, 20, 40)
     faults = Faults(elsewhere={"Ticker": [fault] * 9})
     with serve(*several, faults=faults) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
-        outcomes = crawl.run(*(market.altname for market in several))
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        outcomes = backfill.run(*(market.altname for market in several))
         assert len(asked(exchange, "Ticker")) == 1
-    assert began(crawl) == [market.altname for market in several]
+    assert began(backfill) == [market.altname for market in several]
     assert [outcome.exit_status for outcome in outcomes] == [0] * 5
 
 
@@ -109,13 +111,13 @@ def test_a_failed_pair_does_not_end_the_others(tmp_path: Path) -> None:
     several = markets(*[50] * 12)
     script = {"ETHUSD": ["denied"]}
     with serve(*several, faults=Faults(script=script)) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 4})
-        outcomes = crawl.run(*(market.altname for market in several))
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 4})
+        outcomes = backfill.run(*(market.altname for market in several))
     failed = {outcome.pair: str(outcome.error) for outcome in outcomes if outcome.error is not None}
     assert failed == {"ETHUSD": "ETHUSD: the exchange refused: EGeneral:Permission denied"}
     for market in several:
         want = [] if market.altname == "ETHUSD" else list(expected(market))
-        assert tape_of(tmp_path, market.altname) == want
+        assert rows_on_disk(tmp_path, market.altname) == want
 
 
 def test_a_hundred_small_pairs_are_downloaded_side_by_side(tmp_path: Path) -> None:
@@ -123,12 +125,12 @@ def test_a_hundred_small_pairs_are_downloaded_side_by_side(tmp_path: Path) -> No
     several = [named(n, trades) for n in range(100)]
     with serve(*several) as exchange:
         options = {"exchange.jobs": 100, "candles.rollups": ""}
-        outcomes = Crawl(exchange.url, tmp_path, options=options).run(
+        outcomes = Backfill(exchange.url, tmp_path, options=options).run(
             *(market.altname for market in several)
         )
     assert {outcome.exit_status for outcome in outcomes} == {0}
     want = list(expected(several[0]))
-    assert all(tape_of(tmp_path, market.altname) == want for market in several)
+    assert all(rows_on_disk(tmp_path, market.altname) == want for market in several)
 
 
 def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) -> None:
@@ -139,8 +141,8 @@ def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) 
     gc.collect()
     before = pa.total_allocated_bytes()
     with serve(*several, faults=Faults(script=script)) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, open=lambda _folder: archive)
-        outcomes = crawl.run(*(market.altname for market in several))
+        backfill = Backfill(exchange.url, tmp_path, open=lambda _folder: archive)
+        outcomes = backfill.run(*(market.altname for market in several))
         left = pa.total_allocated_bytes() - before
     assert [outcome.exit_status for outcome in outcomes] == [3, 3, 3, 0, 0, 0]
     assert left < 50_000
@@ -151,10 +153,10 @@ def test_a_silent_exchange_is_not_waited_for_by_each_pair(tmp_path: Path) -> Non
     several = markets(*[2_500] * 6)
     with serve(*several) as exchange:
         options = {"exchange.jobs": 2, "exchange.give_up_s": 0.05}
-        crawl = Crawl(exchange.url, tmp_path, options=options)
+        backfill = Backfill(exchange.url, tmp_path, options=options)
         faults = {market.altname: [None, *["http:503"] * 1000] for market in several}
         exchange.faults = Faults(script=faults)
-        outcomes = crawl.run(*(market.altname for market in several))
+        outcomes = backfill.run(*(market.altname for market in several))
         known = {call.pair for call in exchange.calls if call.path.endswith("Trades")}
     begun = [outcome for outcome in outcomes if outcome.pair in known]
     assert len(begun) == 2
@@ -170,12 +172,12 @@ def test_a_silent_exchange_is_not_waited_for_by_each_pair(tmp_path: Path) -> Non
 def test_after_a_cancellation_no_pair_is_begun(tmp_path: Path) -> None:
     several = markets(*[2_500] * 5)
     with serve(*several) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 2})
-        crawl.stop_after_pages = 1
-        outcomes = crawl.run(*(market.altname for market in several))
+        backfill = Backfill(exchange.url, tmp_path, options={"exchange.jobs": 2})
+        backfill.stop_after_pages = 1
+        outcomes = backfill.run(*(market.altname for market in several))
     assert {type(outcome.error) for outcome in outcomes} == {Interrupted}
-    told = [event for event in crawl.events if isinstance(event, BackfillResult)]
-    assert len(told) == len(began(crawl)) <= 2
+    results = [event for event in backfill.events if isinstance(event, BackfillResult)]
+    assert len(results) == len(began(backfill)) <= 2
 
 
 def test_pairs_are_begun_as_long_as_any_other_is_answered(tmp_path: Path) -> None:
@@ -183,9 +185,9 @@ def test_pairs_are_begun_as_long_as_any_other_is_answered(tmp_path: Path) -> Non
     several = markets(8_000, 10, 10)
     with serve(*several) as exchange:
         options = {"exchange.jobs": 2, "exchange.give_up_s": 0.1, "exchange.rate": 20}
-        crawl = Crawl(exchange.url, tmp_path, options=options)
+        backfill = Backfill(exchange.url, tmp_path, options=options)
         exchange.faults = Faults(script={"ETHUSD": ["http:503"] * 1000, "XBTEUR": ["denied"]})
-        outcomes = crawl.run("XBTUSD", "ETHUSD", "XBTEUR")
+        outcomes = backfill.run("XBTUSD", "ETHUSD", "XBTEUR")
     assert [outcome.exit_status for outcome in outcomes] == [0, 3, 3]
     assert "gave no good answer" in str(outcomes[1].error)
     assert str(outcomes[2].error) == "XBTEUR: the exchange refused: EGeneral:Permission denied"
@@ -193,4 +195,4 @@ def test_pairs_are_begun_as_long_as_any_other_is_answered(tmp_path: Path) -> Non
 
 def test_a_backfill_of_no_pairs_returns_no_results(tmp_path: Path) -> None:
     with serve(*markets(5)) as exchange:
-        assert Crawl(exchange.url, tmp_path).run() == []
+        assert Backfill(exchange.url, tmp_path).run() == []

@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from kraken_market import Market, expected
 
 XBT = sample_trades.market(sample_trades.xbtusd_like(3_000, 61))
@@ -32,8 +32,8 @@ Facts = tuple[int, Decimal, Decimal]
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     with serve(*ALL) as exchange:
-        crawl = Crawl(exchange.url, folder, {"archive.flush_rows": 700})
-        assert [result.exit_status for result in crawl.run("XBTUSD", "BTTUSD", "GRTETH")] == [
+        backfill = Backfill(exchange.url, folder, {"archive.flush_rows": 700})
+        assert [result.exit_status for result in backfill.run("XBTUSD", "BTTUSD", "GRTETH")] == [
             0,
             0,
             0,

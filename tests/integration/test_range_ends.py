@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
-from backfills import Crawl, serve, tape_of
+from backfills import Backfill, rows_on_disk, serve
 from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected
 from kraken_server import Exchange
@@ -38,8 +38,8 @@ def numbered(*ids: int) -> Market:
 def test_a_trade_left_out_at_the_end_of_a_range_is_found(tmp_path: Path) -> None:
     until = TRADES[1_500].true_ns + 200
     with serve(MARKET, faults=hiding(1_500)) as exchange:
-        Crawl(exchange.url, tmp_path).only("XBTUSD", Range(0, until))
-    assert tape_of(tmp_path, "XBTUSD") == [row for row in expected(MARKET) if row[1] <= until]
+        Backfill(exchange.url, tmp_path).only("XBTUSD", Range(0, until))
+    assert rows_on_disk(tmp_path, "XBTUSD") == [row for row in expected(MARKET) if row[1] <= until]
 
 
 def test_a_trade_left_out_at_the_settled_head_is_found(tmp_path: Path) -> None:
@@ -47,53 +47,53 @@ def test_a_trade_left_out_at_the_settled_head_is_found(tmp_path: Path) -> None:
     clock = Clock((settled // 10**9 + 61) * 10**9)
     last = max(i for i, trade in enumerate(TRADES) if trade.true_ns <= clock.now_ns - 60 * 10**9)
     with Exchange([MARKET], clock=clock, faults=hiding(last)) as exchange:
-        Crawl(exchange.url, tmp_path).only("XBTUSD")
+        Backfill(exchange.url, tmp_path).only("XBTUSD")
     [covered] = TradeStore(tmp_path).coverage("XBTUSD")
-    assert tape_of(tmp_path, "XBTUSD") == [
+    assert rows_on_disk(tmp_path, "XBTUSD") == [
         row for row in expected(MARKET) if row[1] <= covered.through
     ]
 
 
 def test_a_trade_left_out_at_the_beginning_of_a_range_is_found(tmp_path: Path) -> None:
     with serve(MARKET) as exchange:
-        crawl = Crawl(exchange.url, tmp_path)
-        crawl.only("XBTUSD", Range(0, TRADES[1_000].true_ns + 300))
+        backfill = Backfill(exchange.url, tmp_path)
+        backfill.only("XBTUSD", Range(0, TRADES[1_000].true_ns + 300))
         exchange.faults = hiding(1_001, 1_002)
-        crawl.only("XBTUSD")
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(MARKET))
+        backfill.only("XBTUSD")
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(MARKET))
 
 
 def test_a_range_end_before_a_long_quiet_time_is_requested_again(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.sparse(40, 82))
     middle = market.trades[20].true_ns
     with serve(market) as exchange:
-        crawl = Crawl(exchange.url, tmp_path)
-        crawl.only("XBTUSD", Range(0, middle + 3_600 * 10**9))
+        backfill = Backfill(exchange.url, tmp_path)
+        backfill.only("XBTUSD", Range(0, middle + 3_600 * 10**9))
         exchange.faults = hiding(21)
-        crawl.only("XBTUSD")
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+        backfill.only("XBTUSD")
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 
 
 def test_trades_left_out_at_the_end_of_a_range_are_all_found(tmp_path: Path) -> None:
     cut = TRADES[2_000].true_ns
     with serve(MARKET) as exchange:
-        crawl = Crawl(exchange.url, tmp_path)
-        crawl.only("XBTUSD", Range(cut, END_OF_TIME))
+        backfill = Backfill(exchange.url, tmp_path)
+        backfill.only("XBTUSD", Range(cut, END_OF_TIME))
         exchange.faults = hiding(1_997, 1_998, 1_999, times=1)
-        crawl.only("XBTUSD")
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(MARKET))
+        backfill.only("XBTUSD")
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(MARKET))
 
 
 def test_a_trade_that_a_covered_range_lacks_is_no_id_gap(tmp_path: Path) -> None:
     cut = TRADES[1_000].true_ns + 300
     with serve(sample_trades.market(TRADES[:1_000])) as exchange:
-        Crawl(exchange.url, tmp_path).only("XBTUSD", Range(0, TRADES[999].true_ns + 300))
+        Backfill(exchange.url, tmp_path).only("XBTUSD", Range(0, TRADES[999].true_ns + 300))
     name = TradeStore(tmp_path).segments("XBTUSD")[0].path
     held = tmp_path / name
     _widen(held, Range(0, cut))
     with serve(MARKET) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
-    assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
+        outcome = Backfill(exchange.url, tmp_path).only("XBTUSD")
+    assert (outcome.exit_status, rows_on_disk(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
     report = verify(TradeStore(tmp_path), "XBTUSD")
     assert (report.faults, report.confirmed_id_gaps) == ([], 0)
 
@@ -101,12 +101,12 @@ def test_a_trade_that_a_covered_range_lacks_is_no_id_gap(tmp_path: Path) -> None
 def test_trades_that_the_next_covered_range_lacks_are_downloaded(tmp_path: Path) -> None:
     cut = TRADES[990].true_ns + 300
     with serve(MARKET) as exchange:
-        crawl = Crawl(exchange.url, tmp_path)
-        crawl.only("XBTUSD", Range(TRADES[1_000].true_ns + 300, END_OF_TIME))
+        backfill = Backfill(exchange.url, tmp_path)
+        backfill.only("XBTUSD", Range(TRADES[1_000].true_ns + 300, END_OF_TIME))
         segment = TradeStore(tmp_path).segments("XBTUSD")[0]
         _widen(tmp_path / segment.path, Range(cut, segment.range.through))
-        outcome = crawl.only("XBTUSD", Range(0, cut))
-    assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
+        outcome = backfill.only("XBTUSD", Range(0, cut))
+    assert (outcome.exit_status, rows_on_disk(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
     assert verify(TradeStore(tmp_path), "XBTUSD").faults == []
 
 
@@ -143,8 +143,8 @@ def _widen(file: Path, span: Range) -> None:
 def test_descending_or_repeated_ids_lose_no_trade(ids: tuple[int, ...], tmp_path: Path) -> None:
     market = numbered(*ids)
     with serve(market) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
-    assert (outcome.error, tape_of(tmp_path, "XBTUSD")) == (None, list(expected(market)))
+        outcome = Backfill(exchange.url, tmp_path).only("XBTUSD")
+    assert (outcome.error, rows_on_disk(tmp_path, "XBTUSD")) == (None, list(expected(market)))
 
 
 def test_id_gaps_far_apart_do_not_stop_the_requests_for_later_gaps(tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_id_gaps_far_apart_do_not_stop_the_requests_for_later_gaps(tmp_path: Pat
     gone = set(range(500, 12_500, 1_000))
     market = sample_trades.market([trade for i, trade in enumerate(trades) if i not in gone])
     with serve(market, faults=hiding(20_300, 25_700)) as exchange:
-        Crawl(exchange.url, tmp_path).only("XBTUSD")
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+        Backfill(exchange.url, tmp_path).only("XBTUSD")
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 
 
 @pytest.mark.parametrize("flush_rows", [50, 250_000])
@@ -161,14 +161,14 @@ def test_a_pair_with_id_gaps_everywhere_is_sound_across_new_year(
     flush_rows: int, tmp_path: Path
 ) -> None:
     trades = sample_trades.new_years(84, each=800)
-    jumping = [
+    with_id_gaps = [
         Trade(t.true_ns, t.price, t.volume, t.side, t.order_type, t.misc, 3 * i + i % 2 + 1)
         for i, t in enumerate(trades)
     ]
-    market = sample_trades.market(jumping)
+    market = sample_trades.market(with_id_gaps)
     with serve(market) as exchange:
-        Crawl(exchange.url, tmp_path, {"archive.flush_rows": flush_rows}).only("XBTUSD")
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+        Backfill(exchange.url, tmp_path, {"archive.flush_rows": flush_rows}).only("XBTUSD")
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
     assert verify(TradeStore(tmp_path), "XBTUSD").faults == []
 
 
@@ -191,7 +191,7 @@ def test_an_internal_error_in_one_pair_does_not_end_the_others(
         base="XETH",
     )
     with serve(MARKET, odd) as exchange:
-        good, bad = Crawl(exchange.url, tmp_path).run("XBTUSD", "ETHUSD")
+        good, bad = Backfill(exchange.url, tmp_path).run("XBTUSD", "ETHUSD")
     assert (good.exit_status, good.trades) == (0, 3_000)
     assert (bad.exit_status, str(bad.error)) == (
         1,

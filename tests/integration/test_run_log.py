@@ -59,12 +59,12 @@ def test_a_record_has_the_arguments_and_the_results_of_a_run(archive: TradeStore
         record.calls, record.refusals = 12, 3
     begun, ended = map(json.loads, lines(archive))
     assert (begun["state"], begun["id"], begun["pairs"]) == ("running", ended["id"], [])
-    told = ended
-    begun_at, ended_at = (datetime.fromisoformat(told.pop(name)) for name in ("begun", "ended"))
+    entry = ended
+    begun_at, ended_at = (datetime.fromisoformat(entry.pop(name)) for name in ("begun", "ended"))
     assert begun_at <= ended_at
-    assert isinstance(told.pop("host"), str)
-    told.pop("ticks")
-    assert told == {
+    assert isinstance(entry.pop("host"), str)
+    entry.pop("ticks")
+    assert entry == {
         "id": begun["id"],
         "command": "backfill",
         "format": 1,

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 import sample_trades
 from candle_cases import (
-    MADE_TAPES,
+    MADE_HISTORIES,
     Compacting,
     Part,
     answer,
@@ -139,15 +139,15 @@ def test_only_the_files_of_the_pair_and_the_year_are_read(
 @BOTH
 @pytest.mark.parametrize("way", [0, 1])
 def test_what_a_crashed_compaction_left_counts_once(opened: Any, way: int, tmp_path: Path) -> None:
-    archive = hold(TradeStore(tmp_path / "a"), overlapping(MADE_TAPES["busy"])[way])
+    archive = hold(TradeStore(tmp_path / "a"), overlapping(MADE_HISTORIES["busy"])[way])
     hold(archive, cut(YEARS, [0, YEARS[-1][1]]), "AAAEUR")
     connection = opened(archive, tmp_path)
     query = "SELECT trade_id FROM tape('XBTUSD')"
     assert [value for (value,) in connection.sql(query).fetchall()] == [
-        row[0] for row in MADE_TAPES["busy"]
+        row[0] for row in MADE_HISTORIES["busy"]
     ]
     [(counted,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
-    assert counted == len(MADE_TAPES["busy"]) + len(YEARS)
+    assert counted == len(MADE_HISTORIES["busy"]) + len(YEARS)
 
 
 @BOTH
@@ -178,7 +178,7 @@ def test_an_empty_archive_has_the_view_and_no_rows(opened: Any, tmp_path: Path) 
 def test_the_tape_macro_returns_trades_in_the_exchanges_order(
     opened: Any, name: str, tmp_path: Path
 ) -> None:
-    rows = MADE_TAPES[name]
+    rows = MADE_HISTORIES[name]
     stamps = [row[1] for row in rows]
     archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, stamps[200 % len(rows)], stamps[-1]]))
     query = "SELECT trade_id, epoch_ns(time), tie, price, volume FROM tape('XBTUSD')"
@@ -279,11 +279,11 @@ def test_candles_are_those_of_harvester(
 
 
 @BOTH
-@pytest.mark.parametrize("name", MADE_TAPES)
+@pytest.mark.parametrize("name", MADE_HISTORIES)
 def test_candles_of_all_made_markets_equal_the_oracles(
     opened: Any, name: str, tmp_path: Path
 ) -> None:
-    rows = MADE_TAPES[name]
+    rows = MADE_HISTORIES[name]
     stamps = [row[1] for row in rows]
     archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, stamps[len(stamps) // 2], stamps[-1]]))
     connection = opened(archive, tmp_path)
@@ -309,7 +309,7 @@ def test_candles_of_all_made_markets_equal_the_oracles(
 def test_candles_of_the_calendar_are_the_oracles(
     opened: Any, name: str, interval: str, number: int, unit: str, tmp_path: Path
 ) -> None:
-    rows = MADE_TAPES[name]
+    rows = MADE_HISTORIES[name]
     archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, rows[-1][1]]))
     made = answer(opened(archive, tmp_path).sql(f"FROM ohlc('XBTUSD', '{interval}')"))
     assert is_equal(made, candle_oracle.calendar_candles(rows, unit, number=number), CANDLE)
@@ -344,11 +344,11 @@ def test_a_span_that_ends_at_new_year_loses_no_last_nanosecond(opened: Any, tmp_
 def test_an_interval_is_refused_in_harvesters_own_words(
     opened: Any, interval: str, archive: TradeStore, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInterval) as ours:
+    with pytest.raises(BadInterval) as of_harvester:
         parse_interval(interval)
     with pytest.raises(duckdb.Error) as caught:
         opened(archive, tmp_path).sql("FROM ohlc('XBTUSD', ?)", params=[interval]).fetchall()
-    words = str(ours.value).replace(repr(interval), f"'{interval}'")
+    words = str(of_harvester.value).replace(repr(interval), f"'{interval}'")
     assert str(caught.value) == f"Invalid Input Error: {words}"
 
 

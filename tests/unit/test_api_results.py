@@ -76,9 +76,9 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> harvester.Archive:
 
 def files_read(result: Result) -> set[str]:
     """The files that DuckDB tells it has read."""
-    told = result.explain("analyze")
-    counted = [int(count) for count in re.findall(r"Total Files Read: (\d+)", told)]
-    named = re.findall(r"(year=\d{4}/[\d-]+\.parquet)", re.sub(r"[│\s]", "", told))
+    explained = result.explain("analyze")
+    counted = [int(count) for count in re.findall(r"Total Files Read: (\d+)", explained)]
+    named = re.findall(r"(year=\d{4}/[\d-]+\.parquet)", re.sub(r"[│\s]", "", explained))
     assert sum(counted) == len(set(named))
     return set(named)
 

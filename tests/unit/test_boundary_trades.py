@@ -47,7 +47,7 @@ class Made(NamedTuple):
 class Held(NamedTuple):
     """What an archive holds, and the trades by the minutes in which they truly happened."""
 
-    tape: list[Made]
+    history: list[Made]
     true: list[Made]
 
 
@@ -56,17 +56,17 @@ def row(made: Made, tie: int = 0) -> candle_oracle.Row:
     return (None, stamp, tie, Decimal(made.price), Decimal(made.volume), "buy", "market", "")
 
 
-def rows(tape: Sequence[Made]) -> list[candle_oracle.Row]:
+def rows(history: Sequence[Made]) -> list[candle_oracle.Row]:
     found: list[candle_oracle.Row] = []
-    for made in tape:
+    for made in history:
         new = row(made)
         tie = found[-1][2] + 1 if found and found[-1][1] == new[1] else 0
         found.append(row(made, tie))
     return found
 
 
-def in_order(tape: Sequence[Made]) -> list[Made]:
-    return sorted(tape, key=lambda trade: (trade.minute, not trade.is_opening))
+def in_order(history: Sequence[Made]) -> list[Made]:
+    return sorted(history, key=lambda trade: (trade.minute, not trade.is_opening))
 
 
 @st.composite
@@ -82,33 +82,33 @@ def held(draw: st.DrawFn) -> Held:
             price = draw(st.sampled_from(("100.0", "100.0", "101.0")))
             volume = draw(st.sampled_from(("1.5", "1.5", "2.5")))
             true.append(Made(minute, is_opening, price, volume, happened))
-    tape = list(true)
+    history = list(true)
     change = draw(st.sampled_from(("none", "lost", "doubled", "moved")))
-    if tape and change != "none":
-        place = draw(st.integers(0, len(tape) - 1))
-        trade = tape[place]
+    if history and change != "none":
+        place = draw(st.integers(0, len(history) - 1))
+        trade = history[place]
         if change == "doubled":
-            tape.insert(place, trade)
+            history.insert(place, trade)
         else:
-            del tape[place]
+            del history[place]
         if change == "moved":
             minute = trade.minute + draw(st.sampled_from((-1, 0, 1)))
-            tape.append(trade._replace(minute=minute, is_opening=draw(st.booleans())))
-    return Held(in_order(tape), true)
+            history.append(trade._replace(minute=minute, is_opening=draw(st.booleans())))
+    return Held(in_order(history), true)
 
 
 class Outcome(NamedTuple):
     """What a way to split all edges comes to."""
 
     differing: int
-    ours: int
+    archive_count: int
     at_edge: int
 
 
 IsEqual = Callable[[int, list[Made]], bool]
 
 
-def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> set[Outcome]:
+def best(history: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> set[Outcome]:
     """The outcomes with the fewest differing minutes, of all ways to count the first trades of an
     opening in the minute before.
 
@@ -118,7 +118,7 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
         is_equal: whether a minute of some trades is the exchange's.
     """
     openings = {
-        minute: [made for made in tape if made.minute == minute and made.is_opening]
+        minute: [made for made in history if made.minute == minute and made.is_opening]
         for minute in range(MINUTES.start - 1, MINUTES.stop + 2)
     }
     asked = [
@@ -129,24 +129,26 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
     found = set()
     for numbers in product(*(range(len(openings[minute]) + 1) for minute in asked)):
         given = dict(zip(asked, numbers, strict=True))
-        differing = ours = at_edge = 0
+        differing = archive_count = at_edge = 0
         for minute in compared:
             out, into = given.get(minute, 0), given.get(minute + 1, 0)
-            inside = [made for made in tape if made.minute == minute and not made.is_opening]
+            inside = [made for made in history if made.minute == minute and not made.is_opening]
             some = [*openings[minute][out:], *inside, *openings[minute + 1][:into]]
-            ours += len(some)
+            archive_count += len(some)
             if not is_equal(minute, some):
                 differing += 1
             elif out or into:
                 at_edge += 1
-        found.add(Outcome(differing, ours, at_edge))
+        found.add(Outcome(differing, archive_count, at_edge))
     least = min(outcome.differing for outcome in found)
     return {outcome for outcome in found if outcome.differing == least}
 
 
 def holds(report: IntervalReport, outcomes: set[Outcome]) -> bool:
-    told = (report.differing, report.archive_trades, report.at_boundary)
-    return told in {(outcome.differing, outcome.ours, outcome.at_edge) for outcome in outcomes}
+    counted = (report.differing, report.archive_trades, report.at_boundary)
+    return counted in {
+        (outcome.differing, outcome.archive_count, outcome.at_edge) for outcome in outcomes
+    }
 
 
 def values(some: Sequence[Made]) -> tuple[Decimal, ...] | None:
@@ -193,27 +195,30 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("file")
-    theirs = {
+    file_candles = {
         minute: values(happened(case.true, minute))
         for minute in range(MINUTES.start - 1, MINUTES.stop)
     }
-    in_file = [minute for minute, some in theirs.items() if some is not None]
+    in_file = [minute for minute, some in file_candles.items() if some is not None]
     compared = [
         minute
         for minute in range(MINUTES.start, MINUTES.stop + 1)
-        if is_told(minute, in_file, whole)
+        if is_stated(minute, in_file, whole)
         and any(s.after < minute * MINUTE and (minute + 1) * MINUTE - 1 <= s.through for s in spans)
     ]
     parts = [
-        (span, [held for held in rows(case.tape) if span.after < held[1] <= span.through])
+        (span, [held for held in rows(case.history) if span.after < held[1] <= span.through])
         for span in spans
     ]
     archive = hold(TradeStore(folder / "data"), parts)
-    tape = [made for made in case.tape if any(s.after < row(made)[1] <= s.through for s in spans)]
+    history = [
+        made for made in case.history if any(s.after < row(made)[1] <= s.through for s in spans)
+    ]
     path = folder / "XBTUSD_1.csv"
     path.write_text(
         "".join(
-            ",".join([str(minute * 60), *(str(value) for value in theirs[minute] or ())]) + "\n"
+            ",".join([str(minute * 60), *(str(value) for value in file_candles[minute] or ())])
+            + "\n"
             for minute in in_file
         )
     )
@@ -223,11 +228,13 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         [member] = find([str(path)], KnownComplete())
         local = LocalCandles(archive, "XBTUSD", 1)
         report = compare_blocks(local, spans, 1, whole, read_candles(member, 1))
-    outcomes = best(tape, compared, lambda minute, some: values(some) == theirs.get(minute))
+    outcomes = best(
+        history, compared, lambda minute, some: values(some) == file_candles.get(minute)
+    )
     assert holds(report, outcomes), (report, outcomes)
 
 
-def is_told(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool:
+def is_stated(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool:
     """Whether the file tells what happened in a minute."""
     if not in_file and None in whole:
         return False
@@ -246,27 +253,29 @@ def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counte
 ) -> None:
     """Before the first that it shows, and in the running one, nothing is compared."""
     opening = Made(FIRST - 9, False, "99.0", "1.5", FIRST - 9)
-    tape, true = [opening, *case.tape], [opening, *case.true]
+    history, true = [opening, *case.history], [opening, *case.true]
     span = Range(0, MINUTES.stop * MINUTE + MINUTE)
-    archive = hold(TradeStore(tmp_path_factory.mktemp("exchange") / "data"), [(span, rows(tape))])
+    archive = hold(
+        TradeStore(tmp_path_factory.mktemp("exchange") / "data"), [(span, rows(history))]
+    )
     shown = range(FIRST - 1 + skipped, MINUTES.stop)
-    theirs = [printed(true, minute, happened(true, minute)) for minute in shown]
-    report = compare_interval(LocalCandles(archive, "XBTUSD", 1), [span], 1, theirs)
-    known = {their.time_ns // MINUTE: their for their in theirs}
+    file_candles = [printed(true, minute, happened(true, minute)) for minute in shown]
+    report = compare_interval(LocalCandles(archive, "XBTUSD", 1), [span], 1, file_candles)
+    known = {their.time_ns // MINUTE: their for their in file_candles}
     outcomes = best(
-        tape,
+        history,
         shown[:-1],
-        lambda minute, some: printed(tape, minute, some) == known[minute],
+        lambda minute, some: printed(history, minute, some) == known[minute],
     )
     assert holds(report, outcomes), (report, outcomes)
     assert report.compared == len(shown) - 1
 
 
-def printed(tape: Sequence[Made], minute: int, some: Sequence[Made]) -> Candle:
+def printed(history: Sequence[Made], minute: int, some: Sequence[Made]) -> Candle:
     """A minute of some trades in the exchange's form."""
     if not some:
         before = [
-            trade for trade in tape if (trade.minute, not trade.is_opening) <= (minute, False)
+            trade for trade in history if (trade.minute, not trade.is_opening) <= (minute, False)
         ]
         close = Decimal(before[-1].price)
         return Candle(minute * MINUTE, close, close, close, close, Decimal(0), Decimal(0), 0)

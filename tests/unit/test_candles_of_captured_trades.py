@@ -48,11 +48,13 @@ def test_each_whole_minute_of_a_captured_page_is_krakens(tmp_path: Path) -> None
         if first <= candle["time"] <= last
     }
     body = json.loads((CAPTURED / "ohlc_XBTUSDT_1m_2025-11-10.json").read_bytes())
-    theirs = {row[0] * SECOND: row[1:] for row in body["result"]["XBTUSDT"]}
+    kraken_candles = {row[0] * SECOND: row[1:] for row in body["result"]["XBTUSDT"]}
     assert len(made) == 409
     shown = {time: [f"{candle[name]:f}" for name in PLAIN[1:-1]] for time, candle in made.items()}
-    assert shown == {time: theirs[time][:-1] for time in made}
-    assert [candle["count"] for candle in made.values()] == [theirs[time][-1] for time in made]
+    assert shown == {time: kraken_candles[time][:-1] for time in made}
+    assert [candle["count"] for candle in made.values()] == [
+        kraken_candles[time][-1] for time in made
+    ]
 
 
 def captured_csv() -> list[list[Any]]:
@@ -74,12 +76,12 @@ def test_each_whole_hour_of_the_trades_of_2018_is_krakens(tmp_path: Path) -> Non
     rows = expected(Market.from_rows(captured_csv()))
     made = {candle["time"]: candle for candle in answer(ohlc(held(tmp_path, rows), ask("1h")))}
     with (CAPTURED / "ohlcvt_XBTUSD_60_2018-05-08.csv").open(newline="") as file:
-        theirs = {
+        kraken_candles = {
             int(row[0]) * SECOND: [Decimal(field) for field in row[1:]] for row in csv.reader(file)
         }
     hours = sorted(made)[1:-1]
     names = ("open", "high", "low", "close", "volume", "count")
     assert {time: [made[time][name] for name in names] for time in hours} == {
-        time: theirs[time] for time in hours
+        time: kraken_candles[time] for time in hours
     }
     assert len(hours) > 80

@@ -79,13 +79,13 @@ class Served(NamedTuple):
 
 def walk(served: Served, after: int, *, cursors: bool = True) -> list[tuple[Any, ...]]:
     """The tape behind `after`, to the head."""
-    tape, found = PageMerger(after), []
+    merger, found = PageMerger(after), []
     for _ in range(10_000):
-        rows, cursor, unit = served.page(tape.next_since())
-        step = tape.join(rows, cursor if cursors else None, unit, FAR)
+        rows, cursor, unit = served.page(merger.next_since())
+        step = merger.join(rows, cursor if cursors else None, unit, FAR)
         found.append(step.rows)
         if step.result is JoinResult.NO_NEW_ROWS:
-            found.append(tape.finish())
+            found.append(merger.finish())
             break
     else:
         raise AssertionError("it never ended")
@@ -104,7 +104,7 @@ def truth(market: Market, after: int) -> list[tuple[Any, ...]]:
 def test_any_trades_with_less_than_a_page_between_margins_are_merged_exactly(
     data: st.DataObject,
 ) -> None:
-    market = data.draw(sample_trades.tapes(max_size=60))
+    market = data.draw(sample_trades.markets(max_size=60))
     after = data.draw(st.sampled_from([0, *(row[1] for row in expected(market))]))
     served = Served(market, data.draw(st.booleans()), 1_000)
     assert walk(served, after, cursors=data.draw(st.booleans())) == truth(market, after)
@@ -118,48 +118,48 @@ def test_any_long_history_is_merged_exactly(seed: int, inclusive: bool, cursors:
 
 
 def test_the_next_page_is_requested_from_the_margin_before_the_last_row() -> None:
-    tape = PageMerger(0)
-    tape.join(batch((1, 5_000_000_000_000_000_000 - 10**18, "1")), None, 100, FAR)
-    assert tape.next_since() == 4_000_000_000_000_000_000 - 1_000
+    merger = PageMerger(0)
+    merger.join(batch((1, 5_000_000_000_000_000_000 - 10**18, "1")), None, 100, FAR)
+    assert merger.next_since() == 4_000_000_000_000_000_000 - 1_000
 
 
 def test_a_page_of_four_decimals_widens_the_margin() -> None:
-    tape = PageMerger(0)
-    tape.join(batch((1, 1_600_000_000_000_100_000, "1")), None, 100_000, FAR)
-    assert tape.next_since() == 1_600_000_000_000_000_000
+    merger = PageMerger(0)
+    merger.join(batch((1, 1_600_000_000_000_100_000, "1")), None, 100_000, FAR)
+    assert merger.next_since() == 1_600_000_000_000_000_000
 
 
 def test_a_cursor_before_the_margin_is_stepped_back_from() -> None:
-    tape = PageMerger(0)
-    tape.join(batch((1, 1_600_000_000_000_100_000, "1")), 1_600_000_000_000_050_000, 100, FAR)
-    assert tape.next_since() == 1_600_000_000_000_049_999
+    merger = PageMerger(0)
+    merger.join(batch((1, 1_600_000_000_000_100_000, "1")), 1_600_000_000_000_050_000, 100, FAR)
+    assert merger.next_since() == 1_600_000_000_000_049_999
 
 
 def test_a_cursor_that_does_not_advance_is_not_believed() -> None:
-    tape = PageMerger(0)
-    tape.join(batch((1, 1_600_000_000_000_100_000, "1")), 1_600_000_000_000_100_000, 100, FAR)
-    tape.join(
+    merger = PageMerger(0)
+    merger.join(batch((1, 1_600_000_000_000_100_000, "1")), 1_600_000_000_000_100_000, 100, FAR)
+    merger.join(
         batch((1, 1_600_000_000_000_100_000, "1"), (2, 1_600_000_000_500_000_000, "1")),
         1_600_000_000_000_100_000,
         100,
         FAR,
     )
-    assert tape.next_since() == 1_600_000_000_499_999_000
+    assert merger.next_since() == 1_600_000_000_499_999_000
 
 
 def test_a_full_page_that_ends_before_what_is_held_is_stale() -> None:
-    tape = PageMerger(0)
-    tape.join(batch((9, 1_600_000_001_000_000_000, "1")), None, 100, FAR)
+    merger = PageMerger(0)
+    merger.join(batch((9, 1_600_000_001_000_000_000, "1")), None, 100, FAR)
     old = batch(*((None, 1_500_000_000_000_000_000 + i, "1") for i in range(1_000)))
-    assert tape.join(old, None, 100, FAR).result is JoinResult.MISSING_OVERLAP
+    assert merger.join(old, None, 100, FAR).result is JoinResult.MISSING_OVERLAP
 
 
 def test_a_page_that_leaves_out_the_last_row_held_is_never_joined() -> None:
-    tape = PageMerger(0)
-    tape.join(batch((1, 1_600_000_000_000_000_000, "1")), None, 100, FAR)
+    merger = PageMerger(0)
+    merger.join(batch((1, 1_600_000_000_000_000_000, "1")), None, 100, FAR)
     later = batch((5, 1_600_000_005_000_000_000, "1"))
-    verdicts = {tape.join(later, None, 100, FAR).result for _ in range(5)}
-    assert (verdicts, tape.finish().num_rows) == ({JoinResult.MISSING_OVERLAP}, 1)
+    verdicts = {merger.join(later, None, 100, FAR).result for _ in range(5)}
+    assert (verdicts, merger.finish().num_rows) == ({JoinResult.MISSING_OVERLAP}, 1)
 
 
 @pytest.mark.parametrize("has_ids", [True, False])
@@ -168,9 +168,9 @@ def test_a_last_row_that_every_answer_prints_too_late_does_not_end_the_range(
 ) -> None:
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     second_ns, limit = 1_000_000_000, 1_600_000_012_000_000_000
-    tape, found = PageMerger(1_599_999_999_000_000_000), 0
+    merger, found = PageMerger(1_599_999_999_000_000_000), 0
     for _ in range(20):
-        first = max(0, tape.next_since() - 1_600_000_000_000_000_000 + second_ns) // second_ns
+        first = max(0, merger.next_since() - 1_600_000_000_000_000_000 + second_ns) // second_ns
         page = [
             (
                 number + 1 if has_ids else None,
@@ -179,7 +179,7 @@ def test_a_last_row_that_every_answer_prints_too_late_does_not_end_the_range(
             )
             for number in range(first, min(first + 5, 20))
         ]
-        step = tape.join(batch(*page), None, 100, limit)
+        step = merger.join(batch(*page), None, 100, limit)
         found += step.rows.num_rows
         if step.result is JoinResult.REACHED_END:
             break
@@ -250,16 +250,16 @@ def test_an_id_gap_names_the_trades_on_both_sides() -> None:
 
 
 def test_trades_of_another_answer_fill_the_id_gap() -> None:
-    ours = batch((1, 1, "1"), (4, 4, "4"), (6, 6, "6"))
+    known = batch((1, 1, "1"), (4, 4, "4"), (6, 6, "6"))
     found = batch((1, 1, "1"), (2, 2, "2"), (None, 3, "3"), (4, 4, "4"), (5, 5, "5"), (6, 6, "6"))
     gaps = [IdGap(1, 4, 1, 4, 1, 1), IdGap(4, 6, 4, 6, 2, 2)]
-    assert rows_of(fill_gaps(ours, gaps, found, Range(0, FAR))) == rows_of(found)
+    assert rows_of(fill_gaps(known, gaps, found, Range(0, FAR))) == rows_of(found)
 
 
 def test_what_lies_outside_of_the_range_does_not_go_into_the_gap() -> None:
-    ours = batch((4, 4, "4"))
+    known = batch((4, 4, "4"))
     found = batch((1, 1, "1"), (2, 2, "2"), (3, 3, "3"), (4, 4, "4"))
-    assert rows_of(fill_gaps(ours, [IdGap(1, 4, 1, 4)], found, Range(2, FAR))) == [
+    assert rows_of(fill_gaps(known, [IdGap(1, 4, 1, 4)], found, Range(2, FAR))) == [
         (3, 3, "3"),
         (4, 4, "4"),
     ]
@@ -274,10 +274,10 @@ def test_an_empty_page_has_no_new_rows() -> None:
 
 
 def test_coarse_times_are_requested_again_from_further_back() -> None:
-    tape = PageMerger(1_600_000_000_000_000_000)
+    merger = PageMerger(1_600_000_000_000_000_000)
     coarse = batch((1, 1_600_000_000_500_000_000, "1"))
-    verdict = tape.join(coarse, None, 100_000_000, FAR).result
-    assert (verdict, tape.next_since()) == (JoinResult.REQUEST_EARLIER, 1_599_999_999_900_000_000)
+    verdict = merger.join(coarse, None, 100_000_000, FAR).result
+    assert (verdict, merger.next_since()) == (JoinResult.REQUEST_EARLIER, 1_599_999_999_900_000_000)
 
 
 def test_a_trade_alike_at_the_neighbouring_nanosecond_is_never_taken_for_a_repeat() -> None:

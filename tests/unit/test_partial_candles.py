@@ -9,7 +9,7 @@ from itertools import pairwise
 import candle_oracle
 import pyarrow as pa
 import pytest
-from candle_cases import MADE_TAPES
+from candle_cases import MADE_HISTORIES
 from candle_cases import batch as rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +40,7 @@ def small_parts() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("levels", [["1m"], ["1m", "1h"], ["7m", "1h"], ["1s", "1m", "5m", "1d"]])
-@pytest.mark.parametrize("name", MADE_TAPES)
+@pytest.mark.parametrize("name", MADE_HISTORIES)
 @given(
     places=st.lists(st.integers(0, 10_000), max_size=5),
 )
@@ -48,12 +48,12 @@ def small_parts() -> Iterator[None]:
 def test_two_ways_to_count_agree_to_the_bit(
     name: str, levels: list[str], places: list[int]
 ) -> None:
-    agree(trades_batch(MADE_TAPES[name]), levels, places)
+    agree(trades_batch(MADE_HISTORIES[name]), levels, places)
 
 
-@pytest.mark.parametrize("name", MADE_TAPES)
+@pytest.mark.parametrize("name", MADE_HISTORIES)
 def test_they_agree_where_each_row_is_counted_alone(name: str) -> None:
-    batch = trades_batch(MADE_TAPES[name]).slice(0, 60)
+    batch = trades_batch(MADE_HISTORIES[name]).slice(0, 60)
     agree(batch, ["1s", "1m", "5m", "1d"], [*range(1, 60)])
 
 
@@ -76,7 +76,7 @@ def test_nothing_counted_is_no_candle() -> None:
 
 @pytest.mark.parametrize("column", ["price", "volume"])
 def test_a_price_or_a_volume_below_0_is_not_counted(column: str) -> None:
-    batch = trades_batch(MADE_TAPES["busy"])
+    batch = trades_batch(MADE_HISTORIES["busy"])
     place = batch.schema.get_field_index(column)
     kind = batch.schema.field(column).type
     values = [-value if at == 3 else value for at, value in enumerate(batch[column].to_pylist())]

@@ -41,7 +41,9 @@ class Clock:
         return self.now_s
 
 
-def crawled(run: RunProgress, clock: Clock, pair: str, seconds: int, expected: int | None) -> None:
+def read_days(
+    run: RunProgress, clock: Clock, pair: str, seconds: int, expected: int | None
+) -> None:
     """A pair that reads a full page each second, and a day of trades with each."""
     run.add(Started(pair, [MONTH], expected))
     for page in range(1, seconds + 1):
@@ -52,7 +54,7 @@ def crawled(run: RunProgress, clock: Clock, pair: str, seconds: int, expected: i
 def one_pair(expected: int | None = 30_000) -> RunProgress:
     clock = Clock()
     run = RunProgress(clock)
-    crawled(run, clock, "XBTUSD", 10, expected)
+    read_days(run, clock, "XBTUSD", 10, expected)
     return run
 
 
@@ -160,7 +162,7 @@ def test_work_on_files_counts_files() -> None:
 def test_the_time_left_stays_as_it_is_between_two_pages() -> None:
     clock = Clock()
     run = RunProgress(clock)
-    crawled(run, clock, "XBTUSD", 4, 30_000)
+    read_days(run, clock, "XBTUSD", 4, 30_000)
     found = []
     for _ in range(5):
         found.append(run.left_s)
@@ -413,10 +415,10 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         lines.show(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY))
     clock.now_s = 30
     lines.show(BackfillResult("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
-    told: list[dict[str, Any]] = [
+    log_events: list[dict[str, Any]] = [
         json.loads(splitline) for splitline in capsys.readouterr().err.splitlines()
     ]
-    assert [event["event"] for event in told] == [
+    assert [event["event"] for event in log_events] == [
         "begun",
         "started",
         "pageread",
@@ -424,7 +426,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         "result",
         "overall",
     ]
-    assert told[3] == {
+    assert log_events[3] == {
         "event": "pageread",
         "time": "2024-01-01T00:00:11Z",
         "pair": "XBTUSD",
@@ -434,7 +436,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         "pages_s": 0.261,
         "left_s": 104,
     }
-    assert told[4:] == [
+    assert log_events[4:] == [
         {
             "event": "result",
             "time": "2024-01-01T00:00:30Z",

@@ -33,7 +33,7 @@ A, B, C = segment(0, 10), segment(10, 20), segment(20, 30)
 
 
 @dataclass
-class Told(SegmentReader):
+class Evidence(SegmentReader):
     """Evidence made by hand: files say what their names say, and agree, unless told otherwise."""
 
     claimed: dict[str, Footer] = field(default_factory=dict)
@@ -59,41 +59,41 @@ def paths(found: list[BrokenFile]) -> list[str]:
 
 
 def test_without_faults_no_file_is_moved() -> None:
-    assert plan_repair(report(), [A, B], Told()) == []
+    assert plan_repair(report(), [A, B], Evidence()) == []
 
 
 def test_a_missing_file_can_not_be_moved() -> None:
-    assert plan_repair(report(Fault(PAIR, B.range, None, "lost")), [A], Told()) == []
+    assert plan_repair(report(Fault(PAIR, B.range, None, "lost")), [A], Evidence()) == []
 
 
 def test_a_broken_file_is_moved_once_with_all_its_faults() -> None:
-    found = plan_repair(report(wrong(B, "one"), wrong(B, "two")), [A, B], Told())
+    found = plan_repair(report(wrong(B, "one"), wrong(B, "two")), [A, B], Evidence())
     assert found == [BrokenFile(B.path, B.range, ("one", "two"), (B.range,))]
 
 
 def test_overlaps_are_judged_without_the_broken_files() -> None:
     wide = segment(0, 25)
     faults = [wrong(wide), wrong(C, "overlap", wide)]
-    told = Told(disagreeing={(wide, C)})
-    assert paths(plan_repair(report(*faults), [wide, C], told)) == [wide.path]
+    evidence = Evidence(disagreeing={(wide, C)})
+    assert paths(plan_repair(report(*faults), [wide, C], evidence)) == [wide.path]
 
 
 def test_of_sound_overlapping_files_the_later_is_moved() -> None:
     later, last = segment(5, 15), segment(12, 30)
     faults = [wrong(later, "overlap", A), wrong(last, "overlap", later)]
     # Once the one in the middle is gone, the others do not overlap.
-    assert paths(plan_repair(report(*faults), [A, later, last], Told())) == [later.path]
+    assert paths(plan_repair(report(*faults), [A, later, last], Evidence())) == [later.path]
 
 
 def test_a_file_inside_another_with_the_same_rows_is_left_for_the_sweep() -> None:
     inner = segment(2, 8)
-    assert plan_repair(report(wrong(inner, "overlap", A)), [A, inner], Told()) == []
+    assert plan_repair(report(wrong(inner, "overlap", A)), [A, inner], Evidence()) == []
 
 
 @pytest.mark.parametrize("other", [segment(2, 8), segment(5, 15)], ids=["inside", "in part"])
 def test_of_overlapping_files_with_different_rows_both_are_moved(other: Segment) -> None:
-    told = Told(disagreeing={(A, other)})
-    found = plan_repair(report(wrong(other, "overlap", A)), [A, other], told)
+    evidence = Evidence(disagreeing={(A, other)})
+    found = plan_repair(report(wrong(other, "overlap", A)), [A, other], evidence)
     assert {broken.path: broken.faults for broken in found} == {
         A.path: (f"it overlaps with {other.path}, which has other trades",),
         other.path: (f"it overlaps with {A.path}, which has other trades",),
@@ -102,24 +102,28 @@ def test_of_overlapping_files_with_different_rows_both_are_moved(other: Segment)
 
 def test_sound_files_between_whose_ids_others_are_missing_stay() -> None:
     seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path, Range(9, 11))
-    assert paths(plan_repair(report(seam), [A, B, C], Told())) == []
-    assert paths(plan_repair(report(seam, wrong(C)), [A, B, C], Told())) == [C.path]
+    assert paths(plan_repair(report(seam), [A, B, C], Evidence())) == []
+    assert paths(plan_repair(report(seam, wrong(C)), [A, B, C], Evidence())) == [C.path]
 
 
 def test_a_broken_rollup_is_moved_and_no_range_is_requested() -> None:
     path = A.path.replace("trades/", "candles/interval=1m/")
-    found = plan_repair(report(Fault(PAIR, A.range, path, "altered")), [A], Told())
+    found = plan_repair(report(Fault(PAIR, A.range, path, "altered")), [A], Evidence())
     assert found == [BrokenFile(path, A.range, ("altered",))]
 
 
 def test_an_unreadable_record_of_requested_ranges_is_moved_first() -> None:
     path = f"wanted/{PAIR}.json"
     faults = [wrong(A), Fault(PAIR, A.range, "candles/x", "odd"), Fault(PAIR, A.range, path, "odd")]
-    assert paths(plan_repair(report(*faults), [A], Told())) == [path, "candles/x", A.path]
+    assert paths(plan_repair(report(*faults), [A], Evidence())) == [
+        path,
+        "candles/x",
+        A.path,
+    ]
 
 
 def test_files_of_an_unknown_kind_are_not_moved() -> None:
-    assert plan_repair(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Told()) == []
+    assert plan_repair(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Evidence()) == []
 
 
 # --- what is owed --------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ NAME = Range(100, 200)
 
 
 @pytest.mark.parametrize(
-    ("told", "bounds", "spans"),
+    ("footer_range", "bounds", "spans"),
     [
         (NAME, (101, 200), [NAME]),
         (Range(100, 150), (101, 150), [Range(100, 150)]),
@@ -153,9 +157,9 @@ NAME = Range(100, 200)
     ],
 )
 def test_the_times_of_the_rows_decide_between_name_and_footer(
-    told: Range, bounds: tuple[int, int] | None, spans: list[Range]
+    footer_range: Range, bounds: tuple[int, int] | None, spans: list[Range]
 ) -> None:
-    assert expected_ranges(segment(*NAME), Footer(told, BTC, bounds=bounds)) == (
+    assert expected_ranges(segment(*NAME), Footer(footer_range, BTC, bounds=bounds)) == (
         tuple(spans),
         False,
     )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import sample_trades
 from candle_cases import (
-    MADE_TAPES,
+    MADE_HISTORIES,
     MINUTE,
     PAIR,
     SECOND,
@@ -72,7 +72,7 @@ def pairs_of_archives(
 ) -> dict[str, tuple[TradeStore, ...]]:
     """Of each made tape an archive of ticks alone, and its copy with roll-ups."""
     made: dict[str, tuple[TradeStore, ...]] = {}
-    for name, rows in MADE_TAPES.items():
+    for name, rows in MADE_HISTORIES.items():
         stamps = [row[1] for row in rows]
         bounds = sorted({0, *stamps[:: len(stamps) // 5], stamps[-1] + 1})
         plain = hold(TradeStore(tmp_path_factory.mktemp("plain")), cut(rows, bounds))
@@ -88,7 +88,7 @@ def pairs_of_archives(
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
-@pytest.mark.parametrize("name", MADE_TAPES)
+@pytest.mark.parametrize("name", MADE_HISTORIES)
 def test_every_column_equals_the_oracles(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]], name: str, interval: str
 ) -> None:
@@ -96,7 +96,7 @@ def test_every_column_equals_the_oracles(
     made = answer(ohlc(archive, ask(interval, all_columns=True)))
     width = parse_interval(interval).width_ns
     assert width is not None
-    assert is_equal(made, candle_oracle.candles(MADE_TAPES[name], width), candle_oracle.COLUMNS)
+    assert is_equal(made, candle_oracle.candles(MADE_HISTORIES[name], width), candle_oracle.COLUMNS)
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -105,7 +105,7 @@ def test_candles_from_trades_and_from_rollups_have_the_same_bytes(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]], name: str, fill: str
 ) -> None:
     plain, archive = pairs_of_archives[name]
-    for span in spans_of(MADE_TAPES[name]):
+    for span in spans_of(MADE_HISTORIES[name]):
         for interval in ("1m", "7m", "1h"):
             question = {"interval": interval, "span": span, "fill": fill, "all_columns": True}
             assert table(archive, **question).equals(table(plain, **question))
@@ -117,7 +117,7 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]],
 ) -> None:
     _, archive = pairs_of_archives["busy"]
-    question = ask("4h", span=spans_of(MADE_TAPES["busy"])[1], all_columns=True)
+    question = ask("4h", span=spans_of(MADE_HISTORIES["busy"])[1], all_columns=True)
     found = [
         pa.Table.from_batches(candle_batches(archive, question, threads=threads))
         for threads in [1, 2] * 10
@@ -137,7 +137,7 @@ def test_calendar_candles_from_trades_and_from_rollups_are_equal(
 
 
 @given(
-    sample_trades.tapes(min_size=1),
+    sample_trades.markets(min_size=1),
     st.lists(st.integers(0, 60), max_size=3),
     st.tuples(st.sampled_from(["1m", "3m", "1h"]), st.sampled_from(FILLS)),
     st.integers(-90, 90),

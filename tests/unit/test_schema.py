@@ -149,25 +149,25 @@ def test_rows_of_a_slice_get_their_ties_too() -> None:
     assert made.equals(batch(rows[3:24]))
 
 
-TAPE = expected(sample_trades.market(sample_trades.one_stamp(20, before=3, after=3)))
+HISTORY = expected(sample_trades.market(sample_trades.one_stamp(20, before=3, after=3)))
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, len(TAPE)), max_size=4).map(sorted))
+@given(st.lists(st.integers(0, len(HISTORY)), max_size=4).map(sorted))
 def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> None:
-    ends = [0, *cuts, len(TAPE)]
-    whole = batch(TAPE, ROWS)
+    ends = [0, *cuts, len(HISTORY)]
+    whole = batch(HISTORY, ROWS)
     parts = [whole.slice(start, end - start) for start, end in pairwise(ends)]
     assert (
         pa.Table.from_batches(with_ties(parts))
         .combine_chunks()
-        .equals(pa.Table.from_batches([batch(TAPE)]))
+        .equals(pa.Table.from_batches([batch(HISTORY)]))
     )
 
 
 def test_ties_count_on_in_a_group_longer_than_a_step() -> None:
     rows = 2 * STEP_ROWS + 5
-    single = batch(TAPE[:1], ROWS)
+    single = batch(HISTORY[:1], ROWS)
     many = pa.Table.from_batches([single]).take(np.zeros(rows, dtype=np.int64)).to_batches()
     made = list(with_ties(many))
     assert [part.num_rows for part in made] == [STEP_ROWS, STEP_ROWS, 5]

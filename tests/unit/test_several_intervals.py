@@ -157,7 +157,7 @@ def test_several_intervals_with_kraken_fill_equal_single_queries(
 
 
 @given(
-    sample_trades.tapes(min_size=1),
+    sample_trades.markets(min_size=1),
     st.lists(st.integers(0, 60), max_size=3),
     st.lists(st.sampled_from(["1s", "7s", "1m", "3m", "1h", "1d", "1mo"]), min_size=2, max_size=3),
     st.sampled_from([0, 1, 30 * SECOND]),
@@ -185,7 +185,7 @@ def test_several_intervals_of_any_trades_in_any_segments_equal_single_queries(
 
 
 @pytest.fixture
-def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
+def pieces_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     """Each piece of ticks that a query is made for."""
     read: list[Piece] = []
     real = source_choice.trades_sql
@@ -204,12 +204,12 @@ def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
 def test_several_intervals_read_each_trade_once(
     archives: dict[str, TradeStore],
     monkeypatch: pytest.MonkeyPatch,
-    ticks_read: list[Piece],
+    pieces_read: list[Piece],
     lengths: tuple[str, ...],
 ) -> None:
     in_small_parts(monkeypatch, 300)
     together(archives["ticks"], ask(span=CUT), lengths)
-    spans = sorted(piece.within for piece in ticks_read)
+    spans = sorted(piece.within for piece in pieces_read)
     held = [piece.within for piece in archives["ticks"].pieces(PAIR, CUT)]
     assert sum(through - after for after, through in spans) == sum(b - a for a, b in held)
     assert union(spans) == union(held)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from stored_trades import put, tape
+from stored_trades import made_rows, put
 
 from harvester.cli import output
 from harvester.cli.status import _redraw
@@ -43,7 +43,7 @@ def days(first: int, last: int) -> Range:
 def daily(first: int, last: int, a_day: int) -> list[object]:
     """So many trades a day, evenly."""
     begin = YEAR_2020 + first * DAY
-    return tape([begin + i * DAY // a_day for i in range((last - first) * a_day)])
+    return made_rows([begin + i * DAY // a_day for i in range((last - first) * a_day)])
 
 
 @pytest.fixture
@@ -327,14 +327,14 @@ def test_ages_are_short(seconds: int | None, said: str) -> None:
 
 def test_a_gap_is_shown_in_dates_and_with_exact_in_nanoseconds() -> None:
     found = [PairStatus(PAIR, coverage=[days(366, 400)], gaps=[days(0, 366), days(400, 401)])]
-    told = [
+    lines = [
         f"{PAIR}: not covered: 2020-01-01 to 2021-01-01",
         f"{PAIR}: not covered: 2021-02-04 to 2021-02-05",
     ]
-    assert remarks(found) == told
+    assert remarks(found) == lines
     assert remarks(found, exact=True) == [
-        f"{told[0]} (1577836799999999999, 1609459199999999999]",
-        f"{told[1]} (1612396799999999999, 1612483199999999999]",
+        f"{lines[0]} (1577836799999999999, 1609459199999999999]",
+        f"{lines[1]} (1612396799999999999, 1612483199999999999]",
     ]
 
 

@@ -28,7 +28,7 @@ def rows_of(rows: list[Row]) -> pa.RecordBatch:
     return made.set_column(0, made.schema.field("trade_id"), ids)
 
 
-def told(rows: pa.RecordBatch) -> list[Row]:
+def ids_and_times(rows: pa.RecordBatch) -> list[Row]:
     """The ids and times of rows."""
     return list(zip(trade_ids(rows).tolist(), times(rows).tolist(), strict=True))
 
@@ -62,7 +62,7 @@ LIKE_A_PAGE = st.integers(1, 9).flatmap(
 @example([(1, 1), (2, 1), (2, 1), (3, 2)])
 @example([(0, 1), (1, 1), (2, 2)])
 def test_rows_come_by_time_and_id_without_repeats(rows: list[Row]) -> None:
-    assert told(sort_rows(rows_of(rows))) == ordered(rows)
+    assert ids_and_times(sort_rows(rows_of(rows))) == ordered(rows)
 
 
 GROUP = st.lists(st.integers(1, 9), unique=True, min_size=1, max_size=6).map(sorted)
@@ -79,7 +79,7 @@ def test_two_views_of_one_time_are_merged_into_all_their_rows(
     united = merge_rows(
         rows_of([(stamp, 7) for stamp in held]), rows_of([(stamp, 7) for stamp in new])
     )
-    assert told(united) == [(stamp, 7) for stamp in sorted({*held, *new})]
+    assert ids_and_times(united) == [(stamp, 7) for stamp in sorted({*held, *new})]
 
 
 def gaps_by_hand(edge: LastId | None, rows: list[Row]) -> tuple[list[tuple[int, int]], Any]:
@@ -208,10 +208,10 @@ def test_a_gap_is_looked_for_between_the_nearest_trades_of_its_ids() -> None:
 
 def test_what_fills_a_gap_leaves_out_no_trade_and_repeats_none() -> None:
     changed, behind = FIRST._replace(price=Decimal(2)), Trade(8, 9, Decimal(3))
-    ours = batch_of([FIRST, changed, Trade(0, 8), Trade(8, 9)])
-    gaps, _ = find_gaps(None, ours)
+    own_rows = batch_of([FIRST, changed, Trade(0, 8), Trade(8, 9)])
+    gaps, _ = find_gaps(None, own_rows)
     found = [changed, Trade(6, 8), Trade(0, 8, Decimal(4)), Trade(8, 9), behind]
     for _ in range(2):
-        ours = fill_gaps(ours, gaps, batch_of(found), Range(0, 100))
-        assert Counter(trades_in(ours)) == Counter([FIRST, Trade(0, 8), *found])
-        assert [trade.trade_id for trade in trades_in(ours)] == [5, 5, 0, 6, 0, 8, 8]
+        own_rows = fill_gaps(own_rows, gaps, batch_of(found), Range(0, 100))
+        assert Counter(trades_in(own_rows)) == Counter([FIRST, Trade(0, 8), *found])
+        assert [trade.trade_id for trade in trades_in(own_rows)] == [5, 5, 0, 6, 0, 8, 8]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored_trades import PAIR, archive, put, tape
+from stored_trades import PAIR, archive, made_rows, put
 
 from harvester.errors import ArchiveDamaged
 from harvester.storage import archive_files
@@ -43,7 +43,7 @@ def places(rows: list[Any], span: Range) -> list[tuple[int, int]]:
     return [(row[1], row[2]) for row in rows if span.after < row[1] <= span.through]
 
 
-ROWS = tape([5, 10, 10, 15, 20, 20, 20, 25, 30, 35])
+ROWS = made_rows([5, 10, 10, 15, 20, 20, 20, 25, 30, 35])
 
 
 # What is held.
@@ -197,7 +197,7 @@ def test_a_file_that_vanishes_half_read_loses_and_repeats_nothing(
 ) -> None:
     # Row groups of two end inside the groups of equal time.
     monkeypatch.setattr(segments_module, "ROW_GROUP_ROWS", 2)
-    rows = tape([5, 10, 10, 10, 10, 10, 15, 20, 20])
+    rows = made_rows([5, 10, 10, 10, 10, 10, 15, 20, 20])
     put(archive, Range(0, 40), rows)
     cut_off(monkeypatch, batches)
     assert seen(archive.scan(PAIR)) == places(rows, Range(0, 40))
@@ -278,7 +278,7 @@ def test_a_damaged_file_is_an_error_that_names_its_path(archive: TradeStore) -> 
 
 # The seams.
 
-LOOSE = tape([5, 10, 15, 20, 25, 30], [None, 2, None, None, None, 6])
+LOOSE = made_rows([5, 10, 15, 20, 25, 30], [None, 2, None, None, None, 6])
 
 
 @pytest.fixture

@@ -90,8 +90,8 @@ def test_an_id_gap_at_the_end_of_the_range_is_recorded_in_the_last_segment(
         buffer.add(rows(6), 7)
         asyncio.run(buffer.flush())
         asyncio.run(buffer.flush(final=True))
-    told = [archive.footer(segment) for segment in archive.segments("A")]
-    assert [(each.jumps, each.unasked_jumps) for each in told] == [
+    footers = [archive.footer(segment) for segment in archive.segments("A")]
+    assert [(each.jumps, each.unasked_jumps) for each in footers] == [
         ((), 0),
         ((ConfirmedIdGap(3, 6), ConfirmedIdGap(6, 9)), 2),
     ]
@@ -111,8 +111,8 @@ def test_an_id_gap_is_recorded_in_the_segment_of_the_trade_behind_it(tmp_path: P
         buffer.cursor = "1"
         buffer.note([IdGap(2, 7, 2, 7)])
         asyncio.run(both(buffer))
-    jumps = [archive.footer(segment).jumps for segment in archive.segments("A")]
-    assert jumps == [(), (ConfirmedIdGap(2, 7),)]
+    recorded = [archive.footer(segment).jumps for segment in archive.segments("A")]
+    assert recorded == [(), (ConfirmedIdGap(2, 7),)]
 
 
 def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,10 +258,10 @@ def test_files_of_one_pair_at_a_time_are_merged(
 
         for each in (pair_writer, other):
             monkeypatch.setattr(each, "compact", partial(merge, each))
-        told = {"A": lambda _event: None, "B": lambda _event: committed.set()}
+        footers = {"A": lambda _event: None, "B": lambda _event: committed.set()}
         tasks = []
         for each in (pair_writer, other):
-            buffer = WriteBuffer(each, 0, "{}", told[each.pair], merging)
+            buffer = WriteBuffer(each, 0, "{}", footers[each.pair], merging)
             buffer.add(rows(1, 2), 2)
             tasks.append(asyncio.create_task(buffer.flush()))
             await (first if each is pair_writer else committed).wait()

@@ -190,15 +190,15 @@ def compare(trades: int, rounds: int, gzip: str) -> dict[str, Any]:
                 costs[f"bare {client}"].append(bare(url, client, trades))
     middles = {name: middle(several) for name, several in costs.items()}
     faster = min((f"bare {client}" for client in BARE), key=lambda name: middles[name].wall_s)
-    ours, theirs = middles["harvester"], middles[faster]
+    harvester_run, loop_run = middles["harvester"], middles[faster]
     return {
         "trades": trades,
         "gzip": gzip,
         "rounds": rounds,
         "runs": {name: cost._asdict() for name, cost in middles.items()},
         "faster_bare": faster,
-        "wall_ratio": ours.wall_s / theirs.wall_s,
-        "cpu_ratio": ours.cpu_s / theirs.cpu_s,
+        "wall_ratio": harvester_run.wall_s / loop_run.wall_s,
+        "cpu_ratio": harvester_run.cpu_s / loop_run.cpu_s,
     }
 
 
@@ -256,7 +256,7 @@ def main() -> None:
     print()
     for text, is_met in met.items():
         print(f"{'met   ' if is_met else 'MISSED'} {text}")
-    print(json.dumps({"benchmark": "crawl", "sizes": sizes, "targets": met}))
+    print(json.dumps({"benchmark": "backfill", "sizes": sizes, "targets": met}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast a ZIP of CSVs becomes an archive, beside pandas, which rounds and checks nothing.
 
-    python benchmarks/bulk.py --rows 20000000
+    python benchmarks/csv_import.py --rows 20000000
 
 Prints a table, and as its last line one JSON object.
 """
@@ -75,7 +75,7 @@ def main() -> None:
         for number in range(given.rounds):
             for name in programs:
                 figures[name].append(measure(name, folder, number, truth))
-        tell(figures, sum(rows for rows, _ in truth.values()))
+        print_report(figures, sum(rows for rows, _ in truth.values()))
 
 
 def make(path: Path, rows: int, pairs: int, wide_files: int) -> dict[str, tuple[int, Decimal]]:
@@ -169,19 +169,19 @@ def check(report: dict[str, Any], truth: dict[str, tuple[int, Decimal]]) -> None
         raise SystemExit("harvester kept other rows than were made")
 
 
-def tell(figures: dict[str, list[dict[str, float]]], rows: int) -> None:
+def print_report(figures: dict[str, list[dict[str, float]]], rows: int) -> None:
     """A table, and one line of JSON."""
     medians = {
         name: {what: statistics.median(run[what] for run in some) for what in some[0]}
         for name, some in figures.items()
     }
-    ours = medians["harvester"]["wall"]
+    own = medians["harvester"]["wall"]
     print(f"{'':16}{'wall s':>8}{'CPU s':>8}{'M rows/s':>10}{'peak MB':>9}{'x time':>8}")
     for name, middle in medians.items():
         pace = rows / middle["wall"] / 1e6
         print(
             f"{name:16}{middle['wall']:8.1f}{middle['cpu']:8.1f}{pace:10.2f}{middle['peak']:9.0f}"
-            f"{middle['wall'] / ours:8.2f}"
+            f"{middle['wall'] / own:8.2f}"
         )
     print(json.dumps({"rows": rows, "medians": medians}))
 
