@@ -1,6 +1,6 @@
-"""The crawl against a bare loop that stores nothing, whole process against whole process.
+"""A backfill against a bare loop that stores nothing, whole process against whole process.
 
-Both ask the same stand-in exchange, a process of its own on loopback. See benchmarks/README.md.
+Both ask the same test exchange, a process of its own on loopback. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Loop:
         return {"pair": "XBTUSD", "since": self.since}
 
     def follow(self, answer: dict[str, Any]) -> bool:
-        """Take a page; tells whether there may be more."""
+        """Take a page; returns whether there may be more."""
         result = answer["result"]
         last = result.pop("last")
         (rows,) = result.values()
@@ -129,14 +129,14 @@ def measured(command: list[str], folder: Path) -> tuple[Cost, str]:
 
 @contextmanager
 def sample_exchange(trades: int, gzip: str, *more: str) -> Iterator[str]:
-    """Start the stand-in exchange and give its address; it is ended by its own id."""
+    """Start the test exchange and give its address; it is ended by its own id."""
     command = [sys.executable, str(STAND_IN), "--trades", str(trades), "--seed", "7", *more]
     command += {"each": [], "once": ["--cache-gzip"], "none": ["--no-gzip"]}[gzip]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().strip() if process.stdout else ""
             if not url:
-                message = "the stand-in exchange did not start"
+                message = "the test exchange did not start"
                 raise RuntimeError(message)
             yield url
         finally:
@@ -152,7 +152,7 @@ def backfill(url: str, trades: int) -> Cost:
         _, text = measured([str(HARVESTER), "status", "--json", "-d", "data"], folder)
         held = sum(pair["trades"] for pair in json.loads(text))
     if held != trades:
-        message = f"the archive holds {held:,} trades, the stand-in has {trades:,}"
+        message = f"the archive holds {held:,} trades, the test exchange has {trades:,}"
         raise RuntimeError(message)
     return cost
 
@@ -180,10 +180,10 @@ def middle(costs: list[Cost]) -> Cost:
 
 
 def compare(trades: int, rounds: int, gzip: str) -> dict[str, Any]:
-    """Measure all programs in turn, round after round, over one stand-in."""
+    """Measure all programs in turn, round after round, over one test exchange."""
     costs: dict[str, list[Cost]] = {"harvester": [], **{f"bare {name}": [] for name in BARE}}
     with sample_exchange(trades, gzip) as url:
-        backfill(url, trades)  # warms the file cache, and the stand-in
+        backfill(url, trades)  # warms the file cache, and the test exchange
         for _ in range(rounds):
             for client in BARE:
                 costs["harvester"].append(backfill(url, trades))
@@ -216,7 +216,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def targets(sizes: list[dict[str, Any]]) -> dict[str, bool]:
-    """Tell which targets are met."""
+    """Return which targets are met."""
     peaks = [figures["runs"]["harvester"]["peak_mb"] for figures in sizes]
     met = {
         f"wall at most {MOST_WALL_RATIO:g} times the bare loop's": all(

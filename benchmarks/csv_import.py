@@ -56,7 +56,7 @@ PANDAS_EXACT = "from decimal import Decimal\n" + PANDAS.replace("{options}", EXA
 
 
 def main() -> None:
-    """Measure, compare, tell."""
+    """Measure, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000_000)
     parser.add_argument("--pairs", type=int, default=30)

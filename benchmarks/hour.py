@@ -1,4 +1,4 @@
-"""A long crawl at a limited pace: does memory stay flat, and is no call left unused?
+"""A long backfill at a limited pace: does memory stay flat, and is no call left unused?
 
 See benchmarks/README.md.
 """
@@ -37,7 +37,7 @@ MOST_FILES = 4
 
 
 class Sample(NamedTuple):
-    """What the crawl held at one moment."""
+    """The memory of the backfill at one moment."""
 
     second: float
     resident_mb: float
@@ -45,11 +45,11 @@ class Sample(NamedTuple):
     segments: int
 
 
-# --- the stand-in --------------------------------------------------------------------------------
+# --- the test exchange ----------------------------------------------------------------------------
 
 
 def serve(pairs: int, trades: int, rate: float) -> None:
-    """Serve the same tape under several names, with a limit of calls, until told to end."""
+    """Serve the same trades under several names, with a limit of calls, until terminated."""
     sys.path.insert(0, str(TESTS))
     from kraken_market import named  # noqa: PLC0415 - of the tests, and only here
     from kraken_server import Exchange  # noqa: PLC0415 - of the tests, and only here
@@ -66,7 +66,7 @@ def serve(pairs: int, trades: int, rate: float) -> None:
 
 @contextmanager
 def sample_exchange(pairs: int, trades: int, rate: float) -> Iterator[str]:
-    """Start the stand-in as a process of its own; it is ended by its own id."""
+    """Start the test exchange as a process of its own; it is ended by its own id."""
     command = [sys.executable, __file__, "--serve", "--pairs", str(pairs)]
     command += ["--trades", str(trades), "--rate", str(rate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -76,7 +76,7 @@ def sample_exchange(pairs: int, trades: int, rate: float) -> Iterator[str]:
             process.terminate()
 
 
-# --- the crawl -----------------------------------------------------------------------------------
+# --- the backfill ---------------------------------------------------------------------------------
 
 
 def sampled(process: subprocess.Popen[str], archive: Path, begun: float) -> Sample:
@@ -145,7 +145,7 @@ def most_mb(samples: list[Sample]) -> float:
 
 
 def main() -> None:
-    """Measure and print; or be the stand-in, as which this program starts itself."""
+    """Measure and print; or be the test exchange, as which this program starts itself."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--pairs", type=int, default=4)

@@ -55,7 +55,7 @@ SPAN = Range(0, END_OF_TIME)
 
 
 class Served(NamedTuple):
-    """What the stand-in answers: where pages were asked from, and their bodies as JSON."""
+    """What the test exchange answers: where pages were asked from, and their bodies as JSON."""
 
     url: str
     pair: Pair
@@ -64,7 +64,7 @@ class Served(NamedTuple):
 
 
 async def followed(url: str) -> Served:
-    """Ask every page of the stand-in once, from where a crawl asks for it."""
+    """Request every page of the test exchange once, from where a download requests it."""
     async with Client(settings(url).exchange) as client:
         pair = (await client.pairs())["XBTUSD"]
     served = Served(url, pair, [], [])
@@ -82,7 +82,7 @@ async def followed(url: str) -> Served:
 
 
 def settings(url: str) -> config.Settings:
-    """A crawl without limits, and without roll-ups, which are a cost of their own."""
+    """A backfill without limits, and without roll-ups, which are a cost of their own."""
     return config.load(
         {"exchange.url": url, "exchange.rate": 0, "candles.rollups": []}, environment={}
     )
@@ -120,7 +120,7 @@ async def run_backfill(client: Client, served: Served) -> None:
 
 
 def join_pages(pages: list[TradesPage]) -> list[pa.RecordBatch]:
-    """Join decoded pages into one tape."""
+    """Join decoded pages into one history."""
     merger = PageMerger(SPAN.after)
     return [
         merger.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through).rows for page in pages
@@ -128,7 +128,7 @@ def join_pages(pages: list[TradesPage]) -> list[pa.RecordBatch]:
 
 
 class NoSource(PairPages):
-    """Answers nothing: ids of the stand-in go on by one."""
+    """Answers nothing: ids of the test exchange are consecutive."""
 
     def __init__(self) -> None:
         """Nothing is ever asked."""
@@ -151,7 +151,7 @@ class Disk(NamedTuple):
     folder: Path
 
     def commit(self) -> None:
-        """Commit them as a crawl does."""
+        """Commit them as a download does."""
         span = Range(0, int(times(self.rows)[-1]))
         with writer(TradeStore(self.folder), "XBTUSD") as pair_writer:
             pair_writer.commit(span, self.rows, Footer(span, "{}"))

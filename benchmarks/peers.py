@@ -1,4 +1,4 @@
-"""Other programs that fetch Kraken's trades, beside `harvester backfill`, on one stand-in exchange.
+"""Other programs that fetch Kraken's trades, beside `harvester backfill`, on one test exchange.
 
 Run as a program by an interpreter that has ccxt, it is the contestant "ccxt". See
 benchmarks/README.md.
@@ -98,7 +98,7 @@ def ends(url: str) -> Iterator[float]:
     for place, since in ((0, "&since=0"), (-1, "")):
         address = f"{url}/0/public/Trades?pair={PAIR}{since}"
         request = urllib.request.Request(address, headers={"User-Agent": AGENT})  # noqa: S310
-        with urllib.request.urlopen(request) as answer:  # noqa: S310 - the stand-in on loopback
+        with urllib.request.urlopen(request) as answer:  # noqa: S310 - the test exchange on loopback
             result = json.load(answer)["result"]
         del result["last"]
         (rows,) = result.values()
@@ -140,7 +140,7 @@ def installed(python: str, module: str) -> str | None:
 
 
 def compare(trades: int, rounds: int, mode: str, python: str) -> dict[str, Any]:
-    """Measure all that is installed in turn, round after round, over one stand-in."""
+    """Measure all that is installed in turn, round after round, over one test exchange."""
     from backfill import sample_exchange  # noqa: PLC0415 - see above
 
     versions = {name: installed(python, name) for name in ("ccxt", "freqtrade")}

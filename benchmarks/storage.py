@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 
 def made_table(trades: int) -> pa.Table:
-    """Give what a busy pair's tape looks like on disk, as a table of `TRADES`."""
+    """Give the trades of a busy pair as they are on disk, as a table of `TRADES`."""
     sys.path.insert(0, str(TESTS))
     from kraken_market import Market, expected  # noqa: PLC0415 - not on the path before
     from sample_trades import xbtusd_like  # noqa: PLC0415

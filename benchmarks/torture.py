@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 INSIDE = "--inside"
-"""Told to itself, once it runs where nobody else sees its mounts."""
+"""An option for its own process in a mount namespace of its own."""
 
 
 def options() -> argparse.Namespace:
@@ -64,7 +64,7 @@ def torture(given: argparse.Namespace, *, is_mount: bool) -> tuple[Campaign, str
 
 
 def say(text: str) -> None:
-    """Tell how far it is."""
+    """Print how far it is."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -131,7 +131,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Torture and tell; the status is 1 where a promise was broken."""
+    """Torture and print the figures; the status is 1 if a guarantee was broken."""
     given = options()
     sys.path.insert(0, str(TESTS))
     from process import unshared  # noqa: PLC0415 - not on the path before

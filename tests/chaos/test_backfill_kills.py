@@ -1,4 +1,4 @@
-"""Any tape, any page size, any faults, killed at any step on the disk: the tape comes out whole."""
+"""Any trades, any page size, any faults, killed at any step on the disk: every trade is stored."""
 
 from __future__ import annotations
 

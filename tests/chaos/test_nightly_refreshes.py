@@ -1,4 +1,4 @@
-"""Thirty nights of one archive: missed, killed, refused, and at the end the exchange's own tape."""
+"""Thirty nights of one archive: missed, killed, refused, and at the end the exchange's trades."""
 
 from __future__ import annotations
 

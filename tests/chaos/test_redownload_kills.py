@@ -1,4 +1,4 @@
-"""A re-download that is killed at any step leaves whole tapes, and goes on from there."""
+"""A re-download that is killed at any step loses no trade, and the next run continues it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOW_NS = sample_trades.utc_ns(2025, 3, 1)
 
 
 def quiet_new_year() -> list[Trade]:
-    """A trade that a file which rounds up tells in the year behind it."""
+    """A trade that a file which rounds up has in the next year."""
     far = [MIDNIGHT_NS + at * DAY // 3 for at in (-9, -8, 2, 3, 7)]
     return numbered([*far, MIDNIGHT_NS - 200_000_000])
 

@@ -1,4 +1,4 @@
-"""What a refresh brings up to date, and how it tells one trouble from another."""
+"""What a refresh brings up to date, and which state it reports for each kind of failure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def nights(tmp_path: Path) -> Iterator[Nights]:
 
 
 def only(report: Any) -> Any:
-    """What is told of the only pair."""
+    """The report of the only pair."""
     [outcome] = report["pairs"]
     return outcome
 

@@ -98,7 +98,7 @@ RepairPair = Callable[..., RepairReport]
 
 @pytest.fixture(scope="module")
 def repair_pair(exchange: Exchange) -> Iterator[RepairPair]:
-    """Mends the pair of an archive, on whatever disk; by an older report, where one is given."""
+    """Repairs the pair of an archive; by an older report, if one is given."""
     options = {"exchange.url": exchange.url}
     client = Client(load(options, environment=FAST).exchange)
 
@@ -189,7 +189,7 @@ def note(folder: Path, number: str = "0001") -> dict[str, Any]:
     return dict(found)
 
 
-# --- every harm: caught and mended ---------------------------------------------------------------
+# --- every kind of damage: found and repaired -----------------------------------------------------
 
 PLACES: dict[Harm, int] = {
     corruption.bytes_cut_off: 3,
@@ -202,7 +202,7 @@ CASES += [(corruption.file_lost, 3), (corruption.file_lost, 0), (corruption.file
 
 @dataclass
 class Repaired:
-    """One harm, and what became of it: verified, mended, mended again."""
+    """One kind of damage, and the results: verified, repaired, repaired again."""
 
     harm: Harm
     place: int
@@ -384,7 +384,7 @@ def test_an_open_archive_can_be_repaired_again(rolled: Path, repair_pair: Repair
 
 
 def refetched(url: str, folder: Path, tmp_path: Path, span: Range, *left_out: int) -> None:
-    """Put another segment into an archive, as an exchange tells it that leaves trades out."""
+    """Put another segment into an archive, downloaded from an exchange that leaves trades out."""
     with (
         serve(corruption.market_without(*left_out))
         if left_out
@@ -456,7 +456,7 @@ def test_trades_missing_inside_a_file_are_downloaded_and_no_others(
 
 
 def forget_id_gaps(file: Path) -> None:
-    """Have a footer know of no jumps."""
+    """Remove the id gaps from a footer."""
     footer = pq.read_metadata(file).metadata
     kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
     kept[b"harvester.jumps"] = b"[]"
@@ -496,7 +496,7 @@ def test_a_file_shown_to_lack_trades_by_the_download_of_its_neighbour_is_complet
     assert (ran.status, rows_on_disk(data, PAIR), len(quarantined(data))) == (0, HISTORY, 1)
 
 
-# --- what a name tells, and what it may not make anybody wish for --------------------------------
+# --- ranges in file names, and which of them are requested ----------------------------------------
 
 
 def wanted(folder: Path, pair: str = PAIR) -> list[list[int]]:
@@ -687,7 +687,7 @@ def harmed_with_its_list(folder: Path) -> None:
 
 
 def harmed_and_not_wanted(folder: Path) -> None:
-    """A file that nothing but its own name and footer tells to have been asked for."""
+    """A file whose range is requested by its name and footer only."""
     corruption.digit_changed(folder, 3)
     corruption.want(folder, Range(0, RANGES[2].through))
 
@@ -748,7 +748,7 @@ def test_a_repair_killed_around_a_rename_is_continued(
     assert list(quarantined(data).values()) == [broken]
 
 
-# --- what keeps it from being mended -------------------------------------------------------------
+# --- what ends a repair ---------------------------------------------------------------------------
 
 
 def test_where_the_exchange_is_down_nothing_is_moved(data: Path) -> None:
@@ -850,7 +850,7 @@ def test_nothing_is_believed_that_was_read_before_the_lock_was_had(
 ) -> None:
     archive = TradeStore(data)
     report = verify(archive, PAIR)
-    # Neither the name nor the size of the file tells that it is another one.
+    # Neither the name nor the size shows that it is another file.
     body = segment(data, 1).read_bytes()
     last = archive.footer(archive.segments(PAIR)[1]).last_trade_id or 0
     segment(data, 1).write_bytes(body.replace(str(last).encode(), str(last + 1).encode()))

@@ -46,7 +46,7 @@ FLUSHES = [
     Plan("write", "after", 1, "commit"),
     Plan("sync", "before", 2, "commit"),
     Plan("rename", "before", 3, "commit", clock_s=9 * DAYS_S),
-    Plan("rename", "after", 4, "commit", clock_jump_s=3600),
+    Plan("rename", "after", 4, "commit", clock_shift_s=3600),
 ]
 COMPACTIONS = [
     Plan("write", "before", 1, "compact"),

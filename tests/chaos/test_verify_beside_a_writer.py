@@ -1,4 +1,4 @@
-"""What looks at an archive while its files are replaced tells no damage, and finds all there is."""
+"""`verify` while files are replaced: no false damage is reported, and all true damage is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nautilus_trader: the recipe of docs/recipes.md gives exact ticks and bars; an engine runs."""
+"""nautilus_trader: the recipe of docs/recipes.md gives exact trades and bars; an engine runs."""
 
 from __future__ import annotations
 

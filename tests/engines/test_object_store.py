@@ -397,7 +397,7 @@ def test_a_damaged_segment_never_replaces_a_sound_copy(
 def test_an_archive_is_not_synced_over_half_of_an_imported_range(
     store: Store, states: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Another archive's: its file may round the trade at the seam to either side."""
+    """Another archive's: its file may round the trade at the boundary to either side."""
     archive = copy_of(states[0], tmp_path)
     middle = (PARTS[9].after + PARTS[9].through) // 2
     imported = f"trades/pair={PAIR}/year=2026/{middle:019d}-{PARTS[10].through:019d}.csv.parquet"

@@ -27,7 +27,7 @@ ALL = Range(0, END_OF_TIME)
 
 @dataclass
 class Backfill:
-    """A backfill over the stand-in, to be run once or again."""
+    """A backfill from the test exchange, to be run once or again."""
 
     url: str
     folder: Path
@@ -83,12 +83,12 @@ class Backfill:
 
     @property
     def notes(self) -> list[str]:
-        """What people were told."""
+        """The texts of all notes."""
         return [event.text for event in self.events if isinstance(event, Noted)]
 
 
 def rows_on_disk(folder: Path, pair: str) -> list[tuple[Any, ...]]:
-    """The tape on disk as plain Parquet tells it: files in the order of their names, row by row."""
+    """The rows on disk, read as plain Parquet: files in the order of their names."""
     rows: list[tuple[Any, ...]] = []
     files = sorted((folder / "trades" / f"pair={pair}").rglob("*.parquet"), key=lambda f: f.name)
     for file in files:
@@ -119,5 +119,5 @@ def parts_of(paths: Iterable[Path]) -> set[tuple[str, ...]]:
 
 
 def serve(*markets: Market, **options: Any) -> Exchange:
-    """The stand-in with these markets."""
+    """The test exchange with these markets."""
     return Exchange(list(markets), **options)

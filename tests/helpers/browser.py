@@ -115,7 +115,7 @@ class Proxy:
 
 
 def look(page: str, folder: Path, script: str, size: tuple[int, int] = (1280, 800)) -> Seen:
-    """Open a page from a file, run a script in it, and tell what came of it."""
+    """Open a page from a file, run a script in it, and return the result."""
     # The one way in which a page could call somebody without a word.
     assert "preconnect" not in page
     file = folder / "page.html"

@@ -45,7 +45,7 @@ Part = tuple[Range, "Sequence[candle_oracle.Row]"]
 
 
 def batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:
-    """Rows of a tape as the archive takes them."""
+    """Rows as the archive takes them."""
     return pa.RecordBatch.from_pylist(
         [dict(zip(NAMES, row, strict=True)) for row in rows], schema=schema.ROWS
     )
@@ -60,7 +60,7 @@ def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeS
 
 
 def cut(rows: Sequence[candle_oracle.Row], bounds: Sequence[int]) -> list[Part]:
-    """A tape in parts that touch, the first from `bounds[0]`, the last through `bounds[-1]`."""
+    """Rows in parts that touch, the first from `bounds[0]`, the last through `bounds[-1]`."""
     stamps = [row[1] for row in rows]
     return [
         (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])

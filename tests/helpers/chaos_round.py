@@ -38,7 +38,7 @@ PASSING = (
     *("last_missing", "last_short", "last_stuck", "last_garbage"),
     *("first_rows", "last_rows", "later", "newest"),
 )
-"""What an exchange does now and then, and what asking again mends."""
+"""What an exchange does now and then; a second request is answered correctly."""
 LASTING = ("denied", "lockout", "invalid", "unknown_pair", "http:403")
 """What ends a run at once; the next one goes on."""
 SLOW = ("hang", "dribble", "big:34000000")
@@ -132,7 +132,7 @@ class Tally:
 
 
 def troubled(n: int, seed: int) -> Market:
-    """Make an XBTUSD over New Year with bursts, equal stamps, jumps of ids and runs of id 0."""
+    """Make an XBTUSD over New Year with bursts, equal times, id gaps and runs of id 0."""
     chances = random.Random(f"troubled {seed}")
     start_ns = sample_trades.utc_ns(2023, 12, 31, 23, 30) + 7
     trades: list[Trade] = []
@@ -160,7 +160,7 @@ SECONDS: tuple[Callable[[int, int], Market], ...] = (
 )
 """Markets beside the first; each round has one of them."""
 ID_GAPS_EVERYWHERE = 5
-"""Of those the one whose ids jump so often that a row left out can't be told from a jump."""
+"""The market with so many id gaps that a row left out looks like a further id gap."""
 
 
 def faulty(seed: int, chance: float) -> Faults:
@@ -176,7 +176,7 @@ class Round:
     def __init__(
         self, disk: Disk, seed: int, trades: int, tally: Tally, *, has_files: bool = False
     ) -> None:
-        """`seed` tells all that is left to chance; `trades`: of each of two markets.
+        """`seed` decides all that is random; `trades`: of each of two markets.
 
         With `has_files`, a beginning of each history is there to be imported, else by chance.
         """
@@ -212,9 +212,9 @@ class Round:
         ]
 
     def _offer_files(self, chances: random.Random) -> list[TradeRows]:
-        """Let there be files of a beginning of each market's history; returns what they tell."""
+        """Let there be files of a beginning of each market's history; returns their rows."""
         self.commands = (*COMMANDS, *OF_FILES)
-        # Beside a file's trades, which bear no ids, a row left out can't be told from none.
+        # Beside a file's trades, which have no ids, a missing row can't be noticed.
         self.faults.chances.pop(Fault("skip"), None)
         rounding = chances.choice(csv_files.ROUNDINGS)
         folder = self.disk.folder.with_name("files")
@@ -291,12 +291,12 @@ class Round:
         return before != [pair_ledger.committed for pair_ledger in self.ledgers]
 
     def pass_time(self, *, whole: bool = False) -> None:
-        """Let the market trade on; now and then the exchange's clock jumps, there and back."""
+        """Let the market trade on; now and then the exchange's clock moves, there and back."""
         self.trials += 1
         part = 1.0 if whole else min(1.0, self._known_at_first + self.trials / STEPS)
         if not whole and self.random.random() < 0.1:
             part *= self.random.random()
-            self.tally.trials["the exchange's clock jumps"] += 1
+            self.tally.trials["the exchange's clock moves"] += 1
         self.set_clock(part)
 
     def set_clock(self, part: float) -> None:
@@ -305,15 +305,15 @@ class Round:
         self.clock.now_ns = self._stamps[place] + (SETTLE_S + 1) * SECOND_NS
 
     def shifted(self, plan: Plan) -> Plan:
-        """Now and then a machine's clock is off, or jumps while it is looked at."""
+        """Now and then a machine's clock is wrong, or moves while it is read."""
         if self.random.random() < 0.6:
             return plan
-        self.tally.trials["the machine's clock is off or jumps"] += 1
+        self.tally.trials["the machine's clock is wrong or moves"] += 1
         day_s = 86_400
         return replace(
             plan,
             clock_s=self.random.choice((0, -3600, 3600, -9 * day_s, 400 * day_s)),
-            clock_jump_s=self.random.choice((0, -7200, 5)),
+            clock_shift_s=self.random.choice((0, -7200, 5)),
         )
 
     def judge(self, command: Command, end: Ended) -> None:
@@ -342,7 +342,7 @@ class Round:
             raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
 
     def _wants_what_is_to_come(self) -> bool:
-        """Whether a gap ends past the exchange's clock, as that has jumped back."""
+        """Whether a gap ends past the exchange's clock, as that has moved back."""
         for ledger in self.ledgers:
             ledger.glance()
         return any(
@@ -350,7 +350,7 @@ class Round:
         )
 
     def _covers_the_future(self) -> bool:
-        """Whether a file told of what lies past the exchange's clock, as that has jumped back."""
+        """Whether an import covers time past the exchange's clock, as that has moved back."""
         return any(
             part[1] > self._settled_ns
             for ledger in self.ledgers
@@ -402,13 +402,13 @@ class Round:
         for ledger in self.ledgers:
             ledger.check()
         if found := foreign_files(self.disk.folder):
-            raise Loss(f"strangers among the segments: {found}")
+            raise Loss(f"foreign files among the segments: {found}")
 
     def finish(self, commands: Sequence[str] = LAST_COMMANDS) -> None:
         """Leave it alone for some commands, and hold what is then there to the last digit.
 
         Raises:
-            Loss: it is not the exchange's tape, or something is left over.
+            Loss: the trades are not the exchange's, or something is left over.
         """
         self.doing = "the last, undisturbed run"
         self.exchange.faults = Faults()

@@ -19,7 +19,7 @@ PAIR = {"XBTUSD": {"altname": "XBTUSD", "wsname": "XBT/USD"}}
 BUSY = expected(sample_trades.market(sample_trades.zero_ids(3_000)))
 
 
-# Ends within the tape's last minute.
+# Ends within the last minute of the trades.
 THROUGH = BUSY[-1][1]
 
 

@@ -44,7 +44,7 @@ class Odd(Exchange):
 
 
 class ClientLog:
-    """What the client tells of its waits, and the client of the last run."""
+    """The client's reports of its waits, and the client of the last run."""
 
     def __init__(self) -> None:
         self.waits: list[tuple[str, str]] = []

@@ -219,7 +219,7 @@ def serve(control: socket.socket) -> None:
 
 
 def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
-    """Run one command, tell its exit status, and end."""
+    """Run one command, send its exit status, and end."""
     os.set_inheritable(channel_fd, False)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)

@@ -65,7 +65,7 @@ def build(folder: Path, part: Callable[[], Path]) -> Path:
 
 
 def fetch(url: str, folder: Path, span: Range, through: Path) -> None:
-    """Put a segment into an archive that a crawl elsewhere brought, so that nothing is merged."""
+    """Put a segment into an archive that was downloaded elsewhere, so that nothing is merged."""
     outcome = Backfill(url, through, {"candles.rollups": ""}).only(PAIR, span)
     assert outcome.error is None
     shutil.copytree(through / "trades", folder / "trades", dirs_exist_ok=True)
@@ -100,7 +100,7 @@ def path_of(span: Range) -> str:
 
 
 def span_text(span: Range) -> str:
-    """A range as lines show it, by datetime: ends between two nanoseconds, the rounder one told."""
+    """A range as lines show it, by datetime; of two neighbouring nanoseconds, the rounder."""
     return " to ".join(_instant(max(end + 1, end, key=_zeros)) for end in span)
 
 
@@ -122,7 +122,7 @@ def _instant(stamp_ns: int) -> str:
 def rewrite(
     file: Path, change: Callable[[pa.Table], pa.Table], footer_of: Path | None = None
 ) -> None:
-    """Write a file anew with other rows, as a clumsy tool would: a footer stays."""
+    """Write a file again with other rows, as a clumsy tool would: a footer stays."""
     table, footer = pq.ParquetFile(file).read(), pq.read_metadata(footer_of or file).metadata
     kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
     pq.write_table(change(table).replace_schema_metadata(kept), file, **WRITER_OPTIONS)

@@ -43,7 +43,7 @@ def seven_columns(trades: Iterable[Trade], *, header: bool = True) -> bytes:
 
 
 def rows_of_file(trades: Iterable[Trade], rounding: str = "down") -> TradeRows:
-    """Give the tape that a file of three columns tells, as `exchange.expected` does."""
+    """Give the rows of a file of three columns, in the form of `expected`."""
     rows: TradeRows = []
     for trade in trades:
         at = second(trade, rounding) * SECOND_NS

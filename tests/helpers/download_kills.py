@@ -21,7 +21,7 @@ class Dying(LocalStore):
     """A disk on which nothing happens any more after some steps, as after kill -9."""
 
     def __init__(self, folder: Path, steps: int, *, is_truncating: bool) -> None:
-        """`torn`: a file that was being written is cut in half."""
+        """`is_truncating`: a file that was being written is cut in half."""
         super().__init__(folder)
         self._steps = steps
         self._is_truncating = is_truncating

@@ -53,7 +53,7 @@ Change = Callable[[Rows], Rows]
 
 
 def shown(minutes: int, market: Market = SPARSE, now_ns: int = NOW) -> Rows:
-    """What the stand-in shows when nothing goes wrong."""
+    """What the test exchange answers without faults."""
     return ohlc_rows(Shelf(market), minutes, now_ns)
 
 

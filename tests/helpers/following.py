@@ -1,4 +1,4 @@
-"""Runs `follow` over the stand-in exchange, whose clock a test moves from poll to poll."""
+"""Runs `follow` over the test exchange, whose clock a test moves from poll to poll."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Following:
 
     @property
     def notes(self) -> list[str]:
-        """What people are told."""
+        """The texts of all notes."""
         return [str(event) for event in self.events if isinstance(event, Noted)]
 
     @property

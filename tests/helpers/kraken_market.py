@@ -92,7 +92,7 @@ class Market:
         return cls.from_rows(rows, **fields)
 
     def shows_as(self, other: Market) -> bool:
-        """Tell whether another market has this very history, printed alike."""
+        """Return whether another market has the same history, printed alike."""
         printed = (self.decimals, self.literals) == (other.decimals, other.literals)
         return self.trades is other.trades and printed
 
@@ -126,7 +126,7 @@ def literal_ns(literal: str) -> int:
 
 
 def expected(market: Market) -> TradeRows:
-    """Give the tape that a perfect download of the market holds.
+    """Give the rows of a perfect download of the market.
 
     A row is (trade_id or None, published_ns, tie, price, volume, side, order type, misc).
     """
@@ -146,7 +146,7 @@ def expected(market: Market) -> TradeRows:
 
 
 class HasNow(Protocol):
-    """Whatever tells the exchange's time."""
+    """A source of the exchange's time."""
 
     @property
     def now_ns(self) -> int:

@@ -1,4 +1,4 @@
-"""A stand-in exchange whose days pass, and a machine that refreshes an archive every night."""
+"""A test exchange whose days pass, and a machine that refreshes an archive every night."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Nights:
 
     @property
     def settled_ns(self) -> int:
-        """Trades published up to here are to be held after a refresh: the clock tells seconds."""
+        """Trades published up to here are to be stored after a refresh, in whole seconds."""
         return self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_NS
 
     def pass_day(self) -> None:
@@ -150,7 +150,7 @@ def move_ahead(seconds: float) -> None:
 
 
 def until(market: Market, through_ns: int) -> TradeRows:
-    """The tape that a market has up to a published time."""
+    """The rows of a market up to a published time."""
     return [row for row in expected(market) if row[1] <= through_ns]
 
 

@@ -72,7 +72,7 @@ class RedownloadScenario:
         return [archive.footer(segment).source for segment in archive.segments(PAIR)]
 
     def check(self) -> None:
-        """The whole tape is the exchange's, nothing is left over, and all of it is proved."""
+        """All trades are the exchange's, nothing is left over, and `verify` finds no fault."""
         assert self.history == self.truth
         assert set(self.sources()) == {"api"}
         assert verify(TradeStore(self.folder), PAIR).faults == []

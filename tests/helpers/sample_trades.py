@@ -1,7 +1,7 @@
-"""Made tapes: each a trap that the exchange's history is known to hold, drawn from a seed.
+"""Made trades: each a difficulty that the exchange's history is known to have, drawn from a seed.
 
 Functions that need nothing of a market but its trades return the trades; `market` makes one of
-them. The others return a `Market`. `tapes()` is a hypothesis strategy that mixes the traps.
+them. The others return a `Market`. `markets()` is a hypothesis strategy that mixes them.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def made_rows(stamps: list[int], ids: list[int | None] | None = None) -> list[An
 
 
 def put(archive: TradeStore, span: Range, rows: list[Any]) -> None:
-    """Commit the rows of a tape that lie in a span, past the writer."""
+    """Commit the rows that lie in a range, past the writer."""
     inside = [row for row in rows if span.after < row[1] <= span.through]
     footer = Footer(span, "{}")
     batches = [batch(inside)] if inside else []

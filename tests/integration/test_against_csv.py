@@ -274,7 +274,7 @@ def test_every_candle_of_a_missing_part_is_reported(whole: TradeStore, tmp_path:
 def test_what_lies_before_and_behind_a_files_rows_is_not_its_own(
     whole: TradeStore, tmp_path: Path
 ) -> None:
-    """Nothing tells of a single file from when to when it holds all."""
+    """A single file does not say from when to when it is complete."""
     path = zipped(tmp_path, lambda rows: rows[100:-100], [1], "some.zip")
     found = only(whole, path)
     assert (found.compared, found.differing) == (len(lines(1)) - 200, 0)
@@ -463,7 +463,7 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
 def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more candles wait than have room: then the first of them are told as they are."""
+    """No more candles wait than fit: then the first of them are reported as they are."""
     monkeypatch.setattr("harvester.verify.boundary_trades.MAX_UNDECIDED", 2)
     seconds = [-30, -10, *range(0, 600, 60), 610]
     rows = expected(

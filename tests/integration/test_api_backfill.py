@@ -210,11 +210,11 @@ PROGRAM = """
 import harvester
 from harvester.async_runner import run_in_thread
 archive = harvester.open("data")
-def tell(event):
+def listener(event):
     if type(event).__name__ == "PageRead":
         print("page", flush=True)
 try:
-    archive.backfill("XBTUSD", until="2024-06-01", progress=tell)
+    archive.backfill("XBTUSD", until="2024-06-01", progress=listener)
 except KeyboardInterrupt:
     print("kept", archive.status()[0].trades)
 """

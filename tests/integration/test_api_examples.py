@@ -1,4 +1,4 @@
-"""The examples of docstrings and of docs/python.md are run, on made-up trades behind a mirror."""
+"""The examples of docstrings and of docs/python.md are run, on trades of an API server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mirror's candles are held against those of the stand-in of the tests, made by other means."""
+"""The API server's candles equal those of the test exchange, which are made by other means."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def last(body: bytes) -> str:
 
 
 def walk(url: str, pair: str = "XBTUSD") -> list[tuple[Any, ...]]:
-    """All rows of a mirror by Kraken's cursor, numbers as their text; seen ones left out."""
+    """All rows of an API server by Kraken's cursor, numbers as their text; seen ones left out."""
     rows: dict[int, tuple[Any, ...]] = {}
     since = "0"
     with httpx.Client(base_url=url) as client:
@@ -71,7 +71,7 @@ def walk(url: str, pair: str = "XBTUSD") -> list[tuple[Any, ...]]:
 
 
 def printed(made_rows: pa.RecordBatch) -> list[tuple[Any, ...]]:
-    """The rows of a made tape as Kraken would print them, by plain Python."""
+    """Made rows as Kraken would print them, by plain Python."""
     letters = {"buy": "b", "sell": "s", "market": "m", "limit": "l"}
     return [
         (

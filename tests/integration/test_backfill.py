@@ -1,4 +1,4 @@
-"""The tape on disk equals the exchange's, digit by digit, and no call is wasted."""
+"""The trades on disk equal the exchange's, digit by digit, and no call is wasted."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ MARKETS: dict[str, Callable[[], Market]] = {
     "a thousand stamps within 14 microseconds": lambda: sample_trades.market(
         sample_trades.packed_stamps()
     ),
-    "ids that jump": lambda: sample_trades.market(sample_trades.ids_with_gaps(8_000, 8)),
+    "ids with gaps": lambda: sample_trades.market(sample_trades.ids_with_gaps(8_000, 8)),
     "trades of one time and id that differ": lambda: sample_trades.market(
         sample_trades.shared_ids(5_000, 12)
     ),
-    "ids that jump at nearly every trade": lambda: sample_trades.market(
+    "an id gap at nearly every trade": lambda: sample_trades.market(
         sample_trades.ids_with_gaps(4_000, 8, chance=0.9)
     ),
     "across New Year": lambda: sample_trades.market(sample_trades.new_years(9)),

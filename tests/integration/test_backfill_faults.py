@@ -1,4 +1,4 @@
-"""Whatever the exchange answers on the way, the tape comes out whole."""
+"""Whatever the exchange answers, every trade is stored."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_was_fetched_before_a_stop_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_market_that_shows_nothing_at_first_is_not_believed_to_be_empty(tmp_path: Path) -> None:
-    """Its candles tell of trades: an outage must not stand for a history without any."""
+    """Its candles have trades: an outage must not stand for a history without any."""
     market = sample_trades.market(sample_trades.xbtusd_like(900, 20))
     with serve(market, faults=Faults(script=["empty"] * 40)) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only("XBTUSD")
@@ -184,7 +184,7 @@ def test_any_trades_under_any_faults_and_interruptions_are_stored_exactly(
         for stop_after in data.draw(st.lists(st.integers(1, 4), max_size=2)):
             Backfill(exchange.url, folder, stop_after_pages=stop_after).only("XBTUSD")
         last = Backfill(exchange.url, folder).only("XBTUSD")
-    # The stand-in shows no candles where nobody traded, so nothing proves that nobody did.
+    # The test exchange shows no candles where nobody traded, so nothing proves that nobody did.
     status = 0 if market.trades else 3
     assert (last.exit_status, rows_on_disk(folder, "XBTUSD")) == (status, list(expected(market)))
     assert foreign_files(folder) == []

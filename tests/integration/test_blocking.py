@@ -59,7 +59,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
             held.append((time.thread_time() - begun_s, repr(handle)))
 
     monkeypatch.setattr(Handle, "_run", timed)
-    # A pass over all that the test runner keeps is no work of the crawl.
+    # A pass over all that the test runner keeps is no work of the backfill.
     gc.collect()
     gc.disable()
     yield held
@@ -86,7 +86,7 @@ def test_a_backfill_with_flushes_compaction_and_roll_ups_never_blocks_the_loop(
             {"exchange.url": exchange.url, "exchange.rate": 0, "archive.flush_rows": 2_000},
             environment={},
         )
-        # Certificates are read and libraries loaded before anything is crawled.
+        # Certificates are read and libraries loaded before anything is downloaded.
         client = Client(settings.exchange)
 
         async def run_backfill() -> Any:

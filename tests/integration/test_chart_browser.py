@@ -1,4 +1,4 @@
-"""A chart in a real browser: it is drawn, it tells what it should, and it asks nobody for anything.
+"""A chart in a real browser: it is drawn, it shows its figures, and it makes no request.
 
 Where CHART_SCREENSHOTS names a folder, images of what was looked at are kept there.
 """
@@ -97,7 +97,7 @@ def nothing_wrong(seen: browser.Seen) -> bool:
 def archive_with_gaps(
     folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD"
 ) -> harvester.Archive:
-    """The made tape, but for some ranges that were never fetched."""
+    """The made trades, except for some ranges that were never downloaded."""
     disk, pair = Disk(folder), msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)
     keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     history, after = sample_trades(30_000, 7), START - 1

@@ -201,7 +201,7 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
         (load["command"], load["state"], load["exit_status"], load["trades"], load["calls"])
         for load in json.loads(run.out)
     ]
-    # A repair that finds nothing to mend is no run; calls: nine pages, the clock, two for pairs.
+    # A repair that finds no fault is no run; calls: nine pages, the clock, two for pairs.
     assert [line[:4] for line in shown] == [
         ("backfill", "ended", 3, 0),
         ("backfill", "ended", 0, 5000),

@@ -337,7 +337,7 @@ def test_a_misspelt_variable_is_not_overlooked(name: str, hint: str) -> None:
         "HARVESTER_HOME",
         "HARVESTERS_DATA",
         "MY_HARVESTER_DATA",
-        # As Kubernetes tells of services that are called harvester and harvester-archive.
+        # As Kubernetes sets for services that are called harvester and harvester-archive.
         "HARVESTER_SERVICE_HOST",
         "HARVESTER_SERVICE_PORT_HTTP",
         "HARVESTER_PORT",

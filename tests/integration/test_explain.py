@@ -1,4 +1,4 @@
-"""What `--explain` tells is what DuckDB does, and its SQL is the answer."""
+"""What `--explain` prints is what DuckDB does, and its SQL gives the answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
 
 
 def profiled(sql: str, path: Path) -> list[dict[str, Any]]:
-    """The tables that a query scans, as DuckDB tells it."""
+    """The tables that a query scans, by DuckDB's profile."""
     with duckdb.connect() as connection:
         connection.execute("PRAGMA enable_profiling = 'json'")
         connection.execute(f"PRAGMA profiling_output = '{path}'")

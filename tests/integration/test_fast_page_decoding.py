@@ -30,7 +30,7 @@ def outcome(sent: bytes, *, general: bool) -> TradesPage | tuple[str, str]:
 
 
 def served(market: Market) -> bytes:
-    """The first page that the stand-in gives of a market."""
+    """The first page of a market from the test exchange."""
     params = {"pair": market.altname, "since": "0"}
     return Exchange([market]).answer("/0/public/Trades", params, "test").body
 

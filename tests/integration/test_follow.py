@@ -347,7 +347,7 @@ def test_a_signal_ends_it_with_status_0(number: int, tmp_path: Path) -> None:
         "following XBTUSD: trades are stored every 1ms (Ctrl-C ends it)"
     )
     assert "stopping; storing what is complete" in done.err
-    assert "XBTUSD: 5," in done.err or "XBTUSD: 6," in done.err
+    assert f"XBTUSD: {len(run.stored()):,}" in done.err
     assert run.stored() == run.shown(BUSY)
 
 

@@ -326,14 +326,14 @@ def test_a_request_cancelled_at_any_moment_leaves_no_socket_open(
             given_up = 0
             while True:
                 async with client(url.replace("127.0.0.1", "exchange.example")) as http:
-                    asking = asyncio.create_task(http.get("/"))
+                    pending = asyncio.create_task(http.get("/"))
                     for _ in range(given_up):
                         await asyncio.sleep(0)
-                    if asking.done():
-                        assert asking.result().body == b"body"
+                    if pending.done():
+                        assert pending.result().body == b"body"
                         return given_up
-                    asking.cancel()
-                    await asyncio.wait([asking])
+                    pending.cancel()
+                    await asyncio.wait([pending])
                     given_up += 1
 
     with warnings.catch_warnings(record=True) as seen:

@@ -69,7 +69,7 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
 
 
 def amounts(folder: Path) -> list[tuple[Decimal, Decimal]]:
-    """Prices and volumes of a tape, in order."""
+    """Prices and volumes of the stored trades, in order."""
     return [(row[3], row[4]) for row in rows_on_disk(folder, "XBTUSD")]
 
 
@@ -320,7 +320,7 @@ def test_times_far_back_are_put_in_order(harvester: Any, tmp_path: Path) -> None
 
 
 def damaged_zip(folder: Path) -> None:
-    """Three years in a ZIP whose directory tells another checksum."""
+    """Three years in a ZIP whose directory has another checksum."""
     years = [
         sample_trades.xbtusd_like(
             15_000, year, start_ns=sample_trades.utc_ns(2018 + year, 6, 1), first_id=1

@@ -139,7 +139,7 @@ def test_a_bound_in_the_past_of_a_longer_file_does_not_cover_its_rows(
 def test_rows_of_covered_time_that_are_not_stored_are_an_error(
     command: Any, tmp_path: Path, step: int
 ) -> None:
-    """Whatever led to it: here an earlier import was told too much."""
+    """Whatever led to it: here an earlier import was given a range that is too wide."""
     early = regular(START_S, START_S + 6_000, 600)
     late = regular(START_S + 10_000, START_S + 16_000, step)
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*early))

@@ -55,7 +55,7 @@ def hold(folder: Path, market: Market, spans: list[Range]) -> None:
 
 
 def volumes(folder: Path) -> list[int]:
-    """What tells the trades of a tape, in the order of the archive."""
+    """What identifies trades, in the order of the archive."""
     return [int(row[4]) for row in rows_on_disk(folder, "XBTUSD")]
 
 
@@ -83,7 +83,7 @@ GAPS_MS = st.one_of(
 def test_an_import_and_downloads_together_are_the_whole_history(
     gaps: list[int], ends_ms: list[int], rounding: str, whole: bool, segment_rows: int
 ) -> None:
-    """Boundaries anywhere, inside of busy seconds too; the file's rounding is not told."""
+    """Boundaries anywhere, inside of busy seconds too; the file's rounding is not stated."""
     market = market_of(gaps)
     ends = sorted(START_NS + end * 1_000_000 for end in ends_ms)
     spans = [Range(*pair) for pair in list(pairwise(ends))[::2]]

@@ -87,7 +87,7 @@ def test_every_row_is_stored_or_reported_as_missing(
     history, at = [], 1_400_000_000
     for number, gap in enumerate(gaps, 1):
         at += gap
-        # Volumes tell rows apart.
+        # Rows differ in their volumes.
         history.append((at, number))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "data"

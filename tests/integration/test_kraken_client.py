@@ -642,7 +642,7 @@ def test_an_unreadable_clock_is_retried(result: bytes) -> None:
     assert len(exchange.agents) == 2
 
 
-# Settings that cannot work are told, and no wait is spent on them.
+# Settings that cannot work are an error at once, without a retry.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The stand-in behaves as the exchange does: what is tested with it leans on this."""
+"""The test exchange behaves as the exchange does: all tests that use it depend on this."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
 
 
 class Client:
-    """One keep-alive connection that tells all it was answered."""
+    """A keep-alive connection that returns all answers."""
 
     def __init__(self, exchange: Exchange, headers: dict[str, str] | None = None) -> None:
         parts = urlsplit(exchange.url)
@@ -136,7 +136,7 @@ def test_id_zero_is_printed_as_zero() -> None:
 
 @pytest.mark.parametrize(("mode", "first"), [("inclusive", 5), ("exclusive", 6)])
 def test_since_is_inclusive_or_exclusive_by_true_times(mode: str, first: int) -> None:
-    """Both are told of Kraken, so both must be had."""
+    """Both are reported of Kraken, so both are supported."""
     with shop(since_mode=mode) as exchange:
         assert ids(exchange, since=stamp(5)) == list(range(first, first + 10))
 
@@ -231,7 +231,7 @@ def test_trades_after_the_clock_are_not_shown_yet() -> None:
         assert ids(exchange, since=0) == [1, 2, 3, 4, 5, 6]
 
 
-# --- the tape ------------------------------------------------------------------------------------
+# --- the expected rows ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_expected_trades_count_ties_by_printed_time() -> None:
 
 
 def test_a_history_out_of_order_is_refused() -> None:
-    """The stand-in finds rows by bisection."""
+    """The test exchange finds rows by bisection."""
     with pytest.raises(ValueError, match=r"^XBTUSD: trades must ascend by true_ns$"):
         sample_trades.market(reversed(spaced(2)))
 
@@ -295,7 +295,7 @@ def test_rows_may_be_given_with_their_times_verbatim() -> None:
 @settings(max_examples=60, deadline=None)
 @given(market=sample_trades.markets())
 def test_printed_times_never_run_backwards(market: Market) -> None:
-    """Whatever tape is drawn, the exchange's order is the order of its printed times."""
+    """Whatever trades are drawn, the exchange's order is the order of its printed times."""
     expected_rows = expected(market)
     assert [row[1:3] for row in expected_rows] == sorted(row[1:3] for row in expected_rows)
 
@@ -759,7 +759,7 @@ def test_repeated_rows_push_others_off_the_page() -> None:
 
 
 def test_rows_without_ids_are_never_repeated() -> None:
-    """A true repeat could not be told from a false one."""
+    """A true repeat and a false repeat would look the same."""
     market = sample_trades.market(sample_trades.ids_unknown(spaced(10)))
     with Exchange([market], faults=Faults(script=["repeat:3"])) as exchange:
         assert len(ask(exchange, pair="XBTUSD", since=0)["result"]["XXBTZUSD"]) == 10

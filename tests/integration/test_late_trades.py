@@ -1,4 +1,4 @@
-"""Trades that show up late: the next run has them, or somebody is told."""
+"""Trades that show up late: the next run stores them, or reports them."""
 
 from __future__ import annotations
 
@@ -124,6 +124,7 @@ def test_a_late_last_trade_of_a_quiet_market_is_found_by_the_next_run(
     clock = Clock(LAST_NS + 100 * SECOND_NS)
     with serve(market, clock=clock, faults=late([len(QUIET) - 1])) as exchange:
         assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
+        assert rows_on_disk(tmp_path, market.altname) == expected(market)[:-1]
         exchange.faults = Faults()
         clock.advance(3600)
         pages = exchange.pages(market.altname)
@@ -162,7 +163,7 @@ def test_coverage_of_future_time_is_noted(tmp_path: Path) -> None:
 
 
 def test_a_trade_in_the_future_is_not_the_end_of_the_history(tmp_path: Path) -> None:
-    """Believed, it would end the crawl there, and all behind it would be lost."""
+    """Taken as true, it would end the download there, and all behind it would be lost."""
     rows = sample_trades.xbtusd_like(3_000, 5)
     literals = [f"{row.true_ns // 1000 / 10**6:.6f}" for row in rows]
     future_s = rows[-1].true_ns // SECOND_NS + 40 * 86_400

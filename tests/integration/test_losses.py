@@ -383,7 +383,7 @@ def claim_from_the_beginning(file: Path) -> None:
 
 
 def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> None:
-    """An outage was once taken for an empty history: the first id tells, and the gap is filled."""
+    """An outage was once taken for an empty history: the first id shows it, the gap is filled."""
     market = every(60, 50)
     covered = Range(0, START_NS + 601 * SECOND_NS)
     with writer(TradeStore(tmp_path), market.altname) as pair_writer:

@@ -1,4 +1,4 @@
-"""Another market under an old name: the key tells that it is another one, and nothing is mixed."""
+"""Another market under an old name: its key differs, and nothing is mixed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SETTLED_NS = NOW_NS - 60 * SECOND_NS
 
 
 def weeks(*, count: int = 0, close: str = "0.0", volume: str = "0.00000000") -> list[Any]:
-    """Three weekly candles as the exchange prints them; the last one differs as told."""
+    """Three weekly candles as the exchange prints them; the last one differs as given."""
     empty = ["0.0"] * 5 + ["0.00000000", 0]
     last = ["0.0", "0.0", "0.0", close, "0.0", volume, count]
     return [

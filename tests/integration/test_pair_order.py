@@ -134,7 +134,7 @@ def test_a_hundred_small_pairs_are_downloaded_side_by_side(tmp_path: Path) -> No
 
 
 def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) -> None:
-    """Their errors are told at the end, and must not hold on to what their crawls had read."""
+    """Their errors are raised at the end, and must not hold on to what their downloads had read."""
     several = markets(*[3_000] * 6)
     script = {market.altname: [None, None, "denied"] for market in several[:3]}
     archive = TradeStore(tmp_path)

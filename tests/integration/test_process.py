@@ -35,7 +35,7 @@ def printed(program: str) -> list[str]:
 
 
 def test_parquet_takes_its_memory_from_the_system_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Arrow's own allocators keep grew by 80 MB in an hour's crawl."""
+    """What Arrow's own allocators keep grew by 80 MB in an hour of downloading."""
     monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
     assert printed(ARRANGED + PARQUET) == ["system", "False", "0", "0"]
 

@@ -143,7 +143,7 @@ def test_a_year_that_turns_within_a_busy_second(started: Any, rounding: str) -> 
     )
     scenario.fill()
     assert len(TradeStore(scenario.folder).segments(PAIR)) > 1
-    # Of the later year nothing is asked for, but what a trade of the earlier one may be told as.
+    # Of the later year, only the time to which an earlier trade may be rounded is requested.
     early = Range(0, sample_trades.utc_ns(2024, 1, 1) - 1)
     done = scenario.backfill(replace_imported=True).only(PAIR, span=early)
     assert (done.exit_status, done.replacement.days) == (0, ())
@@ -167,7 +167,7 @@ def in_another_year() -> list[Trade]:
 def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
     trades = in_another_year()
     scenario = started(trades)
-    # What the file tells begins at noon of the last day of the year, where there is no trade.
+    # What the file covers begins at noon of the last day of the year, where there is no trade.
     early = Range(0, sample_trades.utc_ns(2023, 12, 31, 12))
     assert scenario.backfill().only(PAIR, span=early).exit_status == 0
     scenario.take_in(

@@ -143,7 +143,7 @@ def test_a_killed_run_is_listed_as_killed(archive: TradeStore) -> None:
     assert [(run.state, run.exit_status) for run in latest_runs(archive, 9)] == [("killed", None)]
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no start times")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system shows no start times")
 def test_a_process_of_the_same_number_is_not_the_run(archive: TradeStore) -> None:
     with record_run(archive, "backfill", {}, settings(), warned) as record:
         record.ticks = 1

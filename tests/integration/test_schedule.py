@@ -243,7 +243,7 @@ def test_schedulers_that_keep_no_output_need_a_log(make: Callable[[ScheduledJob]
     assert str(caught.value) == f"{make.__name__} keeps no output: name a file with --log"
 
 
-# The shell of it does what it says: run by a real sh, with a program that ends as it is told.
+# The shell of it does what it says: run by a real sh, with a program that ends with given statuses.
 
 
 def _ended(tmp_path: Path, statuses: str, command: list[str]) -> tuple[int, str, int]:

@@ -170,12 +170,12 @@ def test_an_empty_archive_has_the_view_and_no_rows(opened: Any, tmp_path: Path) 
     assert relation.fetchall() == []
 
 
-# --- the tape ------------------------------------------------------------------------------------
+# --- the expected rows ----------------------------------------------------------------------------
 
 
 @BOTH
 @pytest.mark.parametrize("name", ["without ids", "one stamp", "look-alikes", "new years"])
-def test_the_tape_macro_returns_trades_in_the_exchanges_order(
+def test_the_trade_history_in_sql_is_in_the_exchanges_order(
     opened: Any, name: str, tmp_path: Path
 ) -> None:
     rows = MADE_HISTORIES[name]

@@ -61,7 +61,7 @@ def faults(folder: Path) -> list[str]:
 
 
 def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Write a file anew with other rows, as a clumsy tool would: the footer stays."""
+    """Write a file again with other rows, as a clumsy tool would: the footer stays."""
     table = pq.ParquetFile(file).read()
     footer = pq.ParquetFile(file).metadata.metadata
     changed = change(table).replace_schema_metadata(
@@ -99,7 +99,7 @@ def rollup_of(folder: Path, place: int, level: str = "1m") -> Path:
 
 
 def alter(file: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
-    """Write a roll-up anew with other values in one column; the footer stays."""
+    """Write a roll-up again with other values in one column; the footer stays."""
     table, footer = pq.ParquetFile(file).read(), pq.ParquetFile(file).metadata.metadata
     place, kind = table.schema.get_field_index(column), table.schema.field(column)
     values = pa.array(change(table.column(column).to_pylist()), kind.type)

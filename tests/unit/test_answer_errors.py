@@ -179,7 +179,7 @@ def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EService:Throttled: 1700000030", 29.75),
         ("EService: Throttled: 1700000001", 0.75),
         ("EService: Throttled: 1800000000", 3600.0),
-        # A stamp that has passed (by a clock that goes wrong) tells nothing: wait as ever.
+        # A stamp that has passed (by a wrong clock) is ignored: wait as without a time.
         ("EService: Throttled: 1700000000", None),
         ("EService: Throttled: 1600000000", None),
     ],

@@ -66,7 +66,7 @@ def compact(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> harvester.Archive:
-    return filled(tmp_path_factory.mktemp("ticks"))
+    return filled(tmp_path_factory.mktemp("trades"))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> harvester.Archive:
 
 
 def files_read(result: Result) -> set[str]:
-    """The files that DuckDB tells it has read."""
+    """The files that DuckDB has read, by its profile."""
     explained = result.explain("analyze")
     counted = [int(count) for count in re.findall(r"Total Files Read: (\d+)", explained)]
     named = re.findall(r"(year=\d{4}/[\d-]+\.parquet)", re.sub(r"[│\s]", "", explained))

@@ -1,4 +1,4 @@
-"""The small files beside the segments: whole, united, and told apart from damage."""
+"""The small files beside the segments: written whole, merged, and damage in them is an error."""
 
 from __future__ import annotations
 

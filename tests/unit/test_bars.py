@@ -86,7 +86,7 @@ def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
 
 
 def cut(rows: Rows, bounds: Sequence[int]) -> list[tuple[Range, Rows]]:
-    """A tape in segments that touch."""
+    """Rows in segments that touch."""
     stamps = [row[1] for row in rows]
     return [
         (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])
@@ -142,7 +142,7 @@ SHARES = ("a trade", "a tenth", "a half", "all", "more")
 
 
 def size_of(rows: Rows, by: By, share: str) -> str:
-    """A size that ends a bar with each trade, or with a share of the tape's amount."""
+    """A size that ends a bar with each trade, or with a share of the total amount."""
     total = sum((amount(row, by) for row in rows), Decimal(0))
     least = {"trades": Decimal(1), "volume": Decimal("1e-8"), "value": Decimal("1e-18")}[by]
     shares = {"a tenth": 10, "a half": 2, "all": 1}

@@ -1,7 +1,7 @@
 """Trades at the edges of candles: every one counts once, whatever was lost, doubled or moved.
 
-Tapes are made of few prices and volumes, so that twins abound, and mostly of trades published at
-the very moment at which a minute opens. Which of these the exchange counts in the minute before is
+Trades have few prices and volumes, so that equal trades are frequent; most are published at the
+very moment at which a minute opens. Which of these the exchange counts in the minute before is
 tried in all ways, by plain Python.
 """
 
@@ -71,7 +71,7 @@ def in_order(history: Sequence[Made]) -> list[Made]:
 
 @st.composite
 def held(draw: st.DrawFn) -> Held:
-    """A tape, of which one trade may have been lost, doubled or moved across an edge."""
+    """Trades, of which one may have been lost, doubled or moved across an edge."""
     true = []
     for minute in MINUTES:
         number = draw(st.integers(0, 2))
@@ -113,7 +113,7 @@ def best(history: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) ->
     opening in the minute before.
 
     Args:
-        tape: as it is held.
+        history: the stored trades.
         compared: the minutes that are compared.
         is_equal: whether a minute of some trades is the exchange's.
     """
@@ -235,7 +235,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
 
 
 def is_stated(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool:
-    """Whether the file tells what happened in a minute."""
+    """Whether the file is complete for a minute."""
     if not in_file and None in whole:
         return False
     since = in_file[0] if whole.since_s is None else whole.since_s // 60

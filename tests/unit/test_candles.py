@@ -130,7 +130,7 @@ def test_a_candle_without_volume_has_no_vwap(tmp_path: Path) -> None:
     assert [candle["vwap"] for candle in answer(ohlc(archive, ask()))] == [None]
 
 
-# --- whichever files hold the tape ---------------------------------------------------------------
+# --- any division into files ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", [0, 1])

@@ -25,7 +25,7 @@ TYPES = {None: 0, "market": 1, "limit": 2}
 
 
 def record(row: candle_oracle.Row) -> bytes:
-    """A row as docs/format.md tells it."""
+    """A row as docs/format.md specifies it."""
     number, stamp, tie, price, volume, side, kind, misc = row
     text = (misc or "").encode()
     length = 0xFFFFFFFF if misc is None else len(text)
@@ -39,7 +39,7 @@ def record(row: candle_oracle.Row) -> bytes:
 
 
 def by_hand(rows: Sequence[candle_oracle.Row], months: list[str]) -> tuple[int, str]:
-    """Trades and digest of some months, as docs/format.md tells it."""
+    """Trades and digest of some months, as docs/format.md specifies it."""
     lines, total = "", 0
     for month in months:
         year, number = int(month[:4]), int(month[5:])
@@ -54,7 +54,7 @@ def by_hand(rows: Sequence[candle_oracle.Row], months: list[str]) -> tuple[int, 
 def archive_of(
     path: Path, places: list[int], rows: Sequence[candle_oracle.Row] = ROWS
 ) -> TradeStore:
-    """The tape in segments cut behind some of its rows, covered to a day after its end."""
+    """The trades in segments cut behind some of the rows, covered to a day after its end."""
     end = rows[-1][1] + 86_400 * 10**9
     return hold(TradeStore(path), cut(rows, [0, *(rows[place][1] for place in places), end]))
 

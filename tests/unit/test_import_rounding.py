@@ -1,4 +1,4 @@
-"""How a file rounds its times is told from what the API printed for the same trades."""
+"""How a file rounds its times is found from what the API printed for the same trades."""
 
 from __future__ import annotations
 

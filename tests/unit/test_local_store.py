@@ -1,4 +1,4 @@
-"""Files of a store stand whole or not at all, and the machine's refusals are told in our words."""
+"""Files of a store are whole or absent, and the system's errors become errors of harvester."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_files_that_become_another_while_they_are_listed_are_not_both_missing(
     """A merge between the names and their sizes, or among the names."""
     for name in "123":
         put(store, f"trades/{name}")
-    # Two changes within one tick of the system's clock leave the same time on the folder.
+    # Two changes within one step of the system's clock leave the same time on the folder.
     os.utime(store.root / "trades", ns=(5, 1_700_000_000_000_000_000))
 
     def merge() -> None:

@@ -71,7 +71,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def history() -> list[dict[str, Any]]:
-    """The trades that the stand-in makes up, as plain Python has them, with the second of each."""
+    """The trades of the sample exchange, as plain Python has them, with the second of each."""
     rows: list[dict[str, Any]] = sample_trades(200_000, 7).to_pylist()
     for row in rows:
         row["at"] = datetime.fromtimestamp(row["time"].value // 10**9, UTC)

@@ -78,7 +78,7 @@ class Served(NamedTuple):
 
 
 def walk(served: Served, after: int, *, cursors: bool = True) -> list[tuple[Any, ...]]:
-    """The tape behind `after`, to the head."""
+    """The rows after `after`, to the newest."""
     merger, found = PageMerger(after), []
     for _ in range(10_000):
         rows, cursor, unit = served.page(merger.next_since())

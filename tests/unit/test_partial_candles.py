@@ -1,4 +1,4 @@
-"""Partial candles by pyarrow and by DuckDB: the same to the bit, however the ticks come in."""
+"""Partial candles by pyarrow and by DuckDB: the same to the bit, for any batches."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MONTH = Range(JANUARY, JANUARY + 30 * DAY)
 
 @dataclass
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that is set by the test."""
 
     now_s: float = 0.0
 
@@ -258,7 +258,7 @@ def test_what_comes_late_of_a_pair_that_has_ended_is_not_shown() -> None:
 
 
 def test_a_pair_whose_earlier_gaps_are_filled_after_its_end_runs_until_they_are() -> None:
-    """As in a refresh: its outcome is told, and then what was missing before is downloaded."""
+    """As in a refresh: its result comes first, and then what was missing before is downloaded."""
     run = one_pair()
     run.add(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
     run.add(Started("XBTUSD", [MONTH], 2_000))

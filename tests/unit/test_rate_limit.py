@@ -1,6 +1,6 @@
 """When a pair is asked: by a clock that is handed in, so nothing here waits.
 
-`Made` plays an exchange with a limit, and a crawl that asks for the next page as soon as it may.
+`Made` plays an exchange with a limit, and a download that requests the next page as soon as it may.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class Sent(NamedTuple):
 
 
 class Made:
-    """Pairs that are crawled through `RateLimiter`, and an exchange whose limit may change."""
+    """Pairs that are downloaded through `RateLimiter`, and an exchange whose limit may change."""
 
     def __init__(
         self,

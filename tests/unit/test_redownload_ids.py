@@ -1,4 +1,4 @@
-"""What footers tell of ids that skip is true of their own rows, after a re-download as well."""
+"""Footers record exactly the id gaps of their own rows, after a re-download as well."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def excused(folder: Path) -> int:
 
 
 def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
-    """How many skips of the true tape are on record in no other way."""
+    """How many id gaps of the true trades are not on record as confirmed."""
     known = {tuple(id_gap) for each in footers(folder) for id_gap in each.jumps}
     ids = [each.trade_id or 0 for each in trades]
     return sum(here - before > 1 and (before, here) not in known for before, here in pairwise(ids))
@@ -236,7 +236,7 @@ def test_a_confirmed_id_gap_stays_with_its_trades(started: Any) -> None:
 
 
 def always_skipping(seed: int) -> tuple[list[Trade], int]:
-    """A tape, and a place in it where ids skip and no trade follows for some seconds."""
+    """Trades, and a place where ids skip and no trade follows for some seconds."""
     trades = sample_trades.ids_with_gaps(18_000, seed, chance=0.5)
     for at in range(15_500, 17_000):
         before, other = trades[at], trades[at + 1]
@@ -296,7 +296,7 @@ def test_an_id_gap_where_a_run_was_interrupted_is_excused_once(
 # --- a file without ids between the exchange's ----------------------------------------------------
 
 LONG = sample_trades.xbtusd_like(14_000, 82)
-"""Of it a file tells more than is asked for again: the number of its trades is all that counts."""
+"""A file has more of it than is requested again: only the number of its trades counts."""
 
 
 def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:

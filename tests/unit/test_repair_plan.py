@@ -1,4 +1,4 @@
-"""Which files have to go, and what is owed in their stead: by reports and evidence made by hand."""
+"""Which files a repair moves, and which ranges it requests: by reports made by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ A, B, C = segment(0, 10), segment(10, 20), segment(20, 30)
 
 @dataclass
 class Evidence(SegmentReader):
-    """Evidence made by hand: files say what their names say, and agree, unless told otherwise."""
+    """Evidence made by hand: footers agree with names, and files agree unless given otherwise."""
 
     claimed: dict[str, Footer] = field(default_factory=dict)
     disagreeing: set[tuple[Segment, Segment]] = field(default_factory=set)
@@ -126,7 +126,7 @@ def test_files_of_an_unknown_kind_are_not_moved() -> None:
     assert plan_repair(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Evidence()) == []
 
 
-# --- what is owed --------------------------------------------------------------------------------
+# --- expected ranges ------------------------------------------------------------------------------
 
 NAME = Range(100, 200)
 

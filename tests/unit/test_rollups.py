@@ -1,4 +1,4 @@
-"""Roll-ups: the same answer as from ticks, and never one from other rows."""
+"""Roll-ups: the same answer as from trades, and never from other rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HUGE = Decimal("99999999.9999999999")
 def read_from(archive: TradeStore, **question: Any) -> list[str]:
     """What each piece of an answer is read from, in order."""
     return [
-        "ticks" if source.rollup is None else source.rollup.interval
+        "trades" if source.rollup is None else source.rollup.interval
         for source in plan_query(archive, ask(**question)).sources
     ]
 
@@ -70,7 +70,7 @@ def spans_of(rows: Sequence[candle_oracle.Row]) -> list[Range]:
 def pairs_of_archives(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, tuple[TradeStore, ...]]:
-    """Of each made tape an archive of ticks alone, and its copy with roll-ups."""
+    """Of each made history an archive without roll-ups, and its copy with roll-ups."""
     made: dict[str, tuple[TradeStore, ...]] = {}
     for name, rows in MADE_HISTORIES.items():
         stamps = [row[1] for row in rows]
@@ -180,9 +180,9 @@ def test_the_coarsest_level_that_divides_the_question_answers(tmp_path: Path) ->
     rolled(archive)
     assert read_from(archive, interval="1d") == ["1h", "1h"]
     assert read_from(archive, interval="90m") == ["1m", "1m"]
-    assert read_from(archive, interval="90s") == ["ticks", "ticks"]
+    assert read_from(archive, interval="90s") == ["trades", "trades"]
     assert read_from(archive, interval="1h", offset_ns=60 * SECOND) == ["1m", "1m"]
-    assert read_from(archive, interval="1h", offset_ns=1) == ["ticks", "ticks"]
+    assert read_from(archive, interval="1h", offset_ns=1) == ["trades", "trades"]
     assert read_from(archive, interval="1mo", tz="Europe/Berlin") == ["1h", "1h"]
     assert read_from(archive, interval="1d", tz="Asia/Kolkata") == ["1m", "1m"]
 
@@ -193,9 +193,9 @@ def test_where_the_range_cuts_a_rollup_candle_trades_are_read(tmp_path: Path) ->
     first = archive.bounds(archive.segments(PAIR)[0])
     assert first is not None
     span = Range(first[0] + 90 * MINUTE, first[0] + 100 * MINUTE)
-    assert read_from(archive, interval="1m", span=span) == ["ticks", "1m", "ticks"]
+    assert read_from(archive, interval="1m", span=span) == ["trades", "1m", "trades"]
     # No hour lies in it whole, but minutes do.
-    assert read_from(archive, interval="1h", span=span) == ["ticks", "1m", "ticks"]
+    assert read_from(archive, interval="1h", span=span) == ["trades", "1m", "trades"]
 
 
 def test_only_segments_without_a_rollup_are_read_from_trades(
@@ -207,7 +207,7 @@ def test_only_segments_without_a_rollup_are_read_from_trades(
     (archive.root / archive.rollups(PAIR)[0].path).unlink()
     assert sorted(read_from(archive, interval="1h")) == ["1h", "1m"]
     shutil.rmtree(archive.root / "candles/interval=1m")
-    assert sorted(read_from(archive, interval="1h")) == ["1h", "ticks"]
+    assert sorted(read_from(archive, interval="1h")) == ["1h", "trades"]
     assert table(archive, interval="1h", all_columns=True).equals(truth)
 
 
@@ -216,7 +216,7 @@ def test_a_rollup_of_other_rows_never_serves(tmp_path: Path) -> None:
     rolled(archive)
     other = hold(TradeStore(tmp_path / "b"), [(Range(0, START), [trade(-1, "6")])])
     shutil.copytree(tmp_path / "a/candles", tmp_path / "b/candles")
-    assert read_from(other, interval="1h") == ["ticks"]
+    assert read_from(other, interval="1h") == ["trades"]
     assert rolled(other) == RollupReport(built=2)
     assert read_from(other, interval="1h") == ["1h"]
     assert table(other, interval="1h").column("open").to_pylist() == [Decimal(6)]
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_rollup_never_serves(tmp_path: Path) -> None:
     rolled(archive)
     for rollup in archive.rollups(PAIR):
         (archive.root / rollup.path).write_bytes(b"no parquet")
-    assert read_from(TradeStore(tmp_path), interval="1h") == ["ticks"]
+    assert read_from(TradeStore(tmp_path), interval="1h") == ["trades"]
 
 
 def test_rollups_that_vanish_meanwhile_are_done_without(

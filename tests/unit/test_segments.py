@@ -1,4 +1,4 @@
-"""A segment is one Parquet file that any reader reads, and that tells what it holds."""
+"""A segment is one Parquet file that any reader reads, and its footer describes it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def market() -> Market:
 
 @pytest.fixture(scope="module")
 def rows(market: Market) -> list[Any]:
-    """The tape of the market."""
+    """The rows of the market."""
     return list(expected(market))
 
 

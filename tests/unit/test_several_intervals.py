@@ -1,4 +1,4 @@
-"""Candles of several lengths at once: the bytes that each has alone, and ticks read once."""
+"""Candles of several lengths at once: the bytes that each has alone, and trades read once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from kraken_market import Market, expected
 from rollup_cases import rolled
 
-from harvester.query import candles, source_choice
-from harvester.query import plan as cutting
-from harvester.query import plan as planning
+from harvester.query import candles, plan, source_choice
 from harvester.query.candles import QuerySession, batches_by_interval, run_shared_scan
 from harvester.query.plan import FILLS, CandleQuery
 from harvester.query.sql import connect
@@ -55,7 +53,7 @@ def partly(path: Path, rows: Sequence[candle_oracle.Row], *, with_rollups: bool)
 def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
     sparse = expected(sample_trades.market(sample_trades.sparse(200)))
     return {
-        "ticks": partly(tmp_path_factory.mktemp("ticks"), BUSY, with_rollups=False),
+        "trades": partly(tmp_path_factory.mktemp("trades"), BUSY, with_rollups=False),
         "rolled": partly(tmp_path_factory.mktemp("rolled"), BUSY, with_rollups=True),
         "sparse": partly(tmp_path_factory.mktemp("sparse"), sparse, with_rollups=False),
         "sparse, rolled": partly(tmp_path_factory.mktemp("both"), sparse, with_rollups=True),
@@ -85,7 +83,7 @@ def are_equal(archive: TradeStore, lengths: Sequence[str], **asked: Any) -> bool
 
 
 def in_small_parts(monkeypatch: pytest.MonkeyPatch, candles: int) -> None:
-    monkeypatch.setattr(cutting.split_query, "__defaults__", (candles,))
+    monkeypatch.setattr(plan.split_query, "__defaults__", (candles,))
 
 
 # --- the same bytes ------------------------------------------------------------------------------
@@ -103,7 +101,7 @@ def test_each_length_equals_the_oracles(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("span", [EVERYTHING, CUT], ids=["all", "cut"])
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("name", ["ticks", "rolled"])
+@pytest.mark.parametrize("name", ["trades", "rolled"])
 def test_every_fill_every_column_every_source(
     archives: dict[str, TradeStore], name: str, fill: str, span: Range
 ) -> None:
@@ -129,7 +127,7 @@ def test_the_calendar_zones_and_offsets(
     assert are_equal(archives[name], lengths, **asked)
 
 
-@pytest.mark.parametrize("name", ["ticks", "rolled"])
+@pytest.mark.parametrize("name", ["trades", "rolled"])
 def test_lengths_of_which_none_divides_another(archives: dict[str, TradeStore], name: str) -> None:
     assert are_equal(archives[name], ("7s", "500ms"), all_columns=True)
     assert are_equal(archives[name], ("90m", "1h", "13m"), span=CUT, all_columns=True)
@@ -140,9 +138,9 @@ def test_a_long_question_in_parts(
 ) -> None:
     lengths = ("1s", "1m", "7m", "1h")
     question = ask(fill="previous", span=CUT, all_columns=True)
-    truth = alone(archives["ticks"], question, lengths)
+    truth = alone(archives["trades"], question, lengths)
     in_small_parts(monkeypatch, 97)
-    for name in ("ticks", "rolled"):
+    for name in ("trades", "rolled"):
         made = together(archives[name], question, lengths)
         assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
 
@@ -152,7 +150,7 @@ def test_several_intervals_with_kraken_fill_equal_single_queries(
 ) -> None:
     for decimals in (1, 5):
         assert are_equal(
-            archives["ticks"], ("1m", "1h"), fill="kraken", pair_decimals=decimals, span=CUT
+            archives["trades"], ("1m", "1h"), fill="kraken", pair_decimals=decimals, span=CUT
         )
 
 
@@ -186,7 +184,7 @@ def test_several_intervals_of_any_trades_in_any_segments_equal_single_queries(
 
 @pytest.fixture
 def pieces_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
-    """Each piece of ticks that a query is made for."""
+    """Each piece of trades that a query is made for."""
     read: list[Piece] = []
     real = source_choice.trades_sql
 
@@ -208,15 +206,15 @@ def test_several_intervals_read_each_trade_once(
     lengths: tuple[str, ...],
 ) -> None:
     in_small_parts(monkeypatch, 300)
-    together(archives["ticks"], ask(span=CUT), lengths)
+    together(archives["trades"], ask(span=CUT), lengths)
     spans = sorted(piece.within for piece in pieces_read)
-    held = [piece.within for piece in archives["ticks"].pieces(PAIR, CUT)]
+    held = [piece.within for piece in archives["trades"].pieces(PAIR, CUT)]
     assert sum(through - after for after, through in spans) == sum(b - a for a, b in held)
     assert union(spans) == union(held)
 
 
 def test_where_roll_ups_answer_nothing_is_scanned(tmp_path: Path) -> None:
-    """One length alone reads ticks, and the edges of the others are less than their roll-up."""
+    """One length alone reads trades, and the edges of the others are less than their roll-up."""
     archive = hold(TradeStore(tmp_path), cut(BUSY, [0, LAST]))
     rolled(archive)
     folder = tmp_path / "scan"
@@ -270,7 +268,7 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
     is_compacted: list[bool] = []
 
     def planned_and_gone(*of: Any) -> Any:
-        made = planning.plan_query(*of)
+        made = plan.plan_query(*of)
         if not is_compacted:
             is_compacted.append(True)
             with writer(TradeStore(tmp_path), PAIR) as pair_writer:
@@ -287,7 +285,7 @@ def test_no_temporary_file_is_left(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = batches_by_interval(
-        QuerySession(archives["ticks"]), ask(), [parse_interval("1m"), parse_interval("1h")]
+        QuerySession(archives["trades"]), ask(), [parse_interval("1m"), parse_interval("1h")]
     )
     _, batches = next(found)
     next(batches)

@@ -249,7 +249,7 @@ def test_the_table_of_a_pair_shows_its_gaps_month_by_month() -> None:
     )
 
 
-def test_a_narrow_terminal_shows_what_matters_most() -> None:
+def test_a_narrow_terminal_leaves_out_the_last_columns() -> None:
     shown = status_text([ONE, TWO], LEVELS, TableStyle(80, ASCII)).split("\n")
     assert shown[:4] == [
         "pair         trades        last  age   2013-20  gaps  calls left  files     MB",
@@ -260,7 +260,7 @@ def test_a_narrow_terminal_shows_what_matters_most() -> None:
     assert max(len(line) for line in shown) <= 80
 
 
-def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
+def test_on_a_very_narrow_terminal_no_line_wraps() -> None:
     assert status_text([ONE], LEVELS, TableStyle(40, ASCII)).split("\n")[:2] == [
         "pair        trades  age  gaps",
         "XBTUSD  85,123,456   3h     1",

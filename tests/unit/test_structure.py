@@ -53,6 +53,32 @@ BANNED = frozenset(
 ALLOWED = frozenset(("tape", "one_by_one", "tell"))
 """`tape` is the public SQL macro, `tell` a method of every file."""
 
+BANNED_IN_TESTS = (BANNED - {"one"}) | {
+    "asking",
+    "crawl",
+    "crawled",
+    "crawling",
+    "crawls",
+    "hear",
+    "hears",
+    "holed",
+    "jump",
+    "jumps",
+    "mends",
+    "mirrors",
+    "owe",
+    "owes",
+    "owing",
+    "stranger",
+    "strangers",
+    "tick",
+    "ticks",
+    "wished",
+}
+"""Words that also stand in no identifier and no file name of tests and benchmarks."""
+ALLOWED_IN_TESTS = frozenset(("on_trade_tick", "tick_size", "ticks"))
+"""A method of nautilus_trader, a field of Kraken's AssetPairs, and a field of the run log."""
+
 
 def modules() -> dict[str, Path]:
     """Every module with code, by its dotted name."""
@@ -184,6 +210,18 @@ def test_no_identifier_has_a_banned_word() -> None:
         for name, path in modules().items()
         for line, identifier in identifiers(path)
         if identifier not in ALLOWED and words(identifier) & BANNED
+    ]
+    assert wrong == []
+
+
+def test_no_name_in_tests_and_benchmarks_has_a_banned_word() -> None:
+    root = PACKAGE.parent
+    paths = [path for name in ("tests", "benchmarks") for path in (root / name).rglob("*.py")]
+    wrong = [
+        f"{path.relative_to(root)}:{line} {identifier}"
+        for path in sorted(paths)
+        for line, identifier in [(0, path.stem), *identifiers(path)]
+        if identifier not in ALLOWED_IN_TESTS and words(identifier) & BANNED_IN_TESTS
     ]
     assert wrong == []
 

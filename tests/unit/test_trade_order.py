@@ -1,4 +1,4 @@
-"""The tape's order, and what pages have in common, as plain loops over the rows tell it."""
+"""The exchange's order, and what pages have in common, compared with plain loops over the rows."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def seen(batches: Iterator[pa.RecordBatch]) -> list[tuple[int, int]]:
 
 
 def places(rows: list[Any], span: Range) -> list[tuple[int, int]]:
-    """(time, tie) of the rows of a tape that lie in a span."""
+    """(time, tie) of the rows that lie in a range."""
     return [(row[1], row[2]) for row in rows if span.after < row[1] <= span.through]
 
 
@@ -276,7 +276,7 @@ def test_a_damaged_file_is_an_error_that_names_its_path(archive: TradeStore) -> 
     assert str(caught.value).startswith(f"{place} can't be read: ")
 
 
-# The seams.
+# Neighbouring ids at the ends of ranges.
 
 LOOSE = made_rows([5, 10, 15, 20, 25, 30], [None, 2, None, None, None, 6])
 

@@ -44,20 +44,20 @@ def archive(tmp_path: Path) -> TradeStore:
 def commit(
     writer: Writer, span: Range, trade_rows: list[Row], footer: Footer = NOTE
 ) -> list[Segment]:
-    """Commit what of a tape lies in a span."""
+    """Commit the rows that lie in a range."""
     inside = [row for row in trade_rows if span.after < row[1] <= span.through]
     return writer.commit(span, batch(inside, ROWS), footer)
 
 
 def committed(archive: TradeStore, trade_rows: list[Row], spans: list[Range]) -> None:
-    """Commit a tape span by span."""
+    """Commit rows range by range."""
     with writer(archive, PAIR) as pair_writer:
         for span in spans:
             commit(pair_writer, span, trade_rows)
 
 
 def cuts(trade_rows: list[Row], number: int) -> list[Range]:
-    """Touching spans that hold a tape whole, each cut between two stamps."""
+    """Touching ranges that contain all rows, each cut between two times."""
     stamps = sorted({row[1] for row in trade_rows})
     inner = stamps[:: max(len(stamps) // number, 1)][1:number]
     ends = [stamps[0] - 1, *inner, stamps[-1] + 5]
@@ -65,7 +65,7 @@ def cuts(trade_rows: list[Row], number: int) -> list[Range]:
 
 
 def held(archive: TradeStore, span: Range | None = None) -> list[Row]:
-    """The tape that the archive holds, as the exchange stand-in writes tapes."""
+    """The rows that the archive holds, in the form of `expected`."""
     found: list[Row] = []
     for scanned in archive.scan(PAIR, *([span] if span else [])):
         stamps = [value.value for value in scanned.column("time")]
@@ -223,7 +223,7 @@ def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: TradeSt
         (Range(10, 20), [15, 14]),
     ],
 )
-def test_rows_that_do_not_belong_are_never_dropped_in_silence(
+def test_rows_outside_the_range_or_out_of_order_are_an_error(
     archive: TradeStore, span: Range, stamps: list[int]
 ) -> None:
     rows: list[Row] = [(at, stamp, 0, *HISTORY[0][3:]) for at, stamp in enumerate(stamps, 1)]
@@ -338,13 +338,20 @@ def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
     assert archive.gaps(PAIR) == [Range(90, 100)]
 
 
-def test_nothing_but_segments_stands_under_trades(archive: TradeStore) -> None:
-    keep_pairs(archive.store, b"{}")
+def test_only_segments_are_in_the_folder_trades(archive: TradeStore) -> None:
     with writer(archive, PAIR) as pair_writer:
         pair_writer.want(Range(0, 2**62))
         commit(pair_writer, Range(0, 2**62), HISTORY)
         pair_writer.compact(every=True)
         assert {Path(path).suffix for path in parquets(archive)} == {".parquet"}
+
+
+def test_the_root_of_an_archive_has_these_entries(archive: TradeStore) -> None:
+    keep_pairs(archive.store, b"{}")
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.want(Range(0, 2**62))
+        commit(pair_writer, Range(0, 2**62), HISTORY)
+        pair_writer.compact(every=True)
     assert {path.name for path in archive.root.iterdir()} == {
         "archive.json",
         "locks",
