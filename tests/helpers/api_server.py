@@ -1,4 +1,4 @@
-"""Shared by tests: api server."""
+"""Archives of made rows, and the API server over them without a socket."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from crash_points import WHEN, Plan
 from kraken_faults import Fault, Faults
 from kraken_market import SECOND_NS, Clock, Market, Trade, TradeRows, named
 from kraken_server import Exchange
-from ledger import Ledger, Loss, check_nothing_left, foreign_files, imported_ranges_of, staged
+from ledger import Ledger, Loss, check_nothing_left, imported_ranges_of, misnamed_files, staged
 from process import Disk, Ended, Victims
 
 SETTLE_S = 60
@@ -401,7 +401,7 @@ class Round:
         """
         for ledger in self.ledgers:
             ledger.check()
-        if found := foreign_files(self.disk.folder):
+        if found := misnamed_files(self.disk.folder):
             raise Loss(f"foreign files among the segments: {found}")
 
     def finish(self, commands: Sequence[str] = LAST_COMMANDS) -> None:

@@ -1,4 +1,4 @@
-"""Shared by tests: cli runner."""
+"""An archive of a sample, and commands over it in processes."""
 
 from __future__ import annotations
 

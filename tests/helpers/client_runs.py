@@ -1,4 +1,4 @@
-"""Shared by tests: client runs."""
+"""Runs the client over an exchange with odd answers, and records its waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by tests: download kills."""
+"""A store on which a process dies after a number of steps, as by kill -9."""
 
 from __future__ import annotations
 

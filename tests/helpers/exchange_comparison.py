@@ -1,4 +1,4 @@
-"""Shared by tests: exchange comparison."""
+"""An archive of few trades, and its comparison with the test exchange's candles."""
 
 from __future__ import annotations
 

@@ -261,8 +261,8 @@ def plain(path: Path) -> pa.Table:
     return table.cast(PLAIN).replace_schema_metadata(None).combine_chunks()
 
 
-def foreign_files(folder: Path) -> list[str]:
-    """Whatever stands among the segments and the roll-ups and is none."""
+def misnamed_files(folder: Path) -> list[str]:
+    """Files among the segments and roll-ups whose name is none of theirs."""
     found: list[str] = []
     for room in ("trades", "candles"):
         files = (path for path in (folder / room).rglob("*") if path.is_file())
@@ -284,7 +284,7 @@ def check_nothing_left(folder: Path) -> None:
     Raises:
         Loss: there are some, or somebody does.
     """
-    left = [str(path) for path in staged(folder)] + foreign_files(folder)
+    left = [str(path) for path in staged(folder)] + misnamed_files(folder)
     left += [str(path) for path in (folder / "locks").glob("*.json")]
     if left:
         raise Loss(f"left over: {', '.join(left)}")

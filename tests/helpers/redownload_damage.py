@@ -1,4 +1,4 @@
-"""Shared by tests: redownload damage."""
+"""Damages a segment: its last row is missing, and the footer's number of rows agrees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by tests: redownload kills."""
+"""A re-download of an archive that is killed at each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by tests: redownloads."""
+"""An archive with imported trades, and its re-download from the test exchange."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by tests: stored trades."""
+"""Rows of given times, and segments of them that are written past the writer."""
 
 from __future__ import annotations
 

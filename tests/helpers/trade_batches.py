@@ -1,4 +1,4 @@
-"""Shared by tests: trade batches."""
+"""Batches of rows of given times."""
 
 from __future__ import annotations
 
