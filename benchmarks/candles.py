@@ -1,4 +1,4 @@
-"""Candles from ticks and from roll-ups, beside a bare scan, pandas and Polars.
+"""Candles from trades and from roll-ups, beside a bare scan, pandas and Polars.
 
 See benchmarks/README.md.
 """
@@ -52,18 +52,18 @@ MEMORY = "512MB"
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def chunks(ticks: int) -> Iterator[pa.RecordBatch]:
-    """Batches of `columns.ROWS` that together make a tape of twelve years, in its order."""
+def chunks(trades: int) -> Iterator[pa.RecordBatch]:
+    """Batches of `columns.ROWS` that together are the trades of twelve years, in order."""
     random = np.random.default_rng(SEED)
     price, number = 600_000, 1
-    while number <= ticks:
-        rows = min(CHUNK, ticks - number + 1)
+    while number <= trades:
+        rows = min(CHUNK, trades - number + 1)
         # A third of the trades share the stamp of the one before; quiet and busy hours take turns.
         mood = np.repeat(random.lognormal(0.0, 0.8, rows // 4096 + 1), 4096)[:rows]
         gaps = random.exponential(1.0, rows) * mood * (random.random(rows) > 0.35)
         # A batch begins after the last time of the one before, as it is committed by itself.
         gaps[0] += 1.0
-        done = (number - 1 + np.minimum(np.cumsum(gaps) * (rows / gaps.sum()), rows)) / ticks
+        done = (number - 1 + np.minimum(np.cumsum(gaps) * (rows / gaps.sum()), rows)) / trades
         years = np.interp(done, np.cumsum([0, *BUSY]) / sum(BUSY), np.arange(YEARS + 1))
         stamps = BEGIN_NS + (years / YEARS * SPAN_NS).astype(np.int64) // 100 * 100
         walk = price + np.cumsum(random.integers(-3, 4, rows))
@@ -91,7 +91,7 @@ def decimals(units: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(units), [None, pa.py_buffer(words)])
 
 
-def prepare(folder: Path, ticks: int) -> None:
+def prepare(folder: Path, trades: int) -> None:
     """Make the archive twice, the one with roll-ups, and the same trades as float64 files."""
     if (folder / "done").exists():
         return
@@ -99,11 +99,11 @@ def prepare(folder: Path, ticks: int) -> None:
     kind = pa.schema([("time", pa.timestamp("ns")), ("price", "f8"), ("volume", "f8")])
     after = 0
     with (
-        writer(TradeStore(folder / "ticks"), PAIR) as pair_writer,
+        writer(TradeStore(folder / "trades"), PAIR) as pair_writer,
         pq.ParquetWriter(folder / "floats.parquet", kind, compression="snappy") as parquet,
         pa.ipc.new_file(folder / "floats.arrow", kind) as arrow,
     ):
-        for rows in chunks(ticks):
+        for rows in chunks(trades):
             through = rows.column("time").cast(pa.int64())[-1].as_py()
             pair_writer.commit(Range(after, through), rows, Footer(Range(after, through), SPELLED))
             after = through
@@ -112,12 +112,12 @@ def prepare(folder: Path, ticks: int) -> None:
             )
             parquet.write_table(floats, row_group_size=1_000_000)
             arrow.write_table(floats)
-    subprocess.run(["cp", "-r", folder / "ticks", folder / "rolled"], check=True)  # noqa: S607
+    subprocess.run(["cp", "-r", folder / "trades", folder / "rolled"], check=True)  # noqa: S607
     begun = time.perf_counter()
     with writer(TradeStore(folder / "rolled"), PAIR) as pair_writer:
         made = roll_up(pair_writer, parse_levels(["1m", "1h"]))
     print(f"{made.built} roll-ups in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
-    for name in ("ticks", "rolled"):
+    for name in ("trades", "rolled"):
         # As a download writes them: otherwise the name is looked up in the footers of all segments.
         archive = TradeStore(folder / name)
         keep_pairs(archive.store, json.dumps({PAIR: {"altname": PAIR}}).encode())
@@ -130,14 +130,14 @@ def prepare(folder: Path, ticks: int) -> None:
 
 def scan(folder: Path) -> int:
     """Read the columns that a candle needs, and nothing more."""
-    archive = TradeStore(folder / "ticks")
-    ticks = trades_sql(archive, archive.pieces(PAIR))
+    archive = TradeStore(folder / "trades")
+    rows_sql = trades_sql(archive, archive.pieces(PAIR))
     connection = duckdb.connect(config={"threads": THREADS})
-    query = f"SELECT max(time), max(price), max(volume), max(place) FROM ({ticks})"  # noqa: S608
+    query = f"SELECT max(time), max(price), max(volume), max(place) FROM ({rows_sql})"  # noqa: S608
     return len(connection.execute(query).fetchall())
 
 
-def ours(
+def harvester_query(
     kind: str,
     interval: str,
     within: Range = EVERYTHING,
@@ -205,18 +205,18 @@ def with_polars(interval: str, form: str) -> Callable[[Path], int]:
 
 CONTESTANTS: dict[str, Callable[[Path], int]] = {
     "bare scan": scan,
-    "1m from ticks": ours("ticks", "1m"),
-    "5m from ticks": ours("ticks", "5m"),
-    "1h from ticks": ours("ticks", "1h"),
-    "1d from ticks": ours("ticks", "1d"),
-    "1m from roll-ups": ours("rolled", "1m"),
-    "5m from roll-ups": ours("rolled", "5m"),
-    "1h from roll-ups": ours("rolled", "1h"),
-    "1d from roll-ups": ours("rolled", "1d"),
-    "1m of one month from ticks": ours("ticks", "1m", MONTH),
-    "1m of one month from roll-ups": ours("rolled", "1m", MONTH),
-    "1m from ticks, kraken": ours("ticks", "1m", fill="kraken", pair_decimals=1),
-    "1m from ticks, all columns": ours("ticks", "1m", all_columns=True),
+    "1m from trades": harvester_query("trades", "1m"),
+    "5m from trades": harvester_query("trades", "5m"),
+    "1h from trades": harvester_query("trades", "1h"),
+    "1d from trades": harvester_query("trades", "1d"),
+    "1m from roll-ups": harvester_query("rolled", "1m"),
+    "5m from roll-ups": harvester_query("rolled", "5m"),
+    "1h from roll-ups": harvester_query("rolled", "1h"),
+    "1d from roll-ups": harvester_query("rolled", "1d"),
+    "1m of one month from trades": harvester_query("trades", "1m", MONTH),
+    "1m of one month from roll-ups": harvester_query("rolled", "1m", MONTH),
+    "1m from trades, kraken": harvester_query("trades", "1m", fill="kraken", pair_decimals=1),
+    "1m from trades, all columns": harvester_query("trades", "1m", all_columns=True),
     "1h from roll-ups to pandas": to_pandas,
     "pandas 1m, parquet": with_pandas("1min", "parquet"),
     "pandas 1m, arrow": with_pandas("1min", "arrow"),
@@ -231,8 +231,8 @@ CONTESTANTS: dict[str, Callable[[Path], int]] = {
 
 def peak_mb() -> float:
     """The largest resident memory of this process alone; getrusage begins with its parent's."""
-    told = Path("/proc/self/status").read_text().partition("VmHWM:")[2]
-    return int(told.split()[0]) / 1024
+    status = Path("/proc/self/status").read_text().partition("VmHWM:")[2]
+    return int(status.split()[0]) / 1024
 
 
 # --- the run -------------------------------------------------------------------------------------
@@ -261,17 +261,17 @@ def measured(folder: Path, names: list[str], rounds: int) -> dict[str, dict[str,
         for name in names:
             command = [sys.executable, __file__, "--child", name, "--archive", str(folder)]
             done = subprocess.run(command, check=True, capture_output=True, env=environment)
-            told = json.loads(done.stdout)
-            found[name]["seconds"] += told["seconds"]
-            found[name]["peak_mb"] = max(found[name]["peak_mb"], told["peak_mb"])
-            found[name]["rows"] = told["rows"]
+            status = json.loads(done.stdout)
+            found[name]["seconds"] += status["seconds"]
+            found[name]["peak_mb"] = max(found[name]["peak_mb"], status["peak_mb"])
+            found[name]["rows"] = status["rows"]
     return found
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ticks", type=int, default=50_000_000)
+    parser.add_argument("--trades", type=int, default=50_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--archive", type=Path, help="Keep what is made there, for the next run.")
     parser.add_argument("--only", help="Contestants whose name holds this text.", default="")
@@ -282,18 +282,18 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.archive or Path(temporary)
-        prepare(folder, options.ticks)
+        prepare(folder, options.trades)
         names = [name for name in CONTESTANTS if options.only in name or name == "bare scan"]
         found = measured(folder.resolve(), names, options.rounds)
     base = median(found["bare scan"]["seconds"])
-    print(f"{options.ticks:,} ticks, {options.rounds} rounds of 3, {THREADS} threads")
+    print(f"{options.trades:,} trades, {options.rounds} rounds of 3, {THREADS} threads")
     print(f"{'question':<32}{'s':>9}{'x scan':>8}{'peak MB':>9}{'rows':>11}")
     for name, figures in found.items():
         s = median(figures["seconds"])
         print(
             f"{name:<32}{s:>9.3f}{s / base:>8.2f}{figures['peak_mb']:>9.0f}{figures['rows']:>11,}"
         )
-    print(json.dumps({"benchmark": "candles", "ticks": options.ticks, "found": found}))
+    print(json.dumps({"benchmark": "candles", "trades": options.trades, "found": found}))
 
 
 if __name__ == "__main__":

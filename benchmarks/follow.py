@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from crawl import HARVESTER
+from backfill import HARVESTER
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 SAMPLE_S = 0.2
@@ -158,12 +158,12 @@ def run(options: argparse.Namespace, exchange: subprocess.Popen[str], archive: P
 def is_exact(archive: Path, options: argparse.Namespace) -> tuple[bool, int]:
     """Whether the archive has exactly the settled trades, by plain Parquet; and how many."""
     market = market_of(options.begin_ns, options.seconds, options.rate)
-    from backfills import tape_of  # noqa: PLC0415 - of the tests
+    from backfills import rows_on_disk  # noqa: PLC0415 - of the tests
     from kraken_market import expected  # noqa: PLC0415 - of the tests
 
     names = [path.stem for path in archive.glob("trades/*/*/*.parquet")]
     reached_ns = max(int(name.partition("-")[2]) for name in names)
-    stored = tape_of(archive, "XBTUSD")
+    stored = rows_on_disk(archive, "XBTUSD")
     wanted = [row for row in expected(market) if options.begin_ns <= row[1] <= reached_ns]
     return stored == wanted, len(stored)
 

@@ -1,4 +1,4 @@
-"""A long crawl at a limited pace: does memory stay flat, and is no call left unused?
+"""A long backfill at a limited pace: does memory stay flat, and is no call left unused?
 
 See benchmarks/README.md.
 """
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crawl import HARVESTER
+from backfill import HARVESTER
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 SPARE = 1.1
@@ -37,7 +37,7 @@ MOST_FILES = 4
 
 
 class Sample(NamedTuple):
-    """What the crawl held at one moment."""
+    """The memory of the backfill at one moment."""
 
     second: float
     resident_mb: float
@@ -45,11 +45,11 @@ class Sample(NamedTuple):
     segments: int
 
 
-# --- the stand-in --------------------------------------------------------------------------------
+# --- the test exchange ----------------------------------------------------------------------------
 
 
 def serve(pairs: int, trades: int, rate: float) -> None:
-    """Serve the same tape under several names, with a limit of calls, until told to end."""
+    """Serve the same trades under several names, with a limit of calls, until terminated."""
     sys.path.insert(0, str(TESTS))
     from kraken_market import named  # noqa: PLC0415 - of the tests, and only here
     from kraken_server import Exchange  # noqa: PLC0415 - of the tests, and only here
@@ -57,8 +57,8 @@ def serve(pairs: int, trades: int, rate: float) -> None:
 
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
-    tape = xbtusd_like(trades, 7, gap_s=6.0)
-    markets = [named(number, tape) for number in range(pairs)]
+    made_trades = xbtusd_like(trades, 7, gap_s=6.0)
+    markets = [named(number, made_trades) for number in range(pairs)]
     with Exchange(markets, limit=rate * LIMIT, latency_s=LATENCY_S, cache_gzip=True) as exchange:
         print(exchange.url, flush=True)
         ended.wait(4 * 3600)
@@ -66,7 +66,7 @@ def serve(pairs: int, trades: int, rate: float) -> None:
 
 @contextmanager
 def sample_exchange(pairs: int, trades: int, rate: float) -> Iterator[str]:
-    """Start the stand-in as a process of its own; it is ended by its own id."""
+    """Start the test exchange as a process of its own; it is ended by its own id."""
     command = [sys.executable, __file__, "--serve", "--pairs", str(pairs)]
     command += ["--trades", str(trades), "--rate", str(rate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -76,7 +76,7 @@ def sample_exchange(pairs: int, trades: int, rate: float) -> Iterator[str]:
             process.terminate()
 
 
-# --- the crawl -----------------------------------------------------------------------------------
+# --- the backfill ---------------------------------------------------------------------------------
 
 
 def sampled(process: subprocess.Popen[str], archive: Path, begun: float) -> Sample:
@@ -88,7 +88,9 @@ def sampled(process: subprocess.Popen[str], archive: Path, begun: float) -> Samp
     return Sample(time.monotonic() - begun, resident, open_files, segments)
 
 
-def crawl(url: str, options: argparse.Namespace, names: list[str]) -> tuple[list[Sample], Any]:
+def run_backfill(
+    url: str, options: argparse.Namespace, names: list[str]
+) -> tuple[list[Sample], Any]:
     """Backfill for the minutes asked for, then end it; returns the samples and its own report."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "data"
@@ -101,21 +103,21 @@ def crawl(url: str, options: argparse.Namespace, names: list[str]) -> tuple[list
                 time.sleep(SAMPLE_S)
                 samples.append(sampled(process, archive, begun))
             process.send_signal(signal.SIGTERM)
-            told, _ = process.communicate()
-    return samples, json.loads(told)
+            report, _ = process.communicate()
+    return samples, json.loads(report)
 
 
-def figures(samples: list[Sample], told: Any, options: argparse.Namespace) -> dict[str, Any]:  # noqa: ANN401 - JSON
+def figures(samples: list[Sample], report: Any, options: argparse.Namespace) -> dict[str, Any]:  # noqa: ANN401 - JSON
     """Work out what the run came to."""
     seconds = samples[-1].second
     later = [sample for sample in samples if sample.second >= seconds * WARM_UP]
-    pages = sum(pair["pages"] for pair in told["pairs"])
+    pages = sum(pair["pages"] for pair in report["pairs"])
     return {
         "minutes": seconds / 60,
-        "pairs": len(told["pairs"]),
-        "trades": sum(pair["trades"] for pair in told["pairs"]),
+        "pairs": len(report["pairs"]),
+        "trades": sum(pair["trades"] for pair in report["pairs"]),
         "pages": pages,
-        "pace": pages / (options.rate * seconds * len(told["pairs"])),
+        "pace": pages / (options.rate * seconds * len(report["pairs"])),
         "least_mb": min(sample.resident_mb for sample in later),
         "most_mb": most_mb(later),
         # Peaks against peaks: between two flushes memory goes up and down by what waits.
@@ -143,7 +145,7 @@ def most_mb(samples: list[Sample]) -> float:
 
 
 def main() -> None:
-    """Measure and print; or be the stand-in, as which this program starts itself."""
+    """Measure and print; or be the test exchange, as which this program starts itself."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--pairs", type=int, default=4)
@@ -160,7 +162,7 @@ def main() -> None:
         from kraken_market import named  # noqa: PLC0415 - of the tests
 
         names = [named(number, []).altname for number in range(options.pairs)]
-        found = figures(*crawl(url, options, names), options)
+        found = figures(*run_backfill(url, options, names), options)
     for name, value in found.items():
         print(f"{name:<16}{value if not isinstance(value, float) else round(value, 3)}")
     met = {

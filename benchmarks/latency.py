@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import backfill
 import candles
-import crawl
 import duckdb
 
 import harvester
@@ -34,7 +34,7 @@ Ask = Callable[[Path], int]
 # --- contestants ----------------------------------------------------------------------------------
 
 
-def ours(interval: str, **options: Any) -> Ask:  # noqa: ANN401
+def harvester_query(interval: str, **options: Any) -> Ask:  # noqa: ANN401
     """Candles from the archive with roll-ups through the public API, as an Arrow table."""
 
     def ask(folder: Path) -> int:
@@ -69,16 +69,20 @@ class Question(NamedTuple):
 
 
 QUESTIONS = {
-    "1d, 12 years": Question(ours("1d"), "bare DuckDB 1d"),
+    "1d, 12 years": Question(harvester_query("1d"), "bare DuckDB 1d"),
     "bare DuckDB 1d": Question(bare(86_400), "bare DuckDB 1d"),
-    "1h, 12 years": Question(ours("1h"), "bare DuckDB 1h"),
+    "1h, 12 years": Question(harvester_query("1h"), "bare DuckDB 1h"),
     "bare DuckDB 1h": Question(bare(3_600), "bare DuckDB 1h"),
     "Polars 1h, float64": Question(candles.with_polars("1h", "parquet"), "1h, 12 years"),
     "pandas 1h, float64": Question(candles.with_pandas("1h", "parquet"), "1h, 12 years"),
-    "1m, a year": Question(ours("1m", **YEAR), "1m, a year"),
-    "1m, a year, all columns": Question(ours("1m", all_columns=True, **YEAR), "1m, a year"),
-    "1m, a year, fill kraken": Question(ours("1m", fill="kraken", **YEAR), "1m, a year"),
-    "1m, a month": Question(ours("1m", since="2021-03-01", until="2021-04-01"), "1m, a year"),
+    "1m, a year": Question(harvester_query("1m", **YEAR), "1m, a year"),
+    "1m, a year, all columns": Question(
+        harvester_query("1m", all_columns=True, **YEAR), "1m, a year"
+    ),
+    "1m, a year, fill kraken": Question(harvester_query("1m", fill="kraken", **YEAR), "1m, a year"),
+    "1m, a month": Question(
+        harvester_query("1m", since="2021-03-01", until="2021-04-01"), "1m, a year"
+    ),
 }
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -155,7 +159,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.archive or Path(temporary)).resolve()
-        crawl.compile_harvester()
+        backfill.compile_harvester()
         candles.prepare(folder, options.trades)
         found, seconds = asked(folder), command_seconds(folder)
     print(f"{options.trades:,} trades, medians, milliseconds")

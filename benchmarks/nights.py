@@ -33,7 +33,7 @@ LEVELS = ("1m", "1h")
 
 
 def made_day(trades: int, first_ns: int) -> pa.RecordBatch:
-    """Give one day of a busy pair, as the crawl hands it to the archive."""
+    """Give one day of a busy pair, as a download hands it to the archive."""
     sys.path.insert(0, str(TESTS))
     from kraken_market import Market, expected  # noqa: PLC0415 - not on the path before
     from sample_trades import xbtusd_like  # noqa: PLC0415

@@ -1,6 +1,6 @@
 """How much of what a limit allows is used, and how soon a limit that changes is found.
 
-`harvester backfill` in a process of its own against a stand-in exchange that limits each pair. See
+`harvester backfill` in a process of its own against a test exchange that limits each pair. See
 benchmarks/README.md.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
-from backfills import tape_of
+from backfills import rows_on_disk
 from kraken_market import Clock, expected, named
 from kraken_server import Exchange
 from kraken_socket import Call
@@ -44,12 +44,12 @@ MOST_REFUSALS_A_MINUTE = 6.0
 
 
 class Run:
-    """One backfill over the stand-in, and the calls that it made."""
+    """One backfill from the test exchange, and the calls that it made."""
 
     def __init__(
         self, pairs: int, pages: int, rate: float, limit: float | None, latency_s: float
     ) -> None:
-        """Make the markets; `limit` and `latency_s` are the stand-in's."""
+        """Make the markets; `limit` and `latency_s` are the test exchange's."""
         self.rate = rate
         self.markets = [named(n, xbtusd_like(pages * PAGE, 7 + n)) for n in range(pairs)]
         last_ns = max(market.trades[-1].true_ns for market in self.markets)
@@ -72,7 +72,7 @@ class Run:
                 process.send_signal(signal.SIGINT)
 
     def measure(self, script: Callable[[subprocess.Popen[bytes]], object]) -> dict[str, Any]:
-        """Run the script beside a backfill; then let it finish, and hold the tapes to the truth."""
+        """Run the script beside a backfill; then let it finish, and check the stored trades."""
         with tempfile.TemporaryDirectory() as name, self.exchange:
             folder = Path(name)
             with self.going(folder, self.rate) as process:
@@ -82,7 +82,7 @@ class Run:
             with self.going(folder, 0) as process:
                 process.wait(120)
             exact = all(
-                tape_of(folder / "data", market.altname) == list(expected(market))
+                rows_on_disk(folder / "data", market.altname) == list(expected(market))
                 for market in self.markets
             )
         return {"calls": calls, "exact": exact}
@@ -189,8 +189,8 @@ def show(figures: dict[str, dict[str, Any]]) -> None:
 
 
 def targets(figures: dict[str, dict[str, Any]]) -> dict[str, bool]:
-    """Tell which targets are met."""
-    met = {"tapes exact": all(figure["exact"] for figure in figures.values())}
+    """Return which targets are met."""
+    met = {"trades exact": all(figure["exact"] for figure in figures.values())}
     if steady := figures.get("steady"):
         met[f"at least {LEAST_USED:.0%} of the allowed calls used"] = steady["used"] >= LEAST_USED
         met[f"at most {MOST_REFUSALS} refusals in all"] = steady["refusals"] <= MOST_REFUSALS

@@ -20,7 +20,7 @@ import httpx
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from crawl import AGENT, FULL_PAGE, sample_exchange
+from backfill import AGENT, FULL_PAGE, sample_exchange
 
 from harvester import config
 from harvester.download.backfill import backfill
@@ -55,7 +55,7 @@ SPAN = Range(0, END_OF_TIME)
 
 
 class Served(NamedTuple):
-    """What the stand-in answers: where pages were asked from, and their bodies as JSON."""
+    """What the test exchange answers: where pages were asked from, and their bodies as JSON."""
 
     url: str
     pair: Pair
@@ -64,25 +64,25 @@ class Served(NamedTuple):
 
 
 async def followed(url: str) -> Served:
-    """Ask every page of the stand-in once, from where a crawl asks for it."""
+    """Request every page of the test exchange once, from where a download requests it."""
     async with Client(settings(url).exchange) as client:
         pair = (await client.pairs())["XBTUSD"]
     served = Served(url, pair, [], [])
-    tape = PageMerger(SPAN.after)
+    merger = PageMerger(SPAN.after)
     async with httpx.AsyncClient(base_url=url, headers=AGENT) as plain:
         while True:
-            since = tape.next_since()
+            since = merger.next_since()
             body = await get(plain, since)
             page = decode_page(body)
             if page.rows.num_rows < FULL_PAGE:
                 return served
             served.sinces.append(since)
             served.bodies.append(body)
-            tape.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through)
+            merger.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through)
 
 
 def settings(url: str) -> config.Settings:
-    """A crawl without limits, and without roll-ups, which are a cost of their own."""
+    """A backfill without limits, and without roll-ups, which are a cost of their own."""
     return config.load(
         {"exchange.url": url, "exchange.rate": 0, "candles.rollups": []}, environment={}
     )
@@ -109,24 +109,26 @@ async def ask_all(client: Client, served: Served) -> None:
         await client.page(served.pair, since)
 
 
-async def crawl(client: Client, served: Served) -> None:
+async def run_backfill(client: Client, served: Served) -> None:
     """The whole of it: a backfill into a fresh archive, in this process."""
     with tempfile.TemporaryDirectory() as name:
         watch = RunOptions(lambda _event: None, CancelToken())
-        wishes = [BackfillRequest(served.pair, SPAN)]
-        (outcome,) = await backfill(client, TradeStore(name), wishes, settings(served.url), watch)
+        requests = [BackfillRequest(served.pair, SPAN)]
+        (outcome,) = await backfill(client, TradeStore(name), requests, settings(served.url), watch)
     if outcome.error is not None:
         raise outcome.error
 
 
 def join_pages(pages: list[TradesPage]) -> list[pa.RecordBatch]:
-    """Join decoded pages into one tape."""
-    tape = PageMerger(SPAN.after)
-    return [tape.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through).rows for page in pages]
+    """Join decoded pages into one history."""
+    merger = PageMerger(SPAN.after)
+    return [
+        merger.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through).rows for page in pages
+    ]
 
 
 class NoSource(PairPages):
-    """Answers nothing: ids of the stand-in go on by one."""
+    """Answers nothing: ids of the test exchange are consecutive."""
 
     def __init__(self) -> None:
         """Nothing is ever asked."""
@@ -149,7 +151,7 @@ class Disk(NamedTuple):
     folder: Path
 
     def commit(self) -> None:
-        """Commit them as a crawl does."""
+        """Commit them as a download does."""
         span = Range(0, int(times(self.rows)[-1]))
         with writer(TradeStore(self.folder), "XBTUSD") as pair_writer:
             pair_writer.commit(span, self.rows, Footer(span, "{}"))
@@ -224,9 +226,9 @@ def measured(served: Served, rounds: int) -> dict[str, float]:
     costs: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
         todo = works(served, Path(name))
-        ours = Client(settings(served.url).exchange)
-        todo["client"] = lambda: runner.run(ask_all(ours, served))
-        todo["crawl"] = lambda: runner.run(crawl(ours, served))
+        product = Client(settings(served.url).exchange)
+        todo["client"] = lambda: runner.run(ask_all(product, served))
+        todo["backfill"] = lambda: runner.run(run_backfill(product, served))
         plain = httpx.AsyncClient(base_url=served.url, headers=AGENT)
         todo["httpx get"] = lambda: runner.run(get_all(plain, served))
         for turn in range(rounds + 1):
@@ -236,7 +238,7 @@ def measured(served: Served, rounds: int) -> dict[str, float]:
                 took_ms = (time.process_time() - begun) * 1e3 / len(served.bodies)
                 if turn:  # the first round opens connections
                     costs.setdefault(what, []).append(took_ms)
-        runner.run(ours.__aexit__(None, None, None))
+        runner.run(product.__aexit__(None, None, None))
         runner.run(plain.aclose())
     # What else runs on a machine only ever adds.
     return {what: min(several) for what, several in costs.items()}
@@ -247,7 +249,7 @@ def lines(cost: dict[str, float]) -> list[tuple[str, float, str, float]]:
     asked = cost["client"] - cost["decode"]
     joining = cost["join"] + cost["check ids"]
     disk = cost["write"] + cost["read"] + 2 * cost["checksum"]
-    rest = cost["crawl"] - asked - cost["decode"] - joining - cost["commit"]
+    rest = cost["backfill"] - asked - cost["decode"] - joining - cost["commit"]
     bare = cost["httpx get"] + cost["orjson.loads"]
     return [
         ("HTTP", asked, "httpx.AsyncClient.get", cost["httpx get"]),
@@ -260,15 +262,18 @@ def lines(cost: dict[str, float]) -> list[tuple[str, float, str, float]]:
         ("  checksum, twice", 2 * cost["checksum"], "sha256, twice", 2 * cost["sha256"]),
         ("  list, sync, rename", cost["commit"] - disk, "", 0),
         ("the rest", rest, "", 0),
-        ("a page in all", cost["crawl"], "httpx + orjson", bare),
+        ("a page in all", cost["backfill"], "httpx + orjson", bare),
     ]
 
 
 def show(name: str, cost: dict[str, float]) -> None:
     """Print the table of one way of sending."""
     print(f"\n{name}\n{'stage':<24}{'CPU-ms':>8}   {'reference':<24}{'CPU-ms':>8}")
-    for stage, ours, reference, theirs in lines(cost):
-        print(f"{stage:<24}{ours:>8.3f}   " + (f"{reference:<24}{theirs:>8.3f}" if theirs else ""))
+    for stage, product, reference, bare_cost in lines(cost):
+        print(
+            f"{stage:<24}{product:>8.3f}   "
+            + (f"{reference:<24}{bare_cost:>8.3f}" if bare_cost else "")
+        )
     print(f"{'gunzip':<24}{cost['gunzip']:>8.3f}")
 
 
@@ -285,7 +290,7 @@ def main() -> None:
             found[name] = measured(served, options.rounds)
         show(f"{name}, {len(served.bodies)} pages, {options.rounds} rounds", found[name])
     met = {
-        f"at most {most:g} CPU-ms a page, {name}": found[name]["crawl"] <= most
+        f"at most {most:g} CPU-ms a page, {name}": found[name]["backfill"] <= most
         for name, most in MOST_MS.items()
     }
     most_decode = max(cost["decode"] for cost in found.values())

@@ -1,6 +1,6 @@
 """Many pairs at once: trades a second in all, memory, and where the processor's time goes.
 
-Everything runs on this machine, the stand-in exchange in a process of its own. See
+Everything runs on this machine, the test exchange in a process of its own. See
 benchmarks/README.md.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from crawl import AGENT, HARVESTER, STAND_IN, Cost, Loop, measured
+from backfill import AGENT, HARVESTER, STAND_IN, Cost, Loop, measured
 
 SEED = 7
 TARGET_TRADES_S = 300_000
@@ -28,7 +28,7 @@ MOST_PEAK_MB = 500.0
 
 
 class Scene(NamedTuple):
-    """What is crawled, and how."""
+    """What is downloaded, and how."""
 
     pairs: int
     trades: int
@@ -37,7 +37,7 @@ class Scene(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What one program took, and what the stand-in took meanwhile."""
+    """What one program took, and what the test exchange took meanwhile."""
 
     cost: Cost
     exchange_s: float
@@ -78,29 +78,29 @@ async def bare(url: str, own_pools: bool) -> int:
 
 
 class StandIn:
-    """The stand-in exchange, a process of its own."""
+    """The test exchange, a process of its own."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         """Wait until it answers."""
         self._process = process
         self.url = process.stdout.readline().strip() if process.stdout else ""
         if not self.url:
-            message = "the stand-in exchange did not start"
+            message = "the test exchange did not start"
             raise RuntimeError(message)
 
     def cpu_s(self) -> float:
-        """Its user and system time so far; 0 where the system does not tell."""
+        """Its user and system time so far; 0 where the system does not show it."""
         try:
             stat = Path(f"/proc/{self._process.pid}/stat").read_text()
         except OSError:
             return 0.0
-        ticks = stat.rpartition(")")[2].split()[11:13]
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+        cpu_times = stat.rpartition(")")[2].split()[11:13]
+        return sum(map(int, cpu_times)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def sample_exchange(scene: Scene) -> Iterator[StandIn]:
-    """Start the stand-in exchange; it is ended by its own id."""
+    """Start the test exchange; it is ended by its own id."""
     command = [sys.executable, str(STAND_IN), "--alike", "--seed", str(SEED)]
     command += ["--pairs", str(scene.pairs), "--trades", str(scene.trades)]
     command += {"each": [], "once": ["--cache-gzip"], "none": ["--no-gzip"]}[scene.gzip]
@@ -112,7 +112,7 @@ def sample_exchange(scene: Scene) -> Iterator[StandIn]:
 
 
 def backfill(exchange: StandIn, scene: Scene) -> tuple[Measured, dict[str, Any]]:
-    """Measure a backfill of all pairs into a fresh archive, and hold that against the tape."""
+    """Measure a backfill of all pairs into a fresh archive, and compare it with the true trades."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [str(HARVESTER), "backfill", "--all", "--rate", "0", "-q", "-d", "data"]
@@ -140,14 +140,14 @@ def bare_loops(exchange: StandIn, scene: Scene, *, own_pools: bool) -> Measured:
 
 
 def check(folder: Path, trades: int) -> dict[str, Any]:
-    """Hold every pair of an archive against the tape, digit by digit, by plain pyarrow."""
+    """Compare every pair of an archive with the true trades, digit by digit, by plain pyarrow."""
     sys.path.insert(0, str(STAND_IN.parent))
     import pyarrow as pa  # noqa: PLC0415 - the measuring process stays small
     import pyarrow.parquet as pq  # noqa: PLC0415
     from kraken_market import Market, expected  # noqa: PLC0415
     from sample_trades import xbtusd_like  # noqa: PLC0415
 
-    tape = list(zip(*expected(Market(trades=xbtusd_like(trades, SEED))), strict=True))
+    expected_rows = list(zip(*expected(Market(trades=xbtusd_like(trades, SEED))), strict=True))
     kept = files = exact = 0
     pairs = sorted((folder / "trades").iterdir())
     for pair in pairs:
@@ -156,8 +156,8 @@ def check(folder: Path, trades: int) -> dict[str, Any]:
         columns = [table.column(name) for name in table.schema.names]
         columns[1] = columns[1].cast(pa.int64())
         found = [tuple(column.to_pylist()) for column in columns]
-        exact += found == tape
-        kept += len(set(found[0]) & set(tape[0]))
+        exact += found == expected_rows
+        kept += len(set(found[0]) & set(expected_rows[0]))
         files += len(paths)
     return {"pairs": len(pairs), "exact": exact, "kept": kept, "files": files}
 
@@ -166,13 +166,13 @@ def check(folder: Path, trades: int) -> dict[str, Any]:
 
 
 def compare(scene: Scene, rounds: int) -> dict[str, Any]:
-    """Measure all programs in turn, round after round, over one stand-in."""
+    """Measure all programs in turn, round after round, over one test exchange."""
     runs: dict[str, list[Measured]] = {"harvester": [], "bare": [], "bare, own pools": []}
     with sample_exchange(scene) as exchange:
-        bare_loops(exchange, scene, own_pools=True)  # warms the stand-in
+        bare_loops(exchange, scene, own_pools=True)  # warms the test exchange
         for _ in range(rounds):
-            ours, found = backfill(exchange, scene)
-            runs["harvester"].append(ours)
+            whole_run, found = backfill(exchange, scene)
+            runs["harvester"].append(whole_run)
             runs["bare"].append(bare_loops(exchange, scene, own_pools=False))
             runs["bare, own pools"].append(bare_loops(exchange, scene, own_pools=True))
     total = scene.pairs * scene.trades
@@ -211,7 +211,7 @@ def show(figures: dict[str, Any]) -> None:
             f"{name:<18}{run['wall_s']:>16.2f}{run['cpu_s']:>16.2f}{run['exchange_s']:>16.2f}"
             f"{run['peak_mb']:>16.0f}{run['trades_s']:>16,.0f}{run['wall_s'] / base:>16.2f}"
         )
-    exact = "every tape exact" if figures["exact"] else "NOT exact"
+    exact = "every history exact" if figures["exact"] else "NOT exact"
     print(f"kept {figures['kept']:.2%} in {figures['files']} files, {exact}")
 
 
@@ -239,11 +239,14 @@ def main() -> None:
         scene = Scene(pairs, options.total // pairs, options.jobs or pairs, options.gzip)
         scenes.append(compare(scene, options.rounds))
         show(scenes[-1])
-    ours = [figures["runs"]["harvester"] for figures in scenes]
+    whole_run = [figures["runs"]["harvester"] for figures in scenes]
     met = {
-        f"at least {TARGET_TRADES_S:,} trades a second": ours[0]["trades_s"] >= TARGET_TRADES_S,
-        f"peak memory under {MOST_PEAK_MB:g} MB": all(o["peak_mb"] < MOST_PEAK_MB for o in ours),
-        "every tape exact": all(figures["exact"] for figures in scenes),
+        f"at least {TARGET_TRADES_S:,} trades a second": whole_run[0]["trades_s"]
+        >= TARGET_TRADES_S,
+        f"peak memory under {MOST_PEAK_MB:g} MB": all(
+            o["peak_mb"] < MOST_PEAK_MB for o in whole_run
+        ),
+        "every history exact": all(figures["exact"] for figures in scenes),
     }
     print()
     for text, is_met in met.items():

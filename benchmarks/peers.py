@@ -1,4 +1,4 @@
-"""Other programs that fetch Kraken's trades, beside `harvester backfill`, on one stand-in exchange.
+"""Other programs that fetch Kraken's trades, beside `harvester backfill`, on one test exchange.
 
 Run as a program by an interpreter that has ccxt, it is the contestant "ccxt". See
 benchmarks/README.md.
@@ -47,26 +47,26 @@ class Run(NamedTuple):
 
 def harvester(url: str, folder: Path, _python: str) -> Run:
     """Measure `harvester backfill` into a fresh archive."""
-    from crawl import HARVESTER, measured  # noqa: PLC0415 - absent where this is the ccxt program
+    from backfill import HARVESTER, measured  # noqa: PLC0415 - absent where this is the ccxt program
 
     command = [str(HARVESTER), "backfill", PAIR, "--rate", "0", "-q", "--api-url", url]
     cost, _ = measured([*command, "-d", "data"], folder)
-    _, told = measured([str(HARVESTER), "status", "--json", "-d", "data"], folder)
-    return Run(cost.wall_s, sum(pair["trades"] for pair in json.loads(told)))
+    _, printed = measured([str(HARVESTER), "status", "--json", "-d", "data"], folder)
+    return Run(cost.wall_s, sum(pair["trades"] for pair in json.loads(printed)))
 
 
 def ccxt(url: str, folder: Path, python: str) -> Run:
     """Measure ccxt's `fetch_trades`, which follows `last` and keeps all in memory."""
-    from crawl import measured  # noqa: PLC0415 - see above
+    from backfill import measured  # noqa: PLC0415 - see above
 
     program = str(Path(__file__).resolve())
-    cost, told = measured([python, program, "--ccxt", url], folder)
-    return Run(cost.wall_s, int(told.splitlines()[-1]))
+    cost, printed = measured([python, program, "--ccxt", url], folder)
+    return Run(cost.wall_s, int(printed.splitlines()[-1]))
 
 
 def freqtrade(url: str, folder: Path, python: str) -> Run:
     """Measure freqtrade's `download-data --dl-trades` into feather."""
-    from crawl import measured  # noqa: PLC0415 - see above
+    from backfill import measured  # noqa: PLC0415 - see above
 
     api = {"public": url, "private": url, "zendesk": url}
     config = {
@@ -86,8 +86,8 @@ def freqtrade(url: str, folder: Path, python: str) -> Run:
     command = [str(Path(python).with_name("freqtrade")), "download-data", "-c", "config.json"]
     command += ["--userdir", ".", "--dl-trades", "--pairs", SYMBOL, "--timerange", span]
     cost, _ = measured([*command, "--timeframes", "1h"], folder)
-    _, told = measured([python, "-c", COUNT_FEATHER, "."], folder)
-    return Run(cost.wall_s, int(told))
+    _, printed = measured([python, "-c", COUNT_FEATHER, "."], folder)
+    return Run(cost.wall_s, int(printed))
 
 
 CONTESTANTS = {"harvester": harvester, "ccxt": ccxt, "freqtrade": freqtrade}
@@ -98,7 +98,7 @@ def ends(url: str) -> Iterator[float]:
     for place, since in ((0, "&since=0"), (-1, "")):
         address = f"{url}/0/public/Trades?pair={PAIR}{since}"
         request = urllib.request.Request(address, headers={"User-Agent": AGENT})  # noqa: S310
-        with urllib.request.urlopen(request) as answer:  # noqa: S310 - the stand-in on loopback
+        with urllib.request.urlopen(request) as answer:  # noqa: S310 - the test exchange on loopback
             result = json.load(answer)["result"]
         del result["last"]
         (rows,) = result.values()
@@ -140,8 +140,8 @@ def installed(python: str, module: str) -> str | None:
 
 
 def compare(trades: int, rounds: int, mode: str, python: str) -> dict[str, Any]:
-    """Measure all that is installed in turn, round after round, over one stand-in."""
-    from crawl import sample_exchange  # noqa: PLC0415 - see above
+    """Measure all that is installed in turn, round after round, over one test exchange."""
+    from backfill import sample_exchange  # noqa: PLC0415 - see above
 
     versions = {name: installed(python, name) for name in ("ccxt", "freqtrade")}
     names = ["harvester", *(name for name, version in versions.items() if version)]
@@ -184,7 +184,7 @@ def main() -> None:
     if options.ccxt:
         print(ccxt_loop(options.ccxt))
         return
-    from crawl import compile_harvester  # noqa: PLC0415 - see `ccxt`
+    from backfill import compile_harvester  # noqa: PLC0415 - see `ccxt`
 
     compile_harvester()
     modes = ("inclusive", "exclusive")

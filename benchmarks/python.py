@@ -33,12 +33,12 @@ TARGET_IMPORT_S = 0.15
 SINCE = "2022-01-01"
 
 
-def prepare(folder: Path, ticks: int) -> None:
+def prepare(folder: Path, trades: int) -> None:
     """An archive with roll-ups, the same without, and the candles that are asked for as Parquet."""
-    for name, levels in (("rolled", ["1m", "1h"]), ("ticks", [])):
+    for name, levels in (("rolled", ["1m", "1h"]), ("trades", [])):
         after = 0
         with writer(TradeStore(folder / name), PAIR) as pair_writer:
-            for rows in chunks(ticks):
+            for rows in chunks(trades):
                 through = int(rows.column("time").cast(pa.int64())[-1].as_py())
                 pair_writer.commit(
                     Range(after, through), rows, Footer(Range(after, through), SPELLED)
@@ -58,7 +58,7 @@ def until(folder: Path) -> str:
 
 
 def asked(folder: Path, name: str, end: str) -> harvester.Result:
-    """The candles, of an archive that is opened anew."""
+    """The candles, of an archive that is opened for each."""
     return harvester.open(folder / name).ohlc(PAIR, "1m", since=SINCE, until=end)
 
 
@@ -72,7 +72,7 @@ def contestants(folder: Path) -> dict[str, Callable[[], int]]:
         ),
         "roll-ups, .pl()": lambda: len(asked(folder, "rolled", end).pl()),
         "roll-ups, .to_arrow_table()": lambda: len(asked(folder, "rolled", end).to_arrow_table()),
-        "ticks, .df()": lambda: len(asked(folder, "ticks", end).df()),
+        "trades, .df()": lambda: len(asked(folder, "trades", end).df()),
         "pandas.read_parquet, floats": lambda: len(pd.read_parquet(folder / "floats.parquet")),
         "pandas.read_parquet, decimals": lambda: len(pd.read_parquet(folder / "decimals.parquet")),
     }
@@ -93,12 +93,12 @@ def seconds_of(code: str, rounds: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ticks", type=int, default=4_000_000)
+    parser.add_argument("--trades", type=int, default=4_000_000)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        prepare(folder, options.ticks)
+        prepare(folder, options.trades)
         found: dict[str, list[float]] = {}
         # The first round warms up: pandas and DuckDB are imported, and files lie in memory.
         for number in range(options.rounds + 1):
@@ -120,13 +120,13 @@ def main() -> None:
             "import pandas, duckdb": seconds_of("import pandas, duckdb", options.rounds),
             "import harvester, and the first .df()": seconds_of(first, options.rounds),
         }
-    report(options.ticks, {name: median(seconds) for name, seconds in found.items()}, starts)
+    report(options.trades, {name: median(seconds) for name, seconds in found.items()}, starts)
 
 
-def report(ticks: int, found: dict[str, float], starts: dict[str, float]) -> None:
+def report(trades: int, found: dict[str, float], starts: dict[str, float]) -> None:
     """Print the tables, the targets, and the line to keep."""
     base = found["pandas.read_parquet, floats"]
-    print(f"{CANDLES:,} candles of a minute, of an archive of {ticks:,} trades, opened anew")
+    print(f"{CANDLES:,} candles of a minute, of an archive of {trades:,} trades, opened for each")
     print(f"{'':<40}{'s':>8}{'x read_parquet':>16}")
     for name, seconds in found.items():
         print(f"{name:<40}{seconds:>8.3f}{seconds / base:>16.1f}")
@@ -140,7 +140,7 @@ def report(ticks: int, found: dict[str, float], starts: dict[str, float]) -> Non
     ):
         verdict = "met" if seconds < target else "MISSED"
         print(f"{what}: {seconds:.3f} s, of {target} s: {verdict}")
-    print(json.dumps({"benchmark": "python", "ticks": ticks, "found": found, "starts": starts}))
+    print(json.dumps({"benchmark": "python", "trades": trades, "found": found, "starts": starts}))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from pyspark.sql import SparkSession
 import harvester
 import harvester.spark
 
-TICKS = os.sysconf("SC_CLK_TCK")
+CPU_UNITS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def processor_s(jvm: int) -> float:
     """Processor time of this process and of Spark's JVM, in seconds."""
     fields = Path(f"/proc/{jvm}/stat").read_text().rpartition(")")[2].split()
-    return time.process_time() + (int(fields[11]) + int(fields[12])) / TICKS
+    return time.process_time() + (int(fields[11]) + int(fields[12])) / CPU_UNITS_PER_S
 
 
 def timed(run: Callable[[], object], jvm: int) -> tuple[float, float, object]:

@@ -93,7 +93,7 @@ def command(root: Path) -> None:
 
 
 def cold(root: Path) -> None:
-    """Tell the status with nothing remembered."""
+    """Compute the status without its cache."""
     (root / CACHE_PATH).unlink(missing_ok=True)
     status(TradeStore(root), None, time.time_ns())
 
@@ -127,7 +127,7 @@ def main() -> None:
                 times[name].append(seconds(work))
         found = status(TradeStore(root), None, time.time_ns())
         if sum(pair_status.trades for pair_status in found) != given.pairs * given.files * ROWS:
-            sys.exit("status tells other trades than there are")
+            sys.exit("status reports other trades than there are")
     medians = {name: median(each) for name, each in times.items()}
     base = medians["list and open each footer"]
     for name, took in medians.items():

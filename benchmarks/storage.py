@@ -36,8 +36,8 @@ class Layout(NamedTuple):
     write: Callable[[pa.Table, Path], Path]
 
 
-def made_tape(trades: int) -> pa.Table:
-    """Give what a busy pair's tape looks like on disk, as a table of `TRADES`."""
+def made_table(trades: int) -> pa.Table:
+    """Give the trades of a busy pair as they are on disk, as a table of `TRADES`."""
     sys.path.insert(0, str(TESTS))
     from kraken_market import Market, expected  # noqa: PLC0415 - not on the path before
     from sample_trades import xbtusd_like  # noqa: PLC0415
@@ -67,7 +67,7 @@ def write_defaults(table: pa.Table, folder: Path) -> Path:
     return path
 
 
-def write_ours(table: pa.Table, folder: Path) -> Path:
+def write_segment(table: pa.Table, folder: Path) -> Path:
     """Write as segments are written."""
     path = folder / "ours.parquet"
     with pq.ParquetWriter(path, TRADES, **WRITER_OPTIONS) as sink:
@@ -75,7 +75,7 @@ def write_ours(table: pa.Table, folder: Path) -> Path:
     return path
 
 
-def commit_ours(table: pa.Table, folder: Path) -> Path:
+def commit_segment(table: pa.Table, folder: Path) -> Path:
     """Commit a segment: written, read back by checksum, synced, renamed into place."""
     rows = table.drop_columns(["tie"]).set_column(
         ROWS.get_field_index("misc"), ROWS.field("misc"), table.column("misc").cast(pa.string())
@@ -107,12 +107,12 @@ def measured(layout: Layout) -> tuple[float, int]:
 
 def compare(trades: int, rounds: int) -> list[dict[str, Any]]:
     """Write by each layout in turn, round after round."""
-    table = made_tape(trades)
+    table = made_table(trades)
     layouts = {
         "pyarrow defaults, float64": Layout(with_floats(table), write_defaults),
         "pyarrow defaults, decimal128": Layout(table, write_defaults),
-        "segment": Layout(table, write_ours),
-        "segment, committed": Layout(table, commit_ours),
+        "segment": Layout(table, write_segment),
+        "segment, committed": Layout(table, commit_segment),
     }
     seconds: dict[str, list[float]] = {name: [] for name in layouts}
     sizes: dict[str, int] = {}

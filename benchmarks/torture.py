@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 INSIDE = "--inside"
-"""Told to itself, once it runs where nobody else sees its mounts."""
+"""An option for its own process in a mount namespace of its own."""
 
 
 def options() -> argparse.Namespace:
@@ -49,7 +49,7 @@ def torture(given: argparse.Namespace, *, is_mount: bool) -> tuple[Campaign, str
         try:
             disk = Disk(folder, is_mount=is_mount)
             bounds = (given.seed, given.kills, given.trades, given.minutes)
-            done = Campaign(disk, *bounds, tell=say, round=given.round)
+            done = Campaign(disk, *bounds, report_line=say, round=given.round)
             fault = done.run()
             if fault or given.keep:
                 # First what went wrong: the rest may fail where a process still runs.
@@ -64,7 +64,7 @@ def torture(given: argparse.Namespace, *, is_mount: bool) -> tuple[Campaign, str
 
 
 def say(text: str) -> None:
-    """Tell how far it is."""
+    """Print how far it is."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -110,27 +110,28 @@ def ways(by_way: dict[str, int]) -> Counter[str]:
     return found
 
 
-def show(told: dict[str, Any]) -> None:
+def show(report: dict[str, Any]) -> None:
     """Print the summary."""
     print(
-        f"{told['kills']:>7,} kills in {told['runs']:,} runs and {told['rounds']} rounds, of which"
+        f"{report['kills']:>7,} kills in {report['runs']:,} runs and {report['rounds']} rounds, "
+        "of which"
     )
-    for name, times in ways(told["kills_by_way"]).most_common():
+    for name, times in ways(report["kills_by_way"]).most_common():
         print(f"{times:>7,}   {name}")
-    for name, times in told["left_by_kills"].items():
+    for name, times in report["left_by_kills"].items():
         print(f"{times:>7,}   left {name}")
-    for name, times in told["trials"].items():
+    for name, times in report["trials"].items():
         print(f"{times:>7,} {name}")
-    print(f"{told['faults_served']:>7,} refusals and faults served in {told['calls']:,} calls")
-    print(f"{told['trades']:>7,} trades held against the exchange's at the ends of rounds")
-    for reason in told["skipped"]:
+    print(f"{report['faults_served']:>7,} refusals and faults served in {report['calls']:,} calls")
+    print(f"{report['trades']:>7,} trades held against the exchange's at the ends of rounds")
+    for reason in report["skipped"]:
         print(f"skipped {reason}")
-    print(f"{told['seconds']:>7,} seconds")
-    print(f"FAILED {told['fault']}" if told["fault"] else "nothing lost, nothing twice")
+    print(f"{report['seconds']:>7,} seconds")
+    print(f"FAILED {report['fault']}" if report["fault"] else "nothing lost, nothing twice")
 
 
 def main() -> None:
-    """Torture and tell; the status is 1 where a promise was broken."""
+    """Torture and print the figures; the status is 1 if a guarantee was broken."""
     given = options()
     sys.path.insert(0, str(TESTS))
     from process import unshared  # noqa: PLC0415 - not on the path before
@@ -138,10 +139,10 @@ def main() -> None:
     if not given.inside and (before := unshared()):
         again = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], INSIDE]
         sys.exit(subprocess.run([*before, *again], check=False).returncode)
-    told = figures(*torture(given, is_mount=given.inside))
-    show(told)
-    print(json.dumps(told))
-    sys.exit(1 if told["fault"] else 0)
+    report = figures(*torture(given, is_mount=given.inside))
+    show(report)
+    print(json.dumps(report))
+    sys.exit(1 if report["fault"] else 0)
 
 
 if __name__ == "__main__":

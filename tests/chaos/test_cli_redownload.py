@@ -16,16 +16,16 @@ import candle_oracle
 import csv_files
 import pytest
 import sample_trades
-from backfills import serve, strangers, tape_of
+from backfills import foreign_files, rows_on_disk, serve
 from command_line import own_environment, run_harvester
-from kraken_market import Clock, Tape, expected
+from kraken_market import Clock, TradeRows, expected
 from kraken_server import Exchange
 from process import Victims, hunt
 
 import harvester
 
 TRADES = sample_trades.xbtusd_like(6_000, 81)
-TRUTH: Tape = expected(sample_trades.market(TRADES))
+TRUTH: TradeRows = expected(sample_trades.market(TRADES))
 NOW_NS = sample_trades.utc_ns(2025, 3, 1)
 FAST = {
     "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
@@ -77,8 +77,8 @@ def test_candles_are_the_oracles_before_and_after(imported: Any, tmp_path: Path)
         assert candles(imported(*ask).stdout) == truth
     verified = imported("verify")
     assert (verified.returncode, verified.stderr) == (0, "")
-    assert tape_of(tmp_path / "data", "XBTUSD") == TRUTH
-    assert strangers(tmp_path / "data") == []
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == TRUTH
+    assert foreign_files(tmp_path / "data") == []
 
 
 def test_it_says_what_it_did(imported: Any, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def harvester_time(stamp_ns: int) -> str:
     return f"{datetime.fromtimestamp((stamp_ns + 1) // 10**9, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: Path) -> None:
+def test_days_that_differ_are_printed_with_quiet(run: Any, tmp_path: Path) -> None:
     lines = csv_files.three_columns(TRADES[:4_000]).splitlines(keepends=True)
     (tmp_path / "XBTUSD.csv").write_bytes(b"".join(lines[:2_000] + lines[2_001:]))
     assert run("import", "XBTUSD.csv", "-q").returncode == 0
@@ -133,7 +133,7 @@ def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: 
         f"does not agree with the exchange: a copy is in {pair['replacement']['kept'][0]}"
     )
     assert (tmp_path / "data" / pair["replacement"]["kept"][0]).is_file()
-    assert tape_of(tmp_path / "data", "XBTUSD") == TRUTH
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == TRUTH
     assert run("verify").returncode == 0
 
 
@@ -162,7 +162,7 @@ def test_a_dry_run_counts_what_came_from_files(imported: Any, exchange: Exchange
 
 
 def test_ctrl_c_keeps_what_was_fetched(imported: Any, exchange: Exchange, tmp_path: Path) -> None:
-    before = tape_of(tmp_path / "data", "XBTUSD")
+    before = rows_on_disk(tmp_path / "data", "XBTUSD")
     exchange.latency_s = 0.2
     victims = Victims(tmp_path / "data", exchange.url, FAST)
     calls = len(exchange.calls)
@@ -172,11 +172,11 @@ def test_ctrl_c_keeps_what_was_fetched(imported: Any, exchange: Exchange, tmp_pa
         130,
         "interrupted; the same command goes on where it stopped",
     )
-    assert tape_of(tmp_path / "data", "XBTUSD") == before
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == before
     assert list((tmp_path / "data" / "staging").rglob("*.parquet"))
     exchange.latency_s = 0.0
     assert imported("backfill", "XBTUSD", "--replace-imported", "-q").returncode == 0
-    assert tape_of(tmp_path / "data", "XBTUSD") == TRUTH
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == TRUTH
 
 
 @pytest.mark.usefixtures("imported")
@@ -214,7 +214,7 @@ def test_an_import_says_how_its_file_rounds(run: Any, tmp_path: Path, rounding: 
     assert report["notes"] == [note]
     assert f"XBTUSD: {note}" in done.stderr.splitlines()
     assert run("backfill", "XBTUSD", "--replace-imported", "-q").returncode == 0
-    assert tape_of(tmp_path / "data", "XBTUSD") == TRUTH
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == TRUTH
     assert run("verify").returncode == 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
-from backfills import serve, strangers
+from backfills import foreign_files, serve
 from following import Following
 from kraken_market import SECOND_NS, Clock
 from process import Victims, hunt
@@ -50,5 +50,5 @@ def test_kills_lose_nothing(seed: int, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     assert run.stored() == run.shown(BUSY)
     assert run.files() <= 12
-    assert strangers(tmp_path) == []
+    assert foreign_files(tmp_path) == []
     assert verify(TradeStore(tmp_path), "XBTUSD").faults == []

@@ -1,4 +1,4 @@
-"""A re-download that is killed at any step leaves whole tapes, and goes on from there."""
+"""A re-download that is killed at any step loses no trade, and the next run continues it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOW_NS = sample_trades.utc_ns(2025, 3, 1)
 
 
 def quiet_new_year() -> list[Trade]:
-    """A trade that a file which rounds up tells in the year behind it."""
+    """A trade that a file which rounds up has in the next year."""
     far = [MIDNIGHT_NS + at * DAY // 3 for at in (-9, -8, 2, 3, 7)]
     return numbered([*far, MIDNIGHT_NS - 200_000_000])
 
@@ -48,7 +48,7 @@ def begun(request: Any, tmp_path: Path) -> Iterator[Begun]:
         yield Begun(tmp_path, exchange, trades, early)
 
 
-def test_killed_at_every_step_on_the_disk_a_redownload_goes_on(
+def test_a_redownload_killed_at_any_step_on_the_disk_is_continued(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = 0
@@ -63,13 +63,13 @@ def test_killed_at_every_step_on_the_disk_a_redownload_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr(redownload, "TradeStore", opened)
             try:
-                begun.crawl(folder, replace_imported=True, open=opened).only(PAIR)
+                begun.backfill(folder, replace_imported=True, open=opened).only(PAIR)
             except Killed:
                 deaths += 1
             else:
                 break
         begun.check_between(folder)
-        begun.crawl(folder, replace_imported=True).only(PAIR)
+        begun.backfill(folder, replace_imported=True).only(PAIR)
         begun.check_end(folder)
         assert len(list((folder / "quarantine").rglob("*.parquet"))) == 1
         shutil.rmtree(folder)
@@ -92,7 +92,7 @@ def test_what_a_crash_left_of_a_replacement_any_writer_clears(begun: Begun) -> N
             return archive
 
         try:
-            begun.crawl(folder, replace_imported=True, open=opened).only(PAIR)
+            begun.backfill(folder, replace_imported=True, open=opened).only(PAIR)
         except Killed:
             archive = TradeStore(folder)
             pieces, segments = archive.pieces(PAIR), archive.segments(PAIR)

@@ -1,4 +1,4 @@
-"""What a refresh brings up to date, and how it tells one trouble from another."""
+"""What a refresh brings up to date, and which state it reports for each kind of failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import Crawl
+from backfills import Backfill
 from kraken_faults import Fault
 from kraken_market import Clock, Market
 from kraken_server import Exchange
@@ -42,14 +42,14 @@ def nights(tmp_path: Path) -> Iterator[Nights]:
 
 
 def only(report: Any) -> Any:
-    """What is told of the only pair."""
+    """The report of the only pair."""
     [outcome] = report["pairs"]
     return outcome
 
 
-def crawl(nights: Nights, name: str, span: Range) -> None:
+def backfill_range(nights: Nights, name: str, span: Range) -> None:
     """Ask for a span of a pair, as a backfill does."""
-    outcome = Crawl(nights.exchange.url, nights.folder).only(name, span)
+    outcome = Backfill(nights.exchange.url, nights.folder).only(name, span)
     assert outcome.exit_status == 0
 
 
@@ -65,7 +65,7 @@ def test_without_names_the_pairs_held_are_brought_up_to_now(nights: Nights) -> N
     nights.refresh("XBT/USD")
     nights.pass_day()
     assert states(nights.refresh()) == {"XBTUSD": "complete"}
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
 def test_trades_that_are_not_settled_are_left_for_the_next_run(tmp_path: Path) -> None:
@@ -74,11 +74,11 @@ def test_trades_that_are_not_settled_are_left_for_the_next_run(tmp_path: Path) -
     with Exchange([market], clock=clock) as exchange:
         nights = Nights(tmp_path / "data", exchange, clock)
         outcome = only(nights.refresh("XBTUSD"))
-        assert nights.tape("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
+        assert nights.history("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
         assert outcome["trades_added"] < len(until(market, clock.now_ns))
         clock.advance(600)
         nights.refresh()
-        assert nights.tape("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
+        assert nights.history("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
 
 
 def test_config_names_pairs_and_patterns_each_pair_once(nights: Nights) -> None:
@@ -91,9 +91,9 @@ def test_names_on_the_command_line_count_instead_of_those_in_config(nights: Nigh
     assert states(nights.refresh("ETH/EUR")) == {"ETHEUR": "complete"}
 
 
-def test_a_pair_goes_on_from_where_it_was_asked_for_last(nights: Nights) -> None:
-    crawl(nights, "XBTUSD", Range(day(1), day(2)))
-    crawl(nights, "XBTUSD", Range(day(5), day(6)))
+def test_a_refresh_starts_at_the_start_of_the_last_request(nights: Nights) -> None:
+    backfill_range(nights, "XBTUSD", Range(day(1), day(2)))
+    backfill_range(nights, "XBTUSD", Range(day(5), day(6)))
     assert only(nights.refresh())["state"] == "complete"
     through = nights.settled_ns
     assert TradeStore(nights.folder).coverage("XBTUSD") == [
@@ -102,8 +102,8 @@ def test_a_pair_goes_on_from_where_it_was_asked_for_last(nights: Nights) -> None
     ]
 
 
-def test_a_pair_that_was_imported_goes_on_from_there(nights: Nights) -> None:
-    crawl(nights, "XBTUSD", Range(day(1), day(2)))
+def test_a_refresh_of_an_imported_pair_starts_at_its_first_trade(nights: Nights) -> None:
+    backfill_range(nights, "XBTUSD", Range(day(1), day(2)))
     (nights.folder / "wanted" / "XBTUSD.json").unlink()
     nights.refresh()
     assert TradeStore(nights.folder).coverage("XBTUSD") == [Range(day(1), nights.settled_ns)]
@@ -145,14 +145,14 @@ def remove_first_file(nights: Nights, pair: str) -> None:
 def test_gaps_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> None:
     spans = [Range(day(1), day(2)), Range(day(3), day(4)), Range(day(5), day(6))]
     for span in spans:
-        crawl(nights, "XBTUSD", span)
+        backfill_range(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
     assert TradeStore(nights.folder).gaps("XBTUSD") == [spans[0]]
     outcome = only(nights.refresh())
     assert (outcome["state"], outcome["gaps"]) == ("complete", [])
     rows = until(XBT, nights.settled_ns)
     asked = [*spans[:2], Range(day(5), nights.settled_ns)]
-    assert nights.tape("XBTUSD") == [
+    assert nights.history("XBTUSD") == [
         row for row in rows if any(span.after < row[1] <= span.through for span in asked)
     ]
     inside = [row for row in rows if day(1) < row[1] <= day(2) or day(6) < row[1]]
@@ -162,7 +162,7 @@ def test_gaps_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> No
 def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> None:
     """Else its line stays on the terminal, and in a log it is repeated every half minute."""
     for span in (Range(day(1), day(2)), Range(day(3), day(4))):
-        crawl(nights, "XBTUSD", span)
+        backfill_range(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
     nights.refresh()
     run = RunProgress()
@@ -171,7 +171,7 @@ def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> Non
     assert (run.running, run.done, run.failed) == ({}, 1, 0)
 
 
-def test_a_gap_that_can_not_be_filled_stays_one(tmp_path: Path) -> None:
+def test_a_gap_that_can_not_be_filled_stays_a_gap(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.one_stamp(1500, first_id=None))
     with Exchange([market]) as exchange:
         nights = Nights(tmp_path / "data", exchange, Clock(0))
@@ -196,7 +196,7 @@ def test_roll_ups_are_made_where_nothing_new_was_traded(nights: Nights) -> None:
     assert len(made) == 2
 
 
-def test_files_of_a_year_that_is_over_become_one(tmp_path: Path) -> None:
+def test_files_of_a_past_year_are_merged(tmp_path: Path) -> None:
     """Two nights that are not worth a merge, as long as more may come in their year."""
     new_year_ns = sample_trades.utc_ns(2025, 1, 1)
     start_ns = sample_trades.utc_ns(2024, 12, 30)
@@ -211,7 +211,7 @@ def test_files_of_a_year_that_is_over_become_one(tmp_path: Path) -> None:
         clock.now_ns = new_year_ns + 3600 * 10**9
         outcome = only(nights.refresh())
     rows = until(market, nights.settled_ns)
-    assert nights.tape("XBTUSD") == rows
+    assert nights.history("XBTUSD") == rows
     assert (outcome["first_ns"], outcome["last_ns"]) == (rows[0][1], rows[-1][1])
     folder = nights.folder / "trades" / "pair=XBTUSD"
     assert {year.name: len(list(year.iterdir())) for year in folder.iterdir()} == {
@@ -234,16 +234,16 @@ def test_a_pair_that_was_delisted_is_complete_up_to_then(nights: Nights) -> None
     assert report["pairs"][1]["covered_through_ns"] == through
 
 
-def test_a_pair_that_a_list_leaves_out_but_that_is_there_goes_on(nights: Nights) -> None:
+def test_a_pair_missing_from_the_list_that_still_answers_is_refreshed(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.pass_day()
     nights.exchange.unlisted = {"XBTUSD", "ETHEUR"}
     outcome = only(nights.refresh())
     assert (outcome["state"], outcome["exit_status"]) == ("complete", 0)
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
-def test_whether_a_pair_is_gone_is_not_known_where_nobody_answers(nights: Nights) -> None:
+def test_a_pair_missing_from_the_list_that_can_not_be_requested_has_failed(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.exchange.unlisted = {"XBTUSD"}
     nights.exchange.faults.push(*["unavailable"] * 1000, pair="XBTUSD")
@@ -252,8 +252,8 @@ def test_whether_a_pair_is_gone_is_not_known_where_nobody_answers(nights: Nights
 
 
 def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
-    crawl(nights, "XBTUSD", Range(day(1), day(2)))
-    crawl(nights, "XBTUSD", Range(day(3), day(4)))
+    backfill_range(nights, "XBTUSD", Range(day(1), day(2)))
+    backfill_range(nights, "XBTUSD", Range(day(3), day(4)))
     remove_first_file(nights, "XBTUSD")
     nights.exchange.delist("XBTUSD")
     outcome = only(nights.refresh())
@@ -261,7 +261,7 @@ def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
     assert outcome["gaps"] == [[day(1), day(2)]]
 
 
-def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on(
+def test_a_pair_that_is_delisted_during_the_run_fails_once_and_is_delisted_afterwards(
     nights: Nights,
 ) -> None:
     nights.refresh("XBTUSD")
@@ -278,7 +278,7 @@ def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on
     assert (outcome["state"], outcome["exit_status"], outcome["gaps"]) == ("delisted", 0, [])
 
 
-def test_a_pair_that_was_renamed_goes_on_under_its_old_name_here(nights: Nights) -> None:
+def test_a_renamed_pair_is_refreshed_under_its_old_name(nights: Nights) -> None:
     nights.pairs = ["XBT/USD"]
     nights.refresh()
     nights.exchange.change("XBTUSD", altname="BTCUSD", wsname="BTC/USD")
@@ -291,11 +291,11 @@ def test_a_pair_that_was_renamed_goes_on_under_its_old_name_here(nights: Nights)
             "complete",
             "BTCUSD",
         )
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
     assert nights.rows().keys() == {"XBTUSD"}
 
 
-def test_a_market_in_maintenance_is_asked_for_nothing_and_is_to_be_tried_again(
+def test_during_maintenance_nothing_is_requested_and_the_status_is_3(
     nights: Nights,
 ) -> None:
     nights.refresh("XBTUSD")
@@ -311,7 +311,7 @@ def test_a_market_in_maintenance_is_asked_for_nothing_and_is_to_be_tried_again(
     assert states(report) == {"XBTUSD": "maintenance", "SOL/EUR": "maintenance"}
 
 
-def test_maintenance_that_begins_during_the_run_is_told_from_a_failure(nights: Nights) -> None:
+def test_maintenance_that_begins_during_the_run_is_no_failure(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.pass_day()
     nights.exchange.faults.push(*["unavailable"] * 1000, pair="XBTUSD")
@@ -325,7 +325,7 @@ def test_maintenance_that_begins_during_the_run_is_told_from_a_failure(nights: N
 
 
 @pytest.mark.parametrize("status", ["cancel_only", "post_only", "limit_only", "reduce_only"])
-def test_a_market_that_takes_few_orders_still_tells_its_trades(nights: Nights, status: str) -> None:
+def test_a_market_with_limited_trading_is_refreshed(nights: Nights, status: str) -> None:
     nights.exchange.change("XBTUSD", status=status)
     nights.exchange.status = status
     outcome = only(nights.refresh("XBTUSD"))
@@ -335,7 +335,7 @@ def test_a_market_that_takes_few_orders_still_tells_its_trades(nights: Nights, s
 # --- what ends it --------------------------------------------------------------------------------
 
 
-def test_a_second_run_says_who_holds_the_lock_and_since_when(nights: Nights) -> None:
+def test_a_second_run_is_an_error_with_the_holder_and_time_of_the_lock(nights: Nights) -> None:
     nights.pairs = ["XBTUSD"]
     with locked(nights.folder / "locks", "_refresh"):
         note = json.loads((nights.folder / "locks" / "_refresh.json").read_text())
@@ -371,7 +371,7 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
     assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
     assert outcome["trades_added"] == nights.rows()["XBTUSD"] > 200
     assert only(nights.refresh())["state"] == "complete"
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
 def test_a_run_whose_time_is_up_names_what_is_unfinished(nights: Nights) -> None:
@@ -488,14 +488,14 @@ def test_a_linked_folder_is_refused_by_name_and_stops_no_other_pair(nights: Nigh
 
 def test_a_gap_is_filled_where_the_record_of_what_was_wanted_is_lost(nights: Nights) -> None:
     cuts = [XBT.published_ns(XBT.trades[place]) for place in (100, 200, 300)]
-    crawl(nights, "XBTUSD", Range(0, cuts[0]))
-    crawl(nights, "XBTUSD", Range(cuts[1], cuts[2]))
+    backfill_range(nights, "XBTUSD", Range(0, cuts[0]))
+    backfill_range(nights, "XBTUSD", Range(cuts[1], cuts[2]))
     (nights.folder / "wanted" / "XBTUSD.json").unlink()
     assert only(nights.refresh("XBTUSD"))["state"] == "complete"
-    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+    assert nights.history("XBTUSD") == until(XBT, nights.settled_ns)
 
 
-def test_an_exchange_that_does_not_tell_its_status_is_taken_as_online(nights: Nights) -> None:
+def test_an_exchange_without_a_status_counts_as_online(nights: Nights) -> None:
     nights.exchange.faults.elsewhere["SystemStatus"] = deque([(Fault("http", 404),)])
     assert only(nights.refresh("XBTUSD"))["state"] == "complete"
 
@@ -525,7 +525,7 @@ def test_a_pair_fetched_under_both_names_is_two_pairs() -> None:
     ]
 
 
-def test_a_renamed_pair_is_asked_for_by_what_is_told_of_it_now() -> None:
+def test_a_renamed_pair_keeps_its_altname_and_takes_its_new_wsname() -> None:
     market = KnownPairs({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
     [target] = choose_targets(["NEW/USD", "OLDUSD"], market)
     assert target.pair == Pair(altname="OLDUSD", key="K", wsname="NEW/USD")
@@ -541,7 +541,7 @@ def test_a_pair_without_a_key_is_not_taken_for_another() -> None:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_tells_in_a_table_what_came_of_it(nights: Nights) -> None:
+def test_the_command_prints_the_results_as_a_table(nights: Nights) -> None:
     done = nights.command("XBTUSD", "ETH/EUR", "DOGE/USD")
     assert done.status == 2
     lines = [line.split() for line in done.out.splitlines()]
@@ -562,12 +562,12 @@ def _row(nights: Nights, market: Market) -> list[str]:
     return [f"{len(rows):,}", *times, "0", str(pages), "0"]
 
 
-def test_when_all_is_well_cron_hears_nothing(nights: Nights) -> None:
+def test_a_quiet_run_without_errors_prints_nothing(nights: Nights) -> None:
     done = nights.command("-q", "XBTUSD")
     assert (done.status, done.out, done.err) == (0, "", "")
 
 
-def test_when_something_is_wrong_cron_hears_of_that_alone(nights: Nights) -> None:
+def test_a_quiet_run_prints_only_errors(nights: Nights) -> None:
     nights.pairs = ["XBTUSD", "FOO/USD"]
     done = nights.command("-q")
     assert (done.status, done.out) == (2, "")
@@ -576,7 +576,7 @@ def test_when_something_is_wrong_cron_hears_of_that_alone(nights: Nights) -> Non
     )
 
 
-def test_the_command_tells_all_of_it_as_json(nights: Nights) -> None:
+def test_the_command_prints_the_report_as_json(nights: Nights) -> None:
     done = nights.command("--json", "-q", "XBTUSD")
     report = json.loads(done.out)
     rows = until(XBT, nights.settled_ns)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sample_trades
-from backfills import Crawl, serve, strangers, tape_of
+from backfills import Backfill, foreign_files, rows_on_disk, serve
 from command_line import run_harvester
 from corruption import END, HARMS, MARKET, PAIR, RANGES, TRADES, Harm, path_of, segment
 from crash_points import Plan
@@ -54,7 +54,7 @@ from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
 from harvester.verify.reports import PairReport, RepairReport
 
-TAPE = list(expected(MARKET))
+HISTORY = list(expected(MARKET))
 NOWHERE = "http://127.0.0.1:9"
 FAST = {
     "HARVESTER_EXCHANGE_RATE": "0",
@@ -93,12 +93,12 @@ def data(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "data"))
 
 
-Mend = Callable[..., RepairReport]
+RepairPair = Callable[..., RepairReport]
 
 
 @pytest.fixture(scope="module")
-def mend(exchange: Exchange) -> Iterator[Mend]:
-    """Mends the pair of an archive, on whatever disk; by an older report, where one is given."""
+def repair_pair(exchange: Exchange) -> Iterator[RepairPair]:
+    """Repairs the pair of an archive; by an older report, if one is given."""
     options = {"exchange.url": exchange.url}
     client = Client(load(options, environment=FAST).exchange)
 
@@ -110,13 +110,13 @@ def mend(exchange: Exchange) -> Iterator[Mend]:
         repairer = Repairer(run, lambda _moved: None)
         return await repairer.repair(report or verify(archive, PAIR))
 
-    def mending(
+    def repairing(
         archive: TradeStore, report: PairReport | None = None, stop: CancelToken | None = None
     ) -> RepairReport:
         return runner.run(work(archive, report, stop or CancelToken()))
 
     with asyncio.Runner() as runner:
-        yield mending
+        yield repairing
         runner.run(client.__aexit__(None, None, None))
 
 
@@ -189,7 +189,7 @@ def note(folder: Path, number: str = "0001") -> dict[str, Any]:
     return dict(found)
 
 
-# --- every harm: caught and mended ---------------------------------------------------------------
+# --- every kind of damage: found and repaired -----------------------------------------------------
 
 PLACES: dict[Harm, int] = {
     corruption.bytes_cut_off: 3,
@@ -201,15 +201,15 @@ CASES += [(corruption.file_lost, 3), (corruption.file_lost, 0), (corruption.file
 
 
 @dataclass
-class Mended:
-    """One harm, and what became of it: verified, mended, mended again."""
+class Repaired:
+    """One kind of damage, and the results: verified, repaired, repaired again."""
 
     harm: Harm
     place: int
     said: list[corruption.Said]
     before: dict[str, bytes]
     caught: Ran
-    mended: Ran
+    repaired: Ran
     again: Ran
     folder: Path
 
@@ -225,12 +225,12 @@ class Mended:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].__name__}-{case[1]}")
-def mended(
+def repaired(
     request: pytest.FixtureRequest,
     sound: Path,
     exchange: Exchange,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mended]:
+) -> Iterator[Repaired]:
     harm, place = request.param
     folder = Path(shutil.copytree(sound, tmp_path_factory.mktemp("harmed") / "data"))
     said = harm(folder, place)
@@ -239,86 +239,90 @@ def mended(
         for name, value in FAST.items():
             patch.setenv(name, value)
         runs = [run(exchange, folder, *words) for words in ([], ["--repair"], ["--repair"])]
-    yield Mended(harm, place, said, before, runs[0], runs[1], runs[2], folder)
+    yield Repaired(harm, place, said, before, runs[0], runs[1], runs[2], folder)
     shutil.rmtree(folder)
 
 
-def test_it_is_caught_with_lines_that_name_file_and_range(mended: Mended) -> None:
-    patterns = [pattern for said in mended.said for pattern in said.lines()]
-    found = mended.caught.lines[1:]
-    assert (mended.caught.status, len(found)) == (4, len(patterns))
+def test_damage_is_found_with_lines_that_name_file_and_range(repaired: Repaired) -> None:
+    patterns = [pattern for said in repaired.said for pattern in said.lines()]
+    found = repaired.caught.lines[1:]
+    assert (repaired.caught.status, len(found)) == (4, len(patterns))
     unsaid = [
         pattern for pattern in patterns if not any(re.fullmatch(pattern, line) for line in found)
     ]
     assert unsaid == []
 
 
-def test_it_is_mended(mended: Mended) -> None:
-    assert mended.mended.status == 0
-    assert tape_of(mended.folder, PAIR) == TAPE
-    assert verify(TradeStore(mended.folder), PAIR).faults == []
+def test_a_damaged_archive_is_repaired(repaired: Repaired) -> None:
+    assert repaired.repaired.status == 0
+    assert rows_on_disk(repaired.folder, PAIR) == HISTORY
+    assert verify(TradeStore(repaired.folder), PAIR).faults == []
 
 
-def test_the_broken_file_is_kept_to_the_byte(mended: Mended) -> None:
+def test_the_broken_file_is_kept_to_the_byte(repaired: Repaired) -> None:
     wanted = {}
-    if mended.moved is not None:
-        name = mended.moved.rpartition("/")[2]
-        wanted = {f"{PAIR}/0001/{name}": mended.before[mended.moved]}
-    assert quarantined(mended.folder) == wanted
+    if repaired.moved is not None:
+        name = repaired.moved.rpartition("/")[2]
+        wanted = {f"{PAIR}/0001/{name}": repaired.before[repaired.moved]}
+    assert quarantined(repaired.folder) == wanted
 
 
-def test_the_note_tells_what_was_wrong(mended: Mended) -> None:
-    if mended.moved is None:
+def test_the_quarantine_note_has_the_faults(repaired: Repaired) -> None:
+    if repaired.moved is None:
         return
-    found = note(mended.folder)
-    texts = mended.said[0].texts[: len(found["faults"])]
+    found = note(repaired.folder)
+    texts = repaired.said[0].texts[: len(found["faults"])]
     assert all(map(re.fullmatch, texts, found.pop("faults")))
     assert found == {
         "pair": PAIR,
-        "path": mended.moved,
-        "range": list(mended.said[0].span),
-        "wanted": [list(RANGES[mended.place])],
+        "path": repaired.moved,
+        "range": list(repaired.said[0].span),
+        "wanted": [list(RANGES[repaired.place])],
     }
 
 
-def test_nothing_is_asked_for_but_what_is_missing(mended: Mended) -> None:
-    calls = mended.mended.asked
-    if mended.gap is None:
+def test_only_missing_ranges_are_requested(repaired: Repaired) -> None:
+    calls = repaired.repaired.asked
+    if repaired.gap is None:
         assert calls == []
         return
     assert calls[0] == ("Time", None, None)
     assert {(path, pair) for path, pair, _ in calls[1:]} == {("Trades", PAIR)}
     stamps = [int(since) for _, _, since in calls[1:] if since is not None]
     # A range is asked for from a millisecond before it.
-    assert max(0, mended.gap.after - 1_000_000) == stamps[0] == min(stamps)
-    assert max(stamps) <= mended.gap.through
+    assert max(0, repaired.gap.after - 1_000_000) == stamps[0] == min(stamps)
+    assert max(stamps) <= repaired.gap.through
     # At the head, the page after the last and the newest one have to be seen as well.
-    assert len(calls) == 1 + (3 if mended.place == 3 else 1)
+    assert len(calls) == 1 + (3 if repaired.place == 3 else 1)
 
 
-def test_the_lines_tell_what_was_moved_and_fetched(mended: Mended) -> None:
-    rows = sum(mended.gap.after < row[1] <= mended.gap.through for row in TAPE) if mended.gap else 0
-    pages = 3 if mended.place == 3 else 1
-    lines = mended.mended.lines
-    assert lines[: len(mended.caught.lines)] == mended.caught.lines
-    name = (mended.moved or "").rpartition("/")[2]
-    moved = [f"{PAIR}: moved {mended.moved} to quarantine/{PAIR}/0001/{name}"]
+def test_the_lines_name_moved_files_and_downloaded_trades(repaired: Repaired) -> None:
+    rows = (
+        sum(repaired.gap.after < row[1] <= repaired.gap.through for row in HISTORY)
+        if repaired.gap
+        else 0
+    )
+    pages = 3 if repaired.place == 3 else 1
+    lines = repaired.repaired.lines
+    assert lines[: len(repaired.caught.lines)] == repaired.caught.lines
+    name = (repaired.moved or "").rpartition("/")[2]
+    moved = [f"{PAIR}: moved {repaired.moved} to quarantine/{PAIR}/0001/{name}"]
     ending = "" if pages == 1 else "s"
     fetched = [f"{PAIR}: downloaded {rows} trades in {pages} page{ending}"]
-    assert lines[len(mended.caught.lines) :] == [
-        *(moved if mended.moved else []),
-        *(fetched if mended.gap else []),
+    assert lines[len(repaired.caught.lines) :] == [
+        *(moved if repaired.moved else []),
+        *(fetched if repaired.gap else []),
         SOUND,
     ]
 
 
-def test_what_was_wanted_stays_as_it_was(mended: Mended) -> None:
-    wanted = json.loads((mended.folder / f"wanted/{PAIR}.json").read_text())
+def test_what_was_wanted_stays_as_it_was(repaired: Repaired) -> None:
+    wanted = json.loads((repaired.folder / f"wanted/{PAIR}.json").read_text())
     assert wanted == {"pair": PAIR, "spans": [[0, END]]}
 
 
-def test_a_second_repair_does_nothing_and_asks_for_nothing(mended: Mended) -> None:
-    assert (mended.again.status, mended.again.asked, len(mended.again.lines)) == (0, [], 1)
+def test_a_second_repair_changes_and_requests_nothing(repaired: Repaired) -> None:
+    assert (repaired.again.status, repaired.again.asked, len(repaired.again.lines)) == (0, [], 1)
 
 
 # --- roll-ups ------------------------------------------------------------------------------------
@@ -333,7 +337,7 @@ def rolled(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data
 
 
-def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(rolled: Path) -> None:
+def test_an_altered_rollup_is_moved_and_made_again_without_a_request(rolled: Path) -> None:
     path = path_of(RANGES[2]).replace("trades/", "candles/interval=1h/", 1)
     table = pq.ParquetFile(rolled / path).read()
     counts = [count + 1 for count in table.column("count").to_pylist()]
@@ -357,9 +361,7 @@ def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(roll
     assert note(rolled)["wanted"] == []
 
 
-def test_the_rollups_of_a_segment_that_goes_are_made_anew_as_well(
-    rolled: Path, exchange: Exchange
-) -> None:
+def test_the_rollups_of_a_moved_segment_are_made_again(rolled: Path, exchange: Exchange) -> None:
     corruption.digit_changed(rolled, 1)
     assert run(exchange, rolled, "--repair").status == 0
     report = verify(TradeStore(rolled), PAIR)
@@ -367,14 +369,14 @@ def test_the_rollups_of_a_segment_that_goes_are_made_anew_as_well(
     assert list(quarantined(rolled)) == [f"{PAIR}/0001/{Path(path_of(RANGES[1])).name}"]
 
 
-def test_an_archive_that_stays_open_is_mended_again(rolled: Path, mend: Mend) -> None:
+def test_an_open_archive_can_be_repaired_again(rolled: Path, repair_pair: RepairPair) -> None:
     archive = TradeStore(rolled)
     corruption.digit_changed(rolled, 1)
-    assert mend(archive).exit_status == 0
+    assert repair_pair(archive).exit_status == 0
     for _ in range(2):
         [file] = (rolled / "candles").rglob("*.parquet")
         file.write_bytes(file.read_bytes()[:-30])
-        assert mend(archive).exit_status == 0
+        assert repair_pair(archive).exit_status == 0
     assert (verify(archive, PAIR).rollups, len(quarantined(rolled))) == (1, 3)
 
 
@@ -382,7 +384,7 @@ def test_an_archive_that_stays_open_is_mended_again(rolled: Path, mend: Mend) ->
 
 
 def refetched(url: str, folder: Path, tmp_path: Path, span: Range, *left_out: int) -> None:
-    """Put another segment into an archive, as an exchange tells it that leaves trades out."""
+    """Put another segment into an archive, downloaded from an exchange that leaves trades out."""
     with (
         serve(corruption.market_without(*left_out))
         if left_out
@@ -392,7 +394,7 @@ def refetched(url: str, folder: Path, tmp_path: Path, span: Range, *left_out: in
         corruption.fetch(source, folder, span, tmp_path / f"part-{span.after}-{span.through}")
 
 
-def test_of_two_that_overlap_in_part_with_the_same_trades_the_later_goes(
+def test_of_two_files_that_overlap_in_part_with_the_same_trades_the_later_is_moved(
     data: Path, exchange: Exchange, tmp_path: Path
 ) -> None:
     middle = Range(TRADES[300].true_ns, TRADES[450].true_ns)
@@ -401,7 +403,7 @@ def test_of_two_that_overlap_in_part_with_the_same_trades_the_later_goes(
     body = (data / path_of(middle)).read_bytes()
     ran = run(exchange, data, "--repair")
     assert ran.status == 0
-    assert tape_of(data, PAIR) == TAPE
+    assert rows_on_disk(data, PAIR) == HISTORY
     assert quarantined(data) == {f"{PAIR}/0001/{Path(path_of(middle)).name}": body}
     assert note(data)["faults"] == [f"it overlaps with {path_of(RANGES[1])}"]
 
@@ -422,20 +424,20 @@ def test_of_two_that_overlap_with_other_trades_both_go(
     refetched(exchange.url, data, tmp_path, span, 320)
     ran = run(exchange, data, "--repair")
     assert ran.status == 0
-    assert tape_of(data, PAIR) == TAPE
+    assert rows_on_disk(data, PAIR) == HISTORY
     assert [note(data, number)["faults"] for number in ("0001", "0002")] == [
         [f"it overlaps with {path_of(span)}, which has other trades"],
         [f"it overlaps with {path_of(RANGES[1])}, which has other trades"],
     ]
 
 
-def test_what_a_crash_left_beside_its_merger_is_cleared_away_with_nobody_asked(
+def test_files_that_a_crash_left_beside_the_merged_file_are_removed_without_a_request(
     data: Path, exchange: Exchange, tmp_path: Path
 ) -> None:
     refetched(exchange.url, data, tmp_path, Range(TRADES[250].true_ns, RANGES[1].through))
     assert run(NOWHERE, data).status == 4
     ran = run(NOWHERE, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR), quarantined(data)) == (0, TAPE, {})
+    assert (ran.status, rows_on_disk(data, PAIR), quarantined(data)) == (0, HISTORY, {})
 
 
 def test_trades_missing_inside_a_file_are_downloaded_and_no_others(
@@ -443,9 +445,9 @@ def test_trades_missing_inside_a_file_are_downloaded_and_no_others(
 ) -> None:
     segment(data, 1).unlink()
     refetched(exchange.url, data, tmp_path, RANGES[1], 300, 301)
-    forget_jumps(segment(data, 1))
+    forget_id_gaps(segment(data, 1))
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR), quarantined(data)) == (0, TAPE, {})
+    assert (ran.status, rows_on_disk(data, PAIR), quarantined(data)) == (0, HISTORY, {})
     assert sum(endpoint == "Trades" for endpoint, *_ in ran.asked) <= 4
     [line] = [line for line in ran.lines if "trades were missing, downloaded again: " in line]
     assert line.startswith(f"{PAIR}: ")
@@ -453,8 +455,8 @@ def test_trades_missing_inside_a_file_are_downloaded_and_no_others(
     assert str(RANGES[1]) not in line
 
 
-def forget_jumps(file: Path) -> None:
-    """Have a footer know of no jumps."""
+def forget_id_gaps(file: Path) -> None:
+    """Remove the id gaps from a footer."""
     footer = pq.read_metadata(file).metadata
     kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
     kept[b"harvester.jumps"] = b"[]"
@@ -469,21 +471,21 @@ def test_trades_missing_between_two_files_are_downloaded_and_no_others(
     # The exchange shows the first trades behind the edge to nobody.
     refetched(exchange.url, data, tmp_path, RANGES[1], 199, 200)
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR), quarantined(data)) == (0, TAPE, {})
+    assert (ran.status, rows_on_disk(data, PAIR), quarantined(data)) == (0, HISTORY, {})
     assert sum(endpoint == "Trades" for endpoint, *_ in ran.asked) <= 3
 
 
-def test_ids_that_the_exchange_really_skips_are_on_record_after_it(tmp_path: Path) -> None:
+def test_id_gaps_of_the_exchange_are_on_record_after_a_repair(tmp_path: Path) -> None:
     with serve(corruption.market_without(300, 301)) as skipping:
         corruption.fetch(skipping.url, tmp_path / "data", RANGES[1], tmp_path / "part")
-        forget_jumps(segment(tmp_path / "data", 1))
+        forget_id_gaps(segment(tmp_path / "data", 1))
         assert run(skipping, tmp_path / "data").status == 4
         assert run(skipping, tmp_path / "data", "--repair").status == 0
     report = verify(TradeStore(tmp_path / "data"), PAIR)
     assert (report.faults, report.confirmed_id_gaps) == ([], 1)
 
 
-def test_a_file_that_turns_out_to_lack_trades_when_its_neighbour_is_fetched_stays_but_for_them(
+def test_a_file_shown_to_lack_trades_by_the_download_of_its_neighbour_is_completed(
     data: Path, exchange: Exchange, tmp_path: Path
 ) -> None:
     segment(data, 1).unlink()
@@ -491,24 +493,24 @@ def test_a_file_that_turns_out_to_lack_trades_when_its_neighbour_is_fetched_stay
     corruption.digit_changed(data, 0)
     ran = run(exchange, data, "--repair")
     # The file that was altered went; what its neighbour lacks is downloaded into a gap.
-    assert (ran.status, tape_of(data, PAIR), len(quarantined(data))) == (0, TAPE, 1)
+    assert (ran.status, rows_on_disk(data, PAIR), len(quarantined(data))) == (0, HISTORY, 1)
 
 
-# --- what a name tells, and what it may not make anybody wish for --------------------------------
+# --- ranges in file names, and which of them are requested ----------------------------------------
 
 
 def wanted(folder: Path, pair: str = PAIR) -> list[list[int]]:
     return list(json.loads((folder / f"wanted/{pair}.json").read_text())["spans"])
 
 
-def test_the_false_part_of_a_name_is_never_wished_for(data: Path, exchange: Exchange) -> None:
+def test_the_false_part_of_a_file_name_is_not_requested(data: Path, exchange: Exchange) -> None:
     corruption.want(data, Range(0, RANGES[2].through))
     corruption.file_renamed_wider(data, 3)
     assert run(exchange, data, "--repair").status == 0
     assert wanted(data) == [[0, END]]
 
 
-def test_what_a_file_that_says_nothing_held_is_taken_from_its_name_up_to_now(
+def test_the_range_of_a_file_without_a_footer_is_its_name_up_to_now(
     data: Path, exchange: Exchange
 ) -> None:
     corruption.bytes_cut_off(data, 3)
@@ -526,7 +528,7 @@ def test_what_a_file_that_says_nothing_held_is_taken_from_its_name_up_to_now(
     assert wanted(data) == [[0, settled]]
 
 
-def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> None:
+def test_a_file_of_another_pair_is_moved_and_nothing_is_requested(data: Path) -> None:
     other = data / path_of(RANGES[0]).replace(PAIR, "ETHUSD")
     other.parent.mkdir(parents=True)
     shutil.copy(segment(data, 0), other)
@@ -539,7 +541,7 @@ def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> No
     )
 
 
-def test_copies_beside_segments_are_set_aside_and_nothing_is_fetched(
+def test_copies_beside_segments_are_moved_and_nothing_is_downloaded(
     data: Path, exchange: Exchange
 ) -> None:
     first = segment(data, 0)
@@ -550,7 +552,7 @@ def test_copies_beside_segments_are_set_aside_and_nothing_is_fetched(
         shutil.copyfile(first, copy)
     body = first.read_bytes()
     ran = run(exchange, data, "--repair")
-    assert (ran.status, ran.asked, tape_of(data, PAIR)) == (0, [], TAPE)
+    assert (ran.status, ran.asked, rows_on_disk(data, PAIR)) == (0, [], HISTORY)
     assert list(quarantined(data).values()) == [body] * 2
     assert not any(copy.exists() for copy in copies)
 
@@ -564,16 +566,16 @@ def test_what_was_wanted_and_lost_is_all_between_the_first_file_and_the_last(
         RANGES[1]
     ]
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+    assert (ran.status, rows_on_disk(data, PAIR)) == (0, HISTORY)
 
 
-def test_the_false_part_of_a_name_is_not_wished_for_where_what_was_wanted_is_lost(
+def test_the_false_part_of_a_file_name_is_not_requested_if_the_record_of_requests_is_lost(
     data: Path, exchange: Exchange
 ) -> None:
     (data / f"wanted/{PAIR}.json").unlink()
     corruption.file_renamed_wider(data, 3)
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
+    assert (ran.status, rows_on_disk(data, PAIR), wanted(data)) == (0, HISTORY, [[0, END]])
 
 
 def test_a_list_of_what_was_wanted_that_cannot_be_read_wants_the_gaps_between_files(
@@ -582,17 +584,17 @@ def test_a_list_of_what_was_wanted_that_cannot_be_read_wants_the_gaps_between_fi
     segment(data, 1).unlink()
     (data / f"wanted/{PAIR}.json").write_bytes(b'{"pair": "ETHUSD", "spans": [[0, 17]]}')
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
+    assert (ran.status, rows_on_disk(data, PAIR), wanted(data)) == (0, HISTORY, [[0, END]])
 
 
-def test_a_list_of_what_was_wanted_that_cannot_be_read_is_written_anew(
+def test_an_unreadable_record_of_requests_is_moved_and_written_again(
     data: Path, exchange: Exchange
 ) -> None:
     corruption.file_renamed_wider(data, 3)
     raw = b'{"pair": "XBTUSD", "spans": [[0, 17'
     (data / f"wanted/{PAIR}.json").write_bytes(raw)
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
+    assert (ran.status, rows_on_disk(data, PAIR), wanted(data)) == (0, HISTORY, [[0, END]])
     assert quarantined(data)[f"{PAIR}/0001/{PAIR}.json"] == raw
     assert note(data)["wanted"] == [[0, END]]
     assert (
@@ -607,7 +609,7 @@ def test_a_pair_whose_name_the_archive_forgot_is_known_by_its_files(
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "--repair")
     assert [path for path, _, _ in ran.asked] == ["Time", "Trades"]
-    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+    assert (ran.status, rows_on_disk(data, PAIR)) == (0, HISTORY)
 
 
 def test_a_pair_whose_key_the_archive_does_not_know_is_looked_up_once(
@@ -617,7 +619,7 @@ def test_a_pair_whose_key_the_archive_does_not_know_is_looked_up_once(
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "--repair")
     assert [path for path, _, _ in ran.asked] == ["Time", "AssetPairs", "AssetPairs", "Trades"]
-    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+    assert (ran.status, rows_on_disk(data, PAIR)) == (0, HISTORY)
 
 
 # --- harms together ------------------------------------------------------------------------------
@@ -639,7 +641,7 @@ def content(file: Path) -> Any:
 
 @given(several=HARMED)
 @settings(max_examples=15, deadline=None)
-def test_any_harms_together_are_mended_and_nothing_is_lost(
+def test_any_damage_in_any_combination_is_repaired_and_nothing_is_lost(
     sound: Path,
     exchange: Exchange,
     tmp_path_factory: pytest.TempPathFactory,
@@ -657,20 +659,20 @@ def test_any_harms_together_are_mended_and_nothing_is_lost(
     }
     assert run(exchange, folder).status == 4
     ran = run(exchange, folder, "--repair")
-    assert (ran.status, tape_of(folder, PAIR)) == (0, TAPE)
+    assert (ran.status, rows_on_disk(folder, PAIR)) == (0, HISTORY)
     assert broken <= set(quarantined(folder).values())
     again = run(NOWHERE, folder, "--repair")
     assert (again.status, len(again.lines)) == (0, 1)
     shutil.rmtree(folder)
 
 
-def test_a_file_that_can_not_be_read_and_seems_to_hold_others_is_mended(
+def test_an_unreadable_file_whose_name_covers_others_is_repaired(
     data: Path, exchange: Exchange
 ) -> None:
     corruption.bytes_cut_off(data, 1)
     corruption.file_renamed_wider(data, 1)
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR), len(quarantined(data))) == (0, TAPE, 1)
+    assert (ran.status, rows_on_disk(data, PAIR), len(quarantined(data))) == (0, HISTORY, 1)
 
 
 # --- kills ---------------------------------------------------------------------------------------
@@ -685,7 +687,7 @@ def harmed_with_its_list(folder: Path) -> None:
 
 
 def harmed_and_not_wanted(folder: Path) -> None:
-    """A file that nothing but its own name and footer tells to have been asked for."""
+    """A file whose range is requested by its name and footer only."""
     corruption.digit_changed(folder, 3)
     corruption.want(folder, Range(0, RANGES[2].through))
 
@@ -695,7 +697,7 @@ def harmed_and_not_wanted(folder: Path) -> None:
 )
 def test_killed_at_any_step_nothing_is_lost_and_the_next_repair_ends_it(
     data: Path,
-    mend: Mend,
+    repair_pair: RepairPair,
     tmp_path: Path,
     harm: Callable[[Path], None],
     least: int,
@@ -709,22 +711,22 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_repair_ends_it(
     }
     for steps in itertools.count():
         folder = Path(shutil.copytree(data, tmp_path / str(steps)))
-        archive = dying(folder, steps, torn=bool(steps % 2))
-        report = mend(archive)
+        archive = dying(folder, steps, is_truncating=bool(steps % 2))
+        report = repair_pair(archive)
         assert broken <= set(bodies(folder).values()), steps
         if not is_dead(archive):
             break
         assert report.error is not None
-        assert mend(TradeStore(folder)).exit_status == 0, steps
-        assert (tape_of(folder, PAIR), wanted(folder)) == (TAPE, [[0, END]]), steps
+        assert repair_pair(TradeStore(folder)).exit_status == 0, steps
+        assert (rows_on_disk(folder, PAIR), wanted(folder)) == (HISTORY, [[0, END]]), steps
         assert broken <= set(quarantined(folder).values())
-        assert strangers(folder) == []
+        assert foreign_files(folder) == []
         shutil.rmtree(folder)
     assert steps > least
 
 
 @pytest.mark.parametrize(("nth", "when"), [(1, "after"), (2, "before"), (3, "after")])
-def test_the_real_process_killed_around_its_renames_is_gone_on_with(
+def test_a_repair_killed_around_a_rename_is_continued(
     data: Path, exchange: Exchange, nth: int, when: str
 ) -> None:
     corruption.digit_changed(data, 1)
@@ -742,11 +744,11 @@ def test_the_real_process_killed_around_its_renames_is_gone_on_with(
     assert done.returncode == -signal.SIGKILL
     assert broken in bodies(data).values()
     assert run(exchange, data, "--repair").status == 0
-    assert tape_of(data, PAIR) == TAPE
+    assert rows_on_disk(data, PAIR) == HISTORY
     assert list(quarantined(data).values()) == [broken]
 
 
-# --- what keeps it from being mended -------------------------------------------------------------
+# --- what ends a repair ---------------------------------------------------------------------------
 
 
 def test_where_the_exchange_is_down_nothing_is_moved(data: Path) -> None:
@@ -795,10 +797,10 @@ def test_where_the_machine_refuses_nothing_is_lost(
         f"harvester: XBTUSD: can't write {place}: {what}\nXBTUSD: nothing was moved\n"
     )
     assert run(exchange, data, "--repair").status == 0
-    assert (tape_of(data, PAIR), len(quarantined(data))) == (TAPE, 1)
+    assert (rows_on_disk(data, PAIR), len(quarantined(data))) == (HISTORY, 1)
 
 
-def test_where_the_machine_refuses_in_the_middle_what_is_missing_is_told(
+def test_a_repair_that_a_disk_error_ends_reports_the_missing_ranges(
     data: Path, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corruption.digit_changed(data, 1)
@@ -830,7 +832,7 @@ def test_a_pair_that_another_run_writes_is_left_alone(data: Path, exchange: Exch
 
 
 def test_what_changed_before_the_lock_was_had_is_looked_at_again(
-    data: Path, exchange: Exchange, mend: Mend
+    data: Path, exchange: Exchange, repair_pair: RepairPair
 ) -> None:
     body = segment(data, 1).read_bytes()
     corruption.digit_changed(data, 1)
@@ -838,29 +840,31 @@ def test_what_changed_before_the_lock_was_had_is_looked_at_again(
     report = verify(archive, PAIR)
     segment(data, 1).write_bytes(body)
     calls = len(exchange.calls)
-    done = mend(archive, report)
+    done = repair_pair(archive, report)
     assert (done.exit_status, done.before.faults, done.moved) == (0, [], [])
     assert len(exchange.calls) == calls
 
 
-def test_nothing_is_believed_that_was_read_before_the_lock_was_had(data: Path, mend: Mend) -> None:
+def test_nothing_is_believed_that_was_read_before_the_lock_was_had(
+    data: Path, repair_pair: RepairPair
+) -> None:
     archive = TradeStore(data)
     report = verify(archive, PAIR)
-    # Neither the name nor the size of the file tells that it is another one.
+    # Neither the name nor the size shows that it is another file.
     body = segment(data, 1).read_bytes()
     last = archive.footer(archive.segments(PAIR)[1]).last_trade_id or 0
     segment(data, 1).write_bytes(body.replace(str(last).encode(), str(last + 1).encode()))
-    done = mend(archive, report)
+    done = repair_pair(archive, report)
     assert [moved.path for moved in done.moved] == [path_of(RANGES[1])]
     assert done.exit_status == 0
 
 
-def test_a_wish_to_stop_comes_before_anything_is_moved(data: Path, mend: Mend) -> None:
+def test_a_cancelled_repair_moves_nothing(data: Path, repair_pair: RepairPair) -> None:
     corruption.digit_changed(data, 1)
     before = kept(data)
     stop = CancelToken()
     stop.cancel()
-    done = mend(TradeStore(data), stop=stop)
+    done = repair_pair(TradeStore(data), stop=stop)
     assert (done.exit_status, done.moved, kept(data)) == (130, [], before)
 
 
@@ -873,7 +877,9 @@ def two(data: Path) -> Iterator[tuple[Path, Exchange]]:
     coin = sample_trades.tiny_coin(60, 172)
     with serve(MARKET, coin) as exchange:
         span = Range(0, coin.trades[-1].true_ns + 10**9)
-        assert Crawl(exchange.url, data, {"candles.rollups": ""}).only("BTTUSD", span).error is None
+        assert (
+            Backfill(exchange.url, data, {"candles.rollups": ""}).only("BTTUSD", span).error is None
+        )
         yield data, exchange
 
 
@@ -882,12 +888,12 @@ def test_of_two_pairs_only_the_broken_one_is_touched(two: tuple[Path, Exchange])
     corruption.digit_changed(data, 1)
     sound = bodies(data / "trades/pair=BTTUSD")
     ran = run(exchange, data, "--repair")
-    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+    assert (ran.status, rows_on_disk(data, PAIR)) == (0, HISTORY)
     assert {pair for _, pair, _ in ran.asked} == {None, PAIR}
     assert bodies(data / "trades/pair=BTTUSD") == sound
 
 
-def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
+def test_a_delisted_pair_fails_alone_and_its_file_is_named(
     two: tuple[Path, Exchange],
 ) -> None:
     data, exchange = two
@@ -918,7 +924,7 @@ def command(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[
     return run_harvester(["verify", *words], variables)
 
 
-def test_the_real_command_tells_it_all(data: Path, exchange: Exchange) -> None:
+def test_the_real_command_prints_the_whole_repair(data: Path, exchange: Exchange) -> None:
     [said] = corruption.digit_changed(data, 1)
     done = command(exchange.url, data, "btc/usd", "--repair")
     name, span = Path(said.where).name, corruption.span_text(said.span)
@@ -961,14 +967,16 @@ def test_the_report_as_json(data: Path, exchange: Exchange) -> None:
     }
 
 
-def test_the_report_of_a_sound_pair_tells_of_no_repair(data: Path) -> None:
+def test_the_report_of_a_sound_pair_has_no_repair(data: Path) -> None:
     ran = run(NOWHERE, data, "--repair", "--json")
     [report] = json.loads(ran.out)
     assert (ran.status, report["repair"]) == (0, None)
     assert "repair" not in json.loads(run(NOWHERE, data, "--json").out)[0]
 
 
-def test_what_was_mended_is_then_held_against_the_exchange(data: Path, exchange: Exchange) -> None:
+def test_a_repaired_archive_is_then_compared_with_the_exchange(
+    data: Path, exchange: Exchange
+) -> None:
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "--repair", "--against-exchange", "-q")
     [line] = [shown for shown in ran.lines if shown.startswith("XBTUSD against the exchange: ")]
@@ -977,7 +985,7 @@ def test_what_was_mended_is_then_held_against_the_exchange(data: Path, exchange:
     assert asked == ["Time", "Trades", *["OHLC"] * 9]
 
 
-def test_a_pair_named_twice_is_mended_once(data: Path, exchange: Exchange) -> None:
+def test_a_pair_named_twice_is_repaired_once(data: Path, exchange: Exchange) -> None:
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "XBTUSD", "btc/usd", "--repair", "-q")
     assert (ran.status, len(quarantined(data))) == (0, 1)

@@ -46,7 +46,7 @@ FLUSHES = [
     Plan("write", "after", 1, "commit"),
     Plan("sync", "before", 2, "commit"),
     Plan("rename", "before", 3, "commit", clock_s=9 * DAYS_S),
-    Plan("rename", "after", 4, "commit", jump_s=3600),
+    Plan("rename", "after", 4, "commit", clock_shift_s=3600),
 ]
 COMPACTIONS = [
     Plan("write", "before", 1, "compact"),
@@ -98,12 +98,12 @@ def test_a_run_killed_from_outside_loses_nothing_that_was_committed(round_: Roun
     round_.finish(["backfill {pairs} -q"])
 
 
-def test_a_second_run_is_refused_and_harms_nothing(round_: Round) -> None:
+def test_a_second_run_is_refused_and_changes_nothing(round_: Round) -> None:
     chaos_trials.two_at_once(round_)
     assert round_.tally.trials["a second run refused with status 5"] == 1
 
 
-def test_a_read_only_folder_is_said_in_one_line(round_: Round) -> None:
+def test_a_read_only_folder_is_an_error_of_one_line(round_: Round) -> None:
     if round_.disk.why_never_read_only:
         pytest.skip(round_.disk.why_never_read_only)
     chaos_trials.read_only(round_)
@@ -116,24 +116,24 @@ def test_a_quota_ends_a_run_in_one_line_and_the_next_goes_on(round_: Round) -> N
 
 
 def test_a_signal_keeps_all_that_was_fetched(round_: Round) -> None:
-    chaos_trials.told_to_stop(round_)
+    chaos_trials.stop_by_signal(round_)
     assert round_.tally.trials["stopped by a signal, all that was fetched kept"] == 1
 
 
-def test_an_exchange_whose_clock_goes_back_harms_nothing(round_: Round) -> None:
+def test_an_exchange_whose_clock_goes_back_causes_no_loss(round_: Round) -> None:
     for part in (0.6, 0.2):
         round_.set_clock(part)
         chaos_trials.left_alone(round_)
 
 
 @pytest.mark.skipif(not BENCHMARK.exists(), reason="the benchmarks are not part of a release")
-def test_the_long_form_tells_what_it_did(tmp_path: Path) -> None:
+def test_the_long_form_prints_its_figures(tmp_path: Path) -> None:
     program = [sys.executable, str(BENCHMARK), "--kills", "1", "--trades", "500", "--seed", "3"]
     done = subprocess.run(
         [*program, "--keep", str(tmp_path)], capture_output=True, text=True, check=False
     )
     *lines, last = done.stdout.splitlines()
-    told = json.loads(last)
-    assert (done.returncode, told["kills"], told["fault"]) == (0, 1, "")
+    figures = json.loads(last)
+    assert (done.returncode, figures["kills"], figures["fault"]) == (0, 1, "")
     assert lines[-1] == "nothing lost, nothing twice"
     assert (tmp_path / "trades").is_dir()

@@ -1,4 +1,4 @@
-"""What looks at an archive while its files are replaced tells no damage, and finds all there is."""
+"""`verify` while files are replaced: no false damage is reported, and all true damage is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import csv_files
 import pytest
-from backfills import Crawl
+from backfills import Backfill
 from concurrent_writer import disturbed
 from csv_comparison import only, zipped
 from exchange_comparison import interval
@@ -40,7 +40,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, 
     assert (report.faults, report.rows, done) == ([], len(TRADES), [0] * (between.opened >= at))
 
 
-def test_damage_is_told_though_files_are_replaced_all_the_time(
+def test_damage_is_found_while_files_are_replaced_all_the_time(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario = started(TRADES)
@@ -65,7 +65,9 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
     scenario = started(TRADES)
     for through in (TRADES[4_000].true_ns, TRADES[4_500].true_ns, TRADES[-1].true_ns + 40 * DAY):
         assert (
-            Crawl(scenario.exchange.url, scenario.folder).only(PAIR, Range(0, through)).exit_status
+            Backfill(scenario.exchange.url, scenario.folder)
+            .only(PAIR, Range(0, through))
+            .exit_status
             == 0
         )
     assert len(TradeStore(scenario.folder).segments(PAIR)) == 3

@@ -1,4 +1,4 @@
-"""nautilus_trader: the recipe of docs/recipes.md gives exact ticks and bars; an engine runs."""
+"""nautilus_trader: the recipe of docs/recipes.md gives exact trades and bars; an engine runs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def names(archive: harvester.Archive) -> dict[str, Any]:  # noqa: ARG001 - it ma
     return run_section("nautilus_trader")
 
 
-def test_ticks_are_the_trades_digit_by_digit(names: dict[str, Any]) -> None:
+def test_trades_of_nautilus_equal_the_trades_digit_by_digit(names: dict[str, Any]) -> None:
     sides = {"BUYER": "buy", "SELLER": "sell", "NO_AGGRESSOR": None}
     found = [
         (
-            tick.ts_event,
-            tick.price.as_decimal(),
-            tick.size.as_decimal(),
-            sides[tick.aggressor_side.name],
+            trade.ts_event,
+            trade.price.as_decimal(),
+            trade.size.as_decimal(),
+            sides[trade.aggressor_side.name],
         )
-        for tick in names["ticks"]
+        for trade in names["ticks"]
     ]
     assert found == [(row[1], row[3], row[4], row[5]) for row in trades()]
-    ids = [tick.trade_id.value for tick in names["ticks"]]
+    ids = [trade.trade_id.value for trade in names["ticks"]]
     assert len(set(ids)) == len(ids)
     assert [value for value in ids if value.isdigit()] == [
         str(row[0]) for row in trades() if row[0]
@@ -61,15 +61,15 @@ def test_bars_are_the_candles_at_their_end(
     assert len(names["tick_bars"]) == len(trades()) / 100
 
 
-def test_an_engine_runs_on_ticks_and_bars(names: dict[str, Any]) -> None:
+def test_an_engine_runs_on_trades_and_bars(names: dict[str, Any]) -> None:
     class Counting(strategies.Strategy):  # type: ignore[misc, name-defined]
         def on_start(self) -> None:
             self.volume, self.bars = Decimal(0), 0
             self.subscribe_trade_ticks(names["identifier"])
             self.subscribe_bars(names["hourly"])
 
-        def on_trade_tick(self, tick: Any) -> None:
-            self.volume += tick.size.as_decimal()
+        def on_trade_tick(self, trade: Any) -> None:
+            self.volume += trade.size.as_decimal()
 
         def on_bar(self, _bar: Any) -> None:
             self.bars += 1

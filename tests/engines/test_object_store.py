@@ -238,7 +238,7 @@ def test_an_archive_of_a_newer_format_is_refused(store: Store) -> None:
         harvester.open(URL)
 
 
-def test_an_object_that_was_replaced_since_it_was_listed_counts_as_gone(
+def test_an_object_replaced_since_its_listing_counts_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harvester.storage.object_store import FILES, ObjectStore
@@ -397,7 +397,7 @@ def test_a_damaged_segment_never_replaces_a_sound_copy(
 def test_an_archive_is_not_synced_over_half_of_an_imported_range(
     store: Store, states: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Another archive's: its file may round the trade at the seam to either side."""
+    """Another archive's: its file may round the trade at the boundary to either side."""
     archive = copy_of(states[0], tmp_path)
     middle = (PARTS[9].after + PARTS[9].through) // 2
     imported = f"trades/pair={PAIR}/year=2026/{middle:019d}-{PARTS[10].through:019d}.csv.parquet"
@@ -468,7 +468,7 @@ def test_a_refresh_refuses_what_is_no_url_before_it_downloads(nightly: harvester
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "cut"])
-def test_a_store_that_fails_at_times_is_asked_again(
+def test_a_store_that_fails_at_times_is_retried(
     fault: Fault, store: Store, states: tuple[Path, Path], tmp_path: Path
 ) -> None:
     numbers = count(1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from candle_cases import MADE_TAPES, START, cut, hold, overlapping
+from candle_cases import MADE_HISTORIES, START, cut, hold, overlapping
 from candle_oracle import Row
 from engines import REASON
 from spark_candles import (
@@ -156,7 +156,7 @@ def test_columns_and_types_are_those_of_the_documentation(
 def test_a_range_that_cuts_candles_counts_its_trades_only(
     spark: Any, archive: harvester.Archive
 ) -> None:
-    rows = MADE_TAPES["zero ids"]
+    rows = MADE_HISTORIES["zero ids"]
     bounds = {"since": rows[40][1], "until": rows[777][1] + 1}
     frame = on_spark.candles(
         spark, archive.path, "7m", pairs=["xbt/usd"], all_columns=True, **bounds
@@ -279,7 +279,7 @@ def test_what_just_fits_is_exact(spark: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def in_small_files(tmp_path: Path) -> harvester.Archive:
-    rows = MADE_TAPES["busy"]
+    rows = MADE_HISTORIES["busy"]
     bounds = [0, *(rows[number][1] for number in range(20, 880, 20)), rows[-1][1]]
     hold(TradeStore(tmp_path / "data"), cut(rows, bounds))
     return harvester.open(tmp_path / "data")
@@ -344,7 +344,7 @@ def frame_columns(archive: harvester.Archive) -> list[str]:
     return list(archive.ohlc(["XBTUSD"], "1m", all_columns=True).columns)
 
 
-def test_a_file_that_is_gone_is_an_error_and_never_left_out(
+def test_a_missing_file_is_an_error_and_never_left_out(
     restored: Any, in_small_files: harvester.Archive
 ) -> None:
     restored.conf.set("spark.sql.files.ignoreMissingFiles", "true")
@@ -370,7 +370,7 @@ def test_candles_are_equal_while_compaction_runs(
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_files_that_overlap_count_each_trade_once(spark: Any, tmp_path: Path, number: int) -> None:
-    hold(TradeStore(tmp_path / "data"), overlapping(MADE_TAPES["busy"])[number])
+    hold(TradeStore(tmp_path / "data"), overlapping(MADE_HISTORIES["busy"])[number])
     archive = harvester.open(tmp_path / "data")
     frame = on_spark.candles(spark, archive.path, "7m", all_columns=True)
     assert_equal(rows_of(frame), expected(archive, "7m", ["XBTUSD"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from candle_cases import MADE_TAPES
+from candle_cases import MADE_HISTORIES
 from engines import REASON
 from recipes import blocks
 from spark_candles import MARKS, archive_of_three_pairs, assert_equal, expected, small_archive
@@ -45,7 +45,7 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
 
 
 def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
-    archive = small_archive(tmp_path / "data", MADE_TAPES["busy"])
+    archive = small_archive(tmp_path / "data", MADE_HISTORIES["busy"])
     code = "\n".join(blocks("Spark", "python", "other-engines.md"))
     checks = "[row] = trades.selectExpr('count(*)', 'sum(volume)').collect(); print(tuple(row))"
     done = run(tmp_path, sys.executable, "-c", f"{code}\n{checks}")
@@ -59,7 +59,7 @@ def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
 
 
 def test_the_programs_of_the_page_run(tmp_path: Path) -> None:
-    archive = small_archive(tmp_path / "data", MADE_TAPES["busy"])
+    archive = small_archive(tmp_path / "data", MADE_HISTORIES["busy"])
     truth = archive.ohlc("XBTUSD", "1h", all_columns=True).to_arrow_table()
     [lines] = blocks("Spark", "sh", "other-engines.md")
     for line, columns in zip(lines.splitlines(), (20, 8), strict=True):

@@ -1,4 +1,4 @@
-"""Shared by tests: api server."""
+"""Archives of made rows, and the API server over them without a socket."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _ask(
 ) -> bytes:
     async def ask() -> bytes:
         transport = httpx.ASGITransport(application)
-        async with httpx.AsyncClient(transport=transport, base_url="http://mirror") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://api-server") as client:
             response = await client.get(f"/0/public/{endpoint}", params=params, headers=headers)
             assert response.status_code == 200
             return response.content

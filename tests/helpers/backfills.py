@@ -26,8 +26,8 @@ ALL = Range(0, END_OF_TIME)
 
 
 @dataclass
-class Crawl:
-    """A backfill over the stand-in, to be run once or again."""
+class Backfill:
+    """A backfill from the test exchange, to be run once or again."""
 
     url: str
     folder: Path
@@ -69,7 +69,7 @@ class Crawl:
 
         async with Client(settings.exchange) as client:
             pairs = await client.pairs()
-            wishes = [BackfillRequest(pairs[name], span) for name in names]
+            requests = [BackfillRequest(pairs[name], span) for name in names]
             then = replace_imported if self.replace_imported else None
             watch = RunOptions(
                 listen,
@@ -79,16 +79,16 @@ class Crawl:
                 after_pair=then,
                 now_ns=self.now_ns,
             )
-            return await backfill(client, self.open(self.folder), wishes, settings, watch)
+            return await backfill(client, self.open(self.folder), requests, settings, watch)
 
     @property
     def notes(self) -> list[str]:
-        """What people were told."""
+        """The texts of all notes."""
         return [event.text for event in self.events if isinstance(event, Noted)]
 
 
-def tape_of(folder: Path, pair: str) -> list[tuple[Any, ...]]:
-    """The tape on disk as plain Parquet tells it: files in the order of their names, row by row."""
+def rows_on_disk(folder: Path, pair: str) -> list[tuple[Any, ...]]:
+    """The rows on disk, read as plain Parquet: files in the order of their names."""
     rows: list[tuple[Any, ...]] = []
     files = sorted((folder / "trades" / f"pair={pair}").rglob("*.parquet"), key=lambda f: f.name)
     for file in files:
@@ -100,7 +100,7 @@ def tape_of(folder: Path, pair: str) -> list[tuple[Any, ...]]:
     return rows
 
 
-def strangers(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """Files that stand where only segments and their roll-ups may, and leftovers in staging."""
     segments = {p.relative_to(folder / "trades") for p in (folder / "trades").rglob("*.parquet")}
     found = [
@@ -119,5 +119,5 @@ def parts_of(paths: Iterable[Path]) -> set[tuple[str, ...]]:
 
 
 def serve(*markets: Market, **options: Any) -> Exchange:
-    """The stand-in with these markets."""
+    """The test exchange with these markets."""
     return Exchange(list(markets), **options)

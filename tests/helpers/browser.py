@@ -40,15 +40,15 @@ var noted = [];
 function note(text) { noted.push(text); }
 </script>
 """
-TELL = """
+REPORT = """
 <script>
 (async function () {
   function pause(ms) { return new Promise(function (go) { setTimeout(go, ms); }); }
-  var told = {};
-  try { told = await (async function () { %s })(); } catch (fault) { note('thrown: ' + fault); }
+  var returned = {};
+  try { returned = await (async function () { %s })(); } catch (fault) { note('thrown: ' + fault); }
   var place = document.createElement('pre');
-  place.id = 'told';
-  place.textContent = JSON.stringify({told: told, noted: noted, loaded:
+  place.id = 'returned';
+  place.textContent = JSON.stringify({returned: returned, noted: noted, loaded:
     performance.getEntriesByType('resource').map(function (one) { return one.name; })});
   document.body.appendChild(place);
 })();
@@ -64,14 +64,14 @@ class Seen(NamedTuple):
     """What came of a page.
 
     Attributes:
-        told: what the test's script returned.
+        returned: what the test's script returned.
         noted: faults of scripts, and what the page's policy refused.
         console: lines on the console.
         asked: what was asked of the network, by a proxy in between.
         loaded: what the page says that it loaded.
     """
 
-    told: Any
+    returned: Any
     noted: list[str]
     console: list[str]
     asked: list[str]
@@ -115,22 +115,22 @@ class Proxy:
 
 
 def look(page: str, folder: Path, script: str, size: tuple[int, int] = (1280, 800)) -> Seen:
-    """Open a page from a file, run a script in it, and tell what came of it."""
+    """Open a page from a file, run a script in it, and return the result."""
     # The one way in which a page could call somebody without a word.
     assert "preconnect" not in page
     file = folder / "page.html"
     file.write_text(
-        page.replace("<body>", f"<body>{WATCH}", 1).replace("</body>", f"{TELL % script}</body>"),
+        page.replace("<body>", f"<body>{WATCH}", 1).replace("</body>", f"{REPORT % script}</body>"),
         encoding="utf-8",
     )
     with Proxy() as proxy:
         done = _run(folder, size, proxy.address, "--dump-dom", file.as_uri())
-    found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
+    found = re.search(r'<pre id="returned">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None, done.stderr[-2000:]
-    told = json.loads(unescape(found[1]))
+    returned = json.loads(unescape(found[1]))
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     asked = [address for address in proxy.asked if not OWN.search(address)]
-    return Seen(told["told"], told["noted"], console, asked, told["loaded"])
+    return Seen(returned["returned"], returned["noted"], console, asked, returned["loaded"])
 
 
 BAR = 143

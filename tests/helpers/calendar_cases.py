@@ -1,4 +1,4 @@
-"""Shared by tests: calendar cases."""
+"""Places whose clocks change, and the times around it at which intervals are compared."""
 
 from __future__ import annotations
 

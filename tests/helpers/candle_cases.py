@@ -1,4 +1,4 @@
-"""Shared by tests: candle cases."""
+"""Made histories, candles of them from the archive, and their comparison with the oracle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import candle_oracle
 import duckdb
 import pyarrow as pa
 import sample_trades
+import segment_rows
 from kraken_market import expected
 
 from harvester import schema
@@ -38,17 +39,12 @@ START = 1_600_000_020 * SECOND
 PLAIN = ("time", "open", "high", "low", "close", "vwap", "volume", "count")
 
 
-NAMES = ("trade_id", "time", "tie", "price", "volume", "side", "order_type", "misc")
-
-
 Part = tuple[Range, "Sequence[candle_oracle.Row]"]
 
 
 def batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:
-    """Rows of a tape as the archive takes them."""
-    return pa.RecordBatch.from_pylist(
-        [dict(zip(NAMES, row, strict=True)) for row in rows], schema=schema.ROWS
-    )
+    """Rows as the archive takes them."""
+    return segment_rows.batch(rows, schema.ROWS)
 
 
 def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeStore:
@@ -60,7 +56,7 @@ def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeS
 
 
 def cut(rows: Sequence[candle_oracle.Row], bounds: Sequence[int]) -> list[Part]:
-    """A tape in parts that touch, the first from `bounds[0]`, the last through `bounds[-1]`."""
+    """Rows in parts that touch, the first from `bounds[0]`, the last through `bounds[-1]`."""
     stamps = [row[1] for row in rows]
     return [
         (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])
@@ -123,7 +119,7 @@ def is_equal(
     return True
 
 
-MADE_TAPES = {
+MADE_HISTORIES = {
     "busy": expected(sample_trades.market(sample_trades.xbtusd_like(900))),
     "without ids": expected(sample_trades.old_style(900)),
     "zero ids": expected(sample_trades.market(sample_trades.zero_ids(900))),

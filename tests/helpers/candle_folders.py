@@ -1,4 +1,4 @@
-"""Shared by tests: candle folders."""
+"""An archive of two pairs, and the files that a command writes from it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Candles by plain Python, decimals and calendars: answers that the product did not make.
 
-Rows are those of `exchange.expected()`, in the tape's order: (trade_id or None, published_ns, tie,
-price, volume, side or None, order type, misc). A candle is a dict of `COLUMNS`; its sums are exact
-decimals and its vwap an exact fraction. Times are nanoseconds since the UNIX epoch.
+Rows are those of `kraken_market.expected()`, in the exchange's order: (trade_id or None,
+published_ns, tie, price, volume, side or None, order type, misc). A candle is a dict of `COLUMNS`;
+its sums are exact decimals and its vwap an exact fraction. Times are nanoseconds since the UNIX
+epoch.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _grouped(rows: Iterable[Row], opens: Callable[[int], int]) -> list[Candle]:
     made = [candle(time_ns, list(group)) for time_ns, group in groups]
     times = [made_candle["time"] for made_candle in made]
     if times != sorted(set(times)):
-        message = "the rows are not in the tape's order"
+        message = "the rows are not in the exchange's order"
         raise ValueError(message)
     return made
 

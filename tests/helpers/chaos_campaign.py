@@ -22,8 +22,8 @@ class Campaign:
         kills: so many processes are to be killed.
         trades: of each of the two markets of a round.
         minutes: no new trial begins later than that.
-        tell: told of each round's end.
-        round: the first round's number; with the seed it tells all that is left to chance, but
+        report_line: called with a line at each round's end.
+        round: the first round's number; with the seed it decides all that is random, but
             for how fast the machine is.
     """
 
@@ -32,7 +32,7 @@ class Campaign:
     kills: int
     trades: int
     minutes: float
-    tell: Callable[[str], None]
+    report_line: Callable[[str], None]
     round: int = 1
     rounds: int = 0
     tally: Tally = field(default_factory=Tally)
@@ -56,7 +56,7 @@ class Campaign:
                 empty(self.disk.folder)
             fault = self._go(number, begun_s)
             self.seconds = time.monotonic() - begun_s
-            self.tell(f"round {number}: {self.killed} kills, {self.seconds:.0f} s")
+            self.report_line(f"round {number}: {self.killed} kills, {self.seconds:.0f} s")
             if fault:
                 return f"--seed {self.seed} --round {number}: {fault}"
         return ""
@@ -68,7 +68,7 @@ class Campaign:
                 while not (round_.is_done or self._is_over(begun_s)):
                     play(round_)
                 round_.finish()
-            except Exception as fault:  # noqa: BLE001 - whatever it was, it is told with its seed
+            except Exception as fault:  # noqa: BLE001 - whatever it was, it is shown with its seed
                 return f"trial {round_.trials}: {round_.doing}: {type(fault).__name__}: {fault}"
         return ""
 

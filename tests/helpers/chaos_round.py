@@ -16,9 +16,9 @@ import csv_files
 import sample_trades
 from crash_points import WHEN, Plan
 from kraken_faults import Fault, Faults
-from kraken_market import SECOND_NS, Clock, Market, Tape, Trade, named
+from kraken_market import SECOND_NS, Clock, Market, Trade, TradeRows, named
 from kraken_server import Exchange
-from ledger import Ledger, Loss, check_nothing_left, staged, strangers, told_by_file
+from ledger import Ledger, Loss, check_nothing_left, imported_ranges_of, misnamed_files, staged
 from process import Disk, Ended, Victims
 
 SETTLE_S = 60
@@ -38,7 +38,7 @@ PASSING = (
     *("last_missing", "last_short", "last_stuck", "last_garbage"),
     *("first_rows", "last_rows", "later", "newest"),
 )
-"""What an exchange does now and then, and what asking again mends."""
+"""What an exchange does now and then; a second request is answered correctly."""
 LASTING = ("denied", "lockout", "invalid", "unknown_pair", "http:403")
 """What ends a run at once; the next one goes on."""
 SLOW = ("hang", "dribble", "big:34000000")
@@ -132,7 +132,7 @@ class Tally:
 
 
 def troubled(n: int, seed: int) -> Market:
-    """Make an XBTUSD over New Year with bursts, equal stamps, jumps of ids and runs of id 0."""
+    """Make an XBTUSD over New Year with bursts, equal times, id gaps and runs of id 0."""
     chances = random.Random(f"troubled {seed}")
     start_ns = sample_trades.utc_ns(2023, 12, 31, 23, 30) + 7
     trades: list[Trade] = []
@@ -155,12 +155,12 @@ SECONDS: tuple[Callable[[int, int], Market], ...] = (
     lambda n, seed: named(1, sample_trades.look_alikes(n, seed, first_id=None)),
     # Some three years of them: a clock that is ahead of this machine's is not believed.
     lambda n, seed: named(1, sample_trades.sparse(min(n // 4, 300), seed)),
-    lambda n, seed: named(1, sample_trades.jumping_ids(n, seed, chance=0.5)),
+    lambda n, seed: named(1, sample_trades.ids_with_gaps(n, seed, chance=0.5)),
     lambda n, seed: named(1, sample_trades.inside_stamps(n, seed, page_size=250)),
 )
 """Markets beside the first; each round has one of them."""
-JUMPS_ALWAYS = 5
-"""Of those the one whose ids jump so often that a row left out can't be told from a jump."""
+ID_GAPS_EVERYWHERE = 5
+"""The market with so many id gaps that a row left out looks like a further id gap."""
 
 
 def faulty(seed: int, chance: float) -> Faults:
@@ -176,7 +176,7 @@ class Round:
     def __init__(
         self, disk: Disk, seed: int, trades: int, tally: Tally, *, has_files: bool = False
     ) -> None:
-        """`seed` tells all that is left to chance; `trades`: of each of two markets.
+        """`seed` decides all that is random; `trades`: of each of two markets.
 
         With `has_files`, a beginning of each history is there to be imported, else by chance.
         """
@@ -191,7 +191,7 @@ class Round:
         self.trials = 0
         self.clock = Clock(self._stamps[0])
         self.faults = faulty(seed, 0.01)
-        if seed % len(SECONDS) == JUMPS_ALWAYS:
+        if seed % len(SECONDS) == ID_GAPS_EVERYWHERE:
             self.faults.chances.pop(Fault("skip"))
         self.exchange = Exchange(
             self.markets,
@@ -204,26 +204,28 @@ class Round:
         self.victims = Victims(disk.folder, "")
         self.files: list[Path] = []
         chances = random.Random(f"files {seed}")
-        told: Sequence[Tape | None] = [None] * len(self.markets)
+        imported_rows: Sequence[TradeRows | None] = [None] * len(self.markets)
         if chances.random() < CHANCE_OF_FILES or has_files:
-            told = self._offer_files(chances)
-        self.ledgers = [Ledger(disk.folder, *both) for both in zip(self.markets, told, strict=True)]
+            imported_rows = self._offer_files(chances)
+        self.ledgers = [
+            Ledger(disk.folder, *both) for both in zip(self.markets, imported_rows, strict=True)
+        ]
 
-    def _offer_files(self, chances: random.Random) -> list[Tape]:
-        """Let there be files of a beginning of each market's history; returns what they tell."""
+    def _offer_files(self, chances: random.Random) -> list[TradeRows]:
+        """Let there be files of a beginning of each market's history; returns their rows."""
         self.commands = (*COMMANDS, *OF_FILES)
-        # Beside a file's trades, which bear no ids, a row left out can't be told from none.
+        # Beside a file's trades, which have no ids, a missing row can't be noticed.
         self.faults.chances.pop(Fault("skip"), None)
         rounding = chances.choice(csv_files.ROUNDINGS)
         folder = self.disk.folder.with_name("files")
         folder.mkdir(exist_ok=True)
-        told = []
+        imported_rows = []
         for market in self.markets:
             trades = market.trades[: int(len(market.trades) * chances.uniform(0.1, 0.9))]
             self.files.append(folder / f"{market.altname}.csv")
             self.files[-1].write_bytes(csv_files.three_columns(trades, rounding))
-            told.append(csv_files.tape(trades, rounding))
-        return told
+            imported_rows.append(csv_files.rows_of_file(trades, rounding))
+        return imported_rows
 
     def __enter__(self) -> Self:
         """Let the exchange listen."""
@@ -289,12 +291,12 @@ class Round:
         return before != [pair_ledger.committed for pair_ledger in self.ledgers]
 
     def pass_time(self, *, whole: bool = False) -> None:
-        """Let the market trade on; now and then the exchange's clock jumps, there and back."""
+        """Let the market trade on; now and then the exchange's clock moves, there and back."""
         self.trials += 1
         part = 1.0 if whole else min(1.0, self._known_at_first + self.trials / STEPS)
         if not whole and self.random.random() < 0.1:
             part *= self.random.random()
-            self.tally.trials["the exchange's clock jumps"] += 1
+            self.tally.trials["the exchange's clock moves"] += 1
         self.set_clock(part)
 
     def set_clock(self, part: float) -> None:
@@ -303,15 +305,15 @@ class Round:
         self.clock.now_ns = self._stamps[place] + (SETTLE_S + 1) * SECOND_NS
 
     def shifted(self, plan: Plan) -> Plan:
-        """Now and then a machine's clock is off, or jumps while it is looked at."""
+        """Now and then a machine's clock is wrong, or moves while it is read."""
         if self.random.random() < 0.6:
             return plan
-        self.tally.trials["the machine's clock is off or jumps"] += 1
+        self.tally.trials["the machine's clock is wrong or moves"] += 1
         day_s = 86_400
         return replace(
             plan,
             clock_s=self.random.choice((0, -3600, 3600, -9 * day_s, 400 * day_s)),
-            jump_s=self.random.choice((0, -7200, 5)),
+            clock_shift_s=self.random.choice((0, -7200, 5)),
         )
 
     def judge(self, command: Command, end: Ended) -> None:
@@ -329,7 +331,7 @@ class Round:
         elif (
             "--replace-imported" in command.words
             and end.status == GAPS
-            and self._tells_what_is_to_come()
+            and self._covers_the_future()
         ):
             self.tally.trials[
                 "a file beyond the exchange's clock, and the re-download says so"
@@ -340,20 +342,20 @@ class Round:
             raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
 
     def _wants_what_is_to_come(self) -> bool:
-        """Whether a gap ends past the exchange's clock, as that has jumped back."""
+        """Whether a gap ends past the exchange's clock, as that has moved back."""
         for ledger in self.ledgers:
             ledger.glance()
         return any(
             gap[1] > self._settled_ns for pair_ledger in self.ledgers for gap in pair_ledger.gaps()
         )
 
-    def _tells_what_is_to_come(self) -> bool:
-        """Whether a file told of what lies past the exchange's clock, as that has jumped back."""
+    def _covers_the_future(self) -> bool:
+        """Whether an import covers time past the exchange's clock, as that has moved back."""
         return any(
             part[1] > self._settled_ns
             for ledger in self.ledgers
             for seen in ledger.listing()
-            for part in told_by_file(seen.path)
+            for part in imported_ranges_of(seen.path)
         )
 
     @property
@@ -385,11 +387,11 @@ class Round:
         last_ns = self._stamps[-1]
         reached = [ledger.committed[-1][1] if ledger.committed else 0 for ledger in self.ledgers]
         whole = all(len(ledger.committed) == 1 for ledger in self.ledgers)
-        is_all = whole and min(reached) >= last_ns and not self._is_told_by_files()
+        is_all = whole and min(reached) >= last_ns and not self._is_imported_only()
         return self.trials >= MOST_TRIALS or is_all
 
-    def _is_told_by_files(self) -> bool:
-        return bool(self.files) and any(ledger.told_by_files() for ledger in self.ledgers)
+    def _is_imported_only(self) -> bool:
+        return bool(self.files) and any(ledger.imported_ranges() for ledger in self.ledgers)
 
     def check(self) -> None:
         """Hold the archive, nobody writing, against all that is known of it.
@@ -399,14 +401,14 @@ class Round:
         """
         for ledger in self.ledgers:
             ledger.check()
-        if found := strangers(self.disk.folder):
-            raise Loss(f"strangers among the segments: {found}")
+        if found := misnamed_files(self.disk.folder):
+            raise Loss(f"foreign files among the segments: {found}")
 
     def finish(self, commands: Sequence[str] = LAST_COMMANDS) -> None:
         """Leave it alone for some commands, and hold what is then there to the last digit.
 
         Raises:
-            Loss: it is not the exchange's tape, or something is left over.
+            Loss: the trades are not the exchange's, or something is left over.
         """
         self.doing = "the last, undisturbed run"
         self.exchange.faults = Faults()

@@ -188,7 +188,7 @@ def disk_full(round_: Round) -> None:
 
 
 NOTES = (
-    # The exchange's clock jumps as well, and what is covered then lies in its future.
+    # The exchange's clock moves as well, and what is covered then lies in its future.
     "which by the exchange's clock is still to come",
     # Ids that skip somewhere in a file's range, which is longer than a page.
     "the imported file lacks trades, or the exchange skipped ids",
@@ -205,12 +205,12 @@ def _said_in_one_line(round_: Round, end: Ended, reason: str) -> None:
         raise Loss(f"{round_.doing}: status {end.status}, {end.err!r}")
 
 
-def told_to_stop(round_: Round) -> None:
+def stop_by_signal(round_: Round) -> None:
     """SIGTERM or SIGINT: status 130, and all that was fetched is there."""
     pair = round_.random.choice(round_.pairs)
     number = round_.random.choice((signal.SIGTERM, signal.SIGINT))
     pages, calls = round_.random.randint(3, 14), len(round_.exchange.calls)
-    round_.doing = f"'backfill {pair}' after {pages} calls told to stop by signal {number}"
+    round_.doing = f"'backfill {pair}' after {pages} calls stopped by signal {number}"
     ledger = next(known for known in round_.ledgers if known.pair == pair)
     before = ledger.rows_committed()
     process = round_.victims.start(["backfill", pair, "-q", "--json"])
@@ -245,14 +245,14 @@ def left_alone(round_: Round) -> None:
 
 
 def asked_for_status(round_: Round) -> None:
-    """An archive can be asked after any kill, and tells no more and no less than is there."""
+    """`status` works after any kill, and reports exactly what is stored."""
     round_.doing = "'status'"
     end = round_.victims.run(["status", "--json"])
     round_.judge(Command("status", 0, (0, 4)), end)
-    told = {each["pair"]: each["trades"] for each in json.loads(end.out or "[]")}
+    counted = {each["pair"]: each["trades"] for each in json.loads(end.out or "[]")}
     known = {ledger.pair: ledger.rows_committed() for ledger in round_.ledgers}
-    if any(told.get(pair, 0) != rows for pair, rows in known.items()):
-        raise Loss(f"status tells {told}, and {known} are there")
+    if any(counted.get(pair, 0) != rows for pair, rows in known.items()):
+        raise Loss(f"status reports {counted}, and {known} are there")
 
 
 TRIALS = (
@@ -263,7 +263,7 @@ TRIALS = (
     Trial("two runs at once", two_at_once, 2),
     Trial("a read-only folder", read_only, 2),
     Trial("a full disk", disk_full, 3),
-    Trial("told to stop", told_to_stop, 4),
+    Trial("stopped by a signal", stop_by_signal, 4),
     Trial("left alone", left_alone, 3),
     Trial("asked for its status", asked_for_status, 5),
 )

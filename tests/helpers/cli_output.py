@@ -1,4 +1,4 @@
-"""Shared by tests: cli output."""
+"""Runs a harvester command in a process, over an exchange and an archive in a folder."""
 
 from __future__ import annotations
 

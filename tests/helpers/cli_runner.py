@@ -1,4 +1,4 @@
-"""Shared by tests: cli runner."""
+"""An archive of a sample, and commands over it in processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAIR = {"XBTUSD": {"altname": "XBTUSD", "wsname": "XBT/USD"}}
 BUSY = expected(sample_trades.market(sample_trades.zero_ids(3_000)))
 
 
-# Ends within the tape's last minute.
+# Ends within the last minute of the trades.
 THROUGH = BUSY[-1][1]
 
 

@@ -1,4 +1,4 @@
-"""Shared by tests: client runs."""
+"""Runs the client over an exchange with odd answers, and records its waits."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Odd(Exchange):
         return super().answer(path, params, agent)
 
 
-class Told:
-    """What the client tells of its waits, and the client of the last run."""
+class ClientLog:
+    """The client's reports of its waits, and the client of the last run."""
 
     def __init__(self) -> None:
         self.waits: list[tuple[str, str]] = []
@@ -69,16 +69,16 @@ def settings(url: str, **changes: float | str) -> ExchangeSettings:
 def run(
     url: str,
     ask: Callable[[Client], Awaitable[T]],
-    told: Told | None = None,
+    log: ClientLog | None = None,
     **changes: float | str,
 ) -> T:
     """What a client gets when it asks."""
-    told = told or Told()
+    log = log or ClientLog()
 
     async def session() -> T:
-        wait = lambda what, why: told.waits.append((what, why))  # noqa: E731
+        wait = lambda what, why: log.waits.append((what, why))  # noqa: E731
         async with Client(settings(url, **changes), on_wait=wait) as client:
-            told.client = client
+            log.client = client
             return await ask(client)
 
     return asyncio.run(session())

@@ -179,17 +179,17 @@ def _start_variables(env: Mapping[str, str]) -> dict[str, str]:
 @cache
 def _server() -> socket.socket:
     """The socket of this process's server, which ends when the socket is closed."""
-    ours, its_end = socket.socketpair()
+    own_end, its_end = socket.socketpair()
     command = [sys.executable, __file__, str(its_end.fileno())]
     with its_end:
         process = subprocess.Popen(command, pass_fds=[its_end.fileno()], stdin=subprocess.DEVNULL)
 
     def stop() -> None:
-        ours.close()
+        own_end.close()
         process.wait()
 
     atexit.register(stop)
-    return ours
+    return own_end
 
 
 # --- the server -----------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def serve(control: socket.socket) -> None:
 
 
 def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
-    """Run one command, tell its exit status, and end."""
+    """Run one command, send its exit status, and end."""
     os.set_inheritable(channel_fd, False)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)

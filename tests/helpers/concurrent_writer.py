@@ -1,4 +1,4 @@
-"""Shared by tests: concurrent writer."""
+"""A filesystem that changes an archive just before a file is opened."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from kraken_market import Market
 from kraken_server import Exchange
 
@@ -65,8 +65,8 @@ def build(folder: Path, part: Callable[[], Path]) -> Path:
 
 
 def fetch(url: str, folder: Path, span: Range, through: Path) -> None:
-    """Put a segment into an archive that a crawl elsewhere brought, so that nothing is merged."""
-    outcome = Crawl(url, through, {"candles.rollups": ""}).only(PAIR, span)
+    """Put a segment into an archive that was downloaded elsewhere, so that nothing is merged."""
+    outcome = Backfill(url, through, {"candles.rollups": ""}).only(PAIR, span)
     assert outcome.error is None
     shutil.copytree(through / "trades", folder / "trades", dirs_exist_ok=True)
 
@@ -100,7 +100,7 @@ def path_of(span: Range) -> str:
 
 
 def span_text(span: Range) -> str:
-    """A range as lines show it, by datetime: ends between two nanoseconds, the rounder one told."""
+    """A range as lines show it, by datetime; of two neighbouring nanoseconds, the rounder."""
     return " to ".join(_instant(max(end + 1, end, key=_zeros)) for end in span)
 
 
@@ -122,7 +122,7 @@ def _instant(stamp_ns: int) -> str:
 def rewrite(
     file: Path, change: Callable[[pa.Table], pa.Table], footer_of: Path | None = None
 ) -> None:
-    """Write a file anew with other rows, as a clumsy tool would: a footer stays."""
+    """Write a file again with other rows, as a clumsy tool would: a footer stays."""
     table, footer = pq.ParquetFile(file).read(), pq.read_metadata(footer_of or file).metadata
     kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
     pq.write_table(change(table).replace_schema_metadata(kept), file, **WRITER_OPTIONS)
@@ -240,12 +240,12 @@ def type_changed(folder: Path, place: int) -> list[Said]:
 def footer_swapped(folder: Path, place: int) -> list[Said]:
     """For that of a neighbour, which may have as many rows or not."""
     other = {0: 1, 1: 2, 2: 1, 3: 2}[place]
-    rows, told = (pq.read_metadata(segment(folder, at)).num_rows for at in (place, other))
+    rows, stated = (pq.read_metadata(segment(folder, at)).num_rows for at in (place, other))
     rewrite(segment(folder, place), lambda table: table, segment(folder, other))
     ids = "its first and last trade ids are not those of its footer"
     texts = [_other_name(RANGES[other]), CHECKSUM, ids]
-    if rows != told:
-        texts = [f"has {rows} rows, but its footer says {told}"]
+    if rows != stated:
+        texts = [f"has {rows} rows, but its footer says {stated}"]
     return [Said(path_of(RANGES[place]), tuple(texts), RANGES[place])]
 
 

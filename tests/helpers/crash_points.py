@@ -34,7 +34,7 @@ class Plan:
         nth: which one of its kind, from 1.
         phase: count only those of this method of `Writer`; empty for all.
         clock_s: how far the machine's clock is off.
-        jump_s: how far it jumps at every tenth look at it, there and back.
+        clock_shift_s: how far it moves at every tenth reading, there and back.
         most_bytes: no file may grow larger, as by a quota; 0 for no limit.
     """
 
@@ -43,11 +43,11 @@ class Plan:
     nth: int = 1
     phase: str = ""
     clock_s: int = 0
-    jump_s: int = 0
+    clock_shift_s: int = 0
     most_bytes: int = 0
 
     def text(self) -> str:
-        """The plan as this program is told it."""
+        """The plan as an argument of this program."""
         return json.dumps({name: value for name, value in asdict(self).items() if value})
 
     def __str__(self) -> str:
@@ -123,8 +123,8 @@ def _shift_clock(plan: Plan) -> None:
     true_ns, looks = time.time_ns, itertools.count()
 
     def time_ns() -> int:
-        jump_s = plan.jump_s if next(looks) % 10 == 9 else 0
-        return true_ns() + (plan.clock_s + jump_s) * 10**9
+        clock_shift_s = plan.clock_shift_s if next(looks) % 10 == 9 else 0
+        return true_ns() + (plan.clock_s + clock_shift_s) * 10**9
 
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
@@ -134,7 +134,7 @@ def main() -> None:
     """Be harvester, under a plan."""
     plan = Plan(**json.loads(sys.argv[1]))
     sys.argv = ["harvester", *sys.argv[2:]]
-    if plan.clock_s or plan.jump_s:
+    if plan.clock_s or plan.clock_shift_s:
         _shift_clock(plan)
     if plan.most_bytes:
         # Python ignores SIGXFSZ, so a write past the limit fails as one past a quota does.

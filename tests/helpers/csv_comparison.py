@@ -1,4 +1,4 @@
-"""Shared by tests: csv comparison."""
+"""Files of candles in Kraken's form, and their comparison with an archive."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 
-from kraken_market import SECOND_NS, Tape, Trade, time_literal
+from kraken_market import SECOND_NS, Trade, TradeRows, time_literal
 
 ROUNDINGS = ("down", "nearest", "up")
 
@@ -42,9 +42,9 @@ def seven_columns(trades: Iterable[Trade], *, header: bool = True) -> bytes:
     return "".join(lines).encode()
 
 
-def tape(trades: Iterable[Trade], rounding: str = "down") -> Tape:
-    """Give the tape that a file of three columns tells, as `exchange.expected` does."""
-    rows: Tape = []
+def rows_of_file(trades: Iterable[Trade], rounding: str = "down") -> TradeRows:
+    """Give the rows of a file of three columns, in the form of `expected`."""
+    rows: TradeRows = []
     for trade in trades:
         at = second(trade, rounding) * SECOND_NS
         tie = rows[-1][2] + 1 if rows and rows[-1][1] == at else 0

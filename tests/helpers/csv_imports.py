@@ -1,4 +1,4 @@
-"""Shared by tests: csv imports."""
+"""Imports files of made trades, without the command."""
 
 from __future__ import annotations
 

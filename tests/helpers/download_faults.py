@@ -1,4 +1,4 @@
-"""Shared by tests: download faults."""
+"""The kinds of faults of the test exchange that a download survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by tests: download kills."""
+"""A store on which a process dies after a number of steps, as by kill -9."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Killed(Exception):
 class Dying(LocalStore):
     """A disk on which nothing happens any more after some steps, as after kill -9."""
 
-    def __init__(self, folder: Path, steps: int, *, torn: bool) -> None:
-        """`torn`: a file that was being written is cut in half."""
+    def __init__(self, folder: Path, steps: int, *, is_truncating: bool) -> None:
+        """`is_truncating`: a file that was being written is cut in half."""
         super().__init__(folder)
         self._steps = steps
-        self._torn = torn
+        self._is_truncating = is_truncating
 
     @property
     def is_dead(self) -> bool:
@@ -45,7 +45,7 @@ class Dying(LocalStore):
             self._take_a_step()
         except Killed:
             file = self.root / staged
-            if self._torn and file.exists():
+            if self._is_truncating and file.exists():
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
             raise
         super().commit(staged, path)
@@ -66,10 +66,10 @@ class Dying(LocalStore):
         super().remove_folder(folder)
 
 
-def dying(folder: Path, steps: int, *, torn: bool = False) -> TradeStore:
+def dying(folder: Path, steps: int, *, is_truncating: bool = False) -> TradeStore:
     """An archive on such a disk."""
     archive = TradeStore(folder)
-    archive.store = Dying(folder, steps, torn=torn)
+    archive.store = Dying(folder, steps, is_truncating=is_truncating)
     return archive
 
 

@@ -1,4 +1,4 @@
-"""Shared by tests: exchange comparison."""
+"""An archive of few trades, and its comparison with the test exchange's candles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from command_line import own_environment, run_harvester
 from kraken_market import Clock, Market
 from kraken_server import Exchange, Shelf, ohlc_rows
@@ -53,7 +53,7 @@ Change = Callable[[Rows], Rows]
 
 
 def shown(minutes: int, market: Market = SPARSE, now_ns: int = NOW) -> Rows:
-    """What the stand-in shows when nothing goes wrong."""
+    """What the test exchange answers without faults."""
     return ohlc_rows(Shelf(market), minutes, now_ns)
 
 
@@ -96,10 +96,10 @@ def more(value: Any) -> Any:
     return f"{Decimal(value) + Decimal(1).scaleb(-len(decimals)):f}"
 
 
-def crawled(exchange: Exchange, folder: Path) -> TradeStore:
+def downloaded_from(exchange: Exchange, folder: Path) -> TradeStore:
     """An archive of the first market, up to the exchange's clock, and of its names."""
     name = next(iter(exchange._shelves))
-    assert Crawl(exchange.url, folder, {"refresh.settle_s": 0}).only(name).error is None
+    assert Backfill(exchange.url, folder, {"refresh.settle_s": 0}).only(name).error is None
     archive = TradeStore(folder)
     with_client(exchange, lambda client: list_pairs(client, archive))
     return archive

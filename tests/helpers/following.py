@@ -1,4 +1,4 @@
-"""Runs `follow` over the stand-in exchange, whose clock a test moves from poll to poll."""
+"""Runs `follow` over the test exchange, whose clock a test moves from poll to poll."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from backfills import tape_of
-from kraken_market import SECOND_NS, Clock, Market, Tape, expected
+from backfills import rows_on_disk
+from kraken_market import SECOND_NS, Clock, Market, TradeRows, expected
 from kraken_server import Exchange
 
 from harvester import config
@@ -40,7 +40,7 @@ class Following:
 
     @property
     def notes(self) -> list[str]:
-        """What people are told."""
+        """The texts of all notes."""
         return [str(event) for event in self.events if isinstance(event, Noted)]
 
     @property
@@ -112,11 +112,11 @@ class Following:
             self.clock.advance(seconds)
             yield
 
-    def stored(self, name: str = "XBTUSD") -> Tape:
+    def stored(self, name: str = "XBTUSD") -> TradeRows:
         """What is stored, by plain Parquet."""
-        return tape_of(self.folder, name)
+        return rows_on_disk(self.folder, name)
 
-    def shown(self, market: Market, after: int = 0) -> Tape:
+    def shown(self, market: Market, after: int = 0) -> TradeRows:
         """What is to be stored."""
         return [row for row in expected(market) if after < row[1] <= self.settled_ns]
 

@@ -19,7 +19,7 @@ class Bucket:
     at_s: float = 0.0
 
     def take(self, rate: float, now_s: float) -> bool:
-        """Tell whether a call may pass now, at `rate` calls a second."""
+        """Return whether a call may pass now, at `rate` calls a second."""
         self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * rate)
         self.at_s = now_s
         if self.tokens >= 1:
@@ -157,7 +157,7 @@ class Faults:
         return self._randoms[pair]
 
     def draw(self, endpoint: str, pair: str) -> tuple[tuple[Fault, ...], bool]:
-        """Tell what happens to this call, and whether a script wants it so."""
+        """Return the fault of this call, and whether it comes from the script."""
         scripts = [self.by_pair.get(pair), self.script] if endpoint == "Trades" else []
         for script in (*scripts, self.elsewhere.get(endpoint)):
             if script:
@@ -168,12 +168,12 @@ class Faults:
         return tuple(f for f, chance in self.chances.items() if source.random() < chance), False
 
     def spend(self, kind: str, pair: str, place: int) -> bool:
-        """Tell whether chance may strike this place once more."""
+        """Return whether this place may get another random fault."""
         self._spent[kind, pair, place] += 1
         return self._spent[kind, pair, place] <= self.times
 
     def hidden(self, pair: str, place: int) -> bool:
-        """Tell whether the row at this place is left out of this page."""
+        """Return whether the row at this place is left out of this page."""
         left = self.hide.get(pair, {}).get(place, 0)
         if left > 0:
             self.hide[pair][place] = left - 1

@@ -19,7 +19,7 @@ EXACT = Context(prec=120, traps=[Inexact])
 COMMON_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
 
 
-Tape = list[tuple[int | None, int, int, Decimal, Decimal, str | None, str | None, str | None]]
+TradeRows = list[tuple[int | None, int, int, Decimal, Decimal, str | None, str | None, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Market:
         return cls.from_rows(rows, **fields)
 
     def shows_as(self, other: Market) -> bool:
-        """Tell whether another market has this very history, printed alike."""
+        """Return whether another market has the same history, printed alike."""
         printed = (self.decimals, self.literals) == (other.decimals, other.literals)
         return self.trades is other.trades and printed
 
@@ -125,12 +125,12 @@ def literal_ns(literal: str) -> int:
     return int(whole) * SECOND_NS + int(fraction.ljust(9, "0"))
 
 
-def expected(market: Market) -> Tape:
-    """Give the tape that a perfect download of the market holds.
+def expected(market: Market) -> TradeRows:
+    """Give the rows of a perfect download of the market.
 
     A row is (trade_id or None, published_ns, tie, price, volume, side, order type, misc).
     """
-    tape: Tape = []
+    history: TradeRows = []
     before, tie = -1, 0
     for trade in market.trades:
         published = market.published_ns(trade)
@@ -139,12 +139,14 @@ def expected(market: Market) -> Tape:
         side = {"b": "buy", "s": "sell"}[trade.side]
         kind = {"m": "market", "l": "limit"}[trade.order_type]
         price, volume = Decimal(trade.price), Decimal(trade.volume)
-        tape.append((trade.trade_id or None, published, tie, price, volume, side, kind, trade.misc))
-    return tape
+        history.append(
+            (trade.trade_id or None, published, tie, price, volume, side, kind, trade.misc)
+        )
+    return history
 
 
 class HasNow(Protocol):
-    """Whatever tells the exchange's time."""
+    """A source of the exchange's time."""
 
     @property
     def now_ns(self) -> int:

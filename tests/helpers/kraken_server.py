@@ -1,7 +1,7 @@
-"""A stand-in for Kraken's public API, on real loopback sockets, by the standard library alone.
+"""A test exchange with Kraken's public API, on loopback sockets, by the standard library alone.
 
 It keeps the truth (nanosecond stamps, order, digits) to itself and shows of it what the exchange
-shows: times rounded to a float64, a cursor, pages. `expected()` gives the tape that must come out.
+shows: times rounded to a float64, a cursor, pages. `expected()` gives the rows that must be stored.
 Faults are plain programs at the socket, so clients are tried as they are, with nothing patched.
 
 As a process of its own: `python tests/helpers/kraken_server.py --trades 300000`; see `--help`.
@@ -113,7 +113,7 @@ class Shelf:
         return b",".join(self.rows(place, place + 1) for place in places)
 
     def has_id(self, place: int) -> bool:
-        """Tell whether the exchange numbers this row."""
+        """Return whether the exchange numbers this row."""
         return bool(self.market.trades[place].trade_id)
 
 
@@ -131,7 +131,7 @@ class Page:
 
 
 def shuffled(shelf: Shelf, places: Sequence[int], source: random.Random) -> list[int]:
-    """Mix rows, but keep those of one printed time in order where an id does not tell it.
+    """Mix rows, but keep those of one printed time in order where ids do not show it.
 
     Nobody could put such rows back, so no test may ask for it.
     """
@@ -597,7 +597,7 @@ class Exchange:
         page.places = doubled[:size]
 
     def _hide(self, shelf: Shelf, page: Page, size: int, end: int) -> None:
-        """Leave the rows out that are told so, filling the page up with what follows."""
+        """Leave out the rows that a fault names, and fill the page with the next rows."""
         pair = shelf.market.altname
         shown = (place for place in range(page.start, end) if not self.faults.hidden(pair, place))
         page.places = list(islice(shown, size))
@@ -723,10 +723,10 @@ def _asset_pair(market: Market) -> dict[str, object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Serve made tapes as Kraken would.")
+    parser = argparse.ArgumentParser(description="Serve made trades as Kraken would.")
     parser.add_argument("--trades", type=int, default=300_000, help="trades a pair")
     parser.add_argument("--pairs", type=int, default=1)
-    parser.add_argument("--alike", action="store_true", help="all pairs show one and the same tape")
+    parser.add_argument("--alike", action="store_true", help="all pairs show the same trades")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--first-id", type=int, default=1, help="id of each pair's first trade")
     parser.add_argument("--gap-s", type=float, default=6.0, help="mean time between bursts")
@@ -752,13 +752,14 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    tapes: dict[int, list[Trade]] = {}
+    trades_by_seed: dict[int, list[Trade]] = {}
     for seed in range(options.seed, options.seed + (1 if options.alike else options.pairs)):
-        tapes[seed] = xbtusd_like(
+        trades_by_seed[seed] = xbtusd_like(
             options.trades, seed, gap_s=options.gap_s, first_id=options.first_id
         )
     markets = [
-        named(n, tapes[options.seed + (0 if options.alike else n)]) for n in range(options.pairs)
+        named(n, trades_by_seed[options.seed + (0 if options.alike else n)])
+        for n in range(options.pairs)
     ]
     exchange = Exchange(
         markets,

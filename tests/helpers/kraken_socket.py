@@ -114,7 +114,7 @@ class _Server:
             for connection in list(self.connections):
                 connection.abort()
             await asyncio.sleep(0)
-        # Of these the loop knows alone: nobody told us of them, or they are on their way out.
+        # Of these the loop knows alone: they are new to this program, or about to end.
         for transport in list(getattr(loop, "_transports", {}).values()):
             transport.abort()
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Keeps the books of a torture: what was ever seen committed, held against the exchange's tape.
+"""Keeps the books of a torture: what was ever seen committed, compared with the exchange's trades.
 
 Everything is read by plain pyarrow and the standard library; no code of harvester is used.
 """
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from kraken_market import Market, Tape, expected
+from kraken_market import Market, TradeRows, expected
 
 NAME = re.compile(r"(\d{19})-(\d{19})(\.csv)?\.parquet")
 PLAIN = pa.schema(
@@ -41,7 +41,7 @@ class Loss(AssertionError):
 
 
 class Seen(NamedTuple):
-    """A segment in a listing: its span, and what tells this very file from any other."""
+    """A segment in a listing: its span, and what identifies this file."""
 
     path: Path
     span: Span
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
 
 
 class Sound(NamedTuple):
-    """A segment that was read and found to be true, and what of it is told by a file."""
+    """A segment that was read and found to be correct, and what of it was imported."""
 
     mark: tuple[int, int, int]
     by_file: list[Span]
@@ -76,16 +76,16 @@ def uncovered(wanted: Iterable[Span], covered: Iterable[Span]) -> list[Span]:
 
 
 class Ledger:
-    """What is known of one pair in an archive: the true tape, and all spans ever committed.
+    """What is known of one pair in an archive: the true trades, and all ranges ever committed.
 
-    With `file`, the tape as a file tells it that may be imported, a segment whose name ends with
+    With `file`, the rows of a file that may be imported, a segment whose name ends with
     `.csv.parquet` has the rows of the file.
     """
 
-    def __init__(self, folder: Path, market: Market, file: Tape | None = None) -> None:
+    def __init__(self, folder: Path, market: Market, file: TradeRows | None = None) -> None:
         self.folder = folder
         self.pair = market.altname
-        self.truth: Tape = expected(market)
+        self.truth: TradeRows = expected(market)
         self._table = table_of(self.truth)
         self._stamps = np.array([row[1] for row in self.truth], dtype=np.int64)
         self._file = None if file is None else table_of(file)
@@ -100,7 +100,7 @@ class Ledger:
             for entry in self._scan(Path(year.path)):
                 match = NAME.fullmatch(entry.name)
                 if match is None:
-                    raise Loss(f"{entry.path} is a stranger among the segments")
+                    raise Loss(f"{entry.path} is a foreign file among the segments")
                 try:
                     facts = entry.stat()
                 except FileNotFoundError:
@@ -142,7 +142,7 @@ class Ledger:
         return int(sum(stop - start for start, stop in ends))
 
     def check(self) -> int:
-        """Hold what stands there, nobody writing, against the tape and all that was ever seen.
+        """Compare the archive, while nobody writes, with the true trades and all seen so far.
 
         Returns how many segments stand inside of wider ones.
 
@@ -177,39 +177,41 @@ class Ledger:
         if before is not None and before.mark == seen.mark:
             return
         try:
-            kept, by_file = plain(seen.path), told_by_file(seen.path)
+            kept, by_file = plain(seen.path), imported_ranges_of(seen.path)
         except (OSError, pa.ArrowException) as error:
             raise Loss(f"{seen.path} can't be read: {error}") from error
         if before is not None:
-            raise Loss(f"{seen.path} was written anew: segments never change")
+            raise Loss(f"{seen.path} was written again: segments never change")
         if by_file != ([seen.span] if seen.path.name.endswith(".csv.parquet") else []):
-            raise Loss(f"{seen.path} says that {by_file} are told by a file")
+            raise Loss(f"{seen.path} says that {by_file} are imported")
         true = self._true(seen.span, by_file)
         if not kept.equals(true):
             raise Loss(
                 f"{seen.path} holds {kept.num_rows} rows, and the exchange has other "
-                f"{true.num_rows} in its span, of which {by_file} are told by a file"
+                f"{true.num_rows} in its span, of which {by_file} are imported"
             )
         self._sound[seen.path] = Sound(seen.mark, by_file)
 
     def _true(self, span: Span, by_file: list[Span]) -> pa.Table:
         """What a segment must hold."""
         if by_file and self._file is None:
-            raise Loss(f"{self.pair}: a segment says that a file told it, and there is none")
+            raise Loss(f"{self.pair}: a segment says that it was imported, and there is no file")
         parts = [(part, self._table) for part in uncovered([span], by_file)]
         parts += [(part, self._file) for part in by_file]
         slices = [between(table, part) for part, table in sorted(parts, key=lambda each: each[0])]
         return pa.concat_tables([PLAIN.empty_table(), *slices]).combine_chunks()
 
-    def told_by_files(self) -> list[Span]:
-        """What of the archive, nobody writing, files have told."""
-        return merged(span for segment in self.listing() for span in told_by_file(segment.path))
+    def imported_ranges(self) -> list[Span]:
+        """The imported ranges of the archive, while nobody writes."""
+        return merged(
+            span for segment in self.listing() for span in imported_ranges_of(segment.path)
+        )
 
     def check_whole(self, through: int) -> None:
-        """Hold the finished archive of this pair against the whole tape, digit by digit.
+        """Compare the finished archive of this pair with the whole history, digit by digit.
 
         Raises:
-            Loss: a row is missing, twice or other; a wish is not covered; a file overlaps.
+            Loss: a row is missing, twice or other; a request is not covered; a file overlaps.
         """
         if self.check():
             raise Loss(f"{self.pair}: segments stand inside of wider ones at the end")
@@ -231,10 +233,10 @@ class Ledger:
             )
 
 
-def table_of(tape: Tape) -> pa.Table:
-    """Rows of a tape as `PLAIN`."""
+def table_of(history: TradeRows) -> pa.Table:
+    """Rows as a table of `PLAIN`."""
     names = list(PLAIN.names)
-    columns = [list(column) for column in zip(*tape, strict=True)] or [[]] * len(names)
+    columns = [list(column) for column in zip(*history, strict=True)] or [[]] * len(names)
     return pa.table(dict(zip(names, columns, strict=True)), schema=PLAIN)
 
 
@@ -245,10 +247,10 @@ def between(table: pa.Table, span: Span) -> pa.Table:
     return table.slice(start, stop - start)
 
 
-def told_by_file(path: Path) -> list[Span]:
+def imported_ranges_of(path: Path) -> list[Span]:
     """What of a segment came out of a file, as its footer says."""
-    told = (pq.read_metadata(path).metadata or {}).get(b"harvester.imported", b"[]")
-    return merged((after, through) for after, through, *_ in json.loads(told))
+    text = (pq.read_metadata(path).metadata or {}).get(b"harvester.imported", b"[]")
+    return merged((after, through) for after, through, *_ in json.loads(text))
 
 
 def plain(path: Path) -> pa.Table:
@@ -259,8 +261,8 @@ def plain(path: Path) -> pa.Table:
     return table.cast(PLAIN).replace_schema_metadata(None).combine_chunks()
 
 
-def strangers(folder: Path) -> list[str]:
-    """Whatever stands among the segments and the roll-ups and is none."""
+def misnamed_files(folder: Path) -> list[str]:
+    """Files among the segments and roll-ups whose name is none of theirs."""
     found: list[str] = []
     for room in ("trades", "candles"):
         files = (path for path in (folder / room).rglob("*") if path.is_file())
@@ -282,7 +284,7 @@ def check_nothing_left(folder: Path) -> None:
     Raises:
         Loss: there are some, or somebody does.
     """
-    left = [str(path) for path in staged(folder)] + strangers(folder)
+    left = [str(path) for path in staged(folder)] + misnamed_files(folder)
     left += [str(path) for path in (folder / "locks").glob("*.json")]
     if left:
         raise Loss(f"left over: {', '.join(left)}")

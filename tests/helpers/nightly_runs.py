@@ -1,4 +1,4 @@
-"""A stand-in exchange whose days pass, and a machine that refreshes an archive every night."""
+"""A test exchange whose days pass, and a machine that refreshes an archive every night."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 import sample_trades
-from backfills import tape_of
+from backfills import rows_on_disk
 from crash_points import Plan
-from kraken_market import SECOND_NS, Clock, Market, Tape, expected
+from kraken_market import SECOND_NS, Clock, Market, TradeRows, expected
 from kraken_server import Exchange
 from process import Ended, Victims
 
@@ -71,7 +71,7 @@ class Nights:
 
     @property
     def settled_ns(self) -> int:
-        """Trades published up to here are to be held after a refresh: the clock tells seconds."""
+        """Trades published up to here are to be stored after a refresh, in whole seconds."""
         return self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_NS
 
     def pass_day(self) -> None:
@@ -137,20 +137,20 @@ class Nights:
         """How many files a pair has."""
         return len(list((self.folder / "trades" / f"pair={pair}").rglob("*.parquet")))
 
-    def tape(self, pair: str) -> list[tuple[Any, ...]]:
+    def history(self, pair: str) -> list[tuple[Any, ...]]:
         """What is held, by plain Parquet."""
-        return tape_of(self.folder, pair)
+        return rows_on_disk(self.folder, pair)
 
 
-def jump_ahead(seconds: float) -> None:
+def move_ahead(seconds: float) -> None:
     """Move the clock of the running loop, so that what waits for a time need not."""
     loop = asyncio.get_running_loop()
     true = loop.time
     loop.time = lambda: true() + seconds  # type: ignore[method-assign]
 
 
-def until(market: Market, through_ns: int) -> Tape:
-    """The tape that a market has up to a published time."""
+def until(market: Market, through_ns: int) -> TradeRows:
+    """The rows of a market up to a published time."""
     return [row for row in expected(market) if row[1] <= through_ns]
 
 

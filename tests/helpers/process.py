@@ -49,7 +49,7 @@ class Ended(NamedTuple):
 
 @dataclass
 class Victims:
-    """Processes of harvester over one archive and one stand-in exchange."""
+    """Processes of harvester over one archive and one test exchange."""
 
     folder: Path
     url: str

@@ -1,4 +1,4 @@
-"""Shared by tests: redownload kills."""
+"""A re-download of an archive that is killed at each step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import csv_files
 import sample_trades
-from backfills import Crawl, strangers, tape_of
+from backfills import Backfill, foreign_files, rows_on_disk
 from csv_imports import imported
-from kraken_market import SECOND_NS, Tape, Trade, expected
+from kraken_market import SECOND_NS, Trade, TradeRows, expected
 from kraken_server import Exchange
 from redownloads import imported_paths
 
@@ -53,23 +53,23 @@ class Begun:
         self.folder = folder
         self.exchange = exchange
         self.market = sample_trades.market(trades)
-        self.truth: Tape = expected(self.market)
+        self.truth: TradeRows = expected(self.market)
         if early is not None:
-            assert self.crawl(folder / "begun").only(PAIR, span=early).exit_status == 0
+            assert self.backfill(folder / "begun").only(PAIR, span=early).exit_status == 0
         file = folder / "XBTUSD.csv"
         file.write_bytes(csv_files.three_columns([*trades[:-3], *trades[-2:]], "up"))
         whole = KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
         imported(folder / "begun", file, whole=whole)
         # Filled by a run that ends with what the file lacks.
-        Crawl(exchange.url, folder / "begun").only(PAIR)
+        Backfill(exchange.url, folder / "begun").only(PAIR)
         with writer(TradeStore(folder / "begun"), PAIR) as pair_writer:
             roll_up(pair_writer, parse_levels(["1h"]))
-        self.before = tape_of(folder / "begun", PAIR)
+        self.before = rows_on_disk(folder / "begun", PAIR)
         self.coverage = TradeStore(folder / "begun").coverage(PAIR)
 
-    def crawl(self, folder: Path, **fields: Any) -> Crawl:
+    def backfill(self, folder: Path, **fields: Any) -> Backfill:
         options = {"archive.flush_rows": 30, "candles.rollups": []}
-        return Crawl(self.exchange.url, folder, options, **fields)
+        return Backfill(self.exchange.url, folder, options, **fields)
 
     def copy(self, name: str) -> Path:
         shutil.copytree(self.folder / "begun", self.folder / name)
@@ -82,18 +82,18 @@ class Begun:
         assert [fault for fault in faults if (fault.path or "").startswith("candles/")] == []
         assert archive.coverage(PAIR) == self.coverage
         files = [piece.within for piece in archive.pieces(PAIR) if piece.segment.is_imported]
-        for parts, tape in (
+        for parts, history in (
             (files, self.before),
             (missing(self.coverage, files), self.truth),
         ):
             for part in parts:
                 rows = [row for batch in archive.scan(PAIR, part) for row in plain(batch)]
-                assert rows == [row for row in tape if part.after < row[1] <= part.through]
+                assert rows == [row for row in history if part.after < row[1] <= part.through]
 
     def check_end(self, folder: Path) -> None:
-        assert tape_of(folder, PAIR) == self.truth
+        assert rows_on_disk(folder, PAIR) == self.truth
         assert verify(TradeStore(folder), PAIR).faults == []
-        assert strangers(folder) == []
+        assert foreign_files(folder) == []
         assert [path for path in (folder / "staging").rglob("*") if path.is_file()] == []
         assert imported_paths(folder) == []
 

@@ -1,4 +1,4 @@
-"""Shared by tests: redownloads."""
+"""An archive with imported trades, and its re-download from the test exchange."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import csv_files
 import pytest
 import sample_trades
-from backfills import Crawl, serve, strangers, tape_of
+from backfills import Backfill, foreign_files, rows_on_disk, serve
 from csv_imports import imported
-from kraken_market import Clock, Tape, Trade, expected
+from kraken_market import Clock, Trade, TradeRows, expected
 from kraken_server import Exchange
 
 from harvester.csv_import.csv_files import KnownComplete
@@ -31,7 +31,7 @@ class RedownloadScenario:
     def __init__(self, folder: Path, trades: Sequence[Trade]) -> None:
         self.folder = folder / "data"
         self.market = sample_trades.market(trades)
-        self.truth: Tape = expected(self.market)
+        self.truth: TradeRows = expected(self.market)
         self.exchange = serve(self.market, clock=Clock(NOW_NS))
         self._file = folder / "XBTUSD.csv"
 
@@ -39,15 +39,15 @@ class RedownloadScenario:
         self._file.write_bytes(data)
         imported(self.folder, self._file, whole=whole or KnownComplete())
 
-    def crawl(self, **fields: Any) -> Crawl:
+    def backfill(self, **fields: Any) -> Backfill:
         fields = {"now_ns": lambda: NOW_NS} | fields
-        return Crawl(self.exchange.url, self.folder, {"archive.flush_rows": 700}, **fields)
+        return Backfill(self.exchange.url, self.folder, {"archive.flush_rows": 700}, **fields)
 
     def fill(self) -> None:
-        assert self.crawl().only(PAIR).exit_status == 0
+        assert self.backfill().only(PAIR).exit_status == 0
 
     def redownload(self, **fields: Any) -> BackfillResult:
-        return self.crawl(replace_imported=True, **fields).only(PAIR)
+        return self.backfill(replace_imported=True, **fields).only(PAIR)
 
     def stopped_before_deletion(self) -> Path:
         """Import, re-download, and put the imported file back, as a kill before its deletion does.
@@ -64,19 +64,19 @@ class RedownloadScenario:
         return path
 
     @property
-    def tape(self) -> list[tuple[Any, ...]]:
-        return tape_of(self.folder, PAIR)
+    def history(self) -> list[tuple[Any, ...]]:
+        return rows_on_disk(self.folder, PAIR)
 
     def sources(self) -> list[str]:
         archive = TradeStore(self.folder)
         return [archive.footer(segment).source for segment in archive.segments(PAIR)]
 
     def check(self) -> None:
-        """The whole tape is the exchange's, nothing is left over, and all of it is proved."""
-        assert self.tape == self.truth
+        """All trades are the exchange's, nothing is left over, and `verify` finds no fault."""
+        assert self.history == self.truth
         assert set(self.sources()) == {"api"}
         assert verify(TradeStore(self.folder), PAIR).faults == []
-        assert strangers(self.folder) == []
+        assert foreign_files(self.folder) == []
         assert aside(self.folder) == []
 
 

@@ -1,4 +1,4 @@
-"""Shared by tests: rollup cases."""
+"""Archives with roll-ups."""
 
 from __future__ import annotations
 

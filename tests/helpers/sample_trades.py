@@ -1,7 +1,7 @@
-"""Made tapes: each a trap that the exchange's history is known to hold, drawn from a seed.
+"""Made trades: each a difficulty that the exchange's history is known to have, drawn from a seed.
 
 Functions that need nothing of a market but its trades return the trades; `market` makes one of
-them. The others return a `Market`. `tapes()` is a hypothesis strategy that mixes the traps.
+them. The others return a `Market`. `markets()` is a hypothesis strategy that mixes them.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _renumbered(trade: Trade, trade_id: int | None) -> Trade:
     )
 
 
-def jumping_ids(n: int, seed: int = 0, *, chance: float = 0.01) -> list[Trade]:
+def ids_with_gaps(n: int, seed: int = 0, *, chance: float = 0.01) -> list[Trade]:
     """Make ids that skip some numbers now and then (or, with 0.9, at nearly every trade)."""
     chances = random.Random(f"jump {seed}")
     trades: list[Trade] = []
@@ -293,10 +293,10 @@ PRICES = st.sampled_from(("41450.00000", "41450.10000", "669.79391", "0.00001230
 VOLUMES = st.sampled_from(("0.00010000", "0.00010000", "3.12345678", "0.00000001", "1e11"))
 NUMBERINGS: dict[str, Callable[[int, int, int], tuple[int, int | None]]] = {
     # From the counter and two draws: the counter's next value, and the id that is printed.
-    "plain": lambda counter, _jump, _zero: (counter + 1, counter + 1),
-    "none": lambda counter, _jump, _zero: (counter, None),
-    "zeros": lambda counter, _jump, zero: (counter + 1, 0 if zero else counter + 1),
-    "jumps": lambda counter, jump, _zero: (counter + 1 + jump, counter + 1 + jump),
+    "plain": lambda counter, _id_gap, _zero: (counter + 1, counter + 1),
+    "none": lambda counter, _id_gap, _zero: (counter, None),
+    "zeros": lambda counter, _id_gap, zero: (counter + 1, 0 if zero else counter + 1),
+    "jumps": lambda counter, id_gap, _zero: (counter + 1 + id_gap, counter + 1 + id_gap),
 }
 ROWS = st.tuples(
     GAPS_NS,
@@ -310,7 +310,7 @@ ROWS = st.tuples(
 
 
 @st.composite
-def tapes(
+def markets(
     draw: st.DrawFn,
     *,
     min_size: int = 0,
@@ -324,11 +324,11 @@ def tapes(
     stamp = draw(st.sampled_from(BASES_NS))
     counter = draw(st.sampled_from((0, 2, 66_432_457)))
     trades = []
-    for gap, price, volume, side, kind, jump, zero in draw(
+    for gap, price, volume, side, kind, id_gap, zero in draw(
         st.lists(ROWS, min_size=min_size, max_size=max_size)
     ):
         stamp += gap if stamp + gap < LATEST_NS else 1
-        counter, trade_id = number(counter, jump, zero)
+        counter, trade_id = number(counter, id_gap, zero)
         units = "100000000000.00000000" if volume == "1e11" else volume
         trades.append(Trade(stamp, price, units, side, kind, "", trade_id))
     return market(trades, decimals=printed)

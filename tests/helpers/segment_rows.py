@@ -1,4 +1,4 @@
-"""Shared by tests: segment rows."""
+"""Rows as Arrow batches, and their checksum as docs/format.md specifies it."""
 
 from __future__ import annotations
 

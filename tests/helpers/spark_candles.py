@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from candle_cases import MADE_TAPES, hold, overlapping
+from candle_cases import MADE_HISTORIES, hold, overlapping
 from candle_oracle import Row
 
 import harvester
@@ -35,9 +35,9 @@ def archive_of_three_pairs(folder: Path) -> harvester.Archive:
     """Lots of 10^11 units, 500 trades of one time, and files that overlap."""
     store = TradeStore(folder)
     for pair, name in (("BTTUSD", "tiny coin"), ("ETHUSD", "one stamp")):
-        rows = MADE_TAPES[name]
+        rows = MADE_HISTORIES[name]
         hold(store, [(Range(0, rows[-1][1]), rows)], pair)
-    hold(store, overlapping(MADE_TAPES["zero ids"])[0], "XBTUSD")
+    hold(store, overlapping(MADE_HISTORIES["zero ids"])[0], "XBTUSD")
     return harvester.open(folder)
 
 

@@ -1,4 +1,4 @@
-"""Shared by tests: stored trades."""
+"""Rows of given times, and segments of them that are written past the writer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAIR = "XBTUSD"
 REST = ("buy", "limit", "")
 
 
-def tape(stamps: list[int], ids: list[int | None] | None = None) -> list[Any]:
+def made_rows(stamps: list[int], ids: list[int | None] | None = None) -> list[Any]:
     """Rows of these times, with their ties; ids count from 1 unless given."""
     rows: list[Any] = []
     for at, stamp in enumerate(stamps):
@@ -30,7 +30,7 @@ def tape(stamps: list[int], ids: list[int | None] | None = None) -> list[Any]:
 
 
 def put(archive: TradeStore, span: Range, rows: list[Any]) -> None:
-    """Commit the rows of a tape that lie in a span, past the writer."""
+    """Commit the rows that lie in a range, past the writer."""
     inside = [row for row in rows if span.after < row[1] <= span.through]
     footer = Footer(span, "{}")
     batches = [batch(inside)] if inside else []

@@ -1,4 +1,4 @@
-"""Shared by tests: trade batches."""
+"""Batches of rows of given times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harvester.schema import (
 
 
 def batch(stamps: list[int], side: str = "buy") -> pa.RecordBatch:
-    """Rows of these published times, told apart by their id."""
+    """Rows of these published times, with different ids."""
     rows = [
         {
             "trade_id": place + 1,

@@ -333,7 +333,7 @@ def test_no_order_of_words_is_advised_that_no_command_takes(
     assert "goes behind the command" in done.stderr
 
 
-def test_the_advice_means_the_archive_that_was_asked(
+def test_a_printed_command_names_the_same_archive_and_configuration(
     shell: dict[str, str], sample: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "here"

@@ -181,7 +181,7 @@ def raised(value: str) -> str:
 
 @pytest.mark.parametrize("minutes", MINUTES)
 @pytest.mark.parametrize("field", FIELDS)
-def test_one_digit_of_one_value_is_told_with_its_place(
+def test_a_changed_digit_is_reported_with_its_candle_and_field(
     field: str, minutes: int, whole: TradeStore, tmp_path: Path
 ) -> None:
     place, column = len(lines(minutes)) // 2, FIELDS.index(field) + 1
@@ -207,7 +207,7 @@ def test_one_digit_of_one_value_is_told_with_its_place(
 
 
 @pytest.mark.parametrize("minutes", MINUTES)
-def test_a_row_taken_out_is_told(minutes: int, whole: TradeStore, tmp_path: Path) -> None:
+def test_a_missing_row_is_reported(minutes: int, whole: TradeStore, tmp_path: Path) -> None:
     rows = lines(minutes)
     gone = rows[len(rows) // 2]
 
@@ -222,7 +222,7 @@ def test_a_row_taken_out_is_told(minutes: int, whole: TradeStore, tmp_path: Path
     assert (found.compared, found.differing) == (len(rows), 1)
 
 
-def test_a_row_added_is_told(whole: TradeStore, tmp_path: Path) -> None:
+def test_an_added_row_is_reported(whole: TradeStore, tmp_path: Path) -> None:
     known = {row[0] for row in lines(1)}
     first = int(lines(1)[0][0])
     free = next(str(at) for at in range(first, first + 7_200, 60) if str(at) not in known)
@@ -234,7 +234,7 @@ def test_a_row_added_is_told(whole: TradeStore, tmp_path: Path) -> None:
     )
 
 
-def test_a_row_that_tells_of_no_trades_is_none(whole: TradeStore, tmp_path: Path) -> None:
+def test_a_row_without_trades_is_no_difference(whole: TradeStore, tmp_path: Path) -> None:
     known = {row[0] for row in lines(1)}
     first = int(lines(1)[0][0])
     free = next(str(at) for at in range(first, first + 7_200, 60) if str(at) not in known)
@@ -265,9 +265,7 @@ def test_no_more_than_twenty_values_are_listed(whole: TradeStore, tmp_path: Path
     assert (found.exchange_trades, found.archive_trades) == (4_000 + number, 4_000)
 
 
-def test_of_a_part_that_is_wholly_missing_every_candle_is_told(
-    whole: TradeStore, tmp_path: Path
-) -> None:
+def test_every_candle_of_a_missing_part_is_reported(whole: TradeStore, tmp_path: Path) -> None:
     rows = lines(1)
     found = only(whole, zipped(tmp_path, lambda all_: all_[:300] + all_[-300:], [1]))
     assert (found.compared, found.differing) == (len(rows), len(rows) - 600)
@@ -276,7 +274,7 @@ def test_of_a_part_that_is_wholly_missing_every_candle_is_told(
 def test_what_lies_before_and_behind_a_files_rows_is_not_its_own(
     whole: TradeStore, tmp_path: Path
 ) -> None:
-    """Nothing tells of a single file from when to when it holds all."""
+    """A single file does not say from when to when it is complete."""
     path = zipped(tmp_path, lambda rows: rows[100:-100], [1], "some.zip")
     found = only(whole, path)
     assert (found.compared, found.differing) == (len(lines(1)) - 200, 0)
@@ -293,14 +291,16 @@ def test_of_a_quarter_both_ends_are_known(whole: TradeStore, tmp_path: Path) -> 
     assert (found.compared, found.differing) == (len(lines(1)), 200)
 
 
-def test_a_quarter_without_a_row_lacks_all_that_we_hold(whole: TradeStore, tmp_path: Path) -> None:
+def test_a_quarter_without_a_row_differs_in_all_stored_candles(
+    whole: TradeStore, tmp_path: Path
+) -> None:
     path = zipped(tmp_path, lambda _: [], [60], "Kraken_OHLCVT_Q1_2024.zip")
     found = only(whole, path)
     assert (found.compared, found.differing) == (len(lines(60)), len(lines(60)))
 
 
 @pytest.mark.parametrize("quarter", ["Q4_2023", "Q2_2024"])
-def test_what_a_quarters_name_does_not_tell_of_is_skipped(
+def test_candles_outside_the_quarter_of_the_file_name_are_skipped(
     quarter: str, whole: TradeStore, tmp_path: Path
 ) -> None:
     path = zipped(tmp_path, list, [60], f"Kraken_OHLCVT_{quarter}.zip")
@@ -390,7 +390,7 @@ def test_a_trade_published_at_the_edge_may_count_on_its_other_side(
     )
 
 
-def test_a_row_that_is_missing_is_told_though_its_only_trade_is_at_the_edge(
+def test_a_missing_row_is_reported_if_its_only_trade_is_at_the_edge(
     tmp_path: Path,
 ) -> None:
     """Nothing may give a trade away that the candle before does not take."""
@@ -463,7 +463,7 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
 def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more candles wait than have room: then the first of them are told as they are."""
+    """No more candles wait than fit: then the first of them are reported as they are."""
     monkeypatch.setattr("harvester.verify.boundary_trades.MAX_UNDECIDED", 2)
     seconds = [-30, -10, *range(0, 600, 60), 610]
     rows = expected(
@@ -821,15 +821,15 @@ def test_a_hostile_zip_is_refused_in_one_line_before_anything_is_read(tmp_path: 
     )
 
 
-def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
+def test_progress_is_counted_in_bytes(tmp_path: Path) -> None:
     sound(tmp_path)
     zipped(tmp_path, minutes=[1, 60])
     ran = run(tmp_path, "verify", "--against-csv", "Kraken_OHLCVT.zip", "--log-json")
     size = len(text(lines(1))) + len(text(lines(60)))
     steps = [json.loads(splitline) for splitline in ran.stderr.splitlines()]
-    told = [(step["done"], step["of"]) for step in steps if step.get("unit") == "bytes"]
-    assert told[-1] == (size, size)
-    assert (ran.returncode, sorted(told)) == (0, told)
+    progress = [(step["done"], step["of"]) for step in steps if step.get("unit") == "bytes"]
+    assert progress[-1] == (size, size)
+    assert (ran.returncode, sorted(progress)) == (0, progress)
 
 
 def test_ctrl_c_ends_it_with_130(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from candle_cases import cut, hold
 from command_line import HARVESTER
 from exchange_comparison import (
@@ -27,7 +27,7 @@ from exchange_comparison import (
     altering,
     asked,
     compare,
-    crawled,
+    downloaded_from,
     environment,
     interval,
     more,
@@ -67,7 +67,7 @@ def held(folder: Path, *spans: Range, trades: Sequence[Trade] = SPARSE.trades) -
 def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """An archive of all that SPARSE ever traded."""
     with serve_sparse() as exchange:
-        return crawled(exchange, tmp_path_factory.mktemp("whole"))
+        return downloaded_from(exchange, tmp_path_factory.mktemp("whole"))
 
 
 # --- equal ---------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_a_whole_archive_is_equal_in_all_nine_intervals(name: str, tmp_path: Pat
     market = MARKETS[name]
     now_ns = market.trades[-1].true_ns + 40 * DAY
     with serve(market, clock=Clock(now_ns)) as exchange:
-        report = compare(exchange, crawled(exchange, tmp_path), market.altname)
+        report = compare(exchange, downloaded_from(exchange, tmp_path), market.altname)
     closed = {minutes: len(shown(minutes, market, now_ns)) - 1 for minutes in MINUTES}
     assert {interval.minutes: interval.compared for interval in report.intervals} == closed
     assert [interval_report.skipped for interval_report in report.intervals] == [{"running": 1}] * 9
@@ -170,7 +170,9 @@ def test_a_vwap_is_never_taken_for_shortened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_one_digit_of_one_value_is_told_with_its_place(field: str, whole: TradeStore) -> None:
+def test_a_changed_digit_is_reported_with_its_candle_and_field(
+    field: str, whole: TradeStore
+) -> None:
     row = traded(1440)
     value = row[FIELDS.index(field) + 1]
     days = interval(whole, 1440, altering(row[0], **{field: more(value)}))
@@ -204,7 +206,7 @@ def test_a_trade_that_the_archive_lost_is_caught(tmp_path: Path) -> None:
     assert {difference.time_ns for difference in days.differences} - {opened} != set()
 
 
-def test_the_very_first_trade_lost_leaves_no_candle_of_ours(tmp_path: Path) -> None:
+def test_a_lost_first_trade_is_a_difference_in_the_first_candle(tmp_path: Path) -> None:
     first, second = SPARSE.trades[:2]
     days = interval(held(tmp_path, trades=SPARSE.trades[1:]), 1440)
     opened = first.true_ns // DAY * DAY
@@ -218,7 +220,7 @@ def test_the_very_first_trade_lost_leaves_no_candle_of_ours(tmp_path: Path) -> N
     assert days.skipped == {"empty, with no stored trade before it": quiet, "running": 1}
 
 
-def test_a_candle_that_the_exchange_lacks_though_we_hold_its_trades_differs(
+def test_a_candle_of_stored_trades_that_the_exchange_lacks_is_a_difference(
     whole: TradeStore,
 ) -> None:
     gone = traded(1440)
@@ -382,13 +384,13 @@ def copied(archive: TradeStore, target: Path, names: str | None = None) -> Trade
     return TradeStore(folder)
 
 
-def test_the_exchange_is_not_asked_for_names_that_are_known(whole: TradeStore) -> None:
+def test_known_pair_names_are_not_requested(whole: TradeStore) -> None:
     with serve_sparse() as exchange:
         assert compare(exchange, whole).exit_status == 0
     assert asked(exchange) == ["OHLC"] * 9
 
 
-def test_decimals_that_changed_since_are_asked_for(whole: TradeStore, tmp_path: Path) -> None:
+def test_changed_decimals_are_requested(whole: TradeStore, tmp_path: Path) -> None:
     stale = '{"XBTUSD":{"altname":"XBTUSD","key":"XXBTZUSD","pair_decimals":3}}'
     with serve_sparse() as exchange:
         assert compare(exchange, copied(whole, tmp_path, stale)).exit_status == 0
@@ -426,7 +428,7 @@ def test_the_report_for_people(tmp_path: Path) -> None:
     hour = market.trades[-1].true_ns // HOUR * HOUR
     now_ns = hour + HOUR
     with serve(market, clock=Clock(now_ns)) as exchange:
-        archive = crawled(exchange, tmp_path)
+        archive = downloaded_from(exchange, tmp_path)
         count = sum(trade.true_ns >= hour for trade in market.trades)
         change = altering(hour // 10**9, count=count + 1)
         exchange.faults.candles = lambda _, minutes, rows: change(rows) if minutes == 60 else rows
@@ -478,14 +480,14 @@ def test_the_report_as_json(whole: TradeStore) -> None:
     assert (run.returncode, run.stderr, report["exit_status"]) == (0, "", 0)
 
 
-def test_without_the_option_nobody_is_asked(whole: TradeStore) -> None:
+def test_without_the_option_nothing_is_requested(whole: TradeStore) -> None:
     run = verify("http://127.0.0.1:9", whole, "--json")
     assert (run.returncode, "exchange" in json.loads(run.stdout)[0]) == (0, False)
 
 
-def test_nothing_compared_is_said_and_is_no_success(tmp_path: Path) -> None:
+def test_a_comparison_of_nothing_is_reported_and_is_no_success(tmp_path: Path) -> None:
     with serve_sparse() as exchange:
-        settled = Crawl(exchange.url, tmp_path).only("XBTUSD", Range(5 * DAY, 6 * DAY))
+        settled = Backfill(exchange.url, tmp_path).only("XBTUSD", Range(5 * DAY, 6 * DAY))
         assert settled.error is None
         run = verify(exchange.url, TradeStore(tmp_path), "--against-exchange", "-q")
     lines = run.stdout.splitlines()
@@ -498,7 +500,7 @@ def test_nothing_compared_is_said_and_is_no_success(tmp_path: Path) -> None:
     assert run.returncode == 4
 
 
-def test_a_pair_of_which_nothing_is_held_asks_nobody(tmp_path: Path) -> None:
+def test_for_a_pair_without_stored_trades_nothing_is_requested(tmp_path: Path) -> None:
     (tmp_path / "wanted").mkdir()
     (tmp_path / "wanted/XBTUSD.json").write_text('{"pair":"XBTUSD","spans":[]}')
     run = verify("http://127.0.0.1:9", TradeStore(tmp_path), "--against-exchange")
@@ -508,7 +510,7 @@ def test_a_pair_of_which_nothing_is_held_asks_nobody(tmp_path: Path) -> None:
     assert run.returncode == 4
 
 
-def test_an_exchange_that_is_down_is_said_and_ends_with_3(whole: TradeStore) -> None:
+def test_an_exchange_that_is_down_is_an_error_with_status_3(whole: TradeStore) -> None:
     run = verify("http://127.0.0.1:9", whole, "--against-exchange")
     assert (run.returncode, run.stdout.partition("  digest")[0]) == (3, SOUND)
     assert run.stderr.splitlines() == [
@@ -527,7 +529,7 @@ def test_a_pair_that_fails_does_not_keep_the_others_from_being_compared(
     coin = sample_trades.tiny_coin(50, 84)
     clock = Clock(coin.trades[-1].true_ns + DAY)
     with serve(coin, clock=clock) as exchange:
-        archive = crawled(exchange, folder)
+        archive = downloaded_from(exchange, folder)
         run = verify(exchange.url, archive, "--against-exchange", "--json", "-q")
     found = {load["pair"]: load["exchange"] for load in json.loads(run.stdout)}
     refusal = "XBTUSD: the exchange refused: EQuery:Unknown asset pair"
@@ -568,9 +570,9 @@ def test_captured_candles_of_kraken_are_equal_where_the_captured_trades_reach(
     rows = expected(market)
     stamps = [row[1] for row in rows]
     archive = hold(TradeStore(tmp_path), cut(rows, [stamps[0] - 1, stamps[500], stamps[-1]]))
-    theirs = read_candles((CAPTURED / "ohlc_XBTUSDT_1m_2025-11-10.json").read_bytes(), 1)
+    kraken_candles = read_candles((CAPTURED / "ohlc_XBTUSDT_1m_2025-11-10.json").read_bytes(), 1)
     report = compare_interval(
-        LocalCandles(archive, "XBTUSD", 1), archive.coverage("XBTUSD"), 1, theirs
+        LocalCandles(archive, "XBTUSD", 1), archive.coverage("XBTUSD"), 1, kraken_candles
     )
     assert report == IntervalReport(
         minutes=1,

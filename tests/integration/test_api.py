@@ -73,7 +73,7 @@ def test_the_public_names_are_these() -> None:
     assert raised - set(harvester.__all__) == {"ClassVar"} & raised
 
 
-def test_every_public_name_is_there_and_told_by_dir() -> None:
+def test_every_public_name_exists_and_is_listed_by_dir() -> None:
     assert [name for name in harvester.__all__ if not hasattr(harvester, name)] == []
     assert set(harvester.__all__) <= set(dir(harvester))
 
@@ -110,7 +110,7 @@ def test_opening_an_archive_needs_neither_duckdb_nor_http(tmp_path: Path) -> Non
     assert not {"duckdb", "httpx", "plotly", "polars"} & set(re.findall(r"\w+", imported(code)))
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_has_the_marker_of_types() -> None:
     """Otherwise type checkers take all that it gives for Any: typed_program.py shows what it is."""
     assert (Path(harvester.__file__).parent / "py.typed").is_file()
 
@@ -291,7 +291,7 @@ def test_since_is_included_and_until_is_not() -> None:
 
 
 @pytest.fixture
-def holed(tmp_path: Path) -> harvester.Archive:
+def with_gap(tmp_path: Path) -> harvester.Archive:
     """Two covered stretches of a day, and a gap of an hour that was asked for between them."""
     disk = Disk(tmp_path)
     hour = 3600 * 10**9
@@ -306,58 +306,58 @@ def holed(tmp_path: Path) -> harvester.Archive:
     return harvester.open(tmp_path)
 
 
-def test_what_is_held_covered_and_missing(holed: harvester.Archive) -> None:
+def test_what_is_held_covered_and_missing(with_gap: harvester.Archive) -> None:
     gap = Range(START + DAY, START + DAY + 3600 * 10**9)
-    assert holed.coverage("xbt-usd") == [
+    assert with_gap.coverage("xbt-usd") == [
         Range(START, gap.after),
         Range(gap.through, START + 2 * DAY),
     ]
-    assert holed.gaps("XBTUSD") == [gap]
-    [status] = holed.status()
+    assert with_gap.gaps("XBTUSD") == [gap]
+    [status] = with_gap.status()
     assert (status.trades, status.first_ns, status.gaps, status.files) == (
         3,
         START + 5 * 10**9,
         [gap],
         2,
     )
-    assert holed.status("XBTUSD") == [status]
+    assert with_gap.status("XBTUSD") == [status]
 
 
-def test_a_status_is_a_row_of_a_frame(holed: harvester.Archive) -> None:
-    frame = pd.DataFrame(holed.status())
+def test_a_status_is_a_row_of_a_frame(with_gap: harvester.Archive) -> None:
+    frame = pd.DataFrame(with_gap.status())
     assert frame[["pair", "trades", "files"]].to_numpy().tolist() == [["XBTUSD", 3, 2]]
 
 
 @pytest.mark.parametrize("since", ["2024-01-02", date(2024, 1, 2)])
 def test_a_date_is_one_of_the_time_zone_of_the_candles(
-    holed: harvester.Archive, since: str | date
+    with_gap: harvester.Archive, since: str | date
 ) -> None:
     zone = ZoneInfo("Asia/Tokyo")
     midnight = datetime(2024, 1, 2, tzinfo=zone)
-    asked = holed.ohlc("XBTUSD", "1h", since=midnight, tz="Asia/Tokyo")
-    made = holed.ohlc("XBTUSD", "1h", since=since, tz="Asia/Tokyo")
+    asked = with_gap.ohlc("XBTUSD", "1h", since=midnight, tz="Asia/Tokyo")
+    made = with_gap.ohlc("XBTUSD", "1h", since=since, tz="Asia/Tokyo")
     assert made.fetchall() == asked.fetchall()
-    assert holed.explain("XBTUSD", "1h", since=since, tz="Asia/Tokyo").query.range.after == (
+    assert with_gap.explain("XBTUSD", "1h", since=since, tz="Asia/Tokyo").query.range.after == (
         int(midnight.timestamp()) * 10**9 - 1
     )
 
 
-def test_verify_names_the_gap_and_gives_no_digest(holed: harvester.Archive) -> None:
-    [report] = holed.verify()
+def test_verify_names_the_gap_and_gives_no_digest(with_gap: harvester.Archive) -> None:
+    [report] = with_gap.verify()
     assert [fault.text for fault in report.faults] == ["missing: requested, but no file has it"]
     assert (report.rows, report.digests) == (3, [])
 
 
-def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive) -> None:
-    html = holed._repr_html_()
+def test_an_archive_shows_its_pairs_and_where_gaps_are(with_gap: harvester.Archive) -> None:
+    html = with_gap._repr_html_()
     assert [unescape(text) for text in re.findall(r">([^<]+)<", html)] == [
-        holed.path,
+        with_gap.path,
         *("pair", "first", "last", "covered 2020", "trades", "gaps", "MB"),
         "XBTUSD ",
         *("2020-09-13 12:27", "2020-09-15 12:26"),
         f"covered: {Range(START, START + DAY)}",
         f"covered: {Range(START + DAY + 3600 * 10**9, START + 2 * DAY)}",
-        f"gap: {holed.gaps('XBTUSD')[0]}",
+        f"gap: {with_gap.gaps('XBTUSD')[0]}",
         *("3", "1", "0.0"),
     ]
     ET.fromstring(html.replace("<br>", "<br/>"))  # noqa: S314 - it is our own
@@ -374,7 +374,7 @@ def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive)
         ("side = 'XBT/USD' AND 'XBT/USD' <> pair::VARCHAR", []),
     ],
 )
-def test_a_spelling_that_the_column_pair_never_has_is_said(
+def test_a_spelling_that_the_column_pair_never_has_is_noted(
     where: str, names: list[str], tmp_path: Path
 ) -> None:
     archive = harvester.open(create_sample_archive(tmp_path, 1000, 7).path)
@@ -386,8 +386,8 @@ def test_a_spelling_that_the_column_pair_never_has_is_said(
     assert archive.sql("FROM ohlc('XBT/USD', '1h')").notes == ()
 
 
-def test_what_is_missing_stands_below_the_rows_in_a_notebook(holed: harvester.Archive) -> None:
-    candles = holed.ohlc("XBTUSD", "1h")
+def test_what_is_missing_stands_below_the_rows_in_a_notebook(with_gap: harvester.Archive) -> None:
+    candles = with_gap.ohlc("XBTUSD", "1h")
     [note] = candles.notes
     assert note.startswith("not downloaded: 2020-09-14 ")
     assert f"<small>{note}</small></div>" in candles._repr_html_()
@@ -417,10 +417,10 @@ def test_a_folder_that_is_not_there_is_named_in_full(
     assert not Path("demo").exists()
 
 
-def test_foreign_names_are_escaped(holed: harvester.Archive) -> None:
+def test_foreign_names_are_escaped(with_gap: harvester.Archive) -> None:
     named = '{"XBTUSD": {"altname": "XBTUSD", "wsname": "<img src=x onerror=alert(1)>"}}'
-    (Path(holed.path) / "pairs.json").write_text(named)
-    html = holed._repr_html_()
+    (Path(with_gap.path) / "pairs.json").write_text(named)
+    html = with_gap._repr_html_()
     assert "<img" not in html
     assert "&lt;img src=x onerror=alert(1)&gt;" in html
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import serve, strangers, tape_of
+from backfills import foreign_files, rows_on_disk, serve
 from kraken_faults import Faults
 from kraken_market import expected
 from kraken_server import Exchange
@@ -36,7 +36,7 @@ from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 
 MARKET = sample_trades.market(sample_trades.xbtusd_like(5_000, 61), wsname="XBT/USD")
-TAPE = list(expected(MARKET))
+HISTORY = list(expected(MARKET))
 UNTIL = "2024-06-01"
 
 
@@ -63,11 +63,11 @@ def archive(exchange: Exchange, tmp_path: Path) -> harvester.Archive:
     return opened(exchange.url, tmp_path)
 
 
-def test_it_fetches_the_tape_and_tells_what_it_came_to(archive: harvester.Archive) -> None:
+def test_a_backfill_stores_the_history_and_returns_its_counts(archive: harvester.Archive) -> None:
     [outcome] = archive.backfill("btc/usd", until=UNTIL)
     assert outcome[:3] == ("XBTUSD", 5_000, 8)
     assert (outcome.gaps, outcome.error) == ([], None)
-    assert tape_of(Path(archive.path), "XBTUSD") == TAPE
+    assert rows_on_disk(Path(archive.path), "XBTUSD") == HISTORY
 
 
 def test_it_leaves_a_record_as_the_command_does(archive: harvester.Archive) -> None:
@@ -103,14 +103,18 @@ def test_a_refresh_brings_a_pair_up_to_now(archive: harvester.Archive) -> None:
     assert archive.gaps("XBTUSD") == []
 
 
-def test_a_refresh_whose_time_is_up_is_no_error_and_says_so(archive: harvester.Archive) -> None:
+def test_a_refresh_that_runs_out_of_time_ends_with_status_0_and_a_message(
+    archive: harvester.Archive,
+) -> None:
     archive.backfill("XBTUSD", until=UNTIL)
     done = archive.refresh("XBTUSD", max_minutes=1e-9)
     assert str(done.error) == "the time was up; the next run goes on where this one stopped"
     assert ([pair.state for pair in done.pairs], done.exit_status) == (["unfinished"], 0)
 
 
-def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> None:
+def test_a_refresh_of_an_empty_archive_is_an_error_that_names_backfill(
+    archive: harvester.Archive,
+) -> None:
     with pytest.raises(NothingHeld) as caught:
         archive.refresh()
     assert str(caught.value) == (
@@ -119,7 +123,7 @@ def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> N
     )
 
 
-def test_several_pairs_have_an_outcome_each(archive: harvester.Archive) -> None:
+def test_several_pairs_have_a_result_each(archive: harvester.Archive) -> None:
     outcomes = archive.backfill("BTTUSD", "XBT/USD", until=UNTIL)
     assert [(outcome.pair, outcome.trades) for outcome in outcomes] == [
         ("BTTUSD", 500),
@@ -129,10 +133,10 @@ def test_several_pairs_have_an_outcome_each(archive: harvester.Archive) -> None:
 
 
 def test_what_it_fetched_is_seen_by_the_archive_that_was_open(archive: harvester.Archive) -> None:
-    middle = TAPE[2_000][1]
+    middle = HISTORY[2_000][1]
     archive.backfill("XBTUSD", until=middle)
     first = archive.trades("XBTUSD")
-    assert len(first) == len([row for row in TAPE if row[1] < middle])
+    assert len(first) == len([row for row in HISTORY if row[1] < middle])
     archive.backfill("XBTUSD", until=UNTIL)
     assert len(archive.trades("XBTUSD")) == 5_000
 
@@ -148,27 +152,27 @@ def test_it_works_in_a_thread(archive: harvester.Archive) -> None:
     thread = threading.Thread(target=archive.backfill, args=["XBTUSD"], kwargs={"until": UNTIL})
     thread.start()
     thread.join()
-    assert tape_of(Path(archive.path), "XBTUSD") == TAPE
+    assert rows_on_disk(Path(archive.path), "XBTUSD") == HISTORY
 
 
 def test_awaited_it_runs_on_the_loop_that_runs(archive: harvester.Archive) -> None:
     seen: set[int] = set()
 
     async def both() -> int:
-        tell: Callable[[Event], None] = lambda _: seen.add(threading.get_ident())  # noqa: E731
-        return (await archive.abackfill("XBTUSD", until=UNTIL, progress=tell))[0].trades
+        listener: Callable[[Event], None] = lambda _: seen.add(threading.get_ident())  # noqa: E731
+        return (await archive.abackfill("XBTUSD", until=UNTIL, progress=listener))[0].trades
 
     assert asyncio.run(both()) == 5_000
     assert threading.get_ident() in seen
 
 
-def test_progress_is_told_in_lines_for_people(archive: harvester.Archive) -> None:
-    told: list[Event] = []
-    archive.backfill("XBTUSD", since="2020-01-01", until=UNTIL, progress=told.append)
-    kinds = [type(event) for event in told]
+def test_progress_events_read_as_lines(archive: harvester.Archive) -> None:
+    log: list[Event] = []
+    archive.backfill("XBTUSD", since="2020-01-01", until=UNTIL, progress=log.append)
+    kinds = [type(event) for event in log]
     assert (kinds[:2], kinds[-1]) == ([Begun, Started], harvester.BackfillResult)
     assert {PageRead, Committed} <= set(kinds)
-    assert [str(told[1]), str(told[-1])] == [
+    assert [str(log[1]), str(log[-1])] == [
         "XBTUSD: 2020-01-01 to 2024-06-01 to fetch",
         "XBTUSD: 5,000 trades in 9 pages, complete through 2024-05-31T23:59:59Z",
     ]
@@ -181,11 +185,11 @@ def test_a_cancelled_backfill_keeps_what_was_fetched(tmp_path: Path) -> None:
         page = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell(event: Event) -> None:
+        def listener(event: Event) -> None:
             if isinstance(event, PageRead):
                 loop.call_soon_threadsafe(page.set)
 
-        task = asyncio.create_task(archive.abackfill("XBTUSD", until=UNTIL, progress=tell))
+        task = asyncio.create_task(archive.abackfill("XBTUSD", until=UNTIL, progress=listener))
         await page.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -194,23 +198,23 @@ def test_a_cancelled_backfill_keeps_what_was_fetched(tmp_path: Path) -> None:
     with serve(market, latency_s=0.01) as exchange:
         archive = opened(exchange.url, tmp_path)
         asyncio.run(cancelled(archive))
-        kept = tape_of(tmp_path, "XBTUSD")
+        kept = rows_on_disk(tmp_path, "XBTUSD")
         assert 0 < len(kept) < 20_000
         assert kept == list(expected(market))[: len(kept)]
         archive.backfill("XBTUSD", until=UNTIL)
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
-    assert strangers(tmp_path) == []
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
+    assert foreign_files(tmp_path) == []
 
 
 PROGRAM = """
 import harvester
 from harvester.async_runner import run_in_thread
 archive = harvester.open("data")
-def tell(event):
+def listener(event):
     if type(event).__name__ == "PageRead":
         print("page", flush=True)
 try:
-    archive.backfill("XBTUSD", until="2024-06-01", progress=tell)
+    archive.backfill("XBTUSD", until="2024-06-01", progress=listener)
 except KeyboardInterrupt:
     print("kept", archive.status()[0].trades)
 """
@@ -232,7 +236,7 @@ def test_ctrl_c_keeps_what_was_fetched(tmp_path: Path) -> None:
         assert process.stdout.readline() == "page\n"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        kept = tape_of(tmp_path / "data", "XBTUSD")
+        kept = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert (process.returncode, err) == (0, "")
     assert out.splitlines()[-1] == f"kept {len(kept)}"
     assert 0 < len(kept) < 20_000
@@ -266,7 +270,7 @@ def test_a_cancel_token_ends_a_backfill_from_another_thread(tmp_path: Path) -> N
         archive = opened(exchange.url, tmp_path)
         with pytest.raises(harvester.Interrupted):
             archive.backfill("XBTUSD", until=UNTIL, progress=cancel_after_a_page, cancel=cancel)
-    kept = tape_of(tmp_path, "XBTUSD")
+    kept = rows_on_disk(tmp_path, "XBTUSD")
     assert 0 < len(kept) < 20_000
     assert kept == list(expected(market))[: len(kept)]
 
@@ -311,10 +315,10 @@ def test_all_pairs_and_names_contradict_each_other(archive: harvester.Archive) -
 def test_a_pair_that_fails_is_raised_once_the_others_are_done(archive: harvester.Archive) -> None:
     with pytest.raises(ValueDoesNotFit):
         archive.backfill("PEPEXBT", "XBTUSD", until=UNTIL)
-    assert tape_of(Path(archive.path), "XBTUSD") == TAPE
+    assert rows_on_disk(Path(archive.path), "XBTUSD") == HISTORY
 
 
-def test_the_gravest_error_is_raised_and_the_rest_told_in_its_notes(
+def test_the_gravest_error_is_raised_with_the_others_in_its_notes(
     archive: harvester.Archive,
 ) -> None:
     with writer(Disk(archive.path), "XBTUSD"), pytest.raises(ValueDoesNotFit) as caught:
@@ -323,7 +327,7 @@ def test_the_gravest_error_is_raised_and_the_rest_told_in_its_notes(
     assert note.startswith("XBTUSD is being written by another run")
 
 
-def test_unchecked_an_error_is_only_told(archive: harvester.Archive) -> None:
+def test_without_check_an_error_is_only_returned(archive: harvester.Archive) -> None:
     with writer(Disk(archive.path), "XBTUSD"):
         [outcome] = archive.backfill("XBTUSD", until=UNTIL, check=False)
     assert isinstance(outcome.error, ArchiveLocked)
@@ -349,28 +353,28 @@ def test_nothing_to_fetch_is_refused(archive: harvester.Archive) -> None:
     assert str(caught.value) == "no pair is given: give one or several, such as 'XBT/USD'"
 
 
-def test_an_exchange_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_an_unreachable_exchange_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ExchangeUnreachable):
         opened("http://127.0.0.1:9", tmp_path).backfill("XBTUSD")
 
 
-def test_what_is_waited_for_is_told(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_a_wait_is_an_event(tmp_path: Path) -> None:
+    log: list[str] = []
     with serve(MARKET, faults=Faults(script=["http:503"])) as exchange:
-        tell: Callable[[Event], None] = lambda event: told.append(str(event))  # noqa: E731
-        opened(exchange.url, tmp_path).backfill("XBTUSD", until=UNTIL, progress=tell)
-    assert [line for line in told if line.startswith("XBTUSD: waiting: ")]
+        listener: Callable[[Event], None] = lambda event: log.append(str(event))  # noqa: E731
+        opened(exchange.url, tmp_path).backfill("XBTUSD", until=UNTIL, progress=listener)
+    assert [line for line in log if line.startswith("XBTUSD: waiting: ")]
 
 
 # --- names ---------------------------------------------------------------------------------------
 
 
-def test_the_markets_are_asked_for_where_none_is_known(archive: harvester.Archive) -> None:
+def test_markets_are_requested_if_none_is_known(archive: harvester.Archive) -> None:
     assert [pair.altname for pair in archive.pairs()] == ["BTTUSD", "PEPEXBT", "XBTUSD"]
     assert [pair.altname for pair in archive.pairs("btc")] == ["PEPEXBT", "XBTUSD"]
 
 
-def test_markets_that_are_not_there_are_said(archive: harvester.Archive) -> None:
+def test_unknown_markets_are_an_error(archive: harvester.Archive) -> None:
     with pytest.raises(UnknownPair) as caught:
         archive.pairs("nothing")
     assert str(caught.value) == (

@@ -1,4 +1,4 @@
-"""The examples of docstrings and of docs/python.md are run, on made-up trades behind a mirror."""
+"""The examples of docstrings and of docs/python.md are run, on trades of an API server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
     create_sample_archive(folder / "data", 20_000, 7)
     names = {"harvester": harvester, "asyncio": asyncio, "duckdb": duckdb}
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    told: list[str] = []
+    printed: list[str] = []
     tried = 0
     for name, member in PUBLIC.items():
         archive = harvester.open("data")
@@ -62,8 +62,8 @@ def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
         )
         assert test.examples, f"{name} has no example"
         tried += len(test.examples)
-        runner.run(test, out=told.append)
-    assert (runner.summarize(verbose=False).failed, told) == (0, [])
+        runner.run(test, out=printed.append)
+    assert (runner.summarize(verbose=False).failed, printed) == (0, [])
     assert tried > 30
 
 
@@ -78,7 +78,7 @@ def test_the_page_runs_from_top_to_bottom() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_the_page_tells_of_every_method(name: str) -> None:
+def test_the_page_has_every_method(name: str) -> None:
     assert re.search(rf"`(?:harvester)?\.{name.rpartition('.')[2]}\(", PAGE)
 
 
@@ -88,7 +88,7 @@ def test_every_command_is_a_method(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_a_docstring_tells_what_is_raised_as_the_errors_are_called(name: str) -> None:
+def test_a_docstring_names_errors_that_exist(name: str) -> None:
     text = PUBLIC[name].__doc__ or ""
     raised = re.findall(r"^        +([A-Z]\w+): ", text.partition("Raises:")[2], re.MULTILINE)
     known = {*harvester.__all__, "KeyboardInterrupt"}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from api_server import PLAIN, T0, Trade, archive_of, commit, errors, get, get_as_stored, rows_of
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from engines import served
 from kraken_market import Clock, Market
 from kraken_server import Shelf, ohlc_rows
@@ -148,7 +148,7 @@ def test_a_guessed_side_is_the_direction_of_the_last_change_of_the_price(tmp_pat
 
 
 @pytest.mark.parametrize(("options", "error"), [([], "EQuery:Side"), (["--guess-sides"], None)])
-def test_the_command_guesses_sides_if_it_is_asked_to(
+def test_the_command_guesses_sides_with_the_option(
     tmp_path: Path, options: list[str], error: str | None
 ) -> None:
     archive_of(tmp_path, WITHOUT_SIDES)
@@ -235,9 +235,7 @@ def test_a_copy_of_an_archive_with_a_gap_ends_at_once_with_its_name(tmp_path: Pa
 @pytest.mark.parametrize(
     ("url", "sent"), [("https://api.kraken.com", None), ("http://127.0.0.1:1", "rows=stored")]
 )
-def test_only_an_api_server_is_asked_for_rows_as_they_are_stored(
-    url: str, sent: str | None
-) -> None:
+def test_only_an_api_server_gets_the_header_for_rows_as_stored(url: str, sent: str | None) -> None:
     client = HttpClient(load({"exchange.url": url}, environment={}).exchange)
     assert client._client.headers.get("Prefer") == sent
 
@@ -267,7 +265,7 @@ def test_a_copy_of_more_trades_of_one_time_than_a_page_has_is_exact(tmp_path: Pa
     ]
     source = archive_of(tmp_path / "source", trades)
     with serving(source) as url:
-        outcome = Crawl(url, tmp_path / "copy", {"refresh.settle_s": 0}).only("XBTUSD")
+        outcome = Backfill(url, tmp_path / "copy", {"refresh.settle_s": 0}).only("XBTUSD")
     assert (outcome.trades, outcome.gaps, outcome.error) == (6_000, [], None)
 
 
@@ -307,7 +305,7 @@ def old_candles(market: Market, first_s: int, count: int) -> list[list[Any]]:
     return found
 
 
-def test_since_goes_back_beyond_the_last_720_candles(market: Market, copied: TradeStore) -> None:
+def test_since_reaches_back_beyond_the_last_720_candles(market: Market, copied: TradeStore) -> None:
     begin_s = market.trades[0].true_ns // MINUTE * 60
     since = begin_s + 100 * 60
     body = get(app(copied), "OHLC", pair="XBTUSD", since=str(since))

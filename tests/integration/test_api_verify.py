@@ -88,7 +88,9 @@ def test_a_comparison_with_the_exchange_is_a_part_of_the_report(opened: Opened) 
     assert reported(events) == [PairReport, ExchangeReport]
 
 
-def test_an_exchange_that_refuses_is_an_error_in_the_report(opened: Opened) -> None:
+def test_an_unreachable_exchange_is_an_error_in_the_report_and_no_fault_of_the_archive(
+    opened: Opened,
+) -> None:
     settings = {"exchange.url": "http://127.0.0.1:9", "exchange.give_up_s": 1}
     [report] = harvester.open(opened.folder, settings=settings).verify(against_exchange=True)
     assert report.exchange is not None
@@ -119,7 +121,7 @@ def test_a_pair_that_is_named_twice_is_checked_once(opened: Opened) -> None:
     assert [report.pair for report in opened.archive.verify(PAIR, "xbt/usd")] == [PAIR]
 
 
-def test_at_least_one_run_is_asked_for(opened: Opened) -> None:
+def test_runs_of_count_0_is_a_usage_error(opened: Opened) -> None:
     with pytest.raises(harvester.UsageError, match="count is 0: give 1 or more"):
         opened.archive.runs(0)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from backfills import serve, tape_of
+from backfills import rows_on_disk, serve
 from kraken_market import Market, expected
 from sample_trades import xbtusd_like
 from segment_rows import batch
@@ -59,14 +59,14 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
             held.append((time.thread_time() - begun_s, repr(handle)))
 
     monkeypatch.setattr(Handle, "_run", timed)
-    # A pass over all that the test runner keeps is no work of the crawl.
+    # A pass over all that the test runner keeps is no work of the backfill.
     gc.collect()
     gc.disable()
     yield held
     gc.enable()
 
 
-def test_the_fixture_tells_a_callback_that_works_too_long(held: Held) -> None:
+def test_the_fixture_finds_a_callback_that_takes_too_long(held: Held) -> None:
     async def work() -> None:
         begun_s = time.thread_time()
         while time.thread_time() - begun_s < 2 * MOST_S:
@@ -77,7 +77,7 @@ def test_the_fixture_tells_a_callback_that_works_too_long(held: Held) -> None:
 
 
 @pytest.mark.parametrize("gzip", [True, False])
-def test_a_crawl_with_flushes_compaction_and_roll_ups_never_holds_the_loop(
+def test_a_backfill_with_flushes_compaction_and_roll_ups_never_blocks_the_loop(
     tmp_path: Path, held: Held, gzip: bool
 ) -> None:
     market = Market(trades=xbtusd_like(40_000, 5))
@@ -86,21 +86,21 @@ def test_a_crawl_with_flushes_compaction_and_roll_ups_never_holds_the_loop(
             {"exchange.url": exchange.url, "exchange.rate": 0, "archive.flush_rows": 2_000},
             environment={},
         )
-        # Certificates are read and libraries loaded before anything is crawled.
+        # Certificates are read and libraries loaded before anything is downloaded.
         client = Client(settings.exchange)
 
-        async def crawl() -> Any:
+        async def run_backfill() -> Any:
             async with client:
                 pairs = await client.pairs()
                 held.clear()
                 watch = RunOptions(lambda _event: None, CancelToken())
-                wish = BackfillRequest(pairs["XBTUSD"], Range(0, END_OF_TIME))
-                return await backfill(client, TradeStore(tmp_path), [wish], settings, watch)
+                request = BackfillRequest(pairs["XBTUSD"], Range(0, END_OF_TIME))
+                return await backfill(client, TradeStore(tmp_path), [request], settings, watch)
 
-        (outcome,) = asyncio.run(crawl())
+        (outcome,) = asyncio.run(run_backfill())
     assert outcome.error is None
     assert len(list((tmp_path / "candles").rglob("*.parquet"))) > 0
-    assert tape_of(tmp_path, "XBTUSD") == expected(market)
+    assert rows_on_disk(tmp_path, "XBTUSD") == expected(market)
     assert held.too_long() == []
 
 

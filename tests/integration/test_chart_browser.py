@@ -1,4 +1,4 @@
-"""A chart in a real browser: it is drawn, it tells what it should, and it asks nobody for anything.
+"""A chart in a real browser: it is drawn, it shows its figures, and it makes no request.
 
 Where CHART_SCREENSHOTS names a folder, images of what was looked at are kept there.
 """
@@ -94,32 +94,32 @@ def nothing_wrong(seen: browser.Seen) -> bool:
     return True
 
 
-def holed(folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD") -> harvester.Archive:
-    """The made tape, but for some ranges that were never fetched."""
+def archive_with_gaps(
+    folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD"
+) -> harvester.Archive:
+    """The made trades, except for some ranges that were never downloaded."""
     disk, pair = Disk(folder), msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)
     keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
-    tape, after = sample_trades(30_000, 7), START - 1
+    history, after = sample_trades(30_000, 7), START - 1
     with writer(disk, "XBTUSD") as pair_writer:
         pair_writer.want(Range(START - 1, END_NS - 1))
         for begins, ends in [*gaps, (END_NS, END_NS)]:
             span = Range(after, begins - 1)
             spelled = msgspec.json.encode(pair).decode()
-            pair_writer.commit(span, clip(tape, span), Footer(span, spelled, source="made"))
+            pair_writer.commit(span, clip(history, span), Footer(span, spelled, source="made"))
             after = ends - 1
     return harvester.open(folder)
 
 
-def test_all_candles_are_drawn_and_nothing_is_asked_of_anybody(
-    archive: harvester.Archive, look: Any
-) -> None:
+def test_all_candles_are_drawn_without_any_request(archive: harvester.Archive, look: Any) -> None:
     script = "return [drawn('.boxlayer path.box'), drawn('.barlayer .point path')];"
     seen = look(archive.chart("XBT/USD", "1h"), script, "hours")
     assert nothing_wrong(seen)
-    assert seen.told == [240, 480]
+    assert seen.returned == [240, 480]
 
 
 @pytest.mark.parametrize("row", ["xy", "xy2"])
-def test_a_candle_tells_its_figures_where_the_mouse_is_over_it_or_its_volume(
+def test_a_candle_shows_its_figures_if_the_mouse_is_over_it_or_its_volume(
     archive: harvester.Archive, look: Any, row: str
 ) -> None:
     since = START + 40 * HOUR
@@ -134,7 +134,7 @@ def test_a_candle_tells_its_figures_where_the_mouse_is_over_it_or_its_volume(
 
     seen = look(archive.chart("XBT/USD", "1h"), f"return await hover(40, '{row}');")
     assert nothing_wrong(seen)
-    assert seen.told == [
+    assert seen.returned == [
         [
             "2026-01-22 16:00 UTC, 1h",
             f"open   {prices[0]:,.1f} USD",
@@ -160,7 +160,7 @@ def test_a_crosshair_stands_at_the_mouse(archive: harvester.Archive, look: Any) 
     """
     seen = look(archive.chart("XBT/USD", "1h"), script)
     assert nothing_wrong(seen)
-    lines, x, y = seen.told
+    lines, x, y = seen.returned
     upright = [line for line in lines if line[0] == line[1]]
     level = [line for line in lines if line[2] == line[3]]
     assert [line[0] for line in upright] == [pytest.approx(x, abs=1)] * len(upright)
@@ -187,7 +187,7 @@ def test_the_wheel_zooms_time_and_prices_follow_until_a_double_click(
     """
     seen = look(archive.chart("XBT/USD", "1h"), script)
     assert nothing_wrong(seen)
-    first, near, back = seen.told
+    first, near, back = seen.returned
     from_ns, to_ns = (int(bound_ms * 1_000_000) for bound_ms in near[0])
     assert START < from_ns < START + 120 * HOUR < to_ns < END_NS
     rows = archive.ohlc("XBT/USD", "1h").df()
@@ -203,7 +203,7 @@ def test_the_wheel_zooms_time_and_prices_follow_until_a_double_click(
 
 
 def test_names_of_others_are_only_ever_text(tmp_path: Path, look: Any) -> None:
-    chart = holed(tmp_path / "data", [], HOSTILE).chart("XBTUSD", "1h")
+    chart = archive_with_gaps(tmp_path / "data", [], HOSTILE).chart("XBTUSD", "1h")
     script = """
     var hovered = await hover(40, 'xy');
     return [document.title, gd.querySelector('.gtitle').textContent, hovered[0][1],
@@ -211,7 +211,7 @@ def test_names_of_others_are_only_ever_text(tmp_path: Path, look: Any) -> None:
     """
     seen = look(chart, script, "hostile")
     assert nothing_wrong(seen)
-    title, heading, opened, unit, images = seen.told
+    title, heading, opened, unit, images = seen.returned
     assert title == heading == f"{HOSTILE}, 1h candles, 2026-01-21 to 2026-01-31 (UTC)"
     base, _, quote = HOSTILE.partition("/")
     assert (opened.partition(" USD")[0][:5], images) == ("open ", 0)
@@ -224,7 +224,7 @@ def test_gaps_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
         (START + 2 * DAY, START + 4 * DAY),
         (START + 7 * DAY, START + 7 * DAY + 16 * HOUR + HOUR // 2),
     ]
-    chart = holed(tmp_path / "data", gaps).chart("XBT/USD", "1h")
+    chart = archive_with_gaps(tmp_path / "data", gaps).chart("XBT/USD", "1h")
     script = """
     return [drawn('.shapelayer path'),
       Array.from(gd.querySelectorAll('.annotation-text')).map(function (one) {
@@ -232,8 +232,8 @@ def test_gaps_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
     """
     seen = look(chart, script, "gaps")
     assert nothing_wrong(seen)
-    assert seen.told[0] >= 2
-    assert seen.told[1] == [
+    assert seen.returned[0] >= 2
+    assert seen.returned[1] == [
         "not downloaded: 2026-01-23 to 2026-01-25",
         "not downloaded: 2026-01-28 to 2026-01-28 16:30",
     ]
@@ -241,7 +241,7 @@ def test_gaps_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
 
 def test_hundreds_of_gaps_and_thousands_of_candles_are_drawn(tmp_path: Path, look: Any) -> None:
     gaps = [(START + i * HOUR // 2, START + i * HOUR // 2 + HOUR // 60) for i in range(1, 400)]
-    chart = holed(tmp_path / "data", gaps).chart("XBT/USD", "1m")
+    chart = archive_with_gaps(tmp_path / "data", gaps).chart("XBT/USD", "1m")
     assert chart.notes[0].startswith("1m would be up to ")
     script = """
     return [gd.querySelectorAll('.boxlayer path.box').length,
@@ -249,8 +249,8 @@ def test_hundreds_of_gaps_and_thousands_of_candles_are_drawn(tmp_path: Path, loo
     """
     seen = look(chart, script, "many")
     assert nothing_wrong(seen)
-    candles, shades, told = seen.told
-    assert (candles > 2_000, 10 < shades < 600, len(told)) == (True, True, 1)
+    candles, shades, labels = seen.returned
+    assert (candles > 2_000, 10 < shades < 600, len(labels)) == (True, True, 1)
 
 
 def test_a_notebook_shows_it_in_a_frame_of_its_own(
@@ -270,7 +270,7 @@ def test_a_notebook_shows_it_in_a_frame_of_its_own(
     """
     seen = browser.look(page, tmp_path, script)
     assert nothing_wrong(seen)
-    assert seen.told == [[60], 560]
+    assert seen.returned == [[60], 560]
 
 
 def test_what_the_browser_does_wrong_would_be_seen(tmp_path: Path) -> None:
@@ -278,12 +278,12 @@ def test_what_the_browser_does_wrong_would_be_seen(tmp_path: Path) -> None:
     page = """<!doctype html><html><body>
     <img src="http://harvester.test/x.png"><script>console.error('odd');</script></body></html>"""
     seen = browser.look(page, tmp_path, "await pause(1000); return 1;")
-    assert seen.told == 1
+    assert seen.returned == 1
     assert "GET http://harvester.test/x.png HTTP/1.1" in seen.asked
     assert any("odd" in line for line in seen.console)
 
 
-def test_an_image_is_of_the_size_that_is_said(archive: harvester.Archive, tmp_path: Path) -> None:
+def test_an_image_has_the_documented_size(archive: harvester.Archive, tmp_path: Path) -> None:
     pytest.importorskip("kaleido", reason="the extra `png` is not installed")
     archive.chart("XBT/USD", "4h").save(tmp_path / "chart.png")
     image = (tmp_path / "chart.png").read_bytes()

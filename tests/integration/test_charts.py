@@ -105,7 +105,7 @@ def test_volume_is_shown_by_the_takers_side_and_apart_where_that_is_unknown(
     assert names == ["candles", "vwap", "takers buy", "takers sell", "hover"]
 
 
-def test_what_is_said_of_a_candle_is_exact(three: harvester.Archive) -> None:
+def test_the_figures_of_a_candle_are_exact(three: harvester.Archive) -> None:
     first = trace(three.chart("XBT/USD", "1h"), "hover").customdata[0]
     assert list(first) == [
         *("2020-09-14 01:00", "100.5", "103.0", "99.5", "99.5", "101.071"),
@@ -121,7 +121,7 @@ def test_a_candle_that_stands_alone_is_as_wide_as_its_interval(three: harvester.
     assert np.isnan(candles.high[-1])
 
 
-def test_what_is_not_fetched_is_shaded_named_and_told(tmp_path: Path) -> None:
+def test_a_gap_is_shaded_labelled_and_noted(tmp_path: Path) -> None:
     parts = [(days(0, 1), [at(5)]), (days(3, 4), [at(3 * 24 + 5)])]
     chart = held(tmp_path / "data", parts).chart("XBT/USD", "1h")
     [shade] = chart.figure.layout.shapes
@@ -139,7 +139,7 @@ def test_the_vwap_breaks_where_a_gap_is_and_nowhere_else(tmp_path: Path) -> None
     assert [bool(is_nan) for is_nan in np.isnan(vwap.y)] == [False, False, False, True, False]
 
 
-def test_what_was_asked_for_by_since_and_until_is_a_gap_where_it_is_not_held(
+def test_a_range_of_since_and_until_that_is_not_stored_is_a_gap(
     tmp_path: Path,
 ) -> None:
     archive = held(tmp_path / "data", [(days(2, 3), [at(50)])])
@@ -199,7 +199,7 @@ def test_hundreds_of_gaps_are_shaded_together_and_counted(tmp_path: Path) -> Non
 # --- coarser -------------------------------------------------------------------------------------
 
 
-def test_what_a_screen_can_not_show_comes_coarser_and_says_so(tmp_path: Path) -> None:
+def test_more_candles_than_a_screen_shows_become_coarser_with_a_note(tmp_path: Path) -> None:
     rows = [at(i / 3600) for i in range(10_000)]
     archive = held(tmp_path / "data", [(Range(0, days(0, 1).through), rows)])
     chart = archive.chart("XBT/USD", "1s")
@@ -211,7 +211,7 @@ def test_what_a_screen_can_not_show_comes_coarser_and_says_so(tmp_path: Path) ->
     assert archive.chart("XBT/USD", "5s").notes == ()
 
 
-def test_the_ladder_goes_up() -> None:
+def test_the_intervals_of_a_chart_are_in_ascending_order() -> None:
     lengths = [length_ns(interval) for interval in LADDER]
     assert lengths == sorted(set(lengths))
     assert length_ns(parse_interval("7m")) == 7 * MINUTE
@@ -259,7 +259,7 @@ def test_names_of_others_are_written_so_that_they_are_only_text() -> None:
         ("7.00000000", 0, "7"),
     ],
 )
-def test_figures_are_told_to_the_last_digit(number: str, least: int, text: str) -> None:
+def test_figures_are_shown_to_the_last_digit(number: str, least: int, text: str) -> None:
     from decimal import Decimal
 
     assert digits(Decimal(number), least) == text
@@ -332,7 +332,7 @@ def test_a_span_without_a_trade_is_an_error(three: harvester.Archive) -> None:
     )
 
 
-def test_candles_of_a_zone_say_whose_clock_they_follow(three: harvester.Archive) -> None:
+def test_candles_of_a_time_zone_have_a_note_of_the_zone(three: harvester.Archive) -> None:
     chart = three.chart("XBT/USD", "1d", since="2020-09-14T00:00Z", tz="Europe/Berlin")
     assert chart.notes == ("candles follow the clock of Europe/Berlin",)
 
@@ -373,7 +373,7 @@ def test_a_page_may_go_to_stdout(run: Any, three: harvester.Archive) -> None:
     assert done.stdout == three.chart("XBTUSD", "1h").html()
 
 
-def test_what_is_to_be_known_of_it_is_told(run: Any) -> None:
+def test_the_notes_of_a_chart_are_printed(run: Any) -> None:
     done = run("XBT/USD", "-i", "1h", "--since", "2020-09-13", "-o", "chart.html")
     assert done.stderr.splitlines()[0] == "not downloaded: 2020-09-13 to 2020-09-14"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import serve, strangers, tape_of
+from backfills import foreign_files, rows_on_disk, serve
 from command_line import HARVESTER, own_environment, run_harvester
 from kraken_faults import Faults
 from kraken_market import Clock, expected
@@ -55,7 +55,7 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
     return run
 
 
-def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) -> None:
+def test_backfill_stores_the_history_and_prints_its_counts(harvester: Any, tmp_path: Path) -> None:
     run = harvester("backfill", "btc/usd", "--until", "2024-06-01")
     assert (run.status, run.out) == (0, "")
     assert run.err == (
@@ -63,7 +63,7 @@ def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) ->
         "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
     )
     market = sample_trades.market(sample_trades.xbtusd_like(5_000, 41))
-    assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
 def test_a_backfill_with_nothing_to_do_says_that_it_is_up_to_date(harvester: Any) -> None:
@@ -117,39 +117,39 @@ class WithAnotherColumn(Exchange):
 
 
 @pytest.mark.parametrize("command", ["backfill", "refresh"])
-def test_a_column_that_is_not_known_is_told_once_and_in_the_notes(
+def test_an_unknown_column_is_reported_once_and_in_the_notes(
     harvester: Any, command: str, tmp_path: Path
 ) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 41))
     with WithAnotherColumn([market], clock=Clock(market.trades[-1].true_ns + 10**12)) as exchange:
         run = harvester(command, "XBTUSD", "--json", HARVESTER_API_URL=exchange.url)
     assert run.status == 0
-    [told] = [line for line in run.err.splitlines() if "column" in line]
-    assert told == (
+    [shown] = [line for line in run.err.splitlines() if "column" in line]
+    assert shown == (
         "XBTUSD: the exchange sends a column of trades that this version does not know, such as "
         '"new": it is not kept; all others are'
     )
-    assert json.loads(run.out)["notes"] == [told]
-    assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
+    assert json.loads(run.out)["notes"] == [shown]
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
-def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None:
+def test_a_changed_pace_is_printed_with_v_and_reported(harvester: Any) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 41))
     given = ("backfill", "XBTUSD", "--rate", "50", "--json")
-    for option, told in (("-v", True), ("-q", False)):
+    for option, shown in (("-v", True), ("-q", False)):
         with serve(market, faults=Faults(script=[None, "rate_limit"])) as exchange:
             run = harvester(*given, option, "-d", f"data{option}", HARVESTER_API_URL=exchange.url)
         line = (
             "XBTUSD: requested at 25.00 calls a second, EAPI:Rate limit exceeded "
             "(1 of 2 calls refused)"
         )
-        assert (line in run.err.splitlines()) is told
+        assert (line in run.err.splitlines()) is shown
         pace = json.loads(run.out)["pairs"][0]["pace"]
         assert pace["rate"] == pytest.approx(25, rel=0.1)
         assert (pace["set_rate"], pace["refusals"]) == (50, 1)
 
 
-def test_progress_tells_what_a_pair_is_slowed_to() -> None:
+def test_progress_shows_the_lowered_rate_of_a_pair() -> None:
 
     from harvester.download.events import Paced, Started
     from harvester.kraken.rate_limit import PaceState
@@ -163,7 +163,7 @@ def test_progress_tells_what_a_pair_is_slowed_to() -> None:
     assert run.running["XBTUSD"].slowed == ""
 
 
-def test_status_tells_what_is_held(harvester: Any) -> None:
+def test_status_reports_the_stored_trades(harvester: Any) -> None:
     harvester("backfill", "XBTUSD", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
     [held] = json.loads(harvester("status", "--json").out)
     size, a_trade = held.pop("bytes"), held.pop("bytes_per_trade")
@@ -198,19 +198,19 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
     harvester("backfill", "XBTUSD", "-q", HARVESTER_API_URL="http://127.0.0.1:9")
     harvester("verify", "--repair", "-q")
     run = harvester("status", "--runs", "--json")
-    told = [
+    shown = [
         (load["command"], load["state"], load["exit_status"], load["trades"], load["calls"])
         for load in json.loads(run.out)
     ]
-    # A repair that finds nothing to mend is no run; calls: nine pages, the clock, two for pairs.
-    assert [line[:4] for line in told] == [
+    # A repair that finds no fault is no run; calls: nine pages, the clock, two for pairs.
+    assert [line[:4] for line in shown] == [
         ("backfill", "ended", 3, 0),
         ("backfill", "ended", 0, 5000),
     ]
-    assert (run.status, told[1][4]) == (0, 12)
+    assert (run.status, shown[1][4]) == (0, 12)
 
 
-def test_status_is_told_one_way_at_a_time(harvester: Any) -> None:
+def test_two_forms_of_status_at_once_are_refused(harvester: Any) -> None:
     run = harvester("status", "--runs", "--watch")
     assert (run.status, run.out, run.err) == (
         2,
@@ -371,7 +371,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(harvester: Any, tmp_path: 
     )
 
 
-def test_an_unreachable_exchange_is_said_and_ends_with_3(harvester: Any) -> None:
+def test_an_unreachable_exchange_is_an_error_with_status_3(harvester: Any) -> None:
     run = harvester("backfill", "XBTUSD", "-q", "--api-url", "http://127.0.0.1:9")
     assert (run.status, run.out) == (3, "")
     assert run.err == (
@@ -381,7 +381,7 @@ def test_an_unreachable_exchange_is_said_and_ends_with_3(harvester: Any) -> None
     )
 
 
-def test_a_folder_that_is_a_file_is_said_and_ends_with_1(harvester: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error_with_status_1(harvester: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = harvester("backfill", "XBTUSD", "-q", "-d", str(tmp_path / "file"))
     assert run.status == 1
@@ -400,7 +400,7 @@ def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path
     report = json.loads(run.out)
     assert run.status == report["exit_status"] == 1
     assert [outcome["exit_status"] for outcome in report["pairs"]] == [0, 1]
-    assert len(tape_of(tmp_path / "data", "XBTUSD")) == 5_000
+    assert len(rows_on_disk(tmp_path / "data", "XBTUSD")) == 5_000
 
 
 def test_a_second_run_meanwhile_ends_with_5(harvester: Any, tmp_path: Path) -> None:
@@ -420,15 +420,15 @@ def test_ctrl_c_keeps_what_was_fetched_and_ends_with_130(tmp_path: Path) -> None
         _await_line(process, '"event":"pageread"')
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
-        kept = len(tape_of(tmp_path, "XBTUSD"))
+        kept = len(rows_on_disk(tmp_path, "XBTUSD"))
         again = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q")
         again.communicate(timeout=60)
     assert (process.returncode, kept > 0, again.returncode) == (130, True, 0)
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
-    assert strangers(tmp_path) == []
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
+    assert foreign_files(tmp_path) == []
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_after_a_killed_run_the_next_continues_where_it_stopped(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(20_000, 43))
     fast_flush = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "1500"}
     with serve(market, latency_s=0.01) as exchange:
@@ -439,13 +439,13 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
             _await_line(process, '"event":"committed"')
             process.kill()
             process.communicate(timeout=30)
-            kept = tape_of(tmp_path, "XBTUSD")
+            kept = rows_on_disk(tmp_path, "XBTUSD")
             assert kept == list(expected(market))[: len(kept)]
         last = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q", **fast_flush)
         last.communicate(timeout=60)
     assert last.returncode == 0
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
-    assert strangers(tmp_path) == []
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
+    assert foreign_files(tmp_path) == []
 
 
 def test_a_reader_that_has_had_enough_ends_it_cleanly(
@@ -491,7 +491,7 @@ def test_every_command_shows_an_example(command: str, harvester: Any) -> None:
     assert f"Example: harvester {command}" in " ".join(run.out.split())
 
 
-def test_a_folder_without_an_archive_is_said(harvester: Any, tmp_path: Path) -> None:
+def test_a_folder_without_an_archive_has_a_message(harvester: Any, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     run = harvester("status")
     assert (run.status, run.err) == (
@@ -504,10 +504,10 @@ def test_compact_merges_and_changes_no_row(harvester: Any, tmp_path: Path) -> No
     small = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "400"}
     harvester("backfill", "XBTUSD", "-q", "--until", "2024-01-21", **small)
     harvester("backfill", "XBTUSD", "-q", **small)
-    before = tape_of(tmp_path / "data", "XBTUSD")
+    before = rows_on_disk(tmp_path / "data", "XBTUSD")
     [merged] = json.loads(harvester("compact", "--json").out)
     assert merged["files_after"] <= 2
-    assert tape_of(tmp_path / "data", "XBTUSD") == before
+    assert rows_on_disk(tmp_path / "data", "XBTUSD") == before
 
 
 def _start(url: str, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -76,7 +76,7 @@ def test_since_until_and_anchor_do_as_they_say(harvester: Any) -> None:
     assert asked("--anchor", since) == every[apart:]
 
 
-def test_a_file_is_written_and_said(harvester: Any, tmp_path: Path) -> None:
+def test_a_written_file_is_reported(harvester: Any, tmp_path: Path) -> None:
     file = tmp_path / "bars.parquet"
     run = harvester("bars", "XBTUSD", "--trades", "1000", "-o", str(file))
     assert (run.returncode, run.stdout, run.stderr) == (0, "", f"3 bars in {file}\n")

@@ -46,7 +46,7 @@ def harvester(tmp_path: Path) -> Callable[..., Run]:
 # harvester config
 
 
-def test_config_tells_each_value_and_where_it_came_from(
+def test_config_shows_each_value_and_its_origin(
     harvester: Callable[..., Run], tmp_path: Path
 ) -> None:
     (tmp_path / "mine.toml").write_text(
@@ -82,12 +82,12 @@ def test_config_tells_each_value_and_where_it_came_from(
     assert {line[0]: line[3] for line in lines[1:]} == {key.name: key.help for key in KEYS}
 
 
-def test_config_as_json_tells_all(harvester: Callable[..., Run], tmp_path: Path) -> None:
+def test_config_as_json_has_all_settings(harvester: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[exchange]\njobs = 3\n")
-    told = json.loads(harvester("config", "--json").out)
-    assert told["file"] == str(tmp_path / "config.toml")
-    assert [setting["key"] for setting in told["settings"]] == [key.name for key in KEYS]
-    [jobs] = [setting for setting in told["settings"] if setting["key"] == "exchange.jobs"]
+    shown = json.loads(harvester("config", "--json").out)
+    assert shown["file"] == str(tmp_path / "config.toml")
+    assert [setting["key"] for setting in shown["settings"]] == [key.name for key in KEYS]
+    [jobs] = [setting for setting in shown["settings"] if setting["key"] == "exchange.jobs"]
     assert jobs == {
         "key": "exchange.jobs",
         "value": 3,
@@ -141,7 +141,7 @@ def test_a_wrong_variable_of_an_option_is_named_itself(harvester: Callable[..., 
     )
 
 
-def test_a_rollup_of_the_calendar_is_said_before_anything_is_done(
+def test_a_rollup_of_the_calendar_is_refused_before_anything_is_done(
     harvester: Callable[..., Run], tmp_path: Path
 ) -> None:
     (tmp_path / "config.toml").write_text('[candles]\nrollups = ["1mo"]\n')
@@ -177,9 +177,9 @@ def test_init_writes_a_file_that_changes_nothing(
     assert run == Run(0, "", f"{file} is written: every key with its default\n")
     assert [path.name for path in tmp_path.iterdir()] == [file]
     assert (tmp_path / file).read_text() == default_file_text()
-    told = json.loads(harvester("config", "--config", file, "--json").out)["settings"]
-    assert all(setting["value"] == setting["default"] for setting in told)
-    assert {setting["origin"] for setting in told} == {file}
+    shown = json.loads(harvester("config", "--config", file, "--json").out)["settings"]
+    assert all(setting["value"] == setting["default"] for setting in shown)
+    assert {setting["origin"] for setting in shown} == {file}
 
 
 def test_init_never_writes_over_a_file(harvester: Callable[..., Run], tmp_path: Path) -> None:
@@ -202,12 +202,12 @@ def test_init_never_writes_over_a_link_that_leads_nowhere(
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
-def test_init_where_there_is_no_folder_is_said(harvester: Callable[..., Run]) -> None:
+def test_init_in_a_missing_folder_is_an_error(harvester: Callable[..., Run]) -> None:
     run = harvester("config", "--init", "no/config.toml")
     assert run == Run(1, "", "harvester: can't write no/config.toml: No such file or directory\n")
 
 
-def test_one_that_comes_meanwhile_is_not_written_over(
+def test_a_file_that_appears_meanwhile_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "config.toml"
@@ -369,13 +369,13 @@ WRONG: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG)
-def test_what_makes_no_sense_is_said(
+def test_arguments_that_make_no_sense_are_refused(
     arguments: list[str], said: str, harvester: Callable[..., Run]
 ) -> None:
     assert harvester("schedule", *arguments) == Run(2, "", f"harvester: {said}\n")
 
 
-def test_a_folder_that_can_not_be_made_is_said(
+def test_a_folder_that_can_not_be_made_is_an_error(
     harvester: Callable[..., Run], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()

@@ -74,7 +74,7 @@ def test_every_command_stands_in_one_section() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_command_goes_by_the_name_in_the_list(name: str) -> None:
+def test_a_command_has_the_name_in_the_list(name: str) -> None:
     assert load_command(name).name == name
 
 
@@ -117,7 +117,7 @@ def test_every_option_says_what_it_does() -> None:
     assert [f"{name} {option.name}" for name, option in all_options() if not option.help] == []
 
 
-def test_every_default_is_told() -> None:
+def test_every_default_is_in_the_help_text() -> None:
     silent = [
         f"{name} --{option.name}"
         for name, option in all_options()
@@ -129,24 +129,24 @@ def test_every_default_is_told() -> None:
     assert silent == []
 
 
-def test_the_variables_of_options_are_told_where_they_stand() -> None:
+def test_the_help_text_of_an_option_names_its_variable() -> None:
     @click.command()
     @options.common_options
     def any_command(_common: options.CommonOptions) -> None:
         pass
 
-    told = {
+    documented = {
         variable: param.opts[0]
         for param in any_command.params
         if isinstance(param, click.Option)
         for variable in re.findall(r"HARVESTER_\w+", param.help or "")
     }
-    assert told == {
+    assert documented == {
         "HARVESTER_DATA": "--data",
         "HARVESTER_CONFIG": "--config",
         "HARVESTER_API_URL": "--api-url",
     }
-    assert set(SHORT_VARIABLES) < set(told)
+    assert set(SHORT_VARIABLES) < set(documented)
 
 
 def test_options_of_settings_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_options_of_settings_override_the_environment(monkeypatch: pytest.Monkey
     assert values == [("from-option", 0.25, True, 0), ("from-environment", 0.5, False, 2)]
 
 
-def test_every_exit_status_is_told() -> None:
+def test_every_exit_status_is_documented() -> None:
     found = {0}
     pending: list[type[errors.HarvesterError]] = [errors.HarvesterError]
     while pending:

@@ -170,7 +170,7 @@ SEVERAL = "several pairs or intervals are written"
         ),
     ],
 )
-def test_where_several_cannot_go_is_told(
+def test_an_output_that_can_not_have_several_tables_is_refused(
     archive: TradeStore, more: list[str], message: str
 ) -> None:
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", "-i", "1h", *more) == (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import serve, tape_of
+from backfills import rows_on_disk, serve
 from command_line import HARVESTER, own_environment, run_harvester, run_program
 from kraken_faults import Faults
 from kraken_market import expected, named
@@ -65,7 +65,7 @@ def test_all_is_every_pair_that_is_listed(harvester: Any, tmp_path: Path) -> Non
     )  # fmt: skip
     for n, (name, size) in enumerate(zip(NAMES, SIZES, strict=True)):
         want = list(expected(named(n, sample_trades.xbtusd_like(size, n))))
-        assert tape_of(tmp_path / "data", name) == want
+        assert rows_on_disk(tmp_path / "data", name) == want
 
 
 def test_all_of_one_quote(harvester: Any, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_file_that_is_no_text_is_one_clear_line(harvester: Any, tmp_path: Path
     assert (run.returncode, run.stderr) == (2, message)
 
 
-def test_one_of_many_that_fails_is_told_at_the_end(harvester: Any, tmp_path: Path) -> None:
+def test_a_failed_pair_of_many_is_reported_at_the_end(harvester: Any, tmp_path: Path) -> None:
     several = [named(n, sample_trades.xbtusd_like(20, n)) for n in range(4)]
     several.append(sample_trades.thirteen_decimals(5, 41))
     faults = Faults(script={"ETHUSD": ["denied"]})
@@ -174,7 +174,7 @@ def test_one_of_many_that_fails_is_told_at_the_end(harvester: Any, tmp_path: Pat
     assert wide.startswith("PEPEXBT: trade [")
     for n in (0, 2, 3):
         want = list(expected(several[n]))
-        assert tape_of(tmp_path / "data", several[n].altname) == want
+        assert rows_on_disk(tmp_path / "data", several[n].altname) == want
 
 
 def test_of_many_failures_some_are_listed(harvester: Any) -> None:
@@ -204,7 +204,7 @@ def test_hundreds_of_pairs_find_files_enough(harvester: Any) -> None:
     assert "done     60     300" in run.stderr
 
 
-def test_a_dry_run_tells_each_pair_and_all(harvester: Any, tmp_path: Path) -> None:
+def test_a_dry_run_shows_each_pair_and_the_total(harvester: Any, tmp_path: Path) -> None:
     options = ("--rate", "0.01", "--jobs", "5", "--dry-run")
     run = harvester("backfill", "--all", *options, *SHORT)
     assert (run.returncode, run.stderr) == (0, "")
@@ -220,7 +220,7 @@ def test_a_dry_run_tells_each_pair_and_all(harvester: Any, tmp_path: Path) -> No
     assert not (tmp_path / "data" / "trades").exists()
 
 
-def test_a_dry_run_tells_what_more_side_by_side_would_do(harvester: Any) -> None:
+def test_a_dry_run_shows_the_shortest_time_with_more_jobs(harvester: Any) -> None:
     options = ("--rate", "100", "--jobs", "1", "--dry-run", "--json")
     run = harvester("backfill", "--all", *options, *SHORT)
     plans = json.loads(run.stdout)
@@ -267,7 +267,9 @@ def test_a_dry_run_counts_what_it_knows(harvester: Any) -> None:
     )
 
 
-def test_a_dry_run_of_what_is_held_asks_for_nothing(harvester: Any, exchange: Exchange) -> None:
+def test_a_dry_run_of_stored_ranges_requests_only_the_clock(
+    harvester: Any, exchange: Exchange
+) -> None:
     harvester("backfill", "ETHUSD", "-q", *SHORT)
     calls = len(exchange.calls)
     run = harvester("backfill", "ETHUSD", "--dry-run", *SHORT)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from command_line import own_environment, run_harvester, run_program
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -22,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an archive of one pair in `data`."""
     folder = tmp_path_factory.mktemp("made")
     with serve(sample_trades.market(sample_trades.xbtusd_like(2_000, 41))) as exchange:
-        Crawl(exchange.url, folder / "data").only("XBTUSD")
+        Backfill(exchange.url, folder / "data").only("XBTUSD")
     return folder
 
 
@@ -61,7 +61,9 @@ def test_a_folder_that_is_not_there_is_named(run: Run, made: Path, command: str)
     assert sorted(path.name for path in made.iterdir()) == ["data"]
 
 
-def test_the_variable_and_the_file_that_name_it_are_told_too(run: Run, tmp_path: Path) -> None:
+def test_an_error_names_the_variable_or_file_that_names_the_folder(
+    run: Run, tmp_path: Path
+) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[archive]\npath = "dta"\n')
     for named, done in (
@@ -78,7 +80,7 @@ def test_a_file_is_no_folder(run: Run, tmp_path: Path) -> None:
     assert (done.returncode, "and that is no folder" in done.stderr) == (2, True)
 
 
-def test_an_option_before_the_command_is_told_where_it_goes(run: Run) -> None:
+def test_an_option_before_the_command_is_an_error_that_shows_the_right_order(run: Run) -> None:
     done = run("--data", "a b", "status", "XBTUSD", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     right = "harvester status XBTUSD --json --data 'a b'"

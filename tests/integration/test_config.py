@@ -337,7 +337,7 @@ def test_a_misspelt_variable_is_not_overlooked(name: str, hint: str) -> None:
         "HARVESTER_HOME",
         "HARVESTERS_DATA",
         "MY_HARVESTER_DATA",
-        # As Kubernetes tells of services that are called harvester and harvester-archive.
+        # As Kubernetes sets for services that are called harvester and harvester-archive.
         "HARVESTER_SERVICE_HOST",
         "HARVESTER_SERVICE_PORT_HTTP",
         "HARVESTER_PORT",
@@ -357,12 +357,12 @@ def test_a_variable_of_another_program_is_left_to_it(name: str) -> None:
         ("HARVESTER_API_URL", "HARVESTER_EXCHANGE_URL", "exchange.url"),
     ],
 )
-def test_the_short_variable_goes_before_the_long_one(short: str, long: str, key: str) -> None:
+def test_the_short_variable_overrides_the_long_variable(short: str, long: str, key: str) -> None:
     settings = load(environment={short: "http://one", long: "http://two"})
     assert (flat(settings)[key], settings.origins[key]) == ("http://one", short)
 
 
-def test_a_missing_file_that_was_asked_for_is_named() -> None:
+def test_a_missing_configuration_file_is_an_error_that_names_it() -> None:
     assert refusal(file="not here.toml") == (
         "there is no configuration file 'not here.toml': "
         "`harvester config --init 'not here.toml'` writes one"
@@ -432,5 +432,5 @@ def test_config_toml_changes_nothing() -> None:
     assert flat(load(file=str(REPOSITORY / "config.toml"), environment={})) == DEFAULTS
 
 
-def test_every_key_tells_its_unit_or_kind_and_why() -> None:
+def test_every_key_has_a_help_text() -> None:
     assert [key.name for key in KEYS if len(key.help) < 20] == []

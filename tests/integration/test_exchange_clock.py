@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import sample_trades
-from backfills import ALL, Crawl, tape_of
+from backfills import ALL, Backfill, rows_on_disk
 from clock_shift import (
     DAY_NS,
     DAY_S,
@@ -46,10 +46,10 @@ NEVER: dict[str, Lie] = {
 }
 
 
-def crawl(
+def backfill_at(
     exchange: Exchange, folder: Path, now_ns: int = NOW_NS, span: Range = ALL
 ) -> BackfillResult:
-    return Crawl(exchange.url, folder, now_ns=lambda: now_ns).only("XBTUSD", span)
+    return Backfill(exchange.url, folder, now_ns=lambda: now_ns).only("XBTUSD", span)
 
 
 def test_the_made_trades_are_what_these_tests_are_about() -> None:
@@ -65,7 +65,7 @@ def test_an_impossible_clock_ends_a_run_before_anything_is_covered(
     lie = (AHEAD | NEVER)[name]
     with Lying(MARKET, lie) as exchange:
         with pytest.raises(UnreadableAnswer) as caught:
-            crawl(exchange, tmp_path)
+            backfill_at(exchange, tmp_path)
         said_s = lie(NOW_NS // SECOND_NS)
         is_moment = 0 <= said_s < 2**33
         spoken = show(said_s * SECOND_NS) if is_moment else f"{said_s} s"
@@ -75,16 +75,16 @@ def test_an_impossible_clock_ends_a_run_before_anything_is_covered(
         assert caught.value.exit_status == 3
         assert TradeStore(tmp_path).coverage("XBTUSD") == []
         exchange.times = 0
-        assert crawl(exchange, tmp_path).exit_status == 0
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
+        assert backfill_at(exchange, tmp_path).exit_status == 0
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
 
 
 @pytest.mark.parametrize("name", [*AHEAD, *NEVER, *BEHIND])
 def test_one_wrong_time_among_right_ones_costs_calls_alone(name: str, tmp_path: Path) -> None:
     with Lying(MARKET, (AHEAD | NEVER | BEHIND)[name], times=1) as exchange:
-        outcome = crawl(exchange, tmp_path)
+        outcome = backfill_at(exchange, tmp_path)
     assert (outcome.exit_status, outcome.error) == (0, None)
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
 
 
 @pytest.mark.parametrize("name", BEHIND)
@@ -96,35 +96,35 @@ def test_a_clock_that_the_newest_trade_contradicts_is_no_success(
         if is_held:
             exchange.times = 0
             exchange.right.now_ns = NOW_NS - 3_600 * SECOND_NS
-            assert crawl(exchange, tmp_path).exit_status == 0
+            assert backfill_at(exchange, tmp_path).exit_status == 0
             exchange.right.now_ns, exchange.times = NOW_NS, 10**6
-        outcome = crawl(exchange, tmp_path)
+        outcome = backfill_at(exchange, tmp_path)
         said_ns = BEHIND[name](NOW_NS // SECOND_NS) * SECOND_NS
         assert outcome.exit_status == 3
         assert f"clock says {show(said_ns)}" in str(outcome.error)
         last_ns = TradeStore(tmp_path).coverage("XBTUSD")
         assert is_held or all(last_n.through <= said_ns for last_n in last_ns)
         exchange.times = 0
-        assert crawl(exchange, tmp_path).exit_status == 0
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
+        assert backfill_at(exchange, tmp_path).exit_status == 0
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
 
 
 def test_both_clocks_and_the_newest_trade_are_named(tmp_path: Path) -> None:
     with Lying(MARKET, BEHIND["two days back"]) as exchange:
-        outcome = crawl(exchange, tmp_path)
+        outcome = backfill_at(exchange, tmp_path)
     newest_ns = expected(MARKET)[-1][1]
     assert str(outcome.error) == (
         f"XBTUSD: its newest trade is of {show(newest_ns)}, but the exchange's clock says "
         f"{show(NOW_NS - 2 * DAY_NS)}, this machine's {show(NOW_NS)}: by that clock nothing later "
         "can be downloaded; what was downloaded is kept"
     )
-    assert tape_of(tmp_path, "XBTUSD") == all_settled(SETTLED_NS - 2 * DAY_NS)
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled(SETTLED_NS - 2 * DAY_NS)
 
 
-def test_what_is_asked_for_from_behind_a_slow_clock_is_no_success(tmp_path: Path) -> None:
+def test_a_request_that_begins_after_a_slow_clock_is_no_success(tmp_path: Path) -> None:
     since_ns = NOW_NS + 5 * DAY_NS
     with Exchange([MARKET], clock=Clock(NOW_NS)) as exchange:
-        outcome = crawl(exchange, tmp_path, NOW_NS + 9 * DAY_NS, Range(since_ns, ALL.through))
+        outcome = backfill_at(exchange, tmp_path, NOW_NS + 9 * DAY_NS, Range(since_ns, ALL.through))
     assert outcome.exit_status == 3
     assert str(outcome.error).startswith(
         f"XBTUSD: it is requested from {show(since_ns)}, but the exchange's clock says "
@@ -137,21 +137,21 @@ def test_a_clock_far_behind_what_is_covered_is_no_success(tmp_path: Path) -> Non
     old = sample_trades.market(TRADES[:3_000])
     old_ns = TRADES[2_999].true_ns // SECOND_NS * SECOND_NS + 60 * SECOND_NS
     with Exchange([MARKET], clock=Clock(NOW_NS)) as exchange:
-        crawl(exchange, tmp_path)
+        backfill_at(exchange, tmp_path)
     with Exchange([old], clock=Clock(old_ns)) as exchange:
-        outcome = crawl(exchange, tmp_path)
+        outcome = backfill_at(exchange, tmp_path)
     assert outcome.exit_status == 3
     assert str(outcome.error).startswith(f"XBTUSD: it is covered through {show(SETTLED_NS)}, but ")
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
 
 
-def test_a_slow_clock_does_no_harm_to_what_ends_before_it(tmp_path: Path) -> None:
+def test_a_slow_clock_does_not_affect_a_range_that_ends_before_it(tmp_path: Path) -> None:
     """Nothing that was asked for depends on it."""
     until = Range(0, NOW_NS - 3 * DAY_NS)
     with Lying(MARKET, BEHIND["two days back"]) as exchange:
-        outcome = crawl(exchange, tmp_path, span=until)
+        outcome = backfill_at(exchange, tmp_path, span=until)
     assert (outcome.exit_status, outcome.error) == (0, None)
-    assert tape_of(tmp_path, "XBTUSD") == all_settled(until.through)
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled(until.through)
 
 
 @pytest.mark.parametrize("years", [0, 1, 9])
@@ -160,21 +160,21 @@ def test_a_clock_that_stands_where_all_trades_end_is_fine(years: int, tmp_path: 
     now_ns = NOW_NS + years * 365 * DAY_NS
     with Exchange([MARKET], clock=Clock(NOW_NS)) as exchange:
         for _ in range(2):
-            outcome = crawl(exchange, tmp_path, now_ns)
+            outcome = backfill_at(exchange, tmp_path, now_ns)
             assert (outcome.exit_status, outcome.error) == (0, None)
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
     assert TradeStore(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
 
 
 @pytest.mark.parametrize("ahead_s", [0, 3_600, 80_000])
-def test_a_run_that_finds_nothing_new_by_clocks_that_agree_asks_for_no_page(
+def test_a_run_without_anything_new_by_equal_clocks_requests_no_page(
     ahead_s: int, tmp_path: Path
 ) -> None:
     now_ns = NOW_NS + ahead_s * SECOND_NS
     with Exchange([MARKET], clock=Clock(NOW_NS)) as exchange:
-        crawl(exchange, tmp_path, now_ns)
+        backfill_at(exchange, tmp_path, now_ns)
         pages = exchange.pages("XBTUSD")
-        assert crawl(exchange, tmp_path, now_ns).exit_status == 0
+        assert backfill_at(exchange, tmp_path, now_ns).exit_status == 0
         assert exchange.pages("XBTUSD") == pages
         assert sum(call.path.endswith("Time") for call in exchange.calls) == 2
 
@@ -184,7 +184,7 @@ def test_a_machine_whose_clock_has_lost_its_battery_claims_nothing(tmp_path: Pat
         Exchange([MARKET], clock=Clock(NOW_NS)) as exchange,
         pytest.raises(UnreadableAnswer, match="this machine's 1970-01-01T00:01:00Z"),
     ):
-        crawl(exchange, tmp_path, now_ns=60 * SECOND_NS)
+        backfill_at(exchange, tmp_path, now_ns=60 * SECOND_NS)
     assert TradeStore(tmp_path).coverage("XBTUSD") == []
 
 
@@ -192,7 +192,7 @@ def test_coverage_ends_by_the_earlier_of_two_clocks(tmp_path: Path) -> None:
     """Hours ahead it would cover trades that are still to come, and no later run fetch them."""
     with Lying(MARKET, lambda now_s: now_s + DAY_S // 2) as exchange:
         exchange.right.now_ns = NOW_NS - DAY_NS
-        run = Crawl(exchange.url, tmp_path, now_ns=lambda: exchange.right.now_ns)
+        run = Backfill(exchange.url, tmp_path, now_ns=lambda: exchange.right.now_ns)
         assert run.only("XBTUSD").exit_status == 0
         assert TradeStore(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS - DAY_NS)]
         assert run.notes == [
@@ -201,4 +201,4 @@ def test_coverage_ends_by_the_earlier_of_two_clocks(tmp_path: Path) -> None:
         ]
         exchange.right.now_ns, exchange.times = NOW_NS, 0
         assert run.only("XBTUSD").exit_status == 0
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()

@@ -1,4 +1,4 @@
-"""What `--explain` tells is what DuckDB does, and its SQL is the answer."""
+"""What `--explain` prints is what DuckDB does, and its SQL gives the answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUSY = expected(sample_trades.market(sample_trades.zero_ids(3_000)))
 FIRST, LAST = BUSY[0][1], BUSY[-1][1]
 CUT = Range(FIRST + (LAST - FIRST) // 5 + 17, LAST - (LAST - FIRST) // 7 - 13)
 GROUP = 100
-TICKS = len([row for row in BUSY if row[1] > BUSY[1499][1]])
+TRADES_READ = len([row for row in BUSY if row[1] > BUSY[1499][1]])
 """Those of the second segment."""
 
 
@@ -49,7 +49,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
 
 
 def profiled(sql: str, path: Path) -> list[dict[str, Any]]:
-    """The tables that a query scans, as DuckDB tells it."""
+    """The tables that a query scans, by DuckDB's profile."""
     with duckdb.connect() as connection:
         connection.execute("PRAGMA enable_profiling = 'json'")
         connection.execute(f"PRAGMA profiling_output = '{path}'")
@@ -75,22 +75,22 @@ def test_plain_duckdb_runs_the_sql_and_gives_the_candles(
 
 
 @pytest.mark.parametrize("span", [EVERYTHING, CUT], ids=["all", "cut"])
-def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
+def test_the_rows_of_explain_are_those_of_the_row_groups_that_duckdb_scans(
     archive: TradeStore, tmp_path: Path, span: Range
 ) -> None:
-    told = explain(QuerySession(archive), ask("1s", span))
-    [scan] = profiled(told.sql, tmp_path / "profile.json")
-    groups = [-(-read.rows // GROUP) for read in told.reads]
+    explained = explain(QuerySession(archive), ask("1s", span))
+    [scan] = profiled(explained.sql, tmp_path / "profile.json")
+    groups = [-(-read.rows // GROUP) for read in explained.reads]
     assert scan["row_groups_scanned"] == sum(groups)
     assert (sum(groups) == 31) == (span == EVERYTHING)
 
 
-def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
+def test_files_levels_and_ranges_are_listed_in_order(archive: TradeStore) -> None:
     first, second = archive.segments(PAIR)
-    told = explain(QuerySession(archive), ask("1m", Range(CUT.after, LAST)))
+    explained = explain(QuerySession(archive), ask("1m", Range(CUT.after, LAST)))
     minute = 60 * 10**9
     opens = -(-(CUT.after + 1) // minute) * minute - 1
-    assert [(read.level, read.file, read.range) for read in told.reads] == [
+    assert [(read.level, read.file, read.range) for read in explained.reads] == [
         ("trades", first.path, Range(CUT.after, opens)),
         (
             "1m",
@@ -99,19 +99,19 @@ def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
         ),
         ("trades", second.path, second.range),
     ]
-    edge, _, rest = told.reads
-    assert rest.rows == TICKS
-    assert [(total.level, total.files) for total in told.totals] == [("trades", 2), ("1m", 1)]
-    assert told.totals[0].rows == edge.rows + TICKS
-    assert (told.close_read, told.passes, told.parts) == (None, 1, 1)
+    edge, _, rest = explained.reads
+    assert rest.rows == TRADES_READ
+    assert [(total.level, total.files) for total in explained.totals] == [("trades", 2), ("1m", 1)]
+    assert explained.totals[0].rows == edge.rows + TRADES_READ
+    assert (explained.close_read, explained.passes, explained.parts) == (None, 1, 1)
     assert LEVELS == ("1m", "1h")
 
 
-def test_the_close_that_is_carried_in_is_told(archive: TradeStore) -> None:
-    told = explain(QuerySession(archive), ask("1m", CUT, fill="previous"))
+def test_the_read_of_the_close_before_the_range_is_listed(archive: TradeStore) -> None:
+    explained = explain(QuerySession(archive), ask("1m", CUT, fill="previous"))
     last_before = max(row[1] for row in BUSY if row[1] <= CUT.after)
-    assert told.close_read is not None
-    assert (told.close_read.file, told.close_read.range, told.close_read.rows) == (
+    assert explained.close_read is not None
+    assert (explained.close_read.file, explained.close_read.range, explained.close_read.rows) == (
         archive.segments(PAIR)[0].path,
         Range(last_before - 1, last_before),
         GROUP,
@@ -135,20 +135,21 @@ def test_the_parts_are_those_of_the_stream(
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
+def test_the_command_prints_a_table(archive: TradeStore) -> None:
     first, second = archive.segments(PAIR)
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1h", "--explain")
-    told = explain(QuerySession(archive), ask("1h"))
-    rows = told.reads[0].rows
+    explained = explain(QuerySession(archive), ask("1h"))
+    rows = explained.reads[0].rows
     title, totals, table, sql = out.split("\n\n")
     assert (status, err) == (0, "")
     assert title == (
-        f"1h candles of XBTUSD, the beginning to the end: {rows + TICKS:,} rows read, in 1 part"
+        f"1h candles of XBTUSD, the beginning to the end: {rows + TRADES_READ:,} rows read, "
+        "in 1 part"
     )
     assert totals.splitlines() == [
         "level   files  rows read",
         f"1h          1  {rows:>9}",
-        f"trades      1      {TICKS:,}",
+        f"trades      1      {TRADES_READ:,}",
     ]
     assert [line.split()[:2] for line in table.splitlines()] == [
         ["level", "file"],
@@ -159,16 +160,16 @@ def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
         "the",
         "beginning",
         "to",
-        *str(told.reads[0].range).split()[3:],
+        *str(explained.reads[0].range).split()[3:],
         str(rows),
     ]
-    assert sql == f"{told.sql};\n"
+    assert sql == f"{explained.sql};\n"
 
 
-def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
+def test_the_command_prints_json(archive: TradeStore) -> None:
     asked = ["ohlc", "XBTUSD", "-i", "1h", "--fill", "previous", "--explain", "-f", "json"]
     status, out, err = run(archive, *asked)
-    told = explain(QuerySession(archive), ask("1h", fill="previous"))
+    explained = explain(QuerySession(archive), ask("1h", fill="previous"))
     assert (status, err) == (0, "")
     assert json.loads(out) == {
         "pair": "XBTUSD",
@@ -176,16 +177,16 @@ def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
         "range": list(EVERYTHING),
         "reads": [
             {"level": read.level, "file": read.file, "range": list(read.range), "rows": read.rows}
-            for read in told.reads
+            for read in explained.reads
         ],
         "close_read": None,
         "totals": [
-            {"level": "1h", "files": 1, "rows": told.reads[0].rows},
-            {"level": "trades", "files": 1, "rows": TICKS},
+            {"level": "1h", "files": 1, "rows": explained.reads[0].rows},
+            {"level": "trades", "files": 1, "rows": TRADES_READ},
         ],
         "passes": 1,
         "parts": 1,
-        "sql": told.sql,
+        "sql": explained.sql,
     }
 
 

@@ -160,14 +160,16 @@ def test_without_a_range_everything_is_shown(archive: harvester.Archive) -> None
 
 def test_a_candle_that_touches_a_gap_is_incomplete(tmp_path: Path) -> None:
     gap = Range(START_NS + HOUR + HOUR // 2, START_NS + 3 * HOUR - 1)
-    with sample_archive(tmp_path, (gap,)) as holed:
-        found = answer(holed, "candles", pair="XBTUSD", interval="1h", until=show(START_NS + DAY))
+    with sample_archive(tmp_path, (gap,)) as with_gap:
+        found = answer(
+            with_gap, "candles", pair="XBTUSD", interval="1h", until=show(START_NS + DAY)
+        )
     assert [found["time"].split(" ")[index] for index in found["incomplete"]] == [
         str((START_NS + HOUR) // 1_000_000)
     ]
 
 
-def test_a_gap_is_told_from_time_that_was_never_requested(archive: harvester.Archive) -> None:
+def test_a_gap_differs_from_time_that_was_never_requested(archive: harvester.Archive) -> None:
     since, until = show(START_NS - DAY), show(END_NS + DAY)
     found = answer(archive, "candles", pair="XBTUSD", interval="1h", since=since, until=until)
     day_ms = DAY // 1_000_000
@@ -204,7 +206,7 @@ def test_gaps_are_shown_before_wider_time_without_trades() -> None:
         ["auto", "1ms", "999ms", "1s", "7m", "5h", "13d", "1w", "1mo", "1q", "1y", "100y"]
     ),
 )
-def test_an_answer_is_small_whatever_is_asked(
+def test_an_answer_to_any_query_is_small(
     archive: harvester.Archive, since: int, width: int, interval: str
 ) -> None:
     until = min(since + width, 2**63 - 2)
@@ -232,7 +234,7 @@ def test_candles_with_many_digits_fit_too(tmp_path: Path) -> None:
     assert response.json()["interval"] == "5s"
 
 
-def test_the_ladder_is_the_documented_one() -> None:
+def test_the_intervals_are_the_documented_intervals() -> None:
     names = " ".join(interval.text for interval in LADDER)
     assert names == "1s 5s 15s 1m 5m 15m 1h 4h 1d 1w"
 

@@ -446,7 +446,7 @@ def test_no_text_of_an_axis_is_half_covered_by_the_crosshairs(
     archive: harvester.Archive, look: Opened
 ) -> None:
     page = look(archive, "pair=ETHUSD")
-    ticks = page.locator("#plot .xtick text, #plot .ytick text, #plot .y2tick text")
+    labels = page.locator("#plot .xtick text, #plot .ytick text, #plot .y2tick text")
     covered = """
     (ticks) => ticks.filter((tick) => tick.style.visibility !== "hidden").filter((tick) =>
       [...document.querySelectorAll("#cross span")].some((label) => {
@@ -456,16 +456,16 @@ def test_no_text_of_an_axis_is_half_covered_by_the_crosshairs(
       })).length
     """
     hidden = "(ticks) => ticks.filter((tick) => tick.style.visibility === 'hidden').length"
-    tick = page.locator("#plot .ytick text").nth(1).bounding_box()
-    assert tick is not None
+    label_box = page.locator("#plot .ytick text").nth(1).bounding_box()
+    assert label_box is not None
     chart = page.get_by_test_id("chart").bounding_box()
     assert chart is not None
     for below in (-8, 0, 8):
-        page.mouse.move(chart["x"] + 200, tick["y"] + tick["height"] / 2 + below)
-        assert ticks.evaluate_all(covered) == 0
-        assert ticks.evaluate_all(hidden) > 0
+        page.mouse.move(chart["x"] + 200, label_box["y"] + label_box["height"] / 2 + below)
+        assert labels.evaluate_all(covered) == 0
+        assert labels.evaluate_all(hidden) > 0
     page.mouse.move(0, 0)
-    assert ticks.evaluate_all(hidden) == 0
+    assert labels.evaluate_all(hidden) == 0
 
 
 def test_the_vwap_is_drawn_where_candles_are_wide_enough(
@@ -661,7 +661,7 @@ def test_a_line_says_what_is_missing_in_the_view(archive: harvester.Archive, loo
     page.wait_for_url(re.compile("until=2027-"))
 
 
-def test_what_was_asked_for_is_visible_on_a_small_screen(
+def test_search_results_are_visible_on_a_small_screen(
     archive: harvester.Archive, look: Opened
 ) -> None:
     page = look(archive, "pair=ETHUSD", size=(1366, 650))
@@ -842,7 +842,7 @@ def test_the_first_trades_of_an_archive_appear_by_themselves(
         page.close()
 
 
-def test_a_pair_of_an_empty_archive_is_asked_for_once(tmp_path: Path, chromium: Browser) -> None:
+def test_a_pair_of_an_empty_archive_is_requested_once(tmp_path: Path, chromium: Browser) -> None:
     with harvester.open(tmp_path) as empty, empty.explore() as explorer:
         page = chromium.new_page()
         asked: list[str] = []
@@ -1000,7 +1000,7 @@ def test_a_time_of_a_trade_is_shown_in_the_chart(archive: harvester.Archive, loo
     expect(page.locator("#candle-title")).to_have_text(f"{first[:16]} UTC, 1m")
 
 
-def test_other_trades_can_be_asked_for_before_the_first_have_come(
+def test_other_trades_can_be_requested_before_the_first_answer(
     archive: harvester.Archive, look: Opened
 ) -> None:
     page = look(archive, "pair=XBTUSD&tab=sql")

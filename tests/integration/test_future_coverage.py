@@ -13,7 +13,7 @@ from typing import Any
 import csv_files
 import pytest
 import sample_trades
-from backfills import Crawl, strangers, tape_of
+from backfills import Backfill, foreign_files, rows_on_disk
 from clock_shift import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
 from csv_imports import imported
 from kraken_market import SECOND_NS, Clock, Market, expected
@@ -50,7 +50,7 @@ def written_ahead(exchange: Lying, folder: Path, future_ns: int, *, since: int =
     """Download with both clocks wrong, as it was possible while only one was believed."""
     exchange.right.now_ns = THEN_NS
     exchange.lie, exchange.times = (lambda _now_s: future_ns // SECOND_NS), 10**6
-    run = Crawl(exchange.url, folder, {"candles.rollups": "1m"}, now_ns=lambda: future_ns)
+    run = Backfill(exchange.url, folder, {"candles.rollups": "1m"}, now_ns=lambda: future_ns)
     assert run.only("XBTUSD", Range(since, END_OF_TIME)).exit_status == 0
     exchange.right.now_ns, exchange.times = NOW_NS, 0
 
@@ -86,7 +86,7 @@ def one_file(exchange: Lying, folder: Path, future_ns: int) -> None:
 def an_empty_file(exchange: Lying, folder: Path, future_ns: int) -> None:
     """All that was traded is in an honest segment; an empty one follows it into the future."""
     exchange.right.now_ns, exchange.times = THEN_NS, 0
-    run = Crawl(exchange.url, folder, {"refresh.settle_s": 0}, now_ns=lambda: THEN_NS)
+    run = Backfill(exchange.url, folder, {"refresh.settle_s": 0}, now_ns=lambda: THEN_NS)
     assert run.only("XBTUSD").exit_status == 0
     written_ahead(exchange, folder, future_ns)
     assert len(TradeStore(folder).segments("XBTUSD")) == 2
@@ -96,7 +96,7 @@ def a_file_from_the_middle(exchange: Lying, folder: Path, future_ns: int) -> Non
     """The segment in question begins behind another."""
     middle_ns = TRADES[2_000].true_ns
     exchange.right.now_ns, exchange.times = THEN_NS, 0
-    run = Crawl(exchange.url, folder, now_ns=lambda: THEN_NS)
+    run = Backfill(exchange.url, folder, now_ns=lambda: THEN_NS)
     assert run.only("XBTUSD", Range(0, middle_ns)).exit_status == 0
     written_ahead(exchange, folder, future_ns)
     assert len(TradeStore(folder).segments("XBTUSD")) == 2
@@ -108,7 +108,7 @@ Shape = Callable[[Lying, Path, int], None]
 
 @pytest.mark.parametrize("future", FUTURES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_a_fault_to_all_who_ask_until_a_repair_cuts_it(
+def test_coverage_in_the_future_is_a_fault_of_every_command_until_a_repair_cuts_it(
     shape: Shape, future: str, tmp_path: Path
 ) -> None:
     with Lying(MARKET, lambda now_s: now_s) as exchange:
@@ -116,7 +116,7 @@ def test_it_is_a_fault_to_all_who_ask_until_a_repair_cuts_it(
         archive = TradeStore(tmp_path)
         [covered] = archive.coverage("XBTUSD")
         assert covered.through > NOW_NS + DAY_NS
-        before = tape_of(tmp_path, "XBTUSD")
+        before = rows_on_disk(tmp_path, "XBTUSD")
         said = f"its range ends in the future, at {show(covered.through)}, while this machine's"
 
         report = verify(archive, "XBTUSD", now_ns=NOW_NS)
@@ -124,19 +124,19 @@ def test_it_is_a_fault_to_all_who_ask_until_a_repair_cuts_it(
         assert [said in fault.text for fault in report.faults] == [True]
         [found] = status(archive, None, NOW_NS)
         assert (found.exit_status, [said in text for text in found.damaged]) == (4, [True])
-        run = Crawl(exchange.url, tmp_path, now_ns=lambda: NOW_NS)
+        run = Backfill(exchange.url, tmp_path, now_ns=lambda: NOW_NS)
         outcome = run.only("XBTUSD")
         assert (outcome.exit_status, said in str(outcome.error)) == (4, True)
-        assert tape_of(tmp_path, "XBTUSD") == before
+        assert rows_on_disk(tmp_path, "XBTUSD") == before
 
         done = repaired(exchange, tmp_path)
         assert (done.error, done.after.faults, done.exit_status) == (None, [], 0)
         assert archive.coverage("XBTUSD") == [Range(0, SETTLED_NS)]
-        assert tape_of(tmp_path, "XBTUSD") == all_settled()
+        assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
         assert run.only("XBTUSD").exit_status == 0
         [found] = status(archive, None, NOW_NS)
         assert (found.exit_status, found.wanted) == (0, [Range(0, SETTLED_NS)])
-    assert strangers(tmp_path) == []
+    assert foreign_files(tmp_path) == []
 
 
 @pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "record lost"])
@@ -147,7 +147,7 @@ def test_a_repair_keeps_the_rows_and_downloads_only_what_follows(
         one_file(exchange, tmp_path, FUTURES["a year ahead"])
         if not is_recorded:
             (tmp_path / "wanted/XBTUSD.json").unlink()
-        held = len(tape_of(tmp_path, "XBTUSD"))
+        held = len(rows_on_disk(tmp_path, "XBTUSD"))
         done = repaired(exchange, tmp_path)
     assert held > 2_000
     assert done.trades == len(all_settled()) - held
@@ -170,13 +170,13 @@ def test_an_imported_range_is_cut_at_a_quiet_moment(rounding: str, tmp_path: Pat
     assert (done.error, done.after.faults, done.moved) == (None, [], [])
     assert [gap.through for gap in done.uncovered] == [SETTLED_NS]
     assert len(all_settled()) - 2_000 < done.trades < len(all_settled()) - 1_900
-    volumes = [row[4] for row in tape_of(folder, "XBTUSD")]
+    volumes = [row[4] for row in rows_on_disk(folder, "XBTUSD")]
     assert volumes == [row[4] for row in all_settled()]
     assert TradeStore(folder).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
     assert TradeStore(folder).wanted("XBTUSD")[-1].through == SETTLED_NS
 
 
-def test_a_crash_between_the_new_file_and_the_old_one_is_mended_by_the_next_repair(
+def test_a_crash_between_the_new_file_and_the_old_file_is_repaired_by_the_next_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_crash_between_the_new_file_and_the_old_one_is_mended_by_the_next_repa
 
     with Lying(MARKET, lambda now_s: now_s) as exchange:
         one_file(exchange, tmp_path, FUTURES["a year ahead"])
-        before = tape_of(tmp_path, "XBTUSD")
+        before = rows_on_disk(tmp_path, "XBTUSD")
         with monkeypatch.context() as patch:
             patch.setattr(Writer, "remove", crash)
             with pytest.raises(KeyboardInterrupt):
@@ -194,8 +194,8 @@ def test_a_crash_between_the_new_file_and_the_old_one_is_mended_by_the_next_repa
         assert len(rows) == len(before)
         done = repaired(exchange, tmp_path)
         assert (done.error, done.exit_status) == (None, 0)
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
-    assert strangers(tmp_path) == []
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
+    assert foreign_files(tmp_path) == []
 
 
 def _scanned(folder: Path) -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ def test_nothing_is_cut_by_a_machine_whose_clock_nobody_confirms(
     machine_ns: int, exchange_ns: int, tmp_path: Path
 ) -> None:
     with Exchange([MARKET], clock=Clock(NOW_NS)) as exchange:
-        Crawl(exchange.url, tmp_path, now_ns=lambda: NOW_NS).only("XBTUSD")
+        Backfill(exchange.url, tmp_path, now_ns=lambda: NOW_NS).only("XBTUSD")
         before = sorted(tmp_path.rglob("*.parquet"))
         exchange.clock = Clock(exchange_ns)
         done = repaired(exchange, tmp_path, machine_ns)
@@ -228,7 +228,7 @@ def test_nothing_is_cut_by_a_machine_whose_clock_nobody_confirms(
 def test_what_a_wrong_clock_wanted_of_the_future_is_trimmed_by_the_next_run(tmp_path: Path) -> None:
     """It was interrupted, so that coverage is right and only the request is wrong."""
     with Exchange([MARKET], clock=Clock(NOW_NS)) as exchange:
-        run = Crawl(exchange.url, tmp_path, now_ns=lambda: NOW_NS)
+        run = Backfill(exchange.url, tmp_path, now_ns=lambda: NOW_NS)
         run.only("XBTUSD", Range(0, THEN_NS))
         path = tmp_path / "wanted/XBTUSD.json"
         path.write_text(json.dumps({"pair": "XBTUSD", "spans": [[0, END_OF_TIME]]}))
@@ -239,7 +239,7 @@ def test_what_a_wrong_clock_wanted_of_the_future_is_trimmed_by_the_next_run(tmp_
         assert fault.range == Range(THEN_NS, NOW_NS)
         assert run.only("XBTUSD").exit_status == 0
     assert json.loads(path.read_text())["spans"] == [[0, SETTLED_NS]]
-    assert tape_of(tmp_path, "XBTUSD") == all_settled()
+    assert rows_on_disk(tmp_path, "XBTUSD") == all_settled()
     [found] = status(archive, None, NOW_NS)
     assert (found.exit_status, found.gaps) == (0, [])
 
@@ -275,7 +275,7 @@ def test_the_commands_agree(
         assert "XBTUSD: cut trades/" in capsys.readouterr().out
         for words in commands:
             assert (words, command(words)) == (words, 0)
-    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 
 
 def _rename_into_the_future(folder: Path) -> None:

@@ -101,9 +101,7 @@ def test_strict_ends_with_4_and_writes_nothing(
     "span",
     [["--until", "2020-09-15"], ["--since", "2020-09-17"], ["--until", "2020-09-14T12:00"]],
 )
-def test_a_range_without_a_gap_says_nothing(
-    archive: TradeStore, what: str, span: list[str]
-) -> None:
+def test_a_range_without_a_gap_has_no_note(archive: TradeStore, what: str, span: list[str]) -> None:
     # Bars behind a gap depend on it unless they are counted from behind it.
     anchor = ["--anchor", "2020-09-17"] if what == "bars" and "--since" in span else []
     status, _, err = run(archive, *ASKED[what], *span, *anchor, "--strict", "-f", "csv")
@@ -133,7 +131,7 @@ def test_only_what_is_requested_is_named(archive: TradeStore, span: list[str], g
         assert (status, err.splitlines()[0]) == (0, f"not downloaded: {gaps}")
 
 
-def test_quiet_says_nothing_but_strict_still_refuses(archive: TradeStore) -> None:
+def test_quiet_prints_no_note_and_strict_still_refuses(archive: TradeStore) -> None:
     assert run(archive, *ASKED["ohlc"], "-q", "-f", "csv")[2] == ""
     assert run(archive, *ASKED["ohlc"], "-q", "--strict")[0] == 4
 
@@ -181,7 +179,7 @@ def test_of_several_pairs_each_is_named(tmp_path: Path) -> None:
     assert run(archive, *asked, "--strict")[0] == 4
 
 
-def test_the_chart_says_it_in_the_same_words(archive: TradeStore, tmp_path: Path) -> None:
+def test_a_chart_has_the_same_note(archive: TradeStore, tmp_path: Path) -> None:
     pytest.importorskip("plotly", reason="the extra `notebook` is not installed")
     file = tmp_path / "chart.html"
     status, _, err = run(archive, "chart", "XBTUSD", "-i", "1h", "-o", str(file))
@@ -293,7 +291,7 @@ def test_a_pair_without_coverage_has_no_gaps(tmp_path: Path) -> None:
     assert gaps_in(TradeStore(tmp_path), "XBTUSD", EVER, NOW) == []
 
 
-def test_the_sentence_stays_short() -> None:
+def test_a_note_names_five_gaps_and_sums_up_the_others() -> None:
     gaps = [days(day, day + 0.5) for day in range(1_000)]
     assert gap_note(gaps) == (
         "not downloaded: 2020-09-14 to 2020-09-14 12:00, 2020-09-15 to 2020-09-15 12:00, "

@@ -118,7 +118,7 @@ def refused(answer: bytes | None) -> str:
     ],
     ids=["of a length", "in chunks", "with a trailer", "until the end", "behind a hint"],
 )
-def test_an_answer_is_whole_however_its_end_is_told(answer: bytes) -> None:
+def test_an_answer_is_whole_for_every_form_of_its_length(answer: bytes) -> None:
     assert asyncio.run(bodies(Server(answer), 1)) == [b"body"]
 
 
@@ -260,7 +260,7 @@ def test_a_request_without_an_answer_is_sent_once() -> None:
     assert len(server.requests) == 2
 
 
-def test_what_comes_while_nothing_was_asked_is_never_taken_for_an_answer() -> None:
+def test_bytes_that_come_without_a_request_are_no_answer() -> None:
     async def ask() -> tuple[bytes, int]:
         writers: list[asyncio.StreamWriter] = []
 
@@ -326,14 +326,14 @@ def test_a_request_cancelled_at_any_moment_leaves_no_socket_open(
             given_up = 0
             while True:
                 async with client(url.replace("127.0.0.1", "exchange.example")) as http:
-                    asking = asyncio.create_task(http.get("/"))
+                    pending = asyncio.create_task(http.get("/"))
                     for _ in range(given_up):
                         await asyncio.sleep(0)
-                    if asking.done():
-                        assert asking.result().body == b"body"
+                    if pending.done():
+                        assert pending.result().body == b"body"
                         return given_up
-                    asking.cancel()
-                    await asyncio.wait([asking])
+                    pending.cancel()
+                    await asyncio.wait([pending])
                     given_up += 1
 
     with warnings.catch_warnings(record=True) as seen:
@@ -410,7 +410,7 @@ def asked_of_proxy(no_proxy: pytest.MonkeyPatch, variable: str, prefix: str) -> 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
 @pytest.mark.parametrize("prefix", ["http://", ""])
-def test_a_proxy_in_the_environment_is_asked_instead(
+def test_a_proxy_in_the_environment_gets_the_request(
     no_proxy: pytest.MonkeyPatch, variable: str, prefix: str
 ) -> None:
     request = asked_of_proxy(no_proxy, variable, prefix)
@@ -423,7 +423,7 @@ def test_a_proxy_is_given_its_user_name_and_password(no_proxy: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("listed", ["127.0.0.1", "*"])
-def test_an_exchange_that_no_proxy_lists_is_asked_directly(
+def test_an_exchange_in_no_proxy_is_requested_directly(
     no_proxy: pytest.MonkeyPatch, listed: str
 ) -> None:
     no_proxy.setenv("http_proxy", "http://127.0.0.1:1")
@@ -443,7 +443,7 @@ def test_a_proxy_whose_address_is_none_is_a_bad_setting(
     assert str(caught.value).startswith(f"the proxy that HTTPS_PROXY names, {address!r}, can't be ")
 
 
-def test_a_proxy_that_refuses_a_tunnel_or_is_not_there_is_told_without_its_password(
+def test_the_error_of_a_proxy_that_refuses_or_is_missing_hides_its_password(
     no_proxy: pytest.MonkeyPatch,
 ) -> None:
     async def ask(proxy: str) -> str:

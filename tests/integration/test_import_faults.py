@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import csv_files
 import pyarrow as pa
 import pytest
-from backfills import tape_of
+from backfills import rows_on_disk
 from command_line import own_environment, run_harvester, run_program
 
 from harvester.csv_import.csv_files import BLOCK_BYTES
@@ -82,7 +82,7 @@ def regular(since_s: int, until_s: int, step_s: int, volume: str = "1.5") -> lis
 
 def stored(folder: Path) -> list[tuple[int, Decimal, Decimal]]:
     """Second, price and volume of each stored trade, in order."""
-    return [(row[1] // SECOND, row[3], row[4]) for row in tape_of(folder / "data", "XBTUSD")]
+    return [(row[1] // SECOND, row[3], row[4]) for row in rows_on_disk(folder / "data", "XBTUSD")]
 
 
 def exact(rows: list[tuple[Any, ...]]) -> list[tuple[int, Decimal, Decimal]]:
@@ -139,7 +139,7 @@ def test_a_bound_in_the_past_of_a_longer_file_does_not_cover_its_rows(
 def test_rows_of_covered_time_that_are_not_stored_are_an_error(
     command: Any, tmp_path: Path, step: int
 ) -> None:
-    """Whatever led to it: here an earlier import was told too much."""
+    """Whatever led to it: here an earlier import was given a range that is too wide."""
     early = regular(START_S, START_S + 6_000, 600)
     late = regular(START_S + 10_000, START_S + 16_000, step)
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*early))
@@ -191,7 +191,7 @@ def held(folder: Path, rows: list[tuple[Any, ...]], span: Range) -> None:
 
 
 @pytest.mark.parametrize("rounded_up", [0, 1])
-def test_rows_that_the_api_told_too_are_there_however_they_are_rounded(
+def test_rows_that_were_downloaded_are_recognised_with_any_rounding(
     command: Any, tmp_path: Path, rounded_up: int
 ) -> None:
     rows = regular(START_S, START_S + 6_000, 600)
@@ -202,7 +202,7 @@ def test_rows_that_the_api_told_too_are_there_however_they_are_rounded(
 
 
 @pytest.mark.parametrize("change", ["price", "time", "twice"])
-def test_a_row_that_the_api_has_not_told_is_an_error(
+def test_a_row_that_the_download_lacks_is_an_error(
     command: Any, tmp_path: Path, change: str
 ) -> None:
     rows = regular(START_S, START_S + 6_000, 600)
@@ -766,7 +766,7 @@ def test_an_empty_file_of_which_nothing_is_known_takes_no_bound_of_another(
     assert is_covered(tmp_path / "data", until - 10)
 
 
-def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) -> None:
+def test_an_empty_quarter_between_two_leaves_no_gap(command: Any, tmp_path: Path) -> None:
     second, third, fourth = 1_680_307_200, 1_688_169_600, 1_696_118_400
     early, late = regular(second, second + 6_000, 60), regular(fourth + 60, fourth + 6_000, 60)
     for number, rows in ((2, early), (3, []), (4, late)):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
-from backfills import tape_of
+from backfills import rows_on_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +77,7 @@ BREAKS = {"p": "{0},oops,{1}", "t": "oops,1.5,{1}", "a": "{0}", "c": "14,oops,{1
     BOUNDS,
     st.booleans(),
 )
-def test_every_row_is_stored_or_said_to_be_missing(
+def test_every_row_is_stored_or_reported_as_missing(
     gaps: list[int],
     commands: list[list[File]],
     since: int | None,
@@ -87,7 +87,7 @@ def test_every_row_is_stored_or_said_to_be_missing(
     history, at = [], 1_400_000_000
     for number, gap in enumerate(gaps, 1):
         at += gap
-        # Volumes tell rows apart.
+        # Rows differ in their volumes.
         history.append((at, number))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "data"
@@ -154,7 +154,7 @@ def check_import(
 
 
 def volumes(folder: Path) -> Counter[int]:
-    return Counter(int(row[4]) for row in tape_of(folder, "XBTUSD"))
+    return Counter(int(row[4]) for row in rows_on_disk(folder, "XBTUSD"))
 
 
 class Given(NamedTuple):

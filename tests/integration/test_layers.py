@@ -40,7 +40,7 @@ ROOMS = (
     "times",
     "errors",
 )
-STRANGERS = {("storage", "kraken"), ("query", "kraken")}
+INDEPENDENT = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {
     "httpx": "kraken",
     "isal": "csv_import",
@@ -155,12 +155,12 @@ def test_kraken_and_archive_and_candles_and_kraken_know_nothing_of_each_other() 
         f"{path}:{use.line} imports {use.module}"
         for room, path, use in all_uses()
         if is_of(use.module, "harvester")
-        and {(room, room_of(use.module)), (room_of(use.module), room)} & STRANGERS
+        and {(room, room_of(use.module)), (room_of(use.module), room)} & INDEPENDENT
     ]
     assert wrong == []
 
 
-def test_the_crawl_knows_neither_http_nor_sql() -> None:
+def test_the_download_package_imports_neither_http_nor_sql() -> None:
     wrong = [
         f"{path}:{use.line} imports {use.module}"
         for room, path, use in all_uses()

@@ -55,7 +55,7 @@ def test_a_lock_can_be_held_again_once_it_is_free(tmp_path: Path) -> None:
             pass
 
 
-def test_a_lock_that_another_process_holds_says_who_and_since_when(tmp_path: Path) -> None:
+def test_a_lock_of_another_process_is_an_error_with_its_holder_and_time(tmp_path: Path) -> None:
     process = holder(tmp_path)
     try:
         with pytest.raises(ArchiveLocked) as caught, locked(tmp_path, "XBTUSD"):
@@ -109,7 +109,7 @@ def test_a_note_that_never_ends_is_not_read(tmp_path: Path, plant: str) -> None:
     assert "its process is unknown" in str(caught.value)
 
 
-def test_a_lock_goes_with_a_process_that_is_killed(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     process = holder(tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     assert end(process) == -signal.SIGKILL
@@ -212,9 +212,7 @@ def test_a_note_that_may_not_be_taken_away_still_releases_the_lock(
         pass
 
 
-def test_a_folder_that_may_not_be_made_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forbidden_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(_path: Path, **_more: bool) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 

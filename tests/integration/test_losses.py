@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import sample_trades
-from backfills import ALL, Crawl, serve, tape_of
+from backfills import ALL, Backfill, rows_on_disk, serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_faults import Faults
@@ -83,8 +83,8 @@ def test_a_lie_in_the_first_answer_costs_no_trade(
         "from the middle": START_NS + 6_000 * SECOND_NS,
     }[since]
     with serve(market, faults=Faults(script=[lie], seed=3)) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
-    assert (outcome.error, tape_of(tmp_path, market.altname)) == (
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
+    assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (
         None,
         [row for row in expected(market) if row[1] > after],
     )
@@ -103,15 +103,15 @@ def test_a_lie_in_an_early_answer_of_a_range_with_an_end_costs_no_trade(
     for answer in range(6):
         folder = tmp_path / str(answer)
         with serve(market, faults=Faults(script=[*[None] * answer, lie], seed=3)) as exchange:
-            Crawl(exchange.url, folder).only(market.altname, span)
-        assert tape_of(folder, market.altname) == claims(folder, market)
+            Backfill(exchange.url, folder).only(market.altname, span)
+        assert rows_on_disk(folder, market.altname) == claims(folder, market)
 
 
 def test_two_answers_that_begin_later_do_not_outvote_an_earlier_beginning(tmp_path: Path) -> None:
     market = every(5, 3_500, None)
     with serve(market, faults=Faults(script=[None, "later:50", "later:50"])) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
-    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (None, expected(market))
 
 
 def test_answers_that_each_begin_elsewhere_end_the_pair_with_nothing_covered(
@@ -119,7 +119,7 @@ def test_answers_that_each_begin_elsewhere_end_the_pair_with_nothing_covered(
 ) -> None:
     market = every(5, 3_500, None)
     with serve(market, faults=Faults(script=[f"later:{n}" for n in range(40)])) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
     assert (outcome.exit_status, TradeStore(tmp_path).coverage(market.altname)) == (3, [])
     assert "contradict one another" in str(outcome.error)
 
@@ -132,9 +132,9 @@ def test_rows_withheld_directly_behind_the_beginning_of_a_range_are_found(
     after = START_NS + (5 * 1_200 + 1) * SECOND_NS
     hidden = {market.altname: dict.fromkeys(range(1_201, 1_206), times)}
     with serve(market, faults=Faults(hide=hidden)) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
     rows = [row for row in expected(market) if row[1] > after]
-    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, rows)
+    assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (None, rows)
 
 
 @pytest.mark.parametrize("lie", ["first_rows:200", "later:200"])
@@ -143,8 +143,8 @@ def test_a_lie_behind_a_time_that_no_page_can_show_costs_no_trade(lie: str, tmp_
     for calls in range(14):
         folder = tmp_path / str(calls)
         with serve(market, faults=Faults(script=[*[None] * calls, lie], seed=3)) as exchange:
-            Crawl(exchange.url, folder).only(market.altname)
-        stored = tape_of(folder, market.altname)
+            Backfill(exchange.url, folder).only(market.altname)
+        stored = rows_on_disk(folder, market.altname)
         assert stored == claims(folder, market)
         assert stored[-1] == expected(market)[-1]
 
@@ -156,17 +156,17 @@ def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
     """The next id is known here, and many more trades than a page shows are withheld."""
     market = every(5, 20_000)
     with serve(market, faults=Faults(seed=3)) as exchange:
-        crawl = Crawl(exchange.url, tmp_path)
-        crawl.only(market.altname, Range(0, START_NS + 500 * SECOND_NS))
+        backfill = Backfill(exchange.url, tmp_path)
+        backfill.only(market.altname, Range(0, START_NS + 500 * SECOND_NS))
         exchange.faults.push(lie)
-        outcome = crawl.only(market.altname)
-    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
+        outcome = backfill.only(market.altname)
+    assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (None, expected(market))
     report = verify(TradeStore(tmp_path), market.altname)
     assert (report.faults, report.unconfirmed_id_gaps) == ([], 0)
 
 
 @pytest.mark.parametrize("lie", ["first_rows:1", "first_rows:2"])
-def test_rows_without_ids_that_are_alike_lose_none_to_an_answer_that_lacks_its_first_rows(
+def test_equal_rows_without_ids_are_all_kept_if_an_answer_lacks_its_first_rows(
     lie: str, tmp_path: Path
 ) -> None:
     """The last group of a page and the first of the next would look complete."""
@@ -174,17 +174,17 @@ def test_rows_without_ids_that_are_alike_lose_none_to_an_answer_that_lacks_its_f
     for answer in range(4, 16):
         faults = Faults(script=[*[None] * answer, lie])
         with serve(market, faults=faults, page_size=20) as exchange:
-            outcome = Crawl(exchange.url, tmp_path / str(answer)).only(market.altname)
-        rows = tape_of(tmp_path / str(answer), market.altname)
+            outcome = Backfill(exchange.url, tmp_path / str(answer)).only(market.altname)
+        rows = rows_on_disk(tmp_path / str(answer), market.altname)
         assert (answer, outcome.error, rows) == (answer, None, expected(market))
 
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
+def test_any_trades_with_false_answers_are_exact_or_have_a_gap_on_record(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    market = data.draw(sample_trades.tapes(min_size=1))
+    market = data.draw(sample_trades.markets(min_size=1))
     folder = tmp_path_factory.mktemp("archive")
     stamps = sorted({row[1] for row in expected(market)})
     bound = st.sampled_from([0, *stamps, *(stamp - 1 for stamp in stamps), stamps[-1] + 1])
@@ -206,9 +206,9 @@ def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
         patch.setattr(completeness, "FULL_PAGE", size)
         patch.setattr(page_merge, "FULL_PAGE", size)
         for span in [*spans, ALL, ALL, ALL]:
-            outcome = Crawl(exchange.url, folder).only(market.altname, span)
+            outcome = Backfill(exchange.url, folder).only(market.altname, span)
             if is_called_complete(folder, market, outcome):
-                assert tape_of(folder, market.altname) == claims(folder, market)
+                assert rows_on_disk(folder, market.altname) == claims(folder, market)
     held = TradeStore(folder)
     # Trades within a millisecond that fill a page can not be shown whole: that is an error, too.
     times = [row[1] for row in expected(market)]
@@ -233,7 +233,7 @@ def test_trades_a_nanosecond_apart_that_fill_a_page_do_not_hold_a_backfill_up(
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     faults = Faults(script=["first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
         assert len(exchange.calls) < 100
     assert outcome.exit_status in (3, 4)
     assert TradeStore(tmp_path).gaps(market.altname)
@@ -248,8 +248,8 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     faults = Faults(script=[None, "first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
-    stored = tape_of(tmp_path, market.altname)
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+    stored = rows_on_disk(tmp_path, market.altname)
     assert stored == expected(market) or TradeStore(tmp_path).gaps(market.altname)
     assert outcome.exit_status in ((0,) if stored == expected(market) else (3, 4))
 
@@ -278,9 +278,9 @@ def test_rows_printed_later_than_they_were_end_neither_a_range_nor_a_page(
         folder = tmp_path / str(seed)
         faults = Faults(script=[*[None] * page, f"late_row:{late_s}"], seed=seed)
         with serve(market, faults=faults) as exchange:
-            outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
+            outcome = Backfill(exchange.url, folder).only(market.altname, Range(0, until))
         rows = [row for row in expected(market) if row[1] <= until]
-        assert (outcome.exit_status, tape_of(folder, market.altname)) == (0, rows)
+        assert (outcome.exit_status, rows_on_disk(folder, market.altname)) == (0, rows)
 
 
 @pytest.mark.parametrize("first_id", [1, None])
@@ -303,8 +303,8 @@ def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
         folder = tmp_path / f"{page} {seed}"
         faults = Faults(script=[*[None] * page, ("late_row:100", *also)], seed=seed)
         with serve(market, faults=faults, page_size=5) as exchange:
-            outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
-        assert outcome.exit_status == 3 or tape_of(folder, market.altname) == rows
+            outcome = Backfill(exchange.url, folder).only(market.altname, Range(0, until))
+        assert outcome.exit_status == 3 or rows_on_disk(folder, market.altname) == rows
 
 
 def test_a_page_whose_last_row_alone_is_far_behind_the_end_is_requested_again() -> None:
@@ -336,7 +336,7 @@ def test_a_page_whose_last_row_alone_is_far_behind_the_end_is_requested_again() 
 def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:
     market = every(60, 50, first_id=7)
     with serve(market) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
         # The page, two more that begin alike, the page behind the last trade, and the newest one.
         assert exchange.pages(market.altname) == 5
     report = verify(TradeStore(tmp_path), market.altname)
@@ -346,8 +346,8 @@ def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_p
 def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path) -> None:
     market = every(60, 50)
     with serve(market) as exchange:
-        crawl = Crawl(exchange.url, tmp_path)
-        crawl.only(market.altname, Range(START_NS + 179 * SECOND_NS, END_OF_TIME))
+        backfill = Backfill(exchange.url, tmp_path)
+        backfill.only(market.altname, Range(START_NS + 179 * SECOND_NS, END_OF_TIME))
         [file] = (tmp_path / "trades").rglob("*.parquet")
         claim_from_the_beginning(file)
         [fault] = verify(TradeStore(tmp_path), market.altname).faults
@@ -357,7 +357,7 @@ def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path)
 def test_verify_reports_a_first_id_above_1_behind_empty_coverage(tmp_path: Path) -> None:
     market, begin_ns = every(60, 50), START_NS + 179 * SECOND_NS
     with serve(market) as exchange:
-        Crawl(exchange.url, tmp_path).only(market.altname, Range(begin_ns, END_OF_TIME))
+        Backfill(exchange.url, tmp_path).only(market.altname, Range(begin_ns, END_OF_TIME))
     with writer(TradeStore(tmp_path), market.altname) as pair_writer:
         pair_writer.want(Range(0, begin_ns))
         footer = Footer(Range(0, begin_ns), '{"altname":"XBTUSD"}')
@@ -373,8 +373,8 @@ def claim_from_the_beginning(file: Path) -> None:
     from harvester.schema import WRITER_OPTIONS
 
     table = pq.ParquetFile(file).read()
-    told = pq.read_metadata(file).metadata
-    footer = {key: text for key, text in told.items() if key.startswith(b"harvester.")}
+    footer_metadata = pq.read_metadata(file).metadata
+    footer = {key: text for key, text in footer_metadata.items() if key.startswith(b"harvester.")}
     through = file.stem.partition("-")[2]
     footer[b"harvester.range"] = f"{0:019d}-{through}".encode()
     wide = file.with_name(f"{0:019d}-{through}.parquet")
@@ -383,7 +383,7 @@ def claim_from_the_beginning(file: Path) -> None:
 
 
 def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> None:
-    """An outage was once taken for an empty history: the first id tells, and the gap is filled."""
+    """An outage was once taken for an empty history: the first id shows it, the gap is filled."""
     market = every(60, 50)
     covered = Range(0, START_NS + 601 * SECOND_NS)
     with writer(TradeStore(tmp_path), market.altname) as pair_writer:
@@ -392,8 +392,8 @@ def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> No
             covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}')
         )
     with serve(market) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
-    assert (outcome.exit_status, tape_of(tmp_path, market.altname)) == (0, expected(market))
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
 
 
 def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path) -> None:
@@ -404,12 +404,12 @@ def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path)
     hidden = dict.fromkeys(lost, 1_000)
     options = {"refresh.settle_s": 0}
     with serve(market, clock=clock, faults=Faults(hide={market.altname: hidden})) as exchange:
-        Crawl(exchange.url, tmp_path, options).only(market.altname)
+        Backfill(exchange.url, tmp_path, options).only(market.altname)
         clock.advance(60 * 500)
         # Behind covered time the ids skip; asked again, the exchange shows what it withheld ...
         exchange.faults = Faults(script=[None, None, None, *["denied"] * 5])
         later = Range(START_NS + 60 * 1_008 * SECOND_NS, END_OF_TIME)
-        first = Crawl(exchange.url, tmp_path, options).only(market.altname, later)
+        first = Backfill(exchange.url, tmp_path, options).only(market.altname, later)
         assert first.exit_status in {3, 4}
         [gap] = TradeStore(tmp_path).gaps(market.altname)[:1]
         assert first.gaps[0] == gap
@@ -420,8 +420,8 @@ def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path)
         ]
         # ... and the next run fills it.
         exchange.faults = Faults()
-        last = Crawl(exchange.url, tmp_path, options).only(market.altname)
-    assert (last.exit_status, tape_of(tmp_path, market.altname)) == (
+        last = Backfill(exchange.url, tmp_path, options).only(market.altname)
+    assert (last.exit_status, rows_on_disk(tmp_path, market.altname)) == (
         0,
         [row for row in expected(market) if row[1] <= clock.now_ns],
     )
@@ -433,14 +433,14 @@ def test_no_more_than_two_calls_more_for_a_new_pair(tmp_path: Path) -> None:
     for span in (ALL, Range(START_NS + 2_002 * SECOND_NS, END_OF_TIME)):
         folder = tmp_path / str(span.after)
         with serve(market) as exchange:
-            Crawl(exchange.url, folder).only(market.altname, span)
+            Backfill(exchange.url, folder).only(market.altname, span)
             counts.append(exchange.pages(market.altname))
     # Three pages and three, with the look behind the last trade and at the newest page.
     assert counts[0] == 5
     assert counts[1] <= 7
 
 
-def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
+def test_a_trade_withheld_far_behind_the_last_id_is_reported_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows without ids behind it are many: they are stored before the next id shows a loss."""
@@ -455,7 +455,7 @@ def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
     )
     faults = Faults(hide={market.altname: {20: 1}})
     with serve(market, faults=faults, page_size=8) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
         assert outcome.exit_status == 4
         assert str(outcome.error).endswith(
             f"`harvester verify {market.altname} --repair` downloads them"
@@ -463,4 +463,4 @@ def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
         settings = {"exchange.url": exchange.url, "exchange.rate": 0}
         with harvester.open(tmp_path, settings=settings) as archive:
             archive.verify(market.altname, repair=True)
-    assert tape_of(tmp_path, market.altname) == expected(market)
+    assert rows_on_disk(tmp_path, market.altname) == expected(market)

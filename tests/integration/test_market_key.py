@@ -1,4 +1,4 @@
-"""Another market under an old name: the key tells that it is another one, and nothing is mixed."""
+"""Another market under an old name: its key differs, and nothing is mixed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import sample_trades
-from backfills import Crawl
+from backfills import Backfill
 from kraken_market import Clock, Market
 from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, OPTIONS, Nights, until
@@ -79,7 +79,7 @@ def nights(tmp_path: Path) -> Any:
     with Exchange([OLD, OTHER], clock=clock) as exchange:
         begun = Nights(tmp_path, exchange, clock)
         begun.refresh("LUNAUSD", "XBTUSD")
-        assert begun.tape("LUNAUSD") == until(OLD, begun.settled_ns)
+        assert begun.history("LUNAUSD") == until(OLD, begun.settled_ns)
         yield begun
 
 
@@ -108,33 +108,33 @@ def backfilled(nights: Nights, choice: PairSelection) -> list[BackfillResult]:
     async def run() -> list[BackfillResult]:
         options = OPTIONS | {"exchange.url": nights.exchange.url, "exchange.give_up_s": 0.05}
         settings = config.load(options, environment={})
-        wishes = [BackfillRequest(pair, Range(0, END_OF_TIME)) for pair in await chosen()]
+        requests = [BackfillRequest(pair, Range(0, END_OF_TIME)) for pair in await chosen()]
         async with Client(settings.exchange) as client:
             watch = RunOptions(lambda _event: None, CancelToken())
-            return await backfill(client, TradeStore(nights.folder), wishes, settings, watch)
+            return await backfill(client, TradeStore(nights.folder), requests, settings, watch)
 
     return asyncio.run(run())
 
 
-def test_a_refresh_adds_nothing_of_another_market_and_says_so(nights: Nights) -> None:
+def test_a_refresh_stores_nothing_of_another_market_and_is_an_error(nights: Nights) -> None:
     relist(nights)
-    held = nights.tape("LUNAUSD")
+    held = nights.history("LUNAUSD")
     report = nights.refresh()
     luna_row = row_of(report, "LUNAUSD")
     assert (luna_row["exit_status"], luna_row["error"]) == (4, MESSAGE)
     assert row_of(report, "XBTUSD")["state"] == "complete"
-    assert nights.tape("LUNAUSD") == held
+    assert nights.history("LUNAUSD") == held
     assert known_pairs(TradeStore(nights.folder))["LUNAUSD"].key == "OLDLUNA"
 
 
-def test_the_old_market_goes_on_under_its_key_where_it_is_listed(
+def test_a_refresh_of_a_relisted_market_continues_by_its_key(
     nights: Nights, caplog: pytest.LogCaptureFixture
 ) -> None:
     relist(nights, old_as="LUNCUSD")
     for _ in range(2):
         luna_row = row_of(nights.refresh(), "LUNAUSD")
         assert (luna_row["state"], luna_row["renamed_to"]) == ("complete", "LUNCUSD")
-        assert nights.tape("LUNAUSD") == until(OLD, nights.settled_ns)
+        assert nights.history("LUNAUSD") == until(OLD, nights.settled_ns)
         nights.pass_day()
     assert WARNING in caplog.text
     assert nights.rows().keys() == {"LUNAUSD", "XBTUSD"}
@@ -147,11 +147,11 @@ def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
     choice: PairSelection, nights: Nights
 ) -> None:
     relist(nights)
-    held = nights.tape("LUNAUSD")
+    held = nights.history("LUNAUSD")
     errors = {result.pair: result.error for result in backfilled(nights, choice)}
     assert {pair: str(error) for pair, error in errors.items() if error} == {"LUNAUSD": MESSAGE}
     assert isinstance(errors["LUNAUSD"], MarketChanged)
-    assert nights.tape("LUNAUSD") == held
+    assert nights.history("LUNAUSD") == held
 
 
 def test_another_market_is_refused_before_any_of_its_trades_is_requested(nights: Nights) -> None:
@@ -163,22 +163,22 @@ def test_another_market_is_refused_before_any_of_its_trades_is_requested(nights:
     assert nights.exchange.pages("LUNAUSD") == before
 
 
-def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Nights) -> None:
+def test_a_backfill_of_all_pairs_continues_with_the_old_market(nights: Nights) -> None:
     relist(nights, old_as="LUNCUSD")
     outcomes = backfilled(nights, PairSelection(everything=True))
     assert {outcome.pair: outcome.error for outcome in outcomes} == {
         "LUNAUSD": None,
         "XBTUSD": None,
     }
-    assert nights.tape("LUNAUSD") == until(OLD, nights.settled_ns)
+    assert nights.history("LUNAUSD") == until(OLD, nights.settled_ns)
 
 
-def test_a_backfill_by_name_says_that_it_is_another_market(nights: Nights) -> None:
+def test_a_backfill_by_the_name_of_another_market_is_an_error(nights: Nights) -> None:
     relist(nights)
-    held = nights.tape("LUNAUSD")
+    held = nights.history("LUNAUSD")
     [outcome] = backfilled(nights, PairSelection([PairName("LUNA/USD")]))
     assert (type(outcome.error), str(outcome.error)) == (MarketChanged, MESSAGE)
-    assert nights.tape("LUNAUSD") == held
+    assert nights.history("LUNAUSD") == held
 
 
 def test_a_market_without_stored_trades_has_not_changed(nights: Nights) -> None:
@@ -198,15 +198,15 @@ def test_a_key_that_the_exchange_takes_for_the_new_market_brings_nothing_of_it(
     with Exchange([old], clock=clock) as exchange:
         nights = Nights(tmp_path, exchange, clock)
         nights.refresh("LUNAUSD")
-        held = nights.tape("LUNAUSD")
+        held = nights.history("LUNAUSD")
         relist(nights)
-        crawl = Crawl(exchange.url, tmp_path, {"exchange.give_up_s": 0.05})
-        error = crawl.only("LUNAUSD").error
+        cut_off = Backfill(exchange.url, tmp_path, {"exchange.give_up_s": 0.05})
+        error = cut_off.only("LUNAUSD").error
         assert isinstance(error, MarketChanged)
         assert row_of(nights.refresh(), "LUNAUSD")["exit_status"] == 4
         [outcome] = backfilled(nights, PairSelection([PairName("LUNAUSD")]))
         assert isinstance(outcome.error, MarketChanged)
-        assert nights.tape("LUNAUSD") == held
+        assert nights.history("LUNAUSD") == held
 
 
 def test_a_pair_that_no_list_has_is_stored_with_the_key_of_its_first_answer(tmp_path: Path) -> None:
@@ -218,18 +218,18 @@ def test_a_pair_that_no_list_has_is_stored_with_the_key_of_its_first_answer(tmp_
         with writer(TradeStore(tmp_path), "LUNAUSD") as pair_writer:
             pair_writer.want(Range(0, FIRST_NS))
         assert row_of(nights.refresh(), "LUNAUSD")["state"] == "complete"
-        held = nights.tape("LUNAUSD")
+        held = nights.history("LUNAUSD")
         assert held == until(old, nights.settled_ns)
         exchange.add(NEW)
         nights.pass_day()
         nights.refresh()
-        assert nights.tape("LUNAUSD")[: len(held)] == held
-        assert nights.tape("LUNAUSD") == until(old, nights.settled_ns)
+        assert nights.history("LUNAUSD")[: len(held)] == held
+        assert nights.history("LUNAUSD") == until(old, nights.settled_ns)
 
 
-def test_the_key_is_read_from_the_files_where_pairs_json_is_gone(nights: Nights) -> None:
+def test_the_key_is_read_from_the_files_if_pairs_json_is_missing(nights: Nights) -> None:
     relist(nights)
-    held = nights.tape("LUNAUSD")
+    held = nights.history("LUNAUSD")
     (nights.folder / "pairs.json").unlink()
     assert known_pairs(TradeStore(nights.folder))["LUNAUSD"] == Pair(
         altname="LUNAUSD",
@@ -243,7 +243,7 @@ def test_the_key_is_read_from_the_files_where_pairs_json_is_gone(nights: Nights)
         status="online",
     )
     assert row_of(nights.refresh(), "LUNAUSD")["error"] == MESSAGE
-    assert nights.tape("LUNAUSD") == held
+    assert nights.history("LUNAUSD") == held
 
 
 def test_two_markets_that_swapped_names_go_on_each_in_its_folder() -> None:
@@ -312,7 +312,7 @@ def test_verify_reports_files_of_two_markets_in_one_folder(tmp_path: Path) -> No
     ]
 
 
-def test_files_that_tell_no_key_are_no_fault(tmp_path: Path) -> None:
+def test_files_without_a_key_are_no_fault(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
     nameless = msgspec.json.encode(Pair(altname="LUNAUSD")).decode()

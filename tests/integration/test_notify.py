@@ -98,7 +98,7 @@ def test_the_command_receives_what_json_prints(
     )
 
 
-def test_an_exchange_that_is_down_is_heard_of_without_its_password(
+def test_an_unreachable_exchange_is_notified_without_its_password(
     refresh: Refresh, notified: Notified
 ) -> None:
     assert refresh("XBTUSD").status == 0
@@ -109,7 +109,7 @@ def test_an_exchange_that_is_down_is_heard_of_without_its_password(
     assert "secret" not in json.dumps(message)
 
 
-def test_another_refresh_that_runs_is_heard_of(
+def test_another_running_refresh_is_notified(
     refresh: Refresh, notified: Notified, nights: Nights
 ) -> None:
     with locked(nights.folder / "locks", "_refresh", doing="testing"):
@@ -119,7 +119,7 @@ def test_another_refresh_that_runs_is_heard_of(
     assert message["error"] in message["text"]
 
 
-def test_a_run_that_is_ended_by_a_signal_is_heard_of(nights: Nights, notified: Notified) -> None:
+def test_a_run_ended_by_a_signal_is_notified(nights: Nights, notified: Notified) -> None:
     nights.exchange.faults.push(None, None, None, "hang:60", pair="XBTUSD")
     machine = nights.machine
     machine.settings["HARVESTER_REFRESH_NOTIFY_COMMAND"] = shlex.join(notified.command)
@@ -131,7 +131,7 @@ def test_a_run_that_is_ended_by_a_signal_is_heard_of(nights: Nights, notified: N
     assert message["pairs"][0]["state"] == "interrupted"
 
 
-def test_a_run_that_has_nothing_to_do_is_heard_of(refresh: Refresh, notified: Notified) -> None:
+def test_a_run_without_anything_to_do_is_notified(refresh: Refresh, notified: Notified) -> None:
     done = refresh()
     assert done.status == 2
     [message] = notified.messages
@@ -150,7 +150,7 @@ def written(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     "wrong", ["[exchange]\njobs = 'many'\n", "[exchange]\nspeed = 1\n", "[refresher]\n"]
 )
-def test_another_setting_that_is_wrong_is_heard_of(
+def test_another_wrong_setting_is_notified(
     wrong: str, nights: Nights, notified: Notified, tmp_path: Path
 ) -> None:
     setting = f"[refresh]\nnotify_command = {json.dumps(notified.command)}\n"
@@ -254,7 +254,7 @@ def test_marks_that_are_not_printable_are_escaped(refresh: Refresh, notified: No
     assert notified.file.read_text().replace("\n", "").isprintable()
 
 
-def test_a_name_that_is_no_utf8_is_still_told(refresh: Refresh, notified: Notified) -> None:
+def test_a_name_that_is_no_utf8_is_notified(refresh: Refresh, notified: Notified) -> None:
     folder = os.fsdecode(b"/nowhere/\xff")
     assert refresh("XBTUSD", HARVESTER_DATA=folder, HARVESTER_EXCHANGE_URL=UNREACHABLE).status != 0
     [message] = notified.messages

@@ -72,11 +72,11 @@ def test_an_ending_that_is_not_known_is_refused_with_those_that_are(
     archive: TradeStore, what: str, name: str, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / name
-    told = message.format(file=file, known=KNOWN)
+    hint = message.format(file=file, known=KNOWN)
     assert run(archive, *ASKED[what], "-o", str(file)) == (
         2,
         "",
-        f"harvester: {told}, or -f and a format\n",
+        f"harvester: {hint}, or -f and a format\n",
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -82,7 +82,7 @@ def test_the_link_to_a_database_stays(archive: TradeStore, tmp_path: Path) -> No
             assert connection.execute("SELECT count(*) FROM tape('ETHUSD')").fetchall() == [(400,)]
 
 
-def test_a_link_that_leads_to_itself_is_told(archive: TradeStore, tmp_path: Path) -> None:
+def test_a_link_to_itself_is_an_error(archive: TradeStore, tmp_path: Path) -> None:
     link = tmp_path / "link.csv"
     link.symlink_to(link)
     reason = "Too many levels of symbolic links"
@@ -142,8 +142,8 @@ def test_a_file_that_may_not_be_written_is_not_replaced(
     monkeypatch.setattr(
         os, "access", lambda at, mode: may(at, mode) and not (at == file and mode == os.W_OK)
     )
-    told = f"can't write {file}: no permission to write there: choose another place"
-    with pytest.raises(ArchiveUnwritable, match=told), file_sink(file) as sink:
+    message = f"can't write {file}: no permission to write there: choose another place"
+    with pytest.raises(ArchiveUnwritable, match=message), file_sink(file) as sink:
         sink.write(b"x")
     assert (file.read_text(), files_in(tmp_path)) == ("mine", ["x.csv"])
 
@@ -273,7 +273,7 @@ def test_what_others_write_to_stdout_stays_around_it(archive: TradeStore, tmp_pa
     [("sql", "--db"), ("ohlc", "XBTUSD", "-i", "1h", "-i", "1d", "-o")],
     ids=["database", "folder"],
 )
-def test_a_name_that_is_too_long_is_told(archive: TradeStore, asked: tuple[str, ...]) -> None:
+def test_a_name_that_is_too_long_is_an_error(archive: TradeStore, asked: tuple[str, ...]) -> None:
     name = "x" * 300
     status, out, err = run(archive, *asked, name)
     assert (status, out) == (1, "")

@@ -35,7 +35,7 @@ def printed(program: str) -> list[str]:
 
 
 def test_parquet_takes_its_memory_from_the_system_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Arrow's own allocators keep grew by 80 MB in an hour's crawl."""
+    """What Arrow's own allocators keep grew by 80 MB in an hour of downloading."""
     monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
     assert printed(ARRANGED + PARQUET) == ["system", "False", "0", "0"]
 
@@ -67,7 +67,7 @@ def test_a_query_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     assert shown[-1] == "[]"
 
 
-def test_modules_are_kept_from_the_garbage_collector_which_then_goes_on() -> None:
+def test_modules_are_kept_from_the_garbage_collector_which_stays_enabled() -> None:
     """It would search 70,000 objects of libraries again and again, and twice at exit."""
     program = (
         "import click, gc; from harvester.cli.main import OWN_PROCESS, cli\n"

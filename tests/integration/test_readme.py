@@ -82,7 +82,7 @@ def test_its_python_runs_on_an_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_it_tells_of_every_command(name: str) -> None:
+def test_the_readme_has_every_command(name: str) -> None:
     assert f"| `harvester {name}" in README
 
 

@@ -12,7 +12,7 @@ import csv_files
 import duckdb
 import pytest
 import sample_trades
-from backfills import Crawl
+from backfills import Backfill
 from kraken_market import SECOND_NS, Trade
 from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, years
 
@@ -33,7 +33,7 @@ __all__ = ["started"]
 
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
-def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
+def test_a_redownload_makes_the_history_equal_to_the_exchanges(started: Any, rounding: str) -> None:
     scenario = started(TRADES)
     scenario.take_in(csv_files.three_columns(TRADES[:4_000], rounding))
     scenario.fill()
@@ -46,13 +46,13 @@ def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
     scenario.check()
 
 
-def test_a_second_redownload_asks_for_no_page(started: Any) -> None:
+def test_a_second_redownload_requests_no_page(started: Any) -> None:
     scenario = started(TRADES)
     scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
     scenario.redownload()
     calls = len(scenario.exchange.calls)
-    crawl = scenario.crawl(replace_imported=True)
-    assert (crawl.only(PAIR).exit_status, crawl.notes) == (
+    backfill = scenario.backfill(replace_imported=True)
+    assert (backfill.only(PAIR).exit_status, backfill.notes) == (
         0,
         ["nothing of it is imported, or all of it was downloaded again before"],
     )
@@ -107,8 +107,8 @@ def test_seven_columns_too(started: Any) -> None:
     scenario.check()
 
 
-def test_ids_that_jump_are_confirmed_jumps(started: Any) -> None:
-    trades = sample_trades.jumping_ids(3_000, 7)
+def test_id_gaps_of_a_redownload_are_confirmed_id_gaps(started: Any) -> None:
+    trades = sample_trades.ids_with_gaps(3_000, 7)
     scenario = started(trades)
     scenario.take_in(csv_files.three_columns(trades[500:2_500]))
     assert scenario.redownload().exit_status == 0
@@ -143,11 +143,11 @@ def test_a_year_that_turns_within_a_busy_second(started: Any, rounding: str) -> 
     )
     scenario.fill()
     assert len(TradeStore(scenario.folder).segments(PAIR)) > 1
-    # Of the later year nothing is asked for, but what a trade of the earlier one may be told as.
+    # Of the later year, only the time to which an earlier trade may be rounded is requested.
     early = Range(0, sample_trades.utc_ns(2024, 1, 1) - 1)
-    done = scenario.crawl(replace_imported=True).only(PAIR, span=early)
+    done = scenario.backfill(replace_imported=True).only(PAIR, span=early)
     assert (done.exit_status, done.replacement.days) == (0, ())
-    assert [row[3:5] for row in scenario.tape] == [row[3:5] for row in scenario.truth]
+    assert [row[3:5] for row in scenario.history] == [row[3:5] for row in scenario.truth]
     assert "csv" in "".join(scenario.sources())
     assert verify(TradeStore(scenario.folder), PAIR).faults == []
     assert scenario.redownload().exit_status == 0
@@ -167,9 +167,9 @@ def in_another_year() -> list[Trade]:
 def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
     trades = in_another_year()
     scenario = started(trades)
-    # What the file tells begins at noon of the last day of the year, where there is no trade.
+    # What the file covers begins at noon of the last day of the year, where there is no trade.
     early = Range(0, sample_trades.utc_ns(2023, 12, 31, 12))
-    assert scenario.crawl().only(PAIR, span=early).exit_status == 0
+    assert scenario.backfill().only(PAIR, span=early).exit_status == 0
     scenario.take_in(
         csv_files.three_columns(trades, "up"), KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
     )
@@ -209,11 +209,11 @@ def test_the_trades_that_a_file_lacks_at_its_end_join_its_last_ones(
         csv_files.three_columns(trades[:17], rounding),
         KnownComplete(0, trades[-1].true_ns // SECOND_NS + 900),
     )
-    crawl = scenario.crawl()
-    assert crawl.only(PAIR).exit_status == 0
-    [note] = crawl.notes
+    backfill = scenario.backfill()
+    assert backfill.only(PAIR).exit_status == 0
+    [note] = backfill.notes
     assert note.endswith("which is a gap now and is downloaded again")
-    assert [row[3:5] for row in scenario.tape] == [row[3:5] for row in scenario.truth]
+    assert [row[3:5] for row in scenario.history] == [row[3:5] for row in scenario.truth]
     assert scenario.redownload().exit_status == 0
     scenario.check()
 
@@ -243,11 +243,11 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in found]
 
 
-def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
+def test_a_row_that_the_file_lacks_is_reported_with_its_day(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
     scenario.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
-    filled = scenario.crawl().only(PAIR)
+    filled = scenario.backfill().only(PAIR)
     [imported] = imported_paths(scenario.folder)
     assert (filled.exit_status, str(filled.error)) == (
         4,
@@ -255,14 +255,14 @@ def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
         "imported: `harvester backfill XBTUSD --replace-imported` downloads imported ranges again",
     )
     before = (scenario.folder / imported).read_bytes()
-    crawl = scenario.crawl(replace_imported=True)
-    done = crawl.only(PAIR)
+    backfill = scenario.backfill(replace_imported=True)
+    done = backfill.only(PAIR)
     assert done.exit_status == 4
-    told = Day("2024-02-03", 4, Decimal(53), 5, Decimal(65))
-    assert done.replacement.days == (told,)
+    differing_day = Day("2024-02-03", 4, Decimal(53), 5, Decimal(65))
+    assert done.replacement.days == (differing_day,)
     copy = f"quarantine/XBTUSD/0001/{imported.rpartition('/')[2]}"
     text = "2024-02-03: the file has 4 trades of volume 53.00000000, the exchange 5 of 65.00000000"
-    assert crawl.notes == [
+    assert backfill.notes == [
         text,
         f"{imported} does not agree with the exchange: a copy is in {copy}",
     ]
@@ -300,7 +300,7 @@ def test_imported_ranges_that_lack_rows_end_no_download_of_others(started: Any) 
         ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
         scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), KnownComplete(*ends))
     for _ in range(2):
-        done = scenario.crawl().only(PAIR)
+        done = scenario.backfill().only(PAIR)
         assert (done.exit_status, type(done.error), done.gaps) == (4, ImportIncomplete, [])
         [covered] = TradeStore(scenario.folder).coverage(PAIR)
         assert covered.through > trades[-1].true_ns
@@ -316,7 +316,7 @@ def test_a_repair_downloads_every_gap_beside_imported_ranges_that_lack_rows(star
         rows = trades[start : start + 5]
         ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
         scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), KnownComplete(*ends))
-    scenario.crawl().only(PAIR)
+    scenario.backfill().only(PAIR)
     archive = TradeStore(scenario.folder)
     for segment in archive.segments(PAIR):
         if not segment.is_imported:
@@ -329,7 +329,7 @@ def test_a_repair_downloads_every_gap_beside_imported_ranges_that_lack_rows(star
     scenario.check()
 
 
-def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
+def test_an_altered_volume_is_reported_with_its_day(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
     data = csv_files.three_columns(trades)
@@ -343,7 +343,7 @@ def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
     scenario.check()
 
 
-def test_a_row_that_ids_show_to_be_none_goes(started: Any) -> None:
+def test_a_row_that_ids_show_to_be_false_is_replaced(started: Any) -> None:
     trades = days_apart(6)
     scenario = started(trades)
     scenario.take_in(
@@ -362,7 +362,7 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
         csv_files.three_columns(sorted([*trades, trades[12]], key=lambda each: each.true_ns))
     )
     scenario.fill()
-    before = scenario.tape
+    before = scenario.history
     done = scenario.redownload()
     assert (done.exit_status, done.replacement.replaced, done.replacement.kept) == (4, (), ())
     [left] = done.replacement.left
@@ -372,7 +372,7 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
         "to be all; the same command asks for them again; to use the exchange's trades all the "
         f"same, remove {path} and backfill"
     )
-    assert scenario.tape == before
+    assert scenario.history == before
     calls = len(scenario.exchange.calls)
     again = scenario.redownload()
     assert (again.exit_status, again.replacement.left) == (4, done.replacement.left)
@@ -380,22 +380,22 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     assert (
         len([each for each in scenario.exchange.calls[calls:] if each.path.endswith("Trades")]) == 3
     )
-    assert scenario.tape == before
+    assert scenario.history == before
 
 
-def test_an_answer_that_left_trades_out_is_asked_for_again(started: Any) -> None:
+def test_an_answer_that_left_trades_out_replaces_nothing_until_a_later_run(started: Any) -> None:
     trades = days_apart(6, numbered=False)
     scenario, short = started(trades), started([*trades[:12], *trades[13:]])
     scenario.take_in(csv_files.three_columns(trades))
     scenario.fill()
-    before = scenario.tape
+    before = scenario.history
     done = short.redownload()
     [left] = done.replacement.left
     assert (done.exit_status, done.replacement.replaced) == (4, ())
     assert left.reason.startswith("the exchange does not show all trades of the file on 2024-02-03")
-    assert scenario.tape == before
-    crawl = scenario.crawl(replace_imported=True)
-    assert (crawl.only(PAIR).exit_status, crawl.notes) == (0, [])
+    assert scenario.history == before
+    backfill = scenario.backfill(replace_imported=True)
+    assert (backfill.only(PAIR).exit_status, backfill.notes) == (0, [])
     scenario.check()
 
 
@@ -405,10 +405,10 @@ def test_a_trade_left_out_is_not_outweighed_by_one_that_the_file_lacks(started: 
     scenario, short = started(alike), started([*alike[:12], *alike[13:]])
     scenario.take_in(csv_files.three_columns([*alike[:11], *alike[12:]]))
     scenario.fill()
-    before = scenario.tape
+    before = scenario.history
     done = short.redownload()
     assert (done.exit_status, done.replacement.replaced) == (4, ())
-    assert scenario.tape == before
+    assert scenario.history == before
     assert scenario.redownload().replacement.left == ()
     scenario.check()
 
@@ -442,11 +442,11 @@ def test_a_trade_that_is_rounded_over_midnight_is_no_difference(
 # --- which, and in which order --------------------------------------------------------------------
 
 
-def replaced(crawl: Crawl) -> list[int]:
+def replaced(backfill: Backfill) -> list[int]:
     """The years in the order in which they were replaced."""
     return [
         2016 + (event.span.through - sample_trades.utc_ns(2016, 1, 2)) // (365 * DAY)
-        for event in crawl.events
+        for event in backfill.events
         if isinstance(event, Replaced)
     ]
 
@@ -482,9 +482,9 @@ def test_the_oldest_are_replaced_first(started: Any) -> None:
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    crawl = scenario.crawl(replace_imported=True)
-    assert crawl.only(PAIR).exit_status == 0
-    assert replaced(crawl) == [2016, 2017, 2018]
+    backfill = scenario.backfill(replace_imported=True)
+    assert backfill.only(PAIR).exit_status == 0
+    assert replaced(backfill) == [2016, 2017, 2018]
     scenario.check()
 
 
@@ -495,9 +495,9 @@ def test_newest_first_replaces_the_newest_first(started: Any) -> None:
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    crawl = scenario.crawl(replace_imported=True, newest_first=True)
-    assert crawl.only(PAIR).exit_status == 0
-    assert replaced(crawl) == [2018, 2017, 2016]
+    backfill = scenario.backfill(replace_imported=True, newest_first=True)
+    assert backfill.only(PAIR).exit_status == 0
+    assert replaced(backfill) == [2018, 2017, 2016]
     scenario.check()
 
 
@@ -509,10 +509,10 @@ def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
     scenario.fill()
-    crawl = scenario.crawl(replace_imported=True)
+    backfill = scenario.backfill(replace_imported=True)
     span = Range(sample_trades.utc_ns(2017, 6, 1), sample_trades.utc_ns(2017, 6, 1) + 1)
-    assert crawl.only(PAIR, span=span).exit_status == 0
-    assert replaced(crawl) == [2017]
+    assert backfill.only(PAIR, span=span).exit_status == 0
+    assert replaced(backfill) == [2017]
     assert scenario.sources().count("csv") == 2
 
 
@@ -529,12 +529,12 @@ def test_trades_that_a_neighbour_lacks_are_downloaded_in_the_same_run(
     )
     scenario.exchange.faults.hide = {PAIR: dict.fromkeys(hidden, 12)}
     scenario.fill()
-    assert len(scenario.tape) == len(trades) - 3
+    assert len(scenario.history) == len(trades) - 3
     scenario.exchange.faults.hide = {}
-    crawl = scenario.crawl(replace_imported=True)
-    done = crawl.only(PAIR)
+    backfill = scenario.backfill(replace_imported=True)
+    done = backfill.only(PAIR)
     assert (done.exit_status, len(done.replacement.replaced)) == (0, 1)
-    [note] = crawl.notes
+    [note] = backfill.notes
     assert note.endswith("which is a gap now and is downloaded again")
     scenario.check()
 
@@ -557,14 +557,14 @@ def test_an_interrupted_redownload_keeps_what_it_fetched(started: Any) -> None:
     scenario = started(TRADES)
     scenario.take_in(csv_files.three_columns(TRADES))
     scenario.fill()
-    before = scenario.tape
+    before = scenario.history
     done = scenario.redownload(stop_after_pages=3)
     assert (done.exit_status, type(done.error)) == (130, Interrupted)
-    assert scenario.tape == before
+    assert scenario.history == before
     assert aside(scenario.folder)
-    crawl = scenario.crawl(replace_imported=True)
-    assert crawl.only(PAIR).exit_status == 0
-    pages = max(event.pages for event in crawl.events if isinstance(event, PageRead))
+    backfill = scenario.backfill(replace_imported=True)
+    assert backfill.only(PAIR).exit_status == 0
+    pages = max(event.pages for event in backfill.events if isinstance(event, PageRead))
     assert pages <= 7
     scenario.check()
 
@@ -590,7 +590,7 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
     assert archive.first_id_after(PAIR, 0) == (TRADES[0].trade_id, 0)
 
 
-def test_a_scan_through_a_replacement_is_a_whole_tape(started: Any) -> None:
+def test_a_scan_during_a_replacement_is_complete(started: Any) -> None:
     trades = years(2_000, 2_000, 2_000)
     scenario = started(trades)
     scenario.take_in(
@@ -624,7 +624,7 @@ def test_of_an_imported_and_a_downloaded_segment_of_one_range_the_downloaded_one
     assert scenario.redownload().exit_status == 0
     after = harvester.open(scenario.folder).verify(PAIR)[0]
     (scenario.folder / path).write_bytes(imported)
-    assert len(scenario.tape) > len(scenario.truth), "a plain reader sees both files"
+    assert len(scenario.history) > len(scenario.truth), "a plain reader sees both files"
     archive = harvester.open(scenario.folder)
     between = archive.verify(PAIR)[0]
     assert (before.faults, between.faults, after.faults) == ([], [], [])

@@ -243,7 +243,7 @@ def test_schedulers_that_keep_no_output_need_a_log(make: Callable[[ScheduledJob]
     assert str(caught.value) == f"{make.__name__} keeps no output: name a file with --log"
 
 
-# The shell of it does what it says: run by a real sh, with a program that ends as it is told.
+# The shell of it does what it says: run by a real sh, with a program that ends with given statuses.
 
 
 def _ended(tmp_path: Path, statuses: str, command: list[str]) -> tuple[int, str, int]:
@@ -289,7 +289,7 @@ ENDS.append(("3 3 3 3 3 3 0", 3, 6))
 
 
 @pytest.mark.parametrize(("statuses", "last", "tries"), ENDS)
-def test_cron_tries_again_after_status_3_alone_and_tells_a_bad_end(
+def test_cron_tries_again_after_status_3_only_and_reports_a_failure(
     statuses: str, last: int, tries: int, tmp_path: Path
 ) -> None:
     night = _program(tmp_path)
@@ -338,7 +338,7 @@ def test_the_statuses_that_are_tried_again_are_those_of_the_exchange() -> None:
         assert f"test $s -eq {ExchangeError.exit_status} || break" in text
 
 
-def test_cron_stays_still_where_its_folder_is_gone(tmp_path: Path) -> None:
+def test_cron_does_nothing_if_its_folder_is_missing(tmp_path: Path) -> None:
     night = replace(LOGGED, folder=str(tmp_path / "gone"), log=str(tmp_path / "log"))
     command = cron(night)["harvester.cron"].splitlines()[-1].split(" ", 5)[-1]
     done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, timeout=60)
@@ -478,7 +478,7 @@ def test_a_time_of_day_is_read(text: str, clock: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["24:00", "4", "4:5", "04:60", "4pm", "", "04:17:00", "\u0664:10"])
-def test_what_is_no_time_of_day_is_said(text: str) -> None:
+def test_an_invalid_time_of_day_is_an_error(text: str) -> None:
     with pytest.raises(BadTime) as caught:
         parse_clock(text)
     assert str(caught.value) == (

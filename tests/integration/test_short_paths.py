@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import sample_trades
-from backfills import serve, tape_of
+from backfills import rows_on_disk, serve
 from kraken_server import Exchange
 
 PAGES = 5
@@ -119,7 +119,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def backfill(exchange: Exchange, folder: Path) -> Entered:
     entered = record(folder, exchange, "backfill", "XBTUSD")
-    assert len(tape_of(folder / "data", "XBTUSD")) == PAGES * PAGE_ROWS
+    assert len(rows_on_disk(folder / "data", "XBTUSD")) == PAGES * PAGE_ROWS
     return entered
 
 

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 import sample_trades
 from candle_cases import (
-    MADE_TAPES,
+    MADE_HISTORIES,
     Compacting,
     Part,
     answer,
@@ -139,15 +139,15 @@ def test_only_the_files_of_the_pair_and_the_year_are_read(
 @BOTH
 @pytest.mark.parametrize("way", [0, 1])
 def test_what_a_crashed_compaction_left_counts_once(opened: Any, way: int, tmp_path: Path) -> None:
-    archive = hold(TradeStore(tmp_path / "a"), overlapping(MADE_TAPES["busy"])[way])
+    archive = hold(TradeStore(tmp_path / "a"), overlapping(MADE_HISTORIES["busy"])[way])
     hold(archive, cut(YEARS, [0, YEARS[-1][1]]), "AAAEUR")
     connection = opened(archive, tmp_path)
     query = "SELECT trade_id FROM tape('XBTUSD')"
     assert [value for (value,) in connection.sql(query).fetchall()] == [
-        row[0] for row in MADE_TAPES["busy"]
+        row[0] for row in MADE_HISTORIES["busy"]
     ]
     [(counted,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
-    assert counted == len(MADE_TAPES["busy"]) + len(YEARS)
+    assert counted == len(MADE_HISTORIES["busy"]) + len(YEARS)
 
 
 @BOTH
@@ -170,13 +170,15 @@ def test_an_empty_archive_has_the_view_and_no_rows(opened: Any, tmp_path: Path) 
     assert relation.fetchall() == []
 
 
-# --- the tape ------------------------------------------------------------------------------------
+# --- the expected rows ----------------------------------------------------------------------------
 
 
 @BOTH
 @pytest.mark.parametrize("name", ["without ids", "one stamp", "look-alikes", "new years"])
-def test_the_tape_is_in_the_exchanges_order(opened: Any, name: str, tmp_path: Path) -> None:
-    rows = MADE_TAPES[name]
+def test_the_trade_history_in_sql_is_in_the_exchanges_order(
+    opened: Any, name: str, tmp_path: Path
+) -> None:
+    rows = MADE_HISTORIES[name]
     stamps = [row[1] for row in rows]
     archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, stamps[200 % len(rows)], stamps[-1]]))
     query = "SELECT trade_id, epoch_ns(time), tie, price, volume FROM tape('XBTUSD')"
@@ -229,7 +231,7 @@ def test_any_spelling_of_a_pair_will_do(
 
 
 @pytest.mark.parametrize("query", ["FROM tape('NOPE''S')", "FROM ohlc('NOPE''S', '1h')"])
-def test_a_pair_that_is_not_held_is_said(query: str, archive: TradeStore) -> None:
+def test_a_pair_that_is_not_stored_is_an_error(query: str, archive: TradeStore) -> None:
     with pytest.raises(duckdb.Error) as caught:
         run_sql(archive, query).fetchall()
     assert str(caught.value) == (
@@ -277,9 +279,11 @@ def test_candles_are_those_of_harvester(
 
 
 @BOTH
-@pytest.mark.parametrize("name", MADE_TAPES)
-def test_candles_of_any_tape_are_the_oracles(opened: Any, name: str, tmp_path: Path) -> None:
-    rows = MADE_TAPES[name]
+@pytest.mark.parametrize("name", MADE_HISTORIES)
+def test_candles_of_all_made_markets_equal_the_oracles(
+    opened: Any, name: str, tmp_path: Path
+) -> None:
+    rows = MADE_HISTORIES[name]
     stamps = [row[1] for row in rows]
     archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, stamps[len(stamps) // 2], stamps[-1]]))
     connection = opened(archive, tmp_path)
@@ -305,7 +309,7 @@ def test_candles_of_any_tape_are_the_oracles(opened: Any, name: str, tmp_path: P
 def test_candles_of_the_calendar_are_the_oracles(
     opened: Any, name: str, interval: str, number: int, unit: str, tmp_path: Path
 ) -> None:
-    rows = MADE_TAPES[name]
+    rows = MADE_HISTORIES[name]
     archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, rows[-1][1]]))
     made = answer(opened(archive, tmp_path).sql(f"FROM ohlc('XBTUSD', '{interval}')"))
     assert is_equal(made, candle_oracle.calendar_candles(rows, unit, number=number), CANDLE)
@@ -340,11 +344,11 @@ def test_a_span_that_ends_at_new_year_loses_no_last_nanosecond(opened: Any, tmp_
 def test_an_interval_is_refused_in_harvesters_own_words(
     opened: Any, interval: str, archive: TradeStore, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInterval) as ours:
+    with pytest.raises(BadInterval) as of_harvester:
         parse_interval(interval)
     with pytest.raises(duckdb.Error) as caught:
         opened(archive, tmp_path).sql("FROM ohlc('XBTUSD', ?)", params=[interval]).fetchall()
-    words = str(ours.value).replace(repr(interval), f"'{interval}'")
+    words = str(of_harvester.value).replace(repr(interval), f"'{interval}'")
     assert str(caught.value) == f"Invalid Input Error: {words}"
 
 
@@ -356,7 +360,7 @@ def test_params_are_values_and_frames_come_out(archive: TradeStore) -> None:
     assert (relation.df()["n"][0], relation.pl()["n"][0]) == (len(BUSY), len(BUSY))
 
 
-def test_a_query_that_makes_no_sense_is_said_with_its_place(archive: TradeStore) -> None:
+def test_a_syntax_error_is_shown_with_its_position(archive: TradeStore) -> None:
     with pytest.raises(BadQuery) as caught:
         run_sql(archive, "SELEC 1")
     assert str(caught.value) == (
@@ -374,7 +378,7 @@ def test_a_name_that_no_table_has_is_no_variable_of_python(archive: TradeStore) 
     assert "\nCatalog Error: Table with name params does not exist!\n" in str(caught.value)
 
 
-def test_a_text_without_a_query_is_said(archive: TradeStore) -> None:
+def test_a_text_without_a_query_is_an_error(archive: TradeStore) -> None:
     with pytest.raises(BadQuery) as caught:
         run_sql(archive, "-- nothing")
     assert str(caught.value) == (
@@ -390,7 +394,7 @@ def rows(archive: TradeStore, query: str, memory_limit: str = "2GB") -> int:
     return sum(batch.num_rows for batch in stream.batches)
 
 
-def test_too_little_memory_is_said(archive: TradeStore) -> None:
+def test_too_little_memory_is_an_error(archive: TradeStore) -> None:
     with pytest.raises(HarvesterError) as caught:
         rows(archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB")
     assert str(caught.value).startswith(
@@ -421,7 +425,7 @@ def test_a_database_stays_right_as_the_archive_grows(tmp_path: Path) -> None:
     assert late == len(BUSY)
 
 
-def test_a_database_says_which_archive_it_reads(archive: TradeStore, tmp_path: Path) -> None:
+def test_a_database_names_the_archive_that_it_reads(archive: TradeStore, tmp_path: Path) -> None:
     [(path,)] = kept(archive, tmp_path).sql("SELECT path FROM harvester.archive").fetchall()
     assert path == str(archive.root)
 

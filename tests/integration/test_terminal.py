@@ -102,20 +102,20 @@ def interrupted(url: str, folder: Path, width: int, *arguments: str) -> tuple[in
         env=known | options | {"HARVESTER_API_URL": url, "TERM": "xterm"},
     )
     os.close(slave)
-    screen, told, is_pressed = Screen(width), "", False
+    screen, shown_text, is_pressed = Screen(width), "", False
     while True:
         try:
             read = os.read(master, 65_536)
         except OSError:
             break
-        told += read.decode(errors="replace")
+        shown_text += read.decode(errors="replace")
         # Between two frames: amid one, the terminal's ^C may land in an escape sequence.
-        is_page_shown = re.search(r"% [0-9][^\n]* left", told)
+        is_page_shown = re.search(r"% [0-9][^\n]* left", shown_text)
         if not is_pressed and is_page_shown and not select.select([master], [], [], 0.05)[0]:
             os.write(master, b"\x03")
             is_pressed = True
     os.close(master)
-    screen.write(told)
+    screen.write(shown_text)
     return process.wait(), screen
 
 
@@ -123,13 +123,13 @@ def interrupted(url: str, folder: Path, width: int, *arguments: str) -> tuple[in
 def test_ctrl_c_leaves_no_progress_lines_behind(tmp_path: Path, width: int) -> None:
     with serve(sample_trades.market(sample_trades.xbtusd_like(20_000, 41))) as exchange:
         status, screen = interrupted(exchange.url, tmp_path / "data", width, "backfill", "XBTUSD")
-    told = (
+    shown_text = (
         "stopping; storing what is complete (press again to stop at once)\n"
         "XBTUSD: N trades in N pages; interrupted; the same command goes on where it stopped"
     )
     assert (status, screen.is_cursor_shown) == (130, True)
     shown = re.sub(r"[0-9,]+ (trades|pages)", r"N \1", " ".join(screen.lines))
-    assert shown.split() == told.split()
+    assert shown.split() == shown_text.split()
     assert all(len(line) <= width for line in screen.lines)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sample_trades
-from backfills import Crawl, serve
+from backfills import Backfill, serve
 from corruption import span_text
 from kraken_market import Market
 
@@ -38,7 +38,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with serve(sample_trades.market(TRADES)) as exchange:
         for i, ends in enumerate(zip([0, *CUTS], [*CUTS, END], strict=True)):
             part = tmp_path_factory.mktemp(f"part{i}")
-            Crawl(exchange.url, part).only("XBTUSD", Range(*ends))
+            Backfill(exchange.url, part).only("XBTUSD", Range(*ends))
             for name in ("trades", "wanted"):
                 shutil.copytree(part / name, folder / name, dirs_exist_ok=True)
     (folder / "wanted/XBTUSD.json").write_text(f'{{"pair":"XBTUSD","spans":[[0,{END}]]}}')
@@ -61,7 +61,7 @@ def faults(folder: Path) -> list[str]:
 
 
 def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Write a file anew with other rows, as a clumsy tool would: the footer stays."""
+    """Write a file again with other rows, as a clumsy tool would: the footer stays."""
     table = pq.ParquetFile(file).read()
     footer = pq.ParquetFile(file).metadata.metadata
     changed = change(table).replace_schema_metadata(
@@ -74,7 +74,7 @@ def name_of(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
+def test_a_sound_archive_has_no_faults_and_all_counts(sound: Path) -> None:
     report = verify(TradeStore(sound), "XBTUSD")
     counts = (report.files, report.rows, report.ids, report.boundaries, report.confirmed_id_gaps)
     assert (report.faults, counts) == ([], (4, 4_000, 4_000, 3, 0))
@@ -99,7 +99,7 @@ def rollup_of(folder: Path, place: int, level: str = "1m") -> Path:
 
 
 def alter(file: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
-    """Write a roll-up anew with other values in one column; the footer stays."""
+    """Write a roll-up again with other values in one column; the footer stays."""
     table, footer = pq.ParquetFile(file).read(), pq.ParquetFile(file).metadata.metadata
     place, kind = table.schema.get_field_index(column), table.schema.field(column)
     values = pa.array(change(table.column(column).to_pylist()), kind.type)
@@ -192,7 +192,7 @@ def test_a_row_taken_out(harmed: Path) -> None:
     )
 
 
-def test_one_digit_changed(harmed: Path) -> None:
+def test_a_changed_digit_is_a_fault(harmed: Path) -> None:
     file = files(harmed)[2]
 
     def change(table: pa.Table) -> pa.Table:
@@ -277,10 +277,10 @@ def test_a_byte_changed_in_the_middle(harmed: Path) -> None:
 def test_a_footer_swapped(harmed: Path) -> None:
     path, other = files(harmed)[1:3]
     mine = pq.ParquetFile(path).read()
-    theirs = pq.ParquetFile(other).metadata.metadata
+    other_metadata = pq.ParquetFile(other).metadata.metadata
     pq.write_table(
         mine.replace_schema_metadata(
-            {k: v for k, v in theirs.items() if k.startswith(b"harvester.")}
+            {k: v for k, v in other_metadata.items() if k.startswith(b"harvester.")}
         ),
         path,
         **WRITER_OPTIONS,
@@ -306,25 +306,27 @@ def test_a_file_in_the_folder_of_another_pair(harmed: Path) -> None:
 def test_ids_that_skip_between_files(tmp_path: Path) -> None:
     left, right = tmp_path / "left", tmp_path / "right"
     with serve(sample_trades.market(TRADES)) as exchange:
-        Crawl(exchange.url, left).only("XBTUSD", Range(0, CUTS[0]))
+        Backfill(exchange.url, left).only("XBTUSD", Range(0, CUTS[0]))
     with serve(sample_trades.market(TRADES[:1_001] + TRADES[1_003:])) as exchange:
-        Crawl(exchange.url, right).only("XBTUSD", Range(CUTS[0], CUTS[1]))
+        Backfill(exchange.url, right).only("XBTUSD", Range(CUTS[0], CUTS[1]))
     shutil.copytree(right / "trades", left / "trades", dirs_exist_ok=True)
     [fault] = verify(TradeStore(left), "XBTUSD").faults
     first = TRADES[0].trade_id or 0
     assert fault.text == (f"unconfirmed id gap: {first + 1_000} is followed by {first + 1_003}")
 
 
-def test_a_confirmed_jump_is_no_fault(tmp_path: Path) -> None:
+def test_a_confirmed_id_gap_is_no_fault(tmp_path: Path) -> None:
     with serve(sample_trades.market(TRADES[:500] + TRADES[510:])) as exchange:
-        Crawl(exchange.url, tmp_path).only("XBTUSD")
+        Backfill(exchange.url, tmp_path).only("XBTUSD")
     report = verify(TradeStore(tmp_path), "XBTUSD")
     assert (report.faults, report.confirmed_id_gaps) == ([], 1)
 
 
-def test_a_pair_that_always_jumps_is_sound_and_counted(tmp_path: Path) -> None:
-    with serve(sample_trades.market(sample_trades.jumping_ids(20_000, 72, chance=0.5))) as exchange:
-        Crawl(exchange.url, tmp_path, {"archive.flush_rows": 3_000}).only("XBTUSD")
+def test_a_pair_with_id_gaps_everywhere_is_sound_and_they_are_counted(tmp_path: Path) -> None:
+    with serve(
+        sample_trades.market(sample_trades.ids_with_gaps(20_000, 72, chance=0.5))
+    ) as exchange:
+        Backfill(exchange.url, tmp_path, {"archive.flush_rows": 3_000}).only("XBTUSD")
     report = verify(TradeStore(tmp_path), "XBTUSD")
     assert report.faults == []
     assert report.confirmed_id_gaps + report.unconfirmed_id_gaps > 5_000
@@ -339,17 +341,17 @@ def test_a_pair_that_always_jumps_is_sound_and_counted(tmp_path: Path) -> None:
     ],
     ids=["without ids", "runs of id 0", "tiny coin"],
 )
-def test_odd_tapes_are_sound(market: Market, tmp_path: Path) -> None:
+def test_archives_of_unusual_markets_are_sound(market: Market, tmp_path: Path) -> None:
     with serve(market) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, {"archive.flush_rows": 500})
-        outcome = crawl.only(market.altname)
+        backfill = Backfill(exchange.url, tmp_path, {"archive.flush_rows": 500})
+        outcome = backfill.only(market.altname)
     assert outcome.exit_status == 0
     assert verify(TradeStore(tmp_path), outcome.pair).faults == []
 
 
-def test_an_interrupted_backfill_leaves_a_gap_that_is_told(tmp_path: Path) -> None:
+def test_an_interrupted_backfill_leaves_a_gap_that_is_a_fault(tmp_path: Path) -> None:
     with serve(sample_trades.market(TRADES)) as exchange:
-        Crawl(exchange.url, tmp_path, stop_after_pages=2).only("XBTUSD", Range(0, END))
+        Backfill(exchange.url, tmp_path, stop_after_pages=2).only("XBTUSD", Range(0, END))
     [fault] = verify(TradeStore(tmp_path), "XBTUSD").faults
     [held] = TradeStore(tmp_path).coverage("XBTUSD")
     assert fault.range == Range(held.through, END)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sample_trades
 from api_server import errors, get
-from backfills import serve, tape_of
+from backfills import rows_on_disk, serve
 from click.testing import CliRunner
 from kraken_market import Market, expected
 from kraken_server import Exchange, Shelf, ohlc_rows
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_downloaded_exactly(folder: Path) -> None:
     for market in MARKETS:
-        assert tape_of(folder, market.altname) == expected(market)
+        assert rows_on_disk(folder, market.altname) == expected(market)
 
 
 def test_the_class_is_kept_in_the_list_of_pairs(folder: Path) -> None:
@@ -86,11 +86,11 @@ def test_the_class_is_kept_in_the_list_of_pairs(folder: Path) -> None:
     )
 
 
-def test_both_classes_are_asked_for_once(exchange: Exchange, tmp_path: Path) -> None:
+def test_both_classes_are_requested_once(exchange: Exchange, tmp_path: Path) -> None:
     opened(exchange.url, tmp_path).backfill("AAPLx/USD")
     asked = [call.params for call in exchange.calls if call.path.endswith("AssetPairs")]
     assert asked == [{}, {"aclass_base": STOCK_CLASS}]
-    assert tape_of(tmp_path, "AAPLxUSD") == expected(STOCK)
+    assert rows_on_disk(tmp_path, "AAPLxUSD") == expected(STOCK)
 
 
 @pytest.mark.parametrize("classes", ["ignored", "refused"])
@@ -163,7 +163,7 @@ def test_a_selection_knows_the_classes(
         ),
     ],
 )
-def test_what_means_no_pair_of_a_class_is_said(
+def test_a_name_of_no_pair_of_a_class_is_an_error(
     names: list[str],
     options: dict[str, Any],
     kind: type[Exception],
@@ -176,7 +176,9 @@ def test_what_means_no_pair_of_a_class_is_said(
     assert str(caught.value) == message
 
 
-def test_all_stocks_of_an_exchange_without_any_is_said(exchange: Exchange, tmp_path: Path) -> None:
+def test_all_stocks_of_an_exchange_without_any_is_an_error(
+    exchange: Exchange, tmp_path: Path
+) -> None:
     exchange.classes = "refused"
     with pytest.raises(
         UnknownPair, match="the exchange lists no pair of the class tokenized_asset"
@@ -196,8 +198,8 @@ def test_a_refresh_brings_the_new_trades_of_a_stock(exchange: Exchange, tmp_path
         ("AAPLXUSD", "complete"),
         ("AAPLxUSD", "complete"),
     ]
-    assert tape_of(tmp_path, "AAPLxUSD") == expected(STOCK)
-    assert tape_of(tmp_path, "AAPLXUSD") == expected(TWIN)
+    assert rows_on_disk(tmp_path, "AAPLxUSD") == expected(STOCK)
+    assert rows_on_disk(tmp_path, "AAPLXUSD") == expected(TWIN)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +248,8 @@ def test_a_stock_is_verified_and_repaired(exchange: Exchange, tmp_path: Path) ->
     broken.write_bytes(broken.read_bytes()[:-100])
     [repaired] = archive.verify("AAPLxUSD", repair=True)
     assert repaired.faults == []
-    assert tape_of(tmp_path, "AAPLxUSD") == expected(STOCK)
-    assert tape_of(tmp_path, "AAPLXUSD") == expected(TWIN)
+    assert rows_on_disk(tmp_path, "AAPLxUSD") == expected(STOCK)
+    assert rows_on_disk(tmp_path, "AAPLXUSD") == expected(TWIN)
 
 
 def test_candles_of_a_stock_are_the_exchanges(folder: Path) -> None:
@@ -329,7 +331,7 @@ def test_a_copy_by_the_server_is_exact(folder: Path, tmp_path: Path) -> None:
         results = opened(url, tmp_path).backfill(all_pairs=True)
     assert sorted(result.pair for result in results) == sorted(NAMES)
     for market in MARKETS:
-        assert tape_of(tmp_path, market.altname) == expected(market)
+        assert rows_on_disk(tmp_path, market.altname) == expected(market)
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def compact(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> harvester.Archive:
-    return filled(tmp_path_factory.mktemp("ticks"))
+    return filled(tmp_path_factory.mktemp("trades"))
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> harvester.Archive:
 
 
 def files_read(result: Result) -> set[str]:
-    """The files that DuckDB tells it has read."""
-    told = result.explain("analyze")
-    counted = [int(count) for count in re.findall(r"Total Files Read: (\d+)", told)]
-    named = re.findall(r"(year=\d{4}/[\d-]+\.parquet)", re.sub(r"[│\s]", "", told))
+    """The files that DuckDB has read, by its profile."""
+    explained = result.explain("analyze")
+    counted = [int(count) for count in re.findall(r"Total Files Read: (\d+)", explained)]
+    named = re.findall(r"(year=\d{4}/[\d-]+\.parquet)", re.sub(r"[│\s]", "", explained))
     assert sum(counted) == len(set(named))
     return set(named)
 
@@ -115,7 +115,7 @@ def test_candles_of_the_calendar_are_the_oracles_over_years(
 
 
 @pytest.mark.parametrize("fill", ["previous", "null"])
-def test_filling_goes_on_over_new_year(rolled: harvester.Archive, fill: Any) -> None:
+def test_filling_continues_over_new_year(rolled: harvester.Archive, fill: Any) -> None:
     made = candle_oracle.candles(YEARS, DAY)
     truth = candle_oracle.filled_fixed(made, DAY, fill)
     result = rolled.ohlc("XBTUSD", "1d", fill=fill, until=YEARS[-1][1] + 1)
@@ -128,13 +128,13 @@ def test_a_day_of_new_york_that_lies_in_two_years_is_one_candle(rolled: harveste
     assert is_equal(made, truth, PLAIN)
 
 
-def test_trades_are_the_tape_in_its_order(archive: harvester.Archive) -> None:
+def test_trades_are_all_stored_rows_in_order(archive: harvester.Archive) -> None:
     table = archive.trades("btc-usd").to_arrow_table()
     table = table.set_column(1, "time", table.column("time").cast(pa.int64()))
     assert [tuple(row.values()) for row in table.to_pylist()] == YEARS
 
 
-def test_without_polars_its_frame_says_what_to_install(
+def test_without_polars_pl_is_an_error_that_names_the_package(
     archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
@@ -268,7 +268,7 @@ def test_since_and_until_open_no_other_files(archive: harvester.Archive) -> None
     assert some.shape == (10, 8)
 
 
-def test_columns_that_are_not_asked_for_are_not_read(archive: harvester.Archive) -> None:
+def test_columns_that_are_not_selected_are_not_read(archive: harvester.Archive) -> None:
     plan = archive.trades("XBTUSD").select("time, price").explain()
     assert re.findall(r"Projections: (time, price)\s", plan)
     assert "volume" not in plan
@@ -383,7 +383,7 @@ def test_statements_that_may_change_something_are_not_run_again(tmp_path: Path) 
     )
 
 
-def test_a_stream_goes_on_through_a_compaction(tmp_path: Path) -> None:
+def test_a_stream_continues_through_a_compaction(tmp_path: Path) -> None:
     archive = filled(tmp_path)
     reader = archive.trades("XBTUSD").to_arrow_reader()
     ids = reader.read_next_batch().column("trade_id").to_pylist()
@@ -392,7 +392,7 @@ def test_a_stream_goes_on_through_a_compaction(tmp_path: Path) -> None:
     assert ids == [row[0] for row in YEARS]
 
 
-def test_several_threads_ask_one_archive(archive: harvester.Archive) -> None:
+def test_several_threads_can_query_an_archive(archive: harvester.Archive) -> None:
     found: list[int] = []
 
     def ask() -> None:
@@ -512,7 +512,7 @@ def test_a_statement_without_rows_gives_none(archive: harvester.Archive, tmp_pat
     assert archive.sql("CREATE TABLE mine (a INTEGER)").fetchall() == []
 
 
-def test_a_connection_asks_many_times(archive: harvester.Archive) -> None:
+def test_a_connection_runs_several_queries(archive: harvester.Archive) -> None:
     with archive.connect() as connection:
         connection.execute("CREATE TABLE big AS FROM trades WHERE volume > 0.1")
         [(count,)] = connection.execute("SELECT count(*) FROM big").fetchall()
@@ -547,7 +547,7 @@ def test_a_result_shows_its_first_rows_and_its_units(tmp_path: Path) -> None:
     assert shown[-1] == "and more"
 
 
-def test_a_short_result_tells_how_many_rows_it_has(archive: harvester.Archive) -> None:
+def test_a_short_result_shows_its_number_of_rows(archive: harvester.Archive) -> None:
     assert texts(archive.trades("XBTUSD").limit(3)._repr_html_())[-1] == "3 rows"
 
 

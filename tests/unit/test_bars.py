@@ -60,7 +60,7 @@ def counted(rows: Rows, by: By, size: Decimal) -> Iterator[candle_oracle.Candle]
         yield candle_oracle.candle(bar[0][1], bar) | {"is_complete": False}
 
 
-def counted_anew(
+def counted_between_gaps(
     rows: Rows, covered: Sequence[Range], by: By, size: Decimal
 ) -> list[candle_oracle.Candle]:
     """Bars of several stretches, each counted for itself."""
@@ -86,7 +86,7 @@ def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
 
 
 def cut(rows: Rows, bounds: Sequence[int]) -> list[tuple[Range, Rows]]:
-    """A tape in segments that touch."""
+    """Rows in segments that touch."""
     stamps = [row[1] for row in rows]
     return [
         (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])
@@ -127,7 +127,7 @@ def assert_equal(
             assert bar["vwap"] == true["vwap"]
 
 
-MADE_TAPES = {
+MADE_HISTORIES = {
     "busy": expected(sample_trades.market(sample_trades.xbtusd_like(700))),
     "without ids": expected(sample_trades.old_style(700)),
     "zero ids": expected(sample_trades.market(sample_trades.zero_ids(700))),
@@ -142,7 +142,7 @@ SHARES = ("a trade", "a tenth", "a half", "all", "more")
 
 
 def size_of(rows: Rows, by: By, share: str) -> str:
-    """A size that ends a bar with each trade, or with a share of the tape's amount."""
+    """A size that ends a bar with each trade, or with a share of the total amount."""
     total = sum((amount(row, by) for row in rows), Decimal(0))
     least = {"trades": Decimal(1), "volume": Decimal("1e-8"), "value": Decimal("1e-18")}[by]
     shares = {"a tenth": 10, "a half": 2, "all": 1}
@@ -153,7 +153,7 @@ def size_of(rows: Rows, by: By, share: str) -> str:
 @pytest.fixture(scope="module")
 def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
     archives = {}
-    for name, rows in MADE_TAPES.items():
+    for name, rows in MADE_HISTORIES.items():
         stamps = [row[1] for row in rows]
         bounds = sorted({0, *stamps[:: len(stamps) // 4], stamps[-1] + 1})
         archives[name] = hold(tmp_path_factory.mktemp("made"), cut(rows, bounds))
@@ -165,13 +165,13 @@ def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeSt
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("by", BYS)
-@pytest.mark.parametrize("name", MADE_TAPES)
+@pytest.mark.parametrize("name", MADE_HISTORIES)
 def test_every_column_equals_the_oracles(
     made_archives: dict[str, TradeStore], name: str, by: By, share: str
 ) -> None:
-    size = size_of(MADE_TAPES[name], by, share)
+    size = size_of(MADE_HISTORIES[name], by, share)
     made = answer(made_archives[name], ask(by, size))
-    assert_equal(made, list(counted(MADE_TAPES[name], by, Decimal(size))))
+    assert_equal(made, list(counted(MADE_HISTORIES[name], by, Decimal(size))))
 
 
 @pytest.mark.parametrize("step_rows", [1, 2, 3, 7])
@@ -180,9 +180,9 @@ def test_every_column_equals_the_oracles(
 def test_how_many_trades_are_counted_at_a_time_makes_no_difference(
     made_archives: dict[str, TradeStore], name: str, by: By, step_rows: int
 ) -> None:
-    size = size_of(MADE_TAPES[name], by, "a tenth")
+    size = size_of(MADE_HISTORIES[name], by, "a tenth")
     made = answer(made_archives[name], ask(by, size), step_rows=step_rows)
-    assert_equal(made, list(counted(MADE_TAPES[name], by, Decimal(size))))
+    assert_equal(made, list(counted(MADE_HISTORIES[name], by, Decimal(size))))
 
 
 SIZES: dict[By, st.SearchStrategy[str]] = {
@@ -195,13 +195,13 @@ SIZES: dict[By, st.SearchStrategy[str]] = {
 
 
 @given(
-    sample_trades.tapes(min_size=1),
+    sample_trades.markets(min_size=1),
     st.lists(st.integers(0, 60), max_size=3),
     st.integers(1, 9),
     st.fixed_dictionaries(SIZES),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_tape_in_any_segments_and_steps_equals_the_oracles(
+def test_bars_of_any_trades_in_any_segments_and_steps_equal_the_oracles(
     market: Any, cuts: list[int], step_rows: int, sizes: dict[By, str]
 ) -> None:
     rows = expected(market)
@@ -249,10 +249,10 @@ def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path, sides: li
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_the_same_bars_are_shown_whichever_span_is_asked_for(
+def test_a_requested_range_shows_the_same_bars_as_the_whole_history(
     made_archives: dict[str, TradeStore], by: By
 ) -> None:
-    rows = MADE_TAPES["one stamp"]
+    rows = MADE_HISTORIES["one stamp"]
     size = size_of(rows, by, "a tenth")
     bars = answer(made_archives["one stamp"], ask(by, size))
     begins = [bar["time"] for bar in bars]
@@ -266,7 +266,7 @@ def test_the_same_bars_are_shown_whichever_span_is_asked_for(
 def test_counting_begins_with_the_first_trade_at_or_after_the_anchor(
     made_archives: dict[str, TradeStore],
 ) -> None:
-    rows = MADE_TAPES["busy"]
+    rows = MADE_HISTORIES["busy"]
     for anchor_ns in (rows[0][1], rows[100][1] + 1, rows[333][1]):
         made = answer(made_archives["busy"], ask("volume", "0.5", anchor_ns=anchor_ns))
         later = [row for row in rows if row[1] >= anchor_ns]
@@ -276,17 +276,20 @@ def test_counting_begins_with_the_first_trade_at_or_after_the_anchor(
 def test_an_anchor_behind_the_last_trade_leaves_no_bar(
     made_archives: dict[str, TradeStore],
 ) -> None:
-    anchor_ns = MADE_TAPES["busy"][-1][1] + 1
+    anchor_ns = MADE_HISTORIES["busy"][-1][1] + 1
     assert answer(made_archives["busy"], ask("trades", "5", anchor_ns=anchor_ns)) == []
 
 
-HOLED = [Range(START - 1, START + 10 * SECOND), Range(START + 20 * SECOND, START + 30 * SECOND)]
+WITH_GAP_RANGES = [
+    Range(START - 1, START + 10 * SECOND),
+    Range(START + 20 * SECOND, START + 30 * SECOND),
+]
 
 
 @pytest.fixture
-def holed(tmp_path: Path) -> TradeStore:
+def with_gap(tmp_path: Path) -> TradeStore:
     """Five trades, a gap of ten seconds, five trades."""
-    return hold(tmp_path, [(HOLED[0], FIVE), (HOLED[1], FIVE_MORE)])
+    return hold(tmp_path, [(WITH_GAP_RANGES[0], FIVE), (WITH_GAP_RANGES[1], FIVE_MORE)])
 
 
 FIVE = [trade(at) for at in range(5)]
@@ -294,32 +297,36 @@ FIVE_MORE = [trade(at) for at in range(21, 26)]
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_a_gap_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore, by: By) -> None:
+def test_a_gap_ends_the_running_bar_and_counting_starts_again(with_gap: TradeStore, by: By) -> None:
     size = {"trades": "3", "volume": "2.5", "value": "15"}[by]
-    made = answer(holed, ask(by, size))
+    made = answer(with_gap, ask(by, size))
     assert [(bar["count"], bar["is_complete"]) for bar in made] == [
         (3, True),
         (2, False),
     ] * 2
-    assert_equal(made, counted_anew([*FIVE, *FIVE_MORE], HOLED, by, Decimal(size)))
+    assert_equal(
+        made, counted_between_gaps([*FIVE, *FIVE_MORE], WITH_GAP_RANGES, by, Decimal(size))
+    )
 
 
 @pytest.mark.parametrize("second", [2, 4, 15, 22])
-def test_a_span_beside_a_gap_shows_the_same_bars(holed: TradeStore, second: int) -> None:
+def test_a_span_beside_a_gap_shows_the_same_bars(with_gap: TradeStore, second: int) -> None:
     begin = START + second * SECOND
-    made = answer(holed, ask("trades", "3", range=Range(begin - 1, EVERYTHING.through)))
-    bars = counted_anew([*FIVE, *FIVE_MORE], HOLED, "trades", Decimal(3))
+    made = answer(with_gap, ask("trades", "3", range=Range(begin - 1, EVERYTHING.through)))
+    bars = counted_between_gaps([*FIVE, *FIVE_MORE], WITH_GAP_RANGES, "trades", Decimal(3))
     assert_equal(made, [bar for bar in bars if bar["time"] >= begin])
 
 
-def test_an_anchor_in_a_gap_begins_behind_it(holed: TradeStore) -> None:
-    made = answer(holed, ask("trades", "3", anchor_ns=START + 15 * SECOND))
+def test_an_anchor_in_a_gap_begins_behind_it(with_gap: TradeStore) -> None:
+    made = answer(with_gap, ask("trades", "3", anchor_ns=START + 15 * SECOND))
     assert_equal(made, list(counted(FIVE_MORE, "trades", Decimal(3))))
 
 
-def test_a_bar_goes_on_over_time_that_is_covered_and_empty(tmp_path: Path) -> None:
-    between = Range(HOLED[0].through, HOLED[1].after)
-    archive = hold(tmp_path, [(HOLED[0], FIVE), (between, []), (HOLED[1], FIVE_MORE)])
+def test_a_bar_continues_over_covered_time_without_trades(tmp_path: Path) -> None:
+    between = Range(WITH_GAP_RANGES[0].through, WITH_GAP_RANGES[1].after)
+    archive = hold(
+        tmp_path, [(WITH_GAP_RANGES[0], FIVE), (between, []), (WITH_GAP_RANGES[1], FIVE_MORE)]
+    )
     made = answer(archive, ask("trades", "7"))
     assert_equal(made, list(counted([*FIVE, *FIVE_MORE], "trades", Decimal(7))))
 
@@ -329,7 +336,7 @@ def test_a_bar_goes_on_over_time_that_is_covered_and_empty(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("by", BYS)
 def test_a_compaction_in_between_changes_no_bar(tmp_path: Path, by: By) -> None:
-    rows = MADE_TAPES["without ids"]
+    rows = MADE_HISTORIES["without ids"]
     stamps = [row[1] for row in rows]
     hold(tmp_path, cut(rows, [0, stamps[200], stamps[400], stamps[-1]]))
     size = size_of(rows, by, "a tenth")
@@ -348,7 +355,9 @@ class Counting(TradeStore):
             yield batch
 
 
-def test_bars_come_while_the_tape_is_still_read(made_archives: dict[str, TradeStore]) -> None:
+def test_the_first_bars_come_before_all_segments_are_read(
+    made_archives: dict[str, TradeStore],
+) -> None:
     archive = Counting(made_archives["busy"].path)
     first = next(bar_batches(archive, ask("trades", "10"), batch_rows=2))
     assert first.num_rows > 0
@@ -359,14 +368,14 @@ def test_nothing_is_read_behind_the_last_bar_of_the_span(
     made_archives: dict[str, TradeStore],
 ) -> None:
     archive = Counting(made_archives["busy"].path)
-    begin = MADE_TAPES["busy"][20][1]
+    begin = MADE_HISTORIES["busy"][20][1]
     assert len(answer(archive, ask("trades", "10", range=Range(0, begin)))) == 3
     assert (archive.taken, len(archive.segments(PAIR))) == (2, 5)
 
 
-def test_nothing_is_read_before_the_gap_before_the_span(holed: TradeStore) -> None:
-    archive = Counting(holed.path)
-    answer(archive, ask("trades", "3", range=Range(HOLED[1].after, EVERYTHING.through)))
+def test_nothing_is_read_before_the_gap_before_the_span(with_gap: TradeStore) -> None:
+    archive = Counting(with_gap.path)
+    answer(archive, ask("trades", "3", range=Range(WITH_GAP_RANGES[1].after, EVERYTHING.through)))
     assert archive.taken == 1
 
 
@@ -396,7 +405,9 @@ def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
     assert tuple(plain[0]) == PLAIN
 
 
-def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, TradeStore]) -> None:
+def test_batches_have_about_the_requested_number_of_rows(
+    made_archives: dict[str, TradeStore],
+) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "1"), batch_rows=50, step_rows=30)
     assert {batch.num_rows for batch in batches} <= set(range(25, 80))
 
@@ -409,11 +420,11 @@ def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeSt
 # --- refusals ------------------------------------------------------------------------------------
 
 
-def test_a_pair_that_is_not_held_names_those_that_are(holed: TradeStore) -> None:
+def test_a_pair_that_is_not_held_names_those_that_are(with_gap: TradeStore) -> None:
     with pytest.raises(NothingHeld) as caught:
-        next(bar_batches(holed, BarQuery("ETHUSD", parse_size("trades", "5"))))
+        next(bar_batches(with_gap, BarQuery("ETHUSD", parse_size("trades", "5"))))
     assert str(caught.value) == (
-        f"the archive at {holed.path} holds no trades of ETHUSD; it holds XBTUSD. "
+        f"the archive at {with_gap.path} holds no trades of ETHUSD; it holds XBTUSD. "
         "`harvester backfill ETHUSD` fetches them"
     )
 

@@ -255,7 +255,7 @@ def test_a_day_that_a_place_skipped_has_no_candle() -> None:
     ]
 
 
-def test_kraken_s_week_opens_on_thursday_and_ours_on_monday() -> None:
+def test_krakens_week_opens_on_thursday_and_a_calendar_week_on_monday() -> None:
     assert opens("10080", None, "2024-01-01", "2024-01-08") == ["2024-01-04 00:00"]
     assert opens("1w", None, "2024-01-01", "2024-01-08") == ["2024-01-01 00:00"]
 

@@ -36,7 +36,7 @@ def trade(stamp: int, price: int, volume: int = 1) -> candle_oracle.Row:
     return (None, stamp, 0, Decimal(price), Decimal(volume), "buy", "market", "")
 
 
-def tape(times: Sequence[int]) -> list[candle_oracle.Row]:
+def rows_at(times: Sequence[int]) -> list[candle_oracle.Row]:
     """Trades at some openings and right around, also where DuckDB's own dates would round up."""
     some = times[1 :: max(2, len(times) // 12)]
     stamps = sorted({turn + odd for turn in some for odd in (-300, -1, 0, 1)})
@@ -51,7 +51,7 @@ def test_candles_at_the_turns_of_clocks_are_the_oracles(
     question = ask(interval, tz=tz, fill=fill, all_columns=True)
     end = moment(turn) + reach * (2 if interval in LONG else 1)
     times = candle_oracle.walked(moment(turn) - reach, end, step, clock(question))
-    rows = tape(times)
+    rows = rows_at(times)
     archive = hold(TradeStore(tmp_path), [(Range(times[0] - 1, rows[-1][1]), rows)])
     truth = candle_oracle.candles_between(rows, times)
     shown = [time for time in times if truth[0]["time"] <= time <= truth[-1]["time"]]
@@ -68,7 +68,7 @@ QUARTERS = st.integers(0, 4 * 24 * 4)
 
 
 @st.composite
-def broken_tapes(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]:
+def broken_histories(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]:
     """Trades of some days on which Berlin's clocks go back, and ranges that hold some of them."""
     start = BACK - 2 * DAY
     edges = sorted(draw(st.sets(QUARTERS, min_size=2, max_size=6)))
@@ -83,7 +83,7 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]
 
 
 @given(
-    broken_tapes(),
+    broken_histories(),
     st.sampled_from(FILLS),
     st.sampled_from(("1h", "2h", "4h", "1d", "25h")),
     st.tuples(QUARTERS, QUARTERS),

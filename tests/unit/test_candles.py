@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import sample_trades
 from candle_cases import (
-    MADE_TAPES,
+    MADE_HISTORIES,
     MINUTE,
     PAIR,
     PLAIN,
@@ -57,7 +57,7 @@ INTERVALS = ("500ms", "1s", "90s", "7m", "1h", "4h", "1d", "10080")
 @pytest.fixture(scope="module")
 def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
     archives = {}
-    for name, rows in MADE_TAPES.items():
+    for name, rows in MADE_HISTORIES.items():
         stamps = [row[1] for row in rows]
         bounds = sorted({0, *stamps[:: len(stamps) // 7], stamps[-1] + 1})
         archives[name] = hold(TradeStore(tmp_path_factory.mktemp("made")), cut(rows, bounds))
@@ -65,24 +65,24 @@ def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeSt
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
-@pytest.mark.parametrize("name", MADE_TAPES)
+@pytest.mark.parametrize("name", MADE_HISTORIES)
 def test_every_column_equals_the_oracles(
     made_archives: dict[str, TradeStore], name: str, interval: str
 ) -> None:
     made = answer(ohlc(made_archives[name], ask(interval, all_columns=True)))
     width = parse_interval(interval).width_ns
     assert width is not None
-    assert is_equal(made, candle_oracle.candles(MADE_TAPES[name], width), candle_oracle.COLUMNS)
+    assert is_equal(made, candle_oracle.candles(MADE_HISTORIES[name], width), candle_oracle.COLUMNS)
 
 
 @given(
-    sample_trades.tapes(min_size=1),
+    sample_trades.markets(min_size=1),
     st.lists(st.integers(0, 60), max_size=3),
     st.sampled_from(INTERVALS),
     st.integers(-(10**15), 10**15),
 )
 @settings(max_examples=100, deadline=None)
-def test_any_tape_in_any_segments_on_any_grid_equals_the_oracles(
+def test_candles_of_any_trades_in_any_segments_on_any_grid_equal_the_oracles(
     market: Any,
     cuts: list[int],
     interval: str,
@@ -130,13 +130,13 @@ def test_a_candle_without_volume_has_no_vwap(tmp_path: Path) -> None:
     assert [candle["vwap"] for candle in answer(ohlc(archive, ask()))] == [None]
 
 
-# --- whichever files hold the tape ---------------------------------------------------------------
+# --- any division into files ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", [0, 1])
 @pytest.mark.parametrize("name", ["busy", "without ids", "one stamp"])
 def test_overlapping_segments_count_each_trade_once(tmp_path: Path, name: str, way: int) -> None:
-    rows = MADE_TAPES[name]
+    rows = MADE_HISTORIES[name]
     archive = hold(TradeStore(tmp_path), overlapping(rows)[way])
     made = answer(ohlc(archive, ask("90s", all_columns=True)))
     assert is_equal(made, candle_oracle.candles(rows, 90 * SECOND), candle_oracle.COLUMNS)
@@ -153,7 +153,7 @@ def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path, fill: Any) -> None:
-    rows = MADE_TAPES["busy"]
+    rows = MADE_HISTORIES["busy"]
     stamps = [row[1] for row in rows]
     hold(TradeStore(tmp_path), cut(rows, [0, stamps[400], stamps[800], stamps[-1]]))
     span = Range(stamps[850], EVERYTHING.through)
@@ -198,7 +198,7 @@ MOMENTS = st.integers(0, 4 * STRETCH)
 
 
 @st.composite
-def broken_tapes(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]:
+def broken_histories(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]:
     """Trades of some seconds, a quarter apart, and ranges that hold some of that time."""
     edges = sorted(draw(st.sets(MOMENTS, min_size=2, max_size=8)))
     covered = [
@@ -215,7 +215,7 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]
 
 
 @given(
-    broken_tapes(),
+    broken_histories(),
     st.sampled_from(FILLS),
     st.sampled_from(("500ms", "1s", "7s", "1m")),
     st.tuples(MOMENTS, MOMENTS),
@@ -272,7 +272,7 @@ def test_any_fill_over_any_gaps_and_span_is_as_from_first_principles(
 
 
 @pytest.fixture
-def holed(tmp_path: Path) -> TradeStore:
+def with_gap(tmp_path: Path) -> TradeStore:
     """Ten seconds with a trade in the first and the fourth, a gap of ten, ten with one trade."""
     first = Range(START - 1, START + 10 * SECOND - 1)
     second = Range(START + 20 * SECOND - 1, START + 30 * SECOND - 1)
@@ -280,36 +280,40 @@ def holed(tmp_path: Path) -> TradeStore:
     return hold(TradeStore(tmp_path), [(first, early), (second, [trade(25, "9")])])
 
 
-def test_nothing_is_carried_across_a_gap(holed: TradeStore) -> None:
+def test_nothing_is_carried_across_a_gap(with_gap: TradeStore) -> None:
     carried = dict.fromkeys(range(3), 5) | dict.fromkeys(range(3, 10), 7)
-    assert closes(holed, fill="previous") == carried | dict.fromkeys(range(25, 30), 9)
+    assert closes(with_gap, fill="previous") == carried | dict.fromkeys(range(25, 30), 9)
 
 
-def test_null_shows_what_is_covered_and_empty_even_after_a_gap(holed: TradeStore) -> None:
+def test_null_shows_what_is_covered_and_empty_even_after_a_gap(with_gap: TradeStore) -> None:
     shown = {**dict.fromkeys((*range(10), *range(20, 30))), 0: 5, 3: 7, 25: 9}
-    assert closes(holed, fill="null") == shown
+    assert closes(with_gap, fill="null") == shown
 
 
-def test_the_close_before_the_span_is_carried_in(holed: TradeStore) -> None:
+def test_the_close_before_the_span_is_carried_in(with_gap: TradeStore) -> None:
     span = Range(START + 5 * SECOND - 1, START + 8 * SECOND - 1)
-    assert closes(holed, span=span, fill="previous") == dict.fromkeys((5, 6, 7), 7)
+    assert closes(with_gap, span=span, fill="previous") == dict.fromkeys((5, 6, 7), 7)
 
 
-def test_a_null_span_begins_where_it_was_asked_to_begin(holed: TradeStore) -> None:
+def test_null_filling_begins_at_the_requested_start(with_gap: TradeStore) -> None:
     span = Range(START + 5 * SECOND - 1, START + 8 * SECOND - 1)
-    assert closes(holed, span=span, fill="null") == dict.fromkeys((5, 6, 7))
+    assert closes(with_gap, span=span, fill="null") == dict.fromkeys((5, 6, 7))
 
 
-def test_a_span_without_coverage_has_no_candles(holed: TradeStore) -> None:
-    assert closes(holed, span=Range(0, START - SECOND), fill="null") == {}
+def test_a_span_without_coverage_has_no_candles(with_gap: TradeStore) -> None:
+    assert closes(with_gap, span=Range(0, START - SECOND), fill="null") == {}
 
 
-def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(holed: TradeStore) -> None:
+def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(
+    with_gap: TradeStore,
+) -> None:
     question = ask("4s", Range(START, START + 10 * SECOND - 1), fill="previous")
-    assert [candle["close"] for candle in answer(ohlc(holed, question))] == [7, 7]
+    assert [candle["close"] for candle in answer(ohlc(with_gap, question))] == [7, 7]
 
 
-def test_null_goes_on_within_the_coverage_after_a_gap_inside_an_interval(tmp_path: Path) -> None:
+def test_null_filling_continues_within_the_coverage_after_a_gap_inside_an_interval(
+    tmp_path: Path,
+) -> None:
     before, after = Range(START - 1, START + SECOND), Range(START + 2 * SECOND, START + 15 * SECOND)
     archive = hold(TradeStore(tmp_path), [(before, [trade(0.5, "5")]), (after, [])])
     found = answer(ohlc(archive, ask("5s", fill="null", all_columns=True)))
@@ -341,8 +345,10 @@ def test_the_running_interval_is_not_complete(tmp_path: Path) -> None:
     assert [candle["is_complete"] for candle in made] == [True, False]
 
 
-def test_a_candle_that_the_span_cuts_counts_its_part_and_is_not_complete(holed: TradeStore) -> None:
-    made = answer(ohlc(holed, ask("5s", Range(START, START + 9 * SECOND), all_columns=True)))
+def test_a_candle_that_the_span_cuts_counts_its_part_and_is_not_complete(
+    with_gap: TradeStore,
+) -> None:
+    made = answer(ohlc(with_gap, ask("5s", Range(START, START + 9 * SECOND), all_columns=True)))
     assert [(candle["open"], candle["is_complete"]) for candle in made] == [(7, False)]
 
 
@@ -366,7 +372,7 @@ def test_the_vwap_is_cut_off_after_the_pairs_decimals(
 ) -> None:
     question = ask("7m", fill="kraken", pair_decimals=decimals)
     made = answer(ohlc(made_archives["tiny coin"], question))
-    truth = candle_oracle.candles(MADE_TAPES["tiny coin"], 7 * MINUTE)
+    truth = candle_oracle.candles(MADE_HISTORIES["tiny coin"], 7 * MINUTE)
     cut_off = {
         candle["time"]: candle_oracle.truncated(candle["vwap"], decimals) for candle in truth
     }
@@ -418,8 +424,8 @@ def test_batches_are_the_relation_in_pieces(made_archives: dict[str, TradeStore]
     assert pa.Table.from_batches(batches) == relation.to_arrow_table()
 
 
-def test_an_answer_without_candles_still_has_its_columns(holed: TradeStore) -> None:
-    batches = list(candle_batches(holed, ask(span=Range(0, 1))))
+def test_an_answer_without_candles_still_has_its_columns(with_gap: TradeStore) -> None:
+    batches = list(candle_batches(with_gap, ask(span=Range(0, 1))))
     assert [(batch.num_rows, tuple(batch.schema.names)) for batch in batches] == [(0, PLAIN)]
 
 

@@ -25,7 +25,7 @@ TYPES = {None: 0, "market": 1, "limit": 2}
 
 
 def record(row: candle_oracle.Row) -> bytes:
-    """A row as docs/format.md tells it."""
+    """A row as docs/format.md specifies it."""
     number, stamp, tie, price, volume, side, kind, misc = row
     text = (misc or "").encode()
     length = 0xFFFFFFFF if misc is None else len(text)
@@ -39,7 +39,7 @@ def record(row: candle_oracle.Row) -> bytes:
 
 
 def by_hand(rows: Sequence[candle_oracle.Row], months: list[str]) -> tuple[int, str]:
-    """Trades and digest of some months, as docs/format.md tells it."""
+    """Trades and digest of some months, as docs/format.md specifies it."""
     lines, total = "", 0
     for month in months:
         year, number = int(month[:4]), int(month[5:])
@@ -54,7 +54,7 @@ def by_hand(rows: Sequence[candle_oracle.Row], months: list[str]) -> tuple[int, 
 def archive_of(
     path: Path, places: list[int], rows: Sequence[candle_oracle.Row] = ROWS
 ) -> TradeStore:
-    """The tape in segments cut behind some of its rows, covered to a day after its end."""
+    """The trades in segments cut behind some of the rows, covered to a day after its end."""
     end = rows[-1][1] + 86_400 * 10**9
     return hold(TradeStore(path), cut(rows, [0, *(rows[place][1] for place in places), end]))
 
@@ -64,7 +64,7 @@ def months_between(first: str, last: str) -> list[str]:
     return [f"{n // 12}-{n % 12 + 1:02d}" for n in range(numbers[0], numbers[1] + 1)]
 
 
-def test_a_digest_is_what_the_format_tells(tmp_path: Path) -> None:
+def test_a_digest_is_computed_as_the_format_documents(tmp_path: Path) -> None:
     [digest] = digests(archive_of(tmp_path, [100, 200]), PAIR)
     months = months_between(digest.first, digest.last)
     assert len(months) > 3
@@ -73,7 +73,9 @@ def test_a_digest_is_what_the_format_tells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("places", [[], [1], [7, 8, 9, 250], list(range(20, 380, 20))])
-def test_it_does_not_depend_on_how_the_tape_is_cut(tmp_path: Path, places: list[int]) -> None:
+def test_a_digest_does_not_depend_on_the_boundaries_of_segments(
+    tmp_path: Path, places: list[int]
+) -> None:
     truth = digests(archive_of(tmp_path / "a", [100, 200]), PAIR)
     archive = archive_of(tmp_path / "b", places)
     assert digests(archive, PAIR) == truth

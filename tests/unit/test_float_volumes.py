@@ -175,7 +175,7 @@ def test_of_many_rounded_volumes_the_one_that_is_wrong_is_found(tmp_path: Path) 
     ]
 
 
-# --- where floats can't tell units of a volume apart ---------------------------------------------
+# --- where floats can't represent every unit of a volume ------------------------------------------
 
 LARGE = [trade(OPENS + place, "1.5", "1000000000.00000001") for place in range(1, 101)]
 

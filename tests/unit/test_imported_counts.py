@@ -13,7 +13,7 @@ from harvester.times import Range
 
 
 def api(
-    first: int | None, last: int | None, *, rows: int = 0, unasked_jumps: int = 0
+    first: int | None, last: int | None, *, rows: int = 0, unconfirmed: int = 0
 ) -> dict[str, Any]:
     """Downloaded trades; all have an id, or none has."""
     without_ids = rows if first is None else 0
@@ -23,7 +23,7 @@ def api(
         "last_trade_id": last,
         "lead": without_ids,
         "trail": without_ids,
-        "unasked_jumps": unasked_jumps,
+        "unasked_jumps": unconfirmed,
     }
 
 
@@ -33,10 +33,10 @@ def csv(rows: int) -> dict[str, Any]:
 
 
 def found(
-    *segments: dict[str, Any], after: int = 7, jumps: tuple[tuple[int, int], ...] = ()
+    *segments: dict[str, Any], after: int = 7, confirmed_id_gaps: tuple[tuple[int, int], ...] = ()
 ) -> list[tuple[object, ...]]:
     """The wrong counts of segments that follow one another, the first one behind a time."""
-    confirmed = tuple(ConfirmedIdGap(*jump) for jump in jumps)
+    confirmed = tuple(ConfirmedIdGap(*id_gap) for id_gap in confirmed_id_gaps)
     bounds = pairwise(range(after, after + 10 * len(segments) + 1, 10))
     footers = [
         Footer(Range(*ends), "", jumps=confirmed, **fields)
@@ -66,17 +66,17 @@ def test_imported_trades_are_as_many_as_the_ids_between(rows: int, wrong: list[o
 
 
 def test_confirmed_id_gaps_are_counted() -> None:
-    assert found(LEFT, csv(7), RIGHT, jumps=((12, 16),)) == []
-    assert found(LEFT, csv(8), RIGHT, jumps=((12, 16),)) == [((10, 21), 8, 7, True)]
-    assert found(LEFT, csv(3), RIGHT, jumps=((10, 21),)) == []
-    assert found(LEFT, csv(7), RIGHT, jumps=((30, 34),)) == [((10, 21), 7, 10, True)]
+    assert found(LEFT, csv(7), RIGHT, confirmed_id_gaps=((12, 16),)) == []
+    assert found(LEFT, csv(8), RIGHT, confirmed_id_gaps=((12, 16),)) == [((10, 21), 8, 7, True)]
+    assert found(LEFT, csv(3), RIGHT, confirmed_id_gaps=((10, 21),)) == []
+    assert found(LEFT, csv(7), RIGHT, confirmed_id_gaps=((30, 34),)) == [((10, 21), 7, 10, True)]
 
 
 def test_coverage_from_the_beginning_continues_id_0() -> None:
     assert found(csv(20), RIGHT, after=0) == []
     assert found(csv(19), RIGHT, after=0) == [((0, 21), 19, 20, True)]
     assert found(csv(21), RIGHT, after=0) == [((0, 21), 21, 20, True)]
-    assert found(csv(13), RIGHT, after=0, jumps=((0, 8),)) == []
+    assert found(csv(13), RIGHT, after=0, confirmed_id_gaps=((0, 8),)) == []
     assert found(csv(19), RIGHT) == []
 
 
@@ -94,7 +94,7 @@ def test_downloaded_trades_alone_are_not_counted_here() -> None:
 
 
 def test_where_ids_skip_all_the_time_too_few_trades_prove_nothing() -> None:
-    skipping = api(21, 30, unasked_jumps=3)
+    skipping = api(21, 30, unconfirmed=3)
     assert found(LEFT, csv(9), skipping) == [((10, 21), 9, 10, False)]
     assert found(LEFT, csv(11), skipping) == [((10, 21), 11, 10, True)]
 

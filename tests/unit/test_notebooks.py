@@ -25,7 +25,7 @@ interactiveshell = pytest.importorskip(
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 STRICT = "import warnings\nwarnings.simplefilter('error')"
-TELL = "import json\nwarnings.resetwarnings()\nprint(json.dumps({}, default=str))"
+REPORT = "import json\nwarnings.resetwarnings()\nprint(json.dumps({}, default=str))"
 
 
 def read(name: str) -> Any:
@@ -42,7 +42,7 @@ class Run:
     def __init__(self, name: str, folder: Path, question: str = "None") -> None:
         self.notebook = read(name)
         before = nbformat.v4.new_code_cell(STRICT)
-        behind = nbformat.v4.new_code_cell(TELL.format(question))
+        behind = nbformat.v4.new_code_cell(REPORT.format(question))
         self.notebook.cells = [before, *self.notebook.cells, behind]
         client = nbclient.NotebookClient(
             self.notebook, timeout=120, resources={"metadata": {"path": str(folder)}}
@@ -70,28 +70,28 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def tape() -> list[dict[str, Any]]:
-    """The trades that the stand-in makes up, as plain Python has them, with the second of each."""
+def history() -> list[dict[str, Any]]:
+    """The trades of the sample exchange, as plain Python has them, with the second of each."""
     rows: list[dict[str, Any]] = sample_trades(200_000, 7).to_pylist()
     for row in rows:
         row["at"] = datetime.fromtimestamp(row["time"].value // 10**9, UTC)
     return rows
 
 
-def days(tape: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def days(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found = defaultdict(list)
-    for row in tape:
+    for row in history:
         found[f"{row['at']:%Y-%m-%d}"].append(row)
     return found
 
 
 def test_the_first_look_fetches_proves_and_draws(
-    tmp_path: Path, tape: list[dict[str, Any]]
+    tmp_path: Path, history: list[dict[str, Any]]
 ) -> None:
-    told = "[result.trades, len(report.faults), candles.iloc[0].to_dict(), len(candles)]"
-    run = Run("01-first-look", tmp_path, told)
-    begin = tape[0]["at"].replace(hour=0, minute=0, second=0)
-    first = [row for row in tape if (row["at"] - begin).total_seconds() < 4 * 3600]
+    reported = "[result.trades, len(report.faults), candles.iloc[0].to_dict(), len(candles)]"
+    run = Run("01-first-look", tmp_path, reported)
+    begin = history[0]["at"].replace(hour=0, minute=0, second=0)
+    first = [row for row in history if (row["at"] - begin).total_seconds() < 4 * 3600]
     trades, faults, candle, candles = run.answer
     assert (trades, faults, candles) == (200_000, 0, 60)
     assert candle.pop("vwap") == pytest.approx(
@@ -114,18 +114,22 @@ def test_the_first_look_fetches_proves_and_draws(
 
 
 def test_beyond_720_finds_all_values_equal_on_the_overlap(
-    tmp_path: Path, tape: list[dict[str, Any]]
+    tmp_path: Path, history: list[dict[str, Any]]
 ) -> None:
     busiest = "max(zip(kraken, built), key=lambda pair: pair[0][7])"
-    told = f"[compared, len(different), *{busiest}, reach['the archive has'].to_dict()]"
-    run = Run("02-beyond-720", tmp_path, told)
-    compared, different, theirs, ours, held = run.answer
+    reported = f"[compared, len(different), *{busiest}, reach['the archive has'].to_dict()]"
+    run = Run("02-beyond-720", tmp_path, reported)
+    compared, different, kraken_candle, archive_candle, held = run.answer
     assert (compared, different) == (720 * 7, 0)
-    minute = [row for row in tape if row["at"].timestamp() // 60 * 60 == theirs[0]]
-    assert Decimal(ours[1]) == Decimal(theirs[1]) == minute[0]["price"]
-    assert ours[7] == theirs[7] == len(minute)
-    assert Decimal(ours[6]) == Decimal(theirs[6]) == sum(row["volume"] for row in minute)
-    seconds = [int(row["at"].timestamp()) for row in tape]
+    minute = [row for row in history if row["at"].timestamp() // 60 * 60 == kraken_candle[0]]
+    assert Decimal(archive_candle[1]) == Decimal(kraken_candle[1]) == minute[0]["price"]
+    assert archive_candle[7] == kraken_candle[7] == len(minute)
+    assert (
+        Decimal(archive_candle[6])
+        == Decimal(kraken_candle[6])
+        == sum(row["volume"] for row in minute)
+    )
+    seconds = [int(row["at"].timestamp()) for row in history]
     assert held == {
         name: len({second // width for second in seconds})
         for name, width in {
@@ -136,26 +140,28 @@ def test_beyond_720_finds_all_values_equal_on_the_overlap(
 
 
 def test_order_flow_counts_buyers_sizes_and_hours(
-    tmp_path: Path, tape: list[dict[str, Any]]
+    tmp_path: Path, history: list[dict[str, Any]]
 ) -> None:
-    told = "[days.imbalance.tolist(), sizes.trades.to_dict(), hours.volume.tolist()]"
-    run = Run("03-order-flow", tmp_path, told)
+    reported = "[days.imbalance.tolist(), sizes.trades.to_dict(), hours.volume.tolist()]"
+    run = Run("03-order-flow", tmp_path, reported)
     imbalance, sizes, hours = run.answer
     expected = []
-    for rows in days(tape).values():
+    for rows in days(history).values():
         signed = [row["volume"] * (1 if row["side"] == "buy" else -1) for row in rows]
         expected.append(float(sum(signed)) / float(sum(row["volume"] for row in rows)))
     assert imbalance == pytest.approx(expected, rel=1e-12)
-    powers = Counter(row["volume"].adjusted() for row in tape)
+    powers = Counter(row["volume"].adjusted() for row in history)
     assert list(sizes.values()) == [powers[power] for power in sorted(powers)]
     by_hour: defaultdict[int, Decimal] = defaultdict(Decimal)
-    for row in tape:
+    for row in history:
         by_hour[row["at"].hour] += row["volume"]
     assert hours == [float(by_hour[hour]) for hour in range(24)]
     assert run.printed() == []
 
 
-def test_your_own_tools_make_the_same_candles(tmp_path: Path, tape: list[dict[str, Any]]) -> None:
+def test_your_own_tools_make_the_same_candles(
+    tmp_path: Path, history: list[dict[str, Any]]
+) -> None:
     run = Run("04-your-own-tools", tmp_path, "[first, second, third]")
     expected = [
         [
@@ -167,7 +173,7 @@ def test_your_own_tools_make_the_same_candles(tmp_path: Path, tape: list[dict[st
             sum(row["volume"] for row in rows),
             len(rows),
         ]
-        for day, rows in days(tape).items()
+        for day, rows in days(history).items()
     ]
     for found in run.answer:
         assert [[row[0], *map(Decimal, row[1:])] for row in found] == expected
@@ -180,21 +186,21 @@ WIDTH_S = 300
 class Candle(NamedTuple):
     """Five minutes: the last price in tenths of a dollar, and the mean prices of takers."""
 
-    ticks: int
+    price_steps: int
     bought_at: float
     sold_at: float
 
 
-def five_minutes(tape: list[dict[str, Any]]) -> list[Candle]:
+def five_minutes(history: list[dict[str, Any]]) -> list[Candle]:
     """All candles of the ten days; where nobody bought or sold, the next candle's price counts."""
     begin = datetime(2026, 1, 21, tzinfo=UTC)
     rows: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in tape:
+    for row in history:
         rows[int((row["at"] - begin).total_seconds()) // WIDTH_S].append(row)
-    closes, ticks = [], 0
+    closes, price_steps = [], 0
     for place in range(10 * 86_400 // WIDTH_S):
-        ticks = int(rows[place][-1]["price"] * 10) if rows[place] else ticks
-        closes.append(ticks)
+        price_steps = int(rows[place][-1]["price"] * 10) if rows[place] else price_steps
+        closes.append(price_steps)
     candles, means = [], {"buy": closes[-1] / 10, "sell": closes[-1] / 10}
     for place in reversed(range(len(closes))):
         for side in means:
@@ -208,13 +214,13 @@ def five_minutes(tape: list[dict[str, Any]]) -> list[Candle]:
 
 def backtest(candles: list[Candle], fast: int, slow: int) -> tuple[int, list[float], float]:
     """Orders, one dollar without costs after each candle, and with costs at the end."""
-    ticks = [candle.ticks for candle in candles]
+    price_steps = [candle.price_steps for candle in candles]
     orders, free, real, owned = 0, [1.0], 1.0, False
     for place in range(1, len(candles)):
         # What is known when this candle begins.
-        known = ticks[:place]
+        known = price_steps[:place]
         wanted = place >= slow and sum(known[-fast:]) * slow > sum(known[-slow:]) * fast
-        before, close = ticks[place - 1] / 10, ticks[place] / 10
+        before, close = price_steps[place - 1] / 10, price_steps[place] / 10
         if wanted and not owned:
             real *= close / candles[place].bought_at * 0.996
         elif owned and not wanted:
@@ -227,11 +233,13 @@ def backtest(candles: list[Candle], fast: int, slow: int) -> tuple[int, list[flo
     return orders, free, real
 
 
-def test_the_backtest_counts_orders_and_costs(tmp_path: Path, tape: list[dict[str, Any]]) -> None:
-    told = "[best, runs.loc[best].tolist(), runs.loc['6/192'].tolist(), runs['last 720'].max()]"
-    run = Run("05-from-720-to-a-backtest", tmp_path, told)
+def test_the_backtest_counts_orders_and_costs(
+    tmp_path: Path, history: list[dict[str, Any]]
+) -> None:
+    reported = "[best, runs.loc[best].tolist(), runs.loc['6/192'].tolist(), runs['last 720'].max()]"
+    run = Run("05-from-720-to-a-backtest", tmp_path, reported)
     best, best_row, other_row, most = run.answer
-    candles = five_minutes(tape)
+    candles = five_minutes(history)
     for rule, row in ((best, best_row), ("6/192", other_row)):
         orders, free, real = backtest(candles, *map(int, rule.split("/")))
         seen = free[-1] / free[-720] - 1

@@ -33,7 +33,7 @@ MONTH = Range(JANUARY, JANUARY + 30 * DAY)
 
 @dataclass
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that is set by the test."""
 
     now_s: float = 0.0
 
@@ -41,7 +41,9 @@ class Clock:
         return self.now_s
 
 
-def crawled(run: RunProgress, clock: Clock, pair: str, seconds: int, expected: int | None) -> None:
+def read_days(
+    run: RunProgress, clock: Clock, pair: str, seconds: int, expected: int | None
+) -> None:
     """A pair that reads a full page each second, and a day of trades with each."""
     run.add(Started(pair, [MONTH], expected))
     for page in range(1, seconds + 1):
@@ -52,7 +54,7 @@ def crawled(run: RunProgress, clock: Clock, pair: str, seconds: int, expected: i
 def one_pair(expected: int | None = 30_000) -> RunProgress:
     clock = Clock()
     run = RunProgress(clock)
-    crawled(run, clock, "XBTUSD", 10, expected)
+    read_days(run, clock, "XBTUSD", 10, expected)
     return run
 
 
@@ -88,12 +90,12 @@ def test_where_there_is_only_ascii_bars_are_drawn_with_it(monkeypatch: pytest.Mo
     )
 
 
-def test_without_counts_the_time_left_is_told_by_the_density_of_what_was_read() -> None:
+def test_without_counts_the_time_left_is_estimated_from_the_density_so_far() -> None:
     """A page a day and a second; twenty days are left."""
     assert drawn(one_pair(None), 80) == [WIDTHS[80]]
 
 
-def test_counts_that_are_used_up_too_early_are_mended_by_the_density() -> None:
+def test_counts_that_are_used_up_too_early_are_replaced_by_the_density() -> None:
     assert drawn(one_pair(5_000), 80) == [WIDTHS[80]]
 
 
@@ -107,7 +109,7 @@ def test_half_empty_pages_take_twice_as_many_calls() -> None:
     assert run.left_s == pytest.approx(50)
 
 
-def test_what_is_waited_for_is_said_until_a_page_comes() -> None:
+def test_the_reason_of_a_wait_is_shown_until_a_page_comes() -> None:
     run = one_pair()
     run.add(Waiting("XBTUSD", "EAPI:Rate limit exceeded"))
     [waiting] = drawn(run, 80, 24)
@@ -160,7 +162,7 @@ def test_work_on_files_counts_files() -> None:
 def test_the_time_left_stays_as_it_is_between_two_pages() -> None:
     clock = Clock()
     run = RunProgress(clock)
-    crawled(run, clock, "XBTUSD", 4, 30_000)
+    read_days(run, clock, "XBTUSD", 4, 30_000)
     found = []
     for _ in range(5):
         found.append(run.left_s)
@@ -185,7 +187,7 @@ def test_work_on_files_has_a_pace_and_a_time_left_of_its_own() -> None:
     ]
 
 
-def test_what_a_crawl_does_to_its_files_at_its_end_is_shown_and_ends_no_pair() -> None:
+def test_the_maintenance_of_files_after_a_download_is_shown_and_does_not_end_the_pair() -> None:
     run = one_pair()
     run.add(Step("XBTUSD", 3, 12))
     assert drawn(run, 80, 24) == ["XBTUSD ━━━           25% 3 of 12 files"]
@@ -208,7 +210,7 @@ def test_files_that_could_not_be_taken_in_count_as_failed() -> None:
     ("seconds", "text"),
     [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (7_500, "2 h 05 min"), (100_000, "1 d 3 h")],
 )
-def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
+def test_durations_are_shown_in_words(seconds: float, text: str) -> None:
     assert time_left(seconds) == f"{text} left"
 
 
@@ -256,7 +258,7 @@ def test_what_comes_late_of_a_pair_that_has_ended_is_not_shown() -> None:
 
 
 def test_a_pair_whose_earlier_gaps_are_filled_after_its_end_runs_until_they_are() -> None:
-    """As in a refresh: its outcome is told, and then what was missing before is downloaded."""
+    """As in a refresh: its result comes first, and then what was missing before is downloaded."""
     run = one_pair()
     run.add(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
     run.add(Started("XBTUSD", [MONTH], 2_000))
@@ -379,7 +381,7 @@ def test_many_pairs_have_one_line_for_all(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_a_wait_is_said_once_until_a_page_comes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wait_is_logged_once_until_a_page_comes(capsys: pytest.CaptureFixture[str]) -> None:
     """Also of a pair whose download has not started, and of the exchange's clock."""
     lines = LogLines(output.hint, Clock())
     for pair in ("XBTUSD", "Time") * 3:
@@ -391,7 +393,7 @@ def test_a_wait_is_said_once_until_a_page_comes(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.splitlines() == [*once, once[0]]
 
 
-def test_steps_are_told_as_json_once_a_second_and_at_their_end(
+def test_steps_are_json_lines_once_a_second_and_at_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = JsonLines(Clock(), lambda: JANUARY)
@@ -413,10 +415,10 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         lines.show(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY))
     clock.now_s = 30
     lines.show(BackfillResult("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
-    told: list[dict[str, Any]] = [
+    log_events: list[dict[str, Any]] = [
         json.loads(splitline) for splitline in capsys.readouterr().err.splitlines()
     ]
-    assert [event["event"] for event in told] == [
+    assert [event["event"] for event in log_events] == [
         "begun",
         "started",
         "pageread",
@@ -424,7 +426,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         "result",
         "overall",
     ]
-    assert told[3] == {
+    assert log_events[3] == {
         "event": "pageread",
         "time": "2024-01-01T00:00:11Z",
         "pair": "XBTUSD",
@@ -434,7 +436,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         "pages_s": 0.261,
         "left_s": 104,
     }
-    assert told[4:] == [
+    assert log_events[4:] == [
         {
             "event": "result",
             "time": "2024-01-01T00:00:30Z",

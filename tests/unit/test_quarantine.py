@@ -32,7 +32,7 @@ def note(path: str = PATH, fault: str = "odd") -> QuarantineNote:
     )
 
 
-def test_a_file_goes_whole_and_its_note_tells_where_from(store: LocalStore) -> None:
+def test_a_quarantined_file_is_kept_whole_with_a_note_of_its_origin(store: LocalStore) -> None:
     put(store, PATH, b"1")
     assert quarantine_file(store, note()) == "quarantine/A/0001/x.parquet"
     assert store.read("quarantine/A/0001/x.parquet") == b"1"

@@ -53,15 +53,15 @@ def test_a_damaged_staged_file_is_removed_and_its_range_downloaded_again(
     [first, *others] = sorted(aside(scenario.folder))
     assert others
     harm(first)
-    crawl = scenario.crawl(replace_imported=True)
-    assert crawl.only(PAIR).exit_status == 0
-    [note] = crawl.notes
+    backfill = scenario.backfill(replace_imported=True)
+    assert backfill.only(PAIR).exit_status == 0
+    [note] = backfill.notes
     assert note.startswith(f"{first} {fault}")
     assert note.endswith("; it was removed")
     scenario.check()
 
 
-def test_damage_found_on_the_way_tells_what_mends_it(
+def test_damage_found_during_a_redownload_is_an_error_that_names_the_repair(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario = started(TRADES)

@@ -1,4 +1,4 @@
-"""What footers tell of ids that skip is true of their own rows, after a re-download as well."""
+"""Footers record exactly the id gaps of their own rows, after a re-download as well."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def excused(folder: Path) -> int:
 
 
 def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
-    """How many skips of the true tape are on record in no other way."""
-    known = {tuple(jump) for each in footers(folder) for jump in each.jumps}
+    """How many id gaps of the true trades are not on record as confirmed."""
+    known = {tuple(id_gap) for each in footers(folder) for id_gap in each.jumps}
     ids = [each.trade_id or 0 for each in trades]
     return sum(here - before > 1 and (before, here) not in known for before, here in pairwise(ids))
 
@@ -88,11 +88,11 @@ def id_faults(folder: Path) -> list[str]:
 
 
 def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) -> None:
-    lacking = set(range(1_500, 2_500, 10))
+    missing_places = set(range(1_500, 2_500, 10))
     scenario: Any = started(TRADES)
-    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
+    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in missing_places]
     scenario.take_in(csv_files.seven_columns(file))
-    scenario.crawl().run(PAIR)
+    scenario.backfill().run(PAIR)
     merged(scenario.folder)
     assert [(footer.source, footer.unasked_jumps) for footer in footers(scenario.folder)] == [
         ("api", 0),
@@ -115,9 +115,9 @@ def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> 
     scenario: Any = started(trades)
     whole = KnownComplete(0, sample_trades.utc_ns(2018, 1, 1) // SECOND_NS)
     scenario.take_in(csv_files.seven_columns([*trades[:59], *trades[60:]]), whole)
-    scenario.crawl().only(PAIR)
+    scenario.backfill().only(PAIR)
     first_year = Range(0, sample_trades.utc_ns(2017, 1, 1) - 1)
-    scenario.crawl(replace_imported=True).only(PAIR, span=first_year)
+    scenario.backfill(replace_imported=True).only(PAIR, span=first_year)
     assert [each.source for each in footers(scenario.folder)][:2] == ["api", "csv"]
     assert (id_faults(scenario.folder), excused(scenario.folder)) == ([], 0)
     [lost] = alone(trades[:59], 1)
@@ -128,13 +128,13 @@ def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> 
     ]
 
 
-def test_a_loss_is_told_before_and_after(started: Any) -> None:
+def test_a_loss_is_a_fault_before_and_after_a_redownload(started: Any) -> None:
     """What a file lacked excuses no loss among the exchange's own trades."""
-    lacking = set(range(1_500, 2_500, 10))
+    missing_places = set(range(1_500, 2_500, 10))
     scenario: Any = started(TRADES)
-    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
+    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in missing_places]
     scenario.take_in(csv_files.seven_columns(file))
-    scenario.crawl().run(PAIR)
+    scenario.backfill().run(PAIR)
     merged(scenario.folder)
     lost = alone(TRADES[4_500:], 7)
     lose(scenario.folder, lost)
@@ -148,14 +148,14 @@ def test_a_loss_is_told_before_and_after(started: Any) -> None:
 def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> None:
     scenario: Any = started(TRADES)
     edge = TRADES[999].true_ns // SECOND_NS * SECOND_NS + SECOND_NS - 1
-    assert scenario.crawl().only(PAIR, span=Range(0, edge)).exit_status == 0
+    assert scenario.backfill().only(PAIR, span=Range(0, edge)).exit_status == 0
     whole = KnownComplete(0, TRADES[4_000].true_ns // SECOND_NS)
     scenario.take_in(csv_files.seven_columns(TRADES[1_005:4_000]), whole)
-    scenario.crawl().run(PAIR)
+    scenario.backfill().run(PAIR)
     merged(scenario.folder)
-    told = footers(scenario.folder)
-    assert [footer.source for footer in told] == ["api", "csv", "api"]
-    assert sum(len(footer.across_files) for footer in told) == 1
+    found = footers(scenario.folder)
+    assert [footer.source for footer in found] == ["api", "csv", "api"]
+    assert sum(len(footer.across_files) for footer in found) == 1
     assert excused(scenario.folder) == 0
     [lost] = alone(TRADES[4_500:], 1)
     lose(scenario.folder, [lost])
@@ -167,27 +167,27 @@ def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> 
 
 
 @pytest.mark.parametrize("chance", [0.001, 0.5])
-def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) -> None:
+def test_id_gaps_of_the_exchange_stay_on_record(started: Any, chance: float) -> None:
     """Confirmed where they are few, counted where there are many: just so many as there are."""
-    trades = sample_trades.jumping_ids(18_000, 7, chance=chance)
+    trades = sample_trades.ids_with_gaps(18_000, 7, chance=chance)
     ids = [each.trade_id or 0 for each in trades]
     skips = sum(here - before > 1 for before, here in pairwise([0, *ids]))
     scenario: Any = started(trades)
     scenario.take_in(csv_files.seven_columns(trades[14_000:17_000]))
-    scenario.crawl().run(PAIR)
+    scenario.backfill().run(PAIR)
     merged(scenario.folder)
     assert scenario.redownload().exit_status == 0
     scenario.check()
-    told = footers(scenario.folder)
+    found = footers(scenario.folder)
     # The id gap at an end of what was downloaded again is on record on both sides of it.
-    confirmed = {jump for each in told for jump in each.jumps}
+    confirmed = {id_gap for each in found for id_gap in each.jumps}
     assert len(confirmed) + excused(scenario.folder) == skips
-    assert bool(sum(each.unasked_jumps for each in told)) == (chance == 0.5)
+    assert bool(sum(each.unasked_jumps for each in found)) == (chance == 0.5)
 
 
-def test_ids_that_always_skip_stay_excused_where_two_years_of_a_file_touch(started: Any) -> None:
+def test_frequent_id_gaps_stay_excused_where_two_years_of_a_file_touch(started: Any) -> None:
     """One replacement makes of it what the other takes away: nobody ever counted that skip."""
-    trades = sample_trades.jumping_ids(18_000, 1, chance=0.5)
+    trades = sample_trades.ids_with_gaps(18_000, 1, chance=0.5)
     stamps = [each.true_ns for each in trades]
     half = SECOND_NS // 2
     turn = next(at for at in range(15_500, 17_000) if 1_000 < stamps[at] - stamps[at - 1] < half)
@@ -195,14 +195,14 @@ def test_ids_that_always_skip_stay_excused_where_two_years_of_a_file_touch(start
     trades = [replace(each, true_ns=each.true_ns + later) for each in trades]
     scenario: Any = started(trades)
     scenario.take_in(csv_files.three_columns(trades[14_000:17_000], "nearest"))
-    assert scenario.crawl().only(PAIR).exit_status == 0
+    assert scenario.backfill().only(PAIR).exit_status == 0
     merged(scenario.folder)
     assert scenario.redownload().exit_status == 0
     scenario.check()
     assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
-def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
+def test_a_confirmed_id_gap_stays_with_its_trades(started: Any) -> None:
     """The exchange has trades in the next year that the file lacks: one segment becomes two."""
     trades = [
         Trade(
@@ -213,10 +213,10 @@ def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
     this_year = sum(each.true_ns < sample_trades.utc_ns(2024, 1, 1) for each in trades)
     scenario: Any = started(trades)
     early = Range(0, trades[9].true_ns + DAY)
-    assert scenario.crawl().only(PAIR, span=early).exit_status == 0
+    assert scenario.backfill().only(PAIR, span=early).exit_status == 0
     file = csv_files.three_columns(trades[10:this_year])
     scenario.take_in(file, KnownComplete(0, sample_trades.utc_ns(2024, 6, 1) // SECOND_NS))
-    assert scenario.crawl().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
+    assert scenario.backfill().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
     merged(scenario.folder)
     assert [(each.source, each.jumps) for each in footers(scenario.folder)] == [
         ("api", (ConfirmedIdGap(3, 104),)),
@@ -236,8 +236,8 @@ def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
 
 
 def always_skipping(seed: int) -> tuple[list[Trade], int]:
-    """A tape, and a place in it where ids skip and no trade follows for some seconds."""
-    trades = sample_trades.jumping_ids(18_000, seed, chance=0.5)
+    """Trades, and a place where ids skip and no trade follows for some seconds."""
+    trades = sample_trades.ids_with_gaps(18_000, seed, chance=0.5)
     for at in range(15_500, 17_000):
         before, other = trades[at], trades[at + 1]
         skips = (other.trade_id or 0) - (before.trade_id or 0) > 1
@@ -246,26 +246,26 @@ def always_skipping(seed: int) -> tuple[list[Trade], int]:
     raise AssertionError("there is none")
 
 
-def test_a_skip_where_one_run_ends_and_another_begins_is_excused_once(started: Any) -> None:
+def test_an_id_gap_between_two_runs_is_excused_once(started: Any) -> None:
     trades, at = always_skipping(0)
     scenario: Any = started(trades)
     until = trades[at].true_ns + 2 * SECOND_NS
-    assert scenario.crawl().only(PAIR, span=Range(0, until)).exit_status == 0
+    assert scenario.backfill().only(PAIR, span=Range(0, until)).exit_status == 0
     assert excused(scenario.folder) == open_skips(scenario.folder, trades[: at + 1])
-    assert scenario.crawl().only(PAIR).exit_status == 0
+    assert scenario.backfill().only(PAIR).exit_status == 0
     assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
-def test_a_skip_where_a_gap_is_filled_up_to_what_is_held_is_excused_once(started: Any) -> None:
+def test_an_id_gap_at_the_end_of_a_filled_gap_is_excused_once(started: Any) -> None:
     trades, at = always_skipping(0)
     scenario: Any = started(trades)
     for span in (Range(trades[at].true_ns + 2 * SECOND_NS, NOW_NS), Range(0, NOW_NS)):
-        assert scenario.crawl().only(PAIR, span=span).exit_status == 0
+        assert scenario.backfill().only(PAIR, span=span).exit_status == 0
     assert id_faults(scenario.folder) == []
     assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
-def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
+def test_an_id_gap_across_a_gap_without_trades_is_on_record(started: Any) -> None:
     trades = [
         each if at < 500 else sample_trades._renumbered(each, (each.trade_id or 0) + 7)
         for at, each in enumerate(sample_trades.xbtusd_like(1_000, 5, first_id=1, gap_s=60.0))
@@ -273,22 +273,22 @@ def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
     left, right = trades[499].true_ns + 1, trades[500].true_ns - 1
     scenario: Any = started(trades)
     for span in (Range(0, left), Range(right, NOW_NS), Range(0, NOW_NS)):
-        assert scenario.crawl().only(PAIR, span=span).exit_status == 0
+        assert scenario.backfill().only(PAIR, span=span).exit_status == 0
     assert id_faults(scenario.folder) == []
-    assert {jump for each in footers(scenario.folder) for jump in each.jumps} == {
+    assert {id_gap for each in footers(scenario.folder) for id_gap in each.jumps} == {
         ConfirmedIdGap(500, 508)
     }
 
 
 @pytest.mark.parametrize("pages", [14, 15, 16])
-def test_a_skip_where_a_run_was_interrupted_is_excused_once(
+def test_an_id_gap_where_a_run_was_interrupted_is_excused_once(
     started: Any, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     monkeypatch.setattr(completeness, "MAX_FRUITLESS_PAGES", 1)
     trades, _ = always_skipping(pages)
     scenario: Any = started(trades)
-    scenario.crawl(stop_after_pages=pages).only(PAIR)
-    assert scenario.crawl().only(PAIR).exit_status == 0
+    scenario.backfill(stop_after_pages=pages).only(PAIR)
+    assert scenario.backfill().only(PAIR).exit_status == 0
     assert id_faults(scenario.folder) == []
     assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 5_000
 
@@ -296,31 +296,31 @@ def test_a_skip_where_a_run_was_interrupted_is_excused_once(
 # --- a file without ids between the exchange's ----------------------------------------------------
 
 LONG = sample_trades.xbtusd_like(14_000, 82)
-"""Of it a file tells more than is asked for again: the number of its trades is all that counts."""
+"""A file has more of it than is requested again: only the number of its trades counts."""
 
 
 def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
     """An archive, and what is to be said of it."""
     scenario: Any = started(LONG)
     scenario.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
-    crawl = scenario.crawl()
-    result = crawl.only(PAIR)
-    [[told]] = [each.imported for each in footers(scenario.folder) if each.imported]
-    inside = [each.trade_id or 0 for each in LONG if told.after < each.true_ns <= told.through]
+    backfill = scenario.backfill()
+    result = backfill.only(PAIR)
+    [[found]] = [each.imported for each in footers(scenario.folder) if each.imported]
+    inside = [each.trade_id or 0 for each in LONG if found.after < each.true_ns <= found.through]
     text = (
         f"between ids {inside[0] - 1} and {inside[-1] + 1} there are {len(inside) - 5:,} imported "
         f"trades, but {len(inside):,} unused ids: the imported file lacks trades, or the exchange "
         f"skipped ids; `harvester backfill {PAIR} --replace-imported` downloads them again"
     )
-    assert crawl.notes == [text]
+    assert backfill.notes == [text]
     assert (result.exit_status, str(result.error)) == (4, f"{PAIR}: {text}")
     assert result.gaps == []
-    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
+    assert isinstance(scenario.backfill().only(PAIR).error, ImportIncomplete)
     return scenario, text
 
 
 @pytest.mark.parametrize("is_merged", [False, True])
-def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
+def test_missing_trades_of_a_file_are_a_fault_until_it_is_replaced(
     started: Any, is_merged: bool
 ) -> None:
     scenario, text = around_a_file_that_lacks_five(started)
@@ -356,9 +356,9 @@ def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -
     [file] = TradeStore(scenario.folder).coverage(PAIR)
     before = max(each.true_ns for each in LONG if each.true_ns <= file.after)
     for span in (Range(before, file.after), Range(file.through, NOW_NS)):
-        assert scenario.crawl().only(PAIR, span=span).error is None
+        assert scenario.backfill().only(PAIR, span=span).error is None
     assert footers(scenario.folder)[0].rows == 0
-    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
+    assert isinstance(scenario.backfill().only(PAIR).error, ImportIncomplete)
     report = verify(TradeStore(scenario.folder), PAIR)
     assert (report.notes, report.unconfirmed_id_gaps) == ([], 0)
     assert ["imported trades" in fault.text for fault in report.faults] == [True]
@@ -372,10 +372,10 @@ def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -
     ]
 
 
-def test_what_a_file_is_shown_to_lack_is_a_fault(started: Any) -> None:
+def test_trades_shown_to_be_missing_from_a_file_are_a_fault(started: Any) -> None:
     scenario: Any = started(TRADES)
     scenario.take_in(csv_files.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
-    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
+    assert isinstance(scenario.backfill().only(PAIR).error, ImportIncomplete)
     [fault] = id_faults(scenario.folder)
     assert "the imported file lacks trades" in fault
 
@@ -395,9 +395,9 @@ def test_a_file_from_the_first_trade_on_that_lacks_trades_is_an_error(
     end = len(trades) - 1_000
     file = csv_files.three_columns([*trades[:1_500], *trades[1_505:end]])
     scenario.take_in(file, whole=FROM_THE_FIRST)
-    result = scenario.crawl().only(PAIR)
+    result = scenario.backfill().only(PAIR)
     assert (result.exit_status, type(result.error)) == (4, ImportIncomplete)
-    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
+    assert isinstance(scenario.backfill().only(PAIR).error, ImportIncomplete)
     [fault] = id_faults(scenario.folder)
     assert fault.startswith("between ids 0 and ")
     scenario.redownload()
@@ -413,10 +413,10 @@ def test_a_whole_file_from_the_first_trade_on_is_sound_whatever_its_first_id(
     trades = renumbered(trades, by)
     scenario: Any = started(trades)
     scenario.take_in(csv_files.three_columns(trades[: len(trades) - 1_000]), whole=FROM_THE_FIRST)
-    crawl = scenario.crawl()
-    assert (crawl.only(PAIR).error, crawl.notes) == (None, [])
+    backfill = scenario.backfill()
+    assert (backfill.only(PAIR).error, backfill.notes) == (None, [])
     assert id_faults(scenario.folder) == []
-    assert scenario.crawl().only(PAIR).exit_status == 0
+    assert scenario.backfill().only(PAIR).exit_status == 0
     scenario.redownload()
     assert id_faults(scenario.folder) == []
 
@@ -429,7 +429,7 @@ def test_rows_that_a_file_has_twice_are_an_error(started: Any, start: int, by: i
     file = [*trades[start:2_000], *trades[1_990:4_000]]
     whole = KnownComplete() if start else FROM_THE_FIRST
     scenario.take_in(csv_files.three_columns(file), whole=whole)
-    result = scenario.crawl().only(PAIR)
+    result = scenario.backfill().only(PAIR)
     assert (result.exit_status, type(result.error)) == (4, ImportIncomplete)
     assert "has 10 too many there" in str(result.error)
     assert id_faults(scenario.folder) == [str(result.error).removeprefix(f"{PAIR}: ")]

@@ -1,4 +1,4 @@
-"""Roll-ups: the same answer as from ticks, and never one from other rows."""
+"""Roll-ups: the same answer as from trades, and never from other rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import sample_trades
 from candle_cases import (
-    MADE_TAPES,
+    MADE_HISTORIES,
     MINUTE,
     PAIR,
     SECOND,
@@ -50,7 +50,7 @@ HUGE = Decimal("99999999.9999999999")
 def read_from(archive: TradeStore, **question: Any) -> list[str]:
     """What each piece of an answer is read from, in order."""
     return [
-        "ticks" if source.rollup is None else source.rollup.interval
+        "trades" if source.rollup is None else source.rollup.interval
         for source in plan_query(archive, ask(**question)).sources
     ]
 
@@ -70,9 +70,9 @@ def spans_of(rows: Sequence[candle_oracle.Row]) -> list[Range]:
 def pairs_of_archives(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, tuple[TradeStore, ...]]:
-    """Of each made tape an archive of ticks alone, and its copy with roll-ups."""
+    """Of each made history an archive without roll-ups, and its copy with roll-ups."""
     made: dict[str, tuple[TradeStore, ...]] = {}
-    for name, rows in MADE_TAPES.items():
+    for name, rows in MADE_HISTORIES.items():
         stamps = [row[1] for row in rows]
         bounds = sorted({0, *stamps[:: len(stamps) // 5], stamps[-1] + 1})
         plain = hold(TradeStore(tmp_path_factory.mktemp("plain")), cut(rows, bounds))
@@ -88,7 +88,7 @@ def pairs_of_archives(
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
-@pytest.mark.parametrize("name", MADE_TAPES)
+@pytest.mark.parametrize("name", MADE_HISTORIES)
 def test_every_column_equals_the_oracles(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]], name: str, interval: str
 ) -> None:
@@ -96,16 +96,16 @@ def test_every_column_equals_the_oracles(
     made = answer(ohlc(archive, ask(interval, all_columns=True)))
     width = parse_interval(interval).width_ns
     assert width is not None
-    assert is_equal(made, candle_oracle.candles(MADE_TAPES[name], width), candle_oracle.COLUMNS)
+    assert is_equal(made, candle_oracle.candles(MADE_HISTORIES[name], width), candle_oracle.COLUMNS)
 
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("name", ["busy", "zero ids", "one stamp"])
-def test_ticks_and_rollups_give_the_same_bytes(
+def test_candles_from_trades_and_from_rollups_have_the_same_bytes(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]], name: str, fill: str
 ) -> None:
     plain, archive = pairs_of_archives[name]
-    for span in spans_of(MADE_TAPES[name]):
+    for span in spans_of(MADE_HISTORIES[name]):
         for interval in ("1m", "7m", "1h"):
             question = {"interval": interval, "span": span, "fill": fill, "all_columns": True}
             assert table(archive, **question).equals(table(plain, **question))
@@ -117,7 +117,7 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]],
 ) -> None:
     _, archive = pairs_of_archives["busy"]
-    question = ask("4h", span=spans_of(MADE_TAPES["busy"])[1], all_columns=True)
+    question = ask("4h", span=spans_of(MADE_HISTORIES["busy"])[1], all_columns=True)
     found = [
         pa.Table.from_batches(candle_batches(archive, question, threads=threads))
         for threads in [1, 2] * 10
@@ -127,7 +127,7 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
 
 @pytest.mark.parametrize("tz", [None, "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("interval", ["4h", "1d", "1w", "1mo", "1q", "1y"])
-def test_ticks_and_rollups_agree_on_the_calendar(
+def test_calendar_candles_from_trades_and_from_rollups_are_equal(
     pairs_of_archives: dict[str, tuple[TradeStore, ...]], interval: str, tz: str | None
 ) -> None:
     plain, archive = pairs_of_archives["sparse"]
@@ -137,14 +137,14 @@ def test_ticks_and_rollups_agree_on_the_calendar(
 
 
 @given(
-    sample_trades.tapes(min_size=1),
+    sample_trades.markets(min_size=1),
     st.lists(st.integers(0, 60), max_size=3),
     st.tuples(st.sampled_from(["1m", "3m", "1h"]), st.sampled_from(FILLS)),
     st.integers(-90, 90),
     st.integers(1, 7),
 )
 @settings(max_examples=15, deadline=None)
-def test_any_tape_any_cut_any_span_any_chunk(
+def test_candles_from_rollups_of_any_trades_equal_those_from_trades(
     tmp_path_factory: pytest.TempPathFactory,
     market: Market,
     cuts: list[int],
@@ -180,25 +180,25 @@ def test_the_coarsest_level_that_divides_the_question_answers(tmp_path: Path) ->
     rolled(archive)
     assert read_from(archive, interval="1d") == ["1h", "1h"]
     assert read_from(archive, interval="90m") == ["1m", "1m"]
-    assert read_from(archive, interval="90s") == ["ticks", "ticks"]
+    assert read_from(archive, interval="90s") == ["trades", "trades"]
     assert read_from(archive, interval="1h", offset_ns=60 * SECOND) == ["1m", "1m"]
-    assert read_from(archive, interval="1h", offset_ns=1) == ["ticks", "ticks"]
+    assert read_from(archive, interval="1h", offset_ns=1) == ["trades", "trades"]
     assert read_from(archive, interval="1mo", tz="Europe/Berlin") == ["1h", "1h"]
     assert read_from(archive, interval="1d", tz="Asia/Kolkata") == ["1m", "1m"]
 
 
-def test_where_the_span_cuts_a_bucket_ticks_make_the_edge(tmp_path: Path) -> None:
+def test_where_the_range_cuts_a_rollup_candle_trades_are_read(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     rolled(archive)
     first = archive.bounds(archive.segments(PAIR)[0])
     assert first is not None
     span = Range(first[0] + 90 * MINUTE, first[0] + 100 * MINUTE)
-    assert read_from(archive, interval="1m", span=span) == ["ticks", "1m", "ticks"]
+    assert read_from(archive, interval="1m", span=span) == ["trades", "1m", "trades"]
     # No hour lies in it whole, but minutes do.
-    assert read_from(archive, interval="1h", span=span) == ["ticks", "1m", "ticks"]
+    assert read_from(archive, interval="1h", span=span) == ["trades", "1m", "trades"]
 
 
-def test_a_segment_without_rollup_is_answered_from_ticks_and_the_others_are_not(
+def test_only_segments_without_a_rollup_are_read_from_trades(
     tmp_path: Path,
 ) -> None:
     archive = busy_archive(tmp_path)
@@ -207,7 +207,7 @@ def test_a_segment_without_rollup_is_answered_from_ticks_and_the_others_are_not(
     (archive.root / archive.rollups(PAIR)[0].path).unlink()
     assert sorted(read_from(archive, interval="1h")) == ["1h", "1m"]
     shutil.rmtree(archive.root / "candles/interval=1m")
-    assert sorted(read_from(archive, interval="1h")) == ["1h", "ticks"]
+    assert sorted(read_from(archive, interval="1h")) == ["1h", "trades"]
     assert table(archive, interval="1h", all_columns=True).equals(truth)
 
 
@@ -216,7 +216,7 @@ def test_a_rollup_of_other_rows_never_serves(tmp_path: Path) -> None:
     rolled(archive)
     other = hold(TradeStore(tmp_path / "b"), [(Range(0, START), [trade(-1, "6")])])
     shutil.copytree(tmp_path / "a/candles", tmp_path / "b/candles")
-    assert read_from(other, interval="1h") == ["ticks"]
+    assert read_from(other, interval="1h") == ["trades"]
     assert rolled(other) == RollupReport(built=2)
     assert read_from(other, interval="1h") == ["1h"]
     assert table(other, interval="1h").column("open").to_pylist() == [Decimal(6)]
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_rollup_never_serves(tmp_path: Path) -> None:
     rolled(archive)
     for rollup in archive.rollups(PAIR):
         (archive.root / rollup.path).write_bytes(b"no parquet")
-    assert read_from(TradeStore(tmp_path), interval="1h") == ["ticks"]
+    assert read_from(TradeStore(tmp_path), interval="1h") == ["trades"]
 
 
 def test_rollups_that_vanish_meanwhile_are_done_without(
@@ -329,7 +329,7 @@ def test_a_level_of_the_calendar_is_refused() -> None:
     )
 
 
-def test_chunks_of_ticks_are_cut_between_buckets(
+def test_chunks_of_trades_are_cut_between_rollup_candles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = busy_archive(tmp_path)
@@ -353,7 +353,7 @@ def test_a_rollup_has_few_row_groups_however_its_rows_were_read(
     assert [pq.read_metadata(path).num_row_groups for path in files] == [1, 1, 1, 1]
 
 
-def test_levels_that_do_not_divide_each_other_are_made_from_ticks(tmp_path: Path) -> None:
+def test_levels_that_do_not_divide_each_other_are_made_from_trades(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     truth = {text: table(archive, interval=text, all_columns=True) for text in ("7m", "1h")}
     rolled(archive, ["7m", "1h"])

@@ -42,7 +42,7 @@ ROW = st.tuples(
 
 @settings(deadline=None)
 @given(st.lists(ROW, max_size=12))
-def test_the_checksum_is_the_one_its_documentation_tells(rows: list[Row]) -> None:
+def test_the_checksum_is_computed_as_documented(rows: list[Row]) -> None:
     assert product(batch(rows)) == checksum(rows)
 
 
@@ -56,7 +56,7 @@ def test_the_checksum_is_the_one_its_documentation_tells(rows: list[Row]) -> Non
     ],
     ids=["busy", "zero ids", "tiny coin", "old"],
 )
-def test_the_checksum_of_made_tapes_is_the_documented_one(market: Any) -> None:
+def test_the_checksum_of_made_markets_is_computed_as_documented(market: Any) -> None:
     rows = expected(market)
     assert product(batch(rows)) == checksum(rows)
 
@@ -149,25 +149,25 @@ def test_rows_of_a_slice_get_their_ties_too() -> None:
     assert made.equals(batch(rows[3:24]))
 
 
-TAPE = expected(sample_trades.market(sample_trades.one_stamp(20, before=3, after=3)))
+HISTORY = expected(sample_trades.market(sample_trades.one_stamp(20, before=3, after=3)))
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, len(TAPE)), max_size=4).map(sorted))
+@given(st.lists(st.integers(0, len(HISTORY)), max_size=4).map(sorted))
 def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> None:
-    ends = [0, *cuts, len(TAPE)]
-    whole = batch(TAPE, ROWS)
+    ends = [0, *cuts, len(HISTORY)]
+    whole = batch(HISTORY, ROWS)
     parts = [whole.slice(start, end - start) for start, end in pairwise(ends)]
     assert (
         pa.Table.from_batches(with_ties(parts))
         .combine_chunks()
-        .equals(pa.Table.from_batches([batch(TAPE)]))
+        .equals(pa.Table.from_batches([batch(HISTORY)]))
     )
 
 
-def test_a_group_that_is_longer_than_a_step_goes_on_counting() -> None:
+def test_ties_count_on_in_a_group_longer_than_a_step() -> None:
     rows = 2 * STEP_ROWS + 5
-    single = batch(TAPE[:1], ROWS)
+    single = batch(HISTORY[:1], ROWS)
     many = pa.Table.from_batches([single]).take(np.zeros(rows, dtype=np.int64)).to_batches()
     made = list(with_ties(many))
     assert [part.num_rows for part in made] == [STEP_ROWS, STEP_ROWS, 5]

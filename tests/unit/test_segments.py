@@ -1,4 +1,4 @@
-"""A segment is one Parquet file that any reader reads, and that tells what it holds."""
+"""A segment is one Parquet file that any reader reads, and its footer describes it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_name_is_read_back() -> None:
         "trades/pair=A/year=2019/README.md",
     ],
 )
-def test_a_stranger_is_no_segment(path: str) -> None:
+def test_the_path_of_a_foreign_file_is_no_segment(path: str) -> None:
     assert parse_path(path, 1) is None
 
 
@@ -122,7 +122,7 @@ def market() -> Market:
 
 @pytest.fixture(scope="module")
 def rows(market: Market) -> list[Any]:
-    """The tape of the market."""
+    """The rows of the market."""
     return list(expected(market))
 
 
@@ -186,7 +186,7 @@ def test_encodings_and_compression_are_those_of_the_format(big: Path) -> None:
     assert words == {"side", "order_type", "misc"}
 
 
-def test_a_plain_reader_finds_the_tape_digit_by_digit(big: Path, rows: list[Any]) -> None:
+def test_a_plain_parquet_reader_reads_every_digit(big: Path, rows: list[Any]) -> None:
     table = pq.read_table(big)
     assert table.schema.remove_metadata() == TRADES
     assert table.column("time").cast(pa.int64()).to_pylist() == [row[1] for row in rows]
@@ -210,7 +210,7 @@ def test_all_files_have_one_schema(tmp_path: Path, kind: str) -> None:
 # The footer.
 
 
-def test_the_footer_tells_what_the_segment_holds(tmp_path: Path) -> None:
+def test_the_footer_describes_the_rows_of_the_segment(tmp_path: Path) -> None:
     rows = [(None, 5, 0, *REST), (7, 6, 0, *REST), (9, 6, 1, *REST), (None, 8, 0, *REST)]
     given = Footer(Range(4, 9), "{}", cursor="0000000000000000008", jumps=(ConfirmedIdGap(7, 9),))
     store, staged, full = written(tmp_path, rows, given)
@@ -258,13 +258,13 @@ def test_a_plain_reader_finds_the_footer_as_text(tmp_path: Path) -> None:
     }
 
 
-def test_rows_without_any_id_lead_and_trail_whole(tmp_path: Path) -> None:
+def test_rows_without_any_id_are_all_counted_before_and_after_the_ids(tmp_path: Path) -> None:
     rows = [(None, at, 0, *REST) for at in (5, 6, 7)]
     _, _, full = written(tmp_path, rows, Footer(Range(4, 9), "{}"))
     assert (full.first_trade_id, full.last_trade_id, full.lead, full.trail) == (None, None, 3, 3)
 
 
-def test_lead_and_trail_are_counted_over_row_groups(
+def test_rows_before_the_first_and_after_the_last_id_are_counted_over_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROW_GROUP_ROWS", 2)
@@ -337,7 +337,7 @@ def test_a_segment_of_no_rows_has_no_bounds(tmp_path: Path) -> None:
 # Damage.
 
 
-def test_a_file_that_is_gone_is_not_called_damaged(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_footer(LocalStore(tmp_path), "trades/none.parquet")
 
@@ -480,7 +480,7 @@ def test_a_file_that_this_process_may_not_open_is_not_called_damaged(
     assert str(caught.value) == f"can't read {tmp_path}/x.parquet: {what}"
 
 
-def test_a_full_disk_is_told_with_the_place(
+def test_a_full_disk_is_an_error_that_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whatever is written to this device finds no room.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from stored_trades import put, tape
+from stored_trades import made_rows, put
 
 from harvester.cli import output
 from harvester.cli.status import _redraw
@@ -43,7 +43,7 @@ def days(first: int, last: int) -> Range:
 def daily(first: int, last: int, a_day: int) -> list[object]:
     """So many trades a day, evenly."""
     begin = YEAR_2020 + first * DAY
-    return tape([begin + i * DAY // a_day for i in range((last - first) * a_day)])
+    return made_rows([begin + i * DAY // a_day for i in range((last - first) * a_day)])
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def archive(tmp_path: Path) -> TradeStore:
     return trade_store
 
 
-def test_all_of_a_pair_is_told(archive: TradeStore) -> None:
+def test_status_of_a_pair_has_all_fields(archive: TradeStore) -> None:
     [pair_status] = status(archive, None, YEAR_2020 + 130 * DAY - 1)
     sizes = [path.stat().st_size for path in archive.root.glob("trades/*/*/*.parquet")]
     assert pair_status == PairStatus(
@@ -78,7 +78,7 @@ def test_all_of_a_pair_is_told(archive: TradeStore) -> None:
     assert pair_status.exit_status == 4
 
 
-def test_the_gap_is_told_where_the_record_of_what_was_wanted_is_lost(archive: TradeStore) -> None:
+def test_a_gap_is_found_if_the_record_of_requested_ranges_is_lost(archive: TradeStore) -> None:
     (archive.root / f"wanted/{PAIR}.json").unlink()
     [pair_status] = status(archive, None, YEAR_2020 + 130 * DAY)
     assert (pair_status.wanted, pair_status.gaps, pair_status.exit_status) == (
@@ -103,7 +103,7 @@ def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
     assert (pair_status.trades, pair_status.files) == (11_000, 3)
 
 
-def test_a_pair_that_was_only_asked_for_is_one_gap(archive: TradeStore) -> None:
+def test_a_pair_that_was_only_requested_is_a_single_gap(archive: TradeStore) -> None:
     archive_files.want(archive.store, "ETHUSD", days(0, 1))
     pair_status = status(archive, None, YEAR_2020)[0]
     assert (pair_status.pair, pair_status.files, pair_status.gaps, pair_status.calls) == (
@@ -179,14 +179,14 @@ MEMORIES = [
 
 @pytest.mark.usefixtures("keeping")
 @pytest.mark.parametrize("content", MEMORIES)
-def test_a_memory_that_can_t_be_read_is_none(archive: TradeStore, content: bytes) -> None:
+def test_an_unreadable_cache_is_ignored(archive: TradeStore, content: bytes) -> None:
     before = status(archive, None, YEAR_2020)
     (archive.root / module.CACHE_PATH).write_bytes(content)
     assert status(TradeStore(archive.root), None, YEAR_2020) == before
 
 
 @pytest.mark.usefixtures("keeping")
-def test_what_is_gone_is_forgotten(archive: TradeStore) -> None:
+def test_removed_segments_are_removed_from_the_cache(archive: TradeStore) -> None:
     status(archive, None, YEAR_2020)
     put(archive, days(120, 121), daily(120, 121, 10))
     [gone] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
@@ -197,7 +197,7 @@ def test_what_is_gone_is_forgotten(archive: TradeStore) -> None:
 
 
 @pytest.mark.usefixtures("keeping")
-def test_an_archive_that_can_t_be_written_is_told_all_the_same(
+def test_the_status_of_an_unwritable_archive_is_shown(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*_: object) -> None:
@@ -249,7 +249,7 @@ def test_the_table_of_a_pair_shows_its_gaps_month_by_month() -> None:
     )
 
 
-def test_a_narrow_terminal_shows_what_matters_most() -> None:
+def test_a_narrow_terminal_leaves_out_the_last_columns() -> None:
     shown = status_text([ONE, TWO], LEVELS, TableStyle(80, ASCII)).split("\n")
     assert shown[:4] == [
         "pair         trades        last  age   2013-20  gaps  calls left  files     MB",
@@ -260,14 +260,14 @@ def test_a_narrow_terminal_shows_what_matters_most() -> None:
     assert max(len(line) for line in shown) <= 80
 
 
-def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
+def test_on_a_very_narrow_terminal_no_line_wraps() -> None:
     assert status_text([ONE], LEVELS, TableStyle(40, ASCII)).split("\n")[:2] == [
         "pair        trades  age  gaps",
         "XBTUSD  85,123,456   3h     1",
     ]
 
 
-def test_columns_go_in_the_order_that_is_told_until_the_rest_fits() -> None:
+def test_columns_are_dropped_in_the_given_order_until_the_rest_fits() -> None:
     rows = [["XBTUSD", "complete", "12", "3"]]
     shown = {
         room: output.columns(
@@ -312,7 +312,7 @@ def test_time_between_two_downloads_that_was_not_requested_is_not_complete() -> 
     assert status_to_dict(two)["never_requested"] == [days(20, 30)]
 
 
-def test_what_was_never_asked_for_is_no_gap() -> None:
+def test_time_that_was_never_requested_is_no_gap() -> None:
     assert year_bar(TWO, range(2019, 2021), BLOCKS) == "·█"
     assert month_bars(TWO, ASCII, 80) == ["  2020 ####........"]
 
@@ -325,20 +325,20 @@ def test_ages_are_short(seconds: int | None, said: str) -> None:
     assert age(seconds) == said
 
 
-def test_a_gap_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for() -> None:
+def test_a_gap_is_shown_in_dates_and_with_exact_in_nanoseconds() -> None:
     found = [PairStatus(PAIR, coverage=[days(366, 400)], gaps=[days(0, 366), days(400, 401)])]
-    told = [
+    lines = [
         f"{PAIR}: not covered: 2020-01-01 to 2021-01-01",
         f"{PAIR}: not covered: 2021-02-04 to 2021-02-05",
     ]
-    assert remarks(found) == told
+    assert remarks(found) == lines
     assert remarks(found, exact=True) == [
-        f"{told[0]} (1577836799999999999, 1609459199999999999]",
-        f"{told[1]} (1612396799999999999, 1612483199999999999]",
+        f"{lines[0]} (1577836799999999999, 1609459199999999999]",
+        f"{lines[1]} (1612396799999999999, 1612483199999999999]",
     ]
 
 
-def test_not_every_gap_of_hundreds_is_said() -> None:
+def test_of_hundreds_of_gaps_the_first_are_shown() -> None:
     steps = [Range(i, i + 1) for i in range(100)]
     many = PairStatus("A", coverage=steps[1::2], gaps=steps[::2])
     said = remarks([many])
@@ -355,7 +355,7 @@ def test_not_every_gap_of_hundreds_is_said() -> None:
         ({"LANG": "de_DE.ISO-8859-1"}, False),
     ],
 )
-def test_the_locale_tells_which_signs_are_drawn(
+def test_the_locale_decides_which_signs_are_drawn(
     environment: dict[str, str], speaks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("LC_ALL", "LC_CTYPE", "LANG"):

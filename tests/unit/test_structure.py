@@ -53,6 +53,32 @@ BANNED = frozenset(
 ALLOWED = frozenset(("tape", "one_by_one", "tell"))
 """`tape` is the public SQL macro, `tell` a method of every file."""
 
+BANNED_IN_TESTS = (BANNED - {"one"}) | {
+    "asking",
+    "crawl",
+    "crawled",
+    "crawling",
+    "crawls",
+    "hear",
+    "hears",
+    "holed",
+    "jump",
+    "jumps",
+    "mends",
+    "mirrors",
+    "owe",
+    "owes",
+    "owing",
+    "stranger",
+    "strangers",
+    "tick",
+    "ticks",
+    "wished",
+}
+"""Words that also stand in no identifier and no file name of tests and benchmarks."""
+ALLOWED_IN_TESTS = frozenset(("on_trade_tick", "tick_size", "ticks"))
+"""A method of nautilus_trader, a field of Kraken's AssetPairs, and a field of the run log."""
+
 
 def modules() -> dict[str, Path]:
     """Every module with code, by its dotted name."""
@@ -178,12 +204,24 @@ def test_no_modules_import_one_another() -> None:
     assert cycles() == []
 
 
-def test_identifiers_use_the_words_of_the_glossary() -> None:
+def test_no_identifier_has_a_banned_word() -> None:
     wrong = [
         f"{name}:{line} {identifier}"
         for name, path in modules().items()
         for line, identifier in identifiers(path)
         if identifier not in ALLOWED and words(identifier) & BANNED
+    ]
+    assert wrong == []
+
+
+def test_no_name_in_tests_and_benchmarks_has_a_banned_word() -> None:
+    root = PACKAGE.parent
+    paths = [path for name in ("tests", "benchmarks") for path in (root / name).rglob("*.py")]
+    wrong = [
+        f"{path.relative_to(root)}:{line} {identifier}"
+        for path in sorted(paths)
+        for line, identifier in [(0, path.stem), *identifiers(path)]
+        if identifier not in ALLOWED_IN_TESTS and words(identifier) & BANNED_IN_TESTS
     ]
     assert wrong == []
 
@@ -201,7 +239,7 @@ def test_nothing_is_named_one() -> None:
     assert wrong == []
 
 
-def test_every_module_and_class_says_what_it_is() -> None:
+def test_every_module_and_class_has_a_docstring() -> None:
     silent = []
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))

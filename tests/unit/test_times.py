@@ -172,7 +172,7 @@ def test_a_bare_number_that_could_mean_anything_is_refused(text: str) -> None:
     )
 
 
-def test_a_capital_m_is_asked_about_as_it_may_be_months() -> None:
+def test_a_capital_m_in_an_age_is_an_error_that_names_minutes_and_months() -> None:
     with pytest.raises(BadTime) as caught:
         parse_moment("6M", NOW)
     assert str(caught.value) == (
@@ -292,7 +292,7 @@ def test_what_show_prints_is_read_back_to_the_nanosecond(stamp: int) -> None:
         (END_OF_TIME, "the end"),
     ],
 )
-def test_a_stamp_is_shown_to_its_last_digit(stamp: int, text: str) -> None:
+def test_a_time_is_shown_to_its_last_digit(stamp: int, text: str) -> None:
     assert show(stamp) == text
 
 
@@ -334,7 +334,7 @@ def test_the_ends_shown_are_since_and_until_of_the_range_to_the_nanosecond(
     assert abs(read.through - after - length) <= 1
 
 
-def test_the_bounds_of_a_range_are_shown_to_the_nanosecond_where_asked_for() -> None:
+def test_the_bounds_text_of_a_range_is_in_nanoseconds() -> None:
     assert Range(5, 1_704_067_199_999_999_999).bounds_text == "(5, 1704067199999999999]"
 
 
@@ -470,7 +470,7 @@ def test_an_interval_of_the_calendar_has_no_fixed_length(text: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["1", "3"])
-def test_a_capital_m_is_asked_about(number: str) -> None:
+def test_a_capital_m_in_an_interval_is_an_error_that_names_minutes_and_months(number: str) -> None:
     with pytest.raises(BadInterval) as caught:
         parse_interval(f"{number}M")
     assert str(caught.value) == (

@@ -31,7 +31,7 @@ from harvester.times import Range
 
 PAIR = "XBTUSD"
 NOTE = Footer(Range(0, 1), '{"altname":"XBTUSD"}')
-TAPE: list[Row] = list(expected(sample_trades.market(sample_trades.xbtusd_like(120, 9))))
+HISTORY: list[Row] = list(expected(sample_trades.market(sample_trades.xbtusd_like(120, 9))))
 YEARS: list[Row] = list(expected(sample_trades.market(sample_trades.new_years())))
 
 
@@ -41,29 +41,31 @@ def archive(tmp_path: Path) -> TradeStore:
     return TradeStore(tmp_path / "data")
 
 
-def commit(writer: Writer, span: Range, tape: list[Row], footer: Footer = NOTE) -> list[Segment]:
-    """Commit what of a tape lies in a span."""
-    inside = [row for row in tape if span.after < row[1] <= span.through]
+def commit(
+    writer: Writer, span: Range, trade_rows: list[Row], footer: Footer = NOTE
+) -> list[Segment]:
+    """Commit the rows that lie in a range."""
+    inside = [row for row in trade_rows if span.after < row[1] <= span.through]
     return writer.commit(span, batch(inside, ROWS), footer)
 
 
-def committed(archive: TradeStore, tape: list[Row], spans: list[Range]) -> None:
-    """Commit a tape span by span."""
+def committed(archive: TradeStore, trade_rows: list[Row], spans: list[Range]) -> None:
+    """Commit rows range by range."""
     with writer(archive, PAIR) as pair_writer:
         for span in spans:
-            commit(pair_writer, span, tape)
+            commit(pair_writer, span, trade_rows)
 
 
-def cuts(tape: list[Row], number: int) -> list[Range]:
-    """Touching spans that hold a tape whole, each cut between two stamps."""
-    stamps = sorted({row[1] for row in tape})
+def cuts(trade_rows: list[Row], number: int) -> list[Range]:
+    """Touching ranges that contain all rows, each cut between two times."""
+    stamps = sorted({row[1] for row in trade_rows})
     inner = stamps[:: max(len(stamps) // number, 1)][1:number]
     ends = [stamps[0] - 1, *inner, stamps[-1] + 5]
     return [Range(*ends_of) for ends_of in pairwise(ends)]
 
 
 def held(archive: TradeStore, span: Range | None = None) -> list[Row]:
-    """The tape that the archive holds, as the exchange stand-in writes tapes."""
+    """The rows that the archive holds, in the form of `expected`."""
     found: list[Row] = []
     for scanned in archive.scan(PAIR, *([span] if span else [])):
         stamps = [value.value for value in scanned.column("time")]
@@ -82,8 +84,8 @@ def parquets(archive: TradeStore) -> list[str]:
 
 
 def test_what_is_committed_is_read_back_digit_by_digit(archive: TradeStore) -> None:
-    committed(archive, TAPE, cuts(TAPE, 4))
-    assert held(archive) == TAPE
+    committed(archive, HISTORY, cuts(HISTORY, 4))
+    assert held(archive) == HISTORY
 
 
 @pytest.mark.parametrize(
@@ -96,25 +98,25 @@ def test_what_is_committed_is_read_back_digit_by_digit(archive: TradeStore) -> N
     ],
     ids=["tiny coin", "old", "zero ids", "empty"],
 )
-def test_tapes_of_all_kinds_are_read_back(archive: TradeStore, market: Market) -> None:
-    tape: list[Row] = list(expected(market))
-    committed(archive, tape, [Range(0, 2**62)])
-    assert held(archive) == tape
+def test_markets_of_all_kinds_are_read_back(archive: TradeStore, market: Market) -> None:
+    trade_rows: list[Row] = list(expected(market))
+    committed(archive, trade_rows, [Range(0, 2**62)])
+    assert held(archive) == trade_rows
 
 
 @settings(deadline=None, max_examples=30)
-@given(sample_trades.tapes(), st.integers(1, 4))
-def test_any_tape_in_any_pieces_is_read_back_before_and_after_merging(
+@given(sample_trades.markets(), st.integers(1, 4))
+def test_any_trades_in_any_segments_are_read_back_before_and_after_compaction(
     tmp_path_factory: pytest.TempPathFactory, market: Market, number: int
 ) -> None:
-    tape: list[Row] = list(expected(market))
+    trade_rows: list[Row] = list(expected(market))
     archive = TradeStore(tmp_path_factory.mktemp("any"))
-    spans = cuts(tape, number) if tape else [Range(0, 10)]
-    committed(archive, tape, spans)
-    assert held(archive) == tape
+    spans = cuts(trade_rows, number) if trade_rows else [Range(0, 10)]
+    committed(archive, trade_rows, spans)
+    assert held(archive) == trade_rows
     with writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
-    assert held(archive) == tape
+    assert held(archive) == trade_rows
     assert archive.coverage(PAIR) == [Range(spans[0].after, spans[-1].through)]
 
 
@@ -154,61 +156,61 @@ def test_an_empty_span_over_several_years_is_one_segment(archive: TradeStore) ->
 
 
 def test_a_span_that_ends_in_a_later_year_than_its_rows_stays_whole(archive: TradeStore) -> None:
-    tape = [row for row in YEARS if row[1] < sample_trades.utc_ns(2019, 12, 1)]
+    trade_rows = [row for row in YEARS if row[1] < sample_trades.utc_ns(2019, 12, 1)]
     span = Range(0, sample_trades.utc_ns(2021, 5, 1))
-    committed(archive, tape, [span])
+    committed(archive, trade_rows, [span])
     assert parquets(archive) == [segment_path(PAIR, span, sample_trades.utc_ns(2019, 6, 1))]
 
 
 def test_the_last_nanosecond_of_a_year_is_of_that_year(archive: TradeStore) -> None:
     turn = sample_trades.utc_ns(2020, 1, 1)
-    tape: list[Row] = [(1, turn - 1, 0, *TAPE[0][3:]), (2, turn, 0, *TAPE[0][3:])]
-    committed(archive, tape, [Range(turn - 10, turn + 10)])
+    trade_rows: list[Row] = [(1, turn - 1, 0, *HISTORY[0][3:]), (2, turn, 0, *HISTORY[0][3:])]
+    committed(archive, trade_rows, [Range(turn - 10, turn + 10)])
     assert [(segment.year, segment.range) for segment in archive.segments(PAIR)] == [
         (2019, Range(turn - 10, turn - 1)),
         (2020, Range(turn - 1, turn + 10)),
     ]
 
 
-def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: TradeStore) -> None:
+def test_an_id_gap_is_recorded_in_both_segments_beside_it(archive: TradeStore) -> None:
     turn = sample_trades.utc_ns(2020, 1, 1)
     stamps = (turn - 5, turn - 3, turn + 5, turn + 7)
-    tape: list[Row] = [
-        (number, at, 0, *TAPE[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
+    trade_rows: list[Row] = [
+        (number, at, 0, *HISTORY[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
-    jumps = (ConfirmedIdGap(1, 5), ConfirmedIdGap(5, 9), ConfirmedIdGap(9, 20))
+    id_gaps = (ConfirmedIdGap(1, 5), ConfirmedIdGap(5, 9), ConfirmedIdGap(9, 20))
     with writer(archive, PAIR) as pair_writer:
-        footer = Footer(Range(0, 1), "{}", jumps=jumps, unasked_jumps=3)
-        commit(pair_writer, Range(turn - 10, turn + 10), tape, footer)
+        footer = Footer(Range(0, 1), "{}", jumps=id_gaps, unasked_jumps=3)
+        commit(pair_writer, Range(turn - 10, turn + 10), trade_rows, footer)
     footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
-    assert [written.jumps for written in footers] == [jumps[:2], jumps[1:]]
+    assert [written.jumps for written in footers] == [id_gaps[:2], id_gaps[1:]]
     assert sum(written.unasked_jumps for written in footers) == 3
 
 
-def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
+def test_counted_id_gaps_are_recorded_in_the_segments_that_have_them(
     archive: TradeStore,
 ) -> None:
     turn = sample_trades.utc_ns(2020, 1, 1)
     stamps = (turn - 5, turn - 3, turn + 5, turn + 7)
-    tape: list[Row] = [
-        (number, at, 0, *TAPE[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
+    trade_rows: list[Row] = [
+        (number, at, 0, *HISTORY[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
     with writer(archive, PAIR) as pair_writer:
         footer = Footer(Range(0, 1), "{}", unasked_jumps=4)
-        commit(pair_writer, Range(turn - 10, turn + 10), tape, footer)
+        commit(pair_writer, Range(turn - 10, turn + 10), trade_rows, footer)
     footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
     assert [written.unasked_jumps for written in footers] == [1, 3]
 
 
 def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: TradeStore) -> None:
-    span = Range(TAPE[0][1] - 1, TAPE[-1][1])
+    span = Range(HISTORY[0][1] - 1, HISTORY[-1][1])
     footer = Footer(Range(0, 1), "{}", source="csv", cursor="1705792331777820800", rows=99)
     with writer(archive, PAIR) as pair_writer:
-        commit(pair_writer, span, TAPE, footer)
+        commit(pair_writer, span, HISTORY, footer)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
     assert (found.range, found.source, found.cursor) == (span, "csv", "1705792331777820800")
-    assert (found.rows, found.checksum) == (120, checksum(TAPE))
+    assert (found.rows, found.checksum) == (120, checksum(HISTORY))
 
 
 @pytest.mark.parametrize(
@@ -221,10 +223,10 @@ def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: TradeSt
         (Range(10, 20), [15, 14]),
     ],
 )
-def test_rows_that_do_not_belong_are_never_dropped_in_silence(
+def test_rows_outside_the_range_or_out_of_order_are_an_error(
     archive: TradeStore, span: Range, stamps: list[int]
 ) -> None:
-    rows: list[Row] = [(at, stamp, 0, *TAPE[0][3:]) for at, stamp in enumerate(stamps, 1)]
+    rows: list[Row] = [(at, stamp, 0, *HISTORY[0][3:]) for at, stamp in enumerate(stamps, 1)]
     with (
         writer(archive, PAIR) as pair_writer,
         pytest.raises(AssertionError) as caught,
@@ -270,7 +272,7 @@ def crashing(archive: TradeStore, **passing: int) -> Writer:
 
 def test_a_crash_between_staging_and_rename_leaves_nothing_to_see(archive: TradeStore) -> None:
     with pytest.raises(Crash):
-        commit(crashing(archive, commits=0), Range(0, 2**62), TAPE)
+        commit(crashing(archive, commits=0), Range(0, 2**62), HISTORY)
     after = TradeStore(archive.root)
     assert (after.held(), after.coverage(PAIR), parquets(after)) == ([], [], [])
     assert after.store.files("staging") != []
@@ -278,7 +280,7 @@ def test_a_crash_between_staging_and_rename_leaves_nothing_to_see(archive: Trade
 
 def test_the_next_run_sweeps_what_a_crash_left_in_staging(archive: TradeStore) -> None:
     with pytest.raises(Crash):
-        commit(crashing(archive, commits=0), Range(0, 2**62), TAPE)
+        commit(crashing(archive, commits=0), Range(0, 2**62), HISTORY)
     after = TradeStore(archive.root)
     with writer(after, PAIR):
         assert after.store.files("staging") == []
@@ -304,11 +306,11 @@ def test_a_crash_between_the_years_of_a_commit_keeps_the_first_whole(archive: Tr
 def test_a_writer_that_fails_leaves_no_staged_file(archive: TradeStore) -> None:
     archive.store = Fragile(archive.root, commits=0)
     with pytest.raises(Crash), writer(archive, PAIR) as pair_writer:
-        commit(pair_writer, Range(0, 2**62), TAPE)
+        commit(pair_writer, Range(0, 2**62), HISTORY)
     assert archive.store.files("staging") == []
 
 
-def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
+def test_a_full_disk_at_the_commit_is_an_error_and_leaves_no_segment(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_handle: int) -> None:
@@ -336,13 +338,20 @@ def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
     assert archive.gaps(PAIR) == [Range(90, 100)]
 
 
-def test_nothing_but_segments_stands_under_trades(archive: TradeStore) -> None:
+def test_only_segments_are_in_the_folder_trades(archive: TradeStore) -> None:
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.want(Range(0, 2**62))
+        commit(pair_writer, Range(0, 2**62), HISTORY)
+        pair_writer.compact(every=True)
+        assert {Path(path).suffix for path in parquets(archive)} == {".parquet"}
+
+
+def test_the_root_of_an_archive_has_these_entries(archive: TradeStore) -> None:
     keep_pairs(archive.store, b"{}")
     with writer(archive, PAIR) as pair_writer:
         pair_writer.want(Range(0, 2**62))
-        commit(pair_writer, Range(0, 2**62), TAPE)
+        commit(pair_writer, Range(0, 2**62), HISTORY)
         pair_writer.compact(every=True)
-        assert {Path(path).suffix for path in parquets(archive)} == {".parquet"}
     assert {path.name for path in archive.root.iterdir()} == {
         "archive.json",
         "locks",
@@ -366,20 +375,20 @@ def test_two_writers_of_a_pair_keep_each_other_out(archive: TradeStore) -> None:
 
 
 def test_merging_keeps_rows_checksum_and_range(archive: TradeStore) -> None:
-    spans = cuts(TAPE, 5)
-    committed(archive, TAPE, spans)
+    spans = cuts(HISTORY, 5)
+    committed(archive, HISTORY, spans)
     with writer(archive, PAIR) as pair_writer:
         assert pair_writer.compact() == (5, 1)
     (segment,) = archive.segments(PAIR)
     footer = archive.footer(segment)
     assert segment.range == footer.range == Range(spans[0].after, spans[-1].through)
-    assert (footer.rows, footer.checksum) == (120, checksum(TAPE))
-    assert (footer.first_trade_id, footer.last_trade_id) == (TAPE[0][0], TAPE[-1][0])
+    assert (footer.rows, footer.checksum) == (120, checksum(HISTORY))
+    assert (footer.first_trade_id, footer.last_trade_id) == (HISTORY[0][0], HISTORY[-1][0])
 
 
-def test_merging_keeps_jumps_and_the_last_cursor(archive: TradeStore) -> None:
-    spans = cuts(TAPE, 3)
-    ids = [[row[0] for row in TAPE if s.after < row[1] <= s.through] for s in spans]
+def test_compaction_keeps_id_gaps_and_the_last_cursor(archive: TradeStore) -> None:
+    spans = cuts(HISTORY, 3)
+    ids = [[row[0] for row in HISTORY if s.after < row[1] <= s.through] for s in spans]
     given_footers = [
         Footer(spans[0], "old", cursor="1", jumps=(ConfirmedIdGap(0, ids[0][0]),)),
         Footer(spans[1], "mid", cursor="2", unasked_jumps=2),
@@ -387,7 +396,7 @@ def test_merging_keeps_jumps_and_the_last_cursor(archive: TradeStore) -> None:
     ]
     with writer(archive, PAIR) as pair_writer:
         for span, footer in zip(spans, given_footers, strict=True):
-            commit(pair_writer, span, TAPE, footer)
+            commit(pair_writer, span, HISTORY, footer)
         pair_writer.compact(every=True)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
@@ -397,16 +406,16 @@ def test_merging_keeps_jumps_and_the_last_cursor(archive: TradeStore) -> None:
 
 
 def test_merging_keeps_imported_and_downloaded_trades_apart(archive: TradeStore) -> None:
-    spans = cuts(TAPE, 6)
+    spans = cuts(HISTORY, 6)
     sources = ["csv", "csv", "api", "api", "csv", "csv"]
     with writer(archive, PAIR) as pair_writer:
         for span, source in zip(spans, sources, strict=True):
-            commit(pair_writer, span, TAPE, Footer(span, "pair", source=source))
+            commit(pair_writer, span, HISTORY, Footer(span, "pair", source=source))
         pair_writer.compact(every=True)
     segments = archive.segments(PAIR)
     assert [segment.path.endswith(".csv.parquet") for segment in segments] == [True, False, True]
     assert [archive.footer(segment).source for segment in segments] == ["csv", "api", "csv"]
-    assert held(archive) == TAPE
+    assert held(archive) == HISTORY
 
 
 def test_merging_stays_within_years(archive: TradeStore) -> None:
@@ -420,8 +429,8 @@ def test_merging_stays_within_years(archive: TradeStore) -> None:
 
 
 def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
-    spans = cuts(TAPE, 5)
-    committed(archive, TAPE, [spans[0], spans[1], spans[3], spans[4]])
+    spans = cuts(HISTORY, 5)
+    committed(archive, HISTORY, [spans[0], spans[1], spans[3], spans[4]])
     with writer(archive, PAIR) as pair_writer:
         assert pair_writer.compact(every=True) == (4, 2)
     assert archive.coverage(PAIR) == [
@@ -431,7 +440,7 @@ def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
 
 
 def test_merging_what_is_merged_does_nothing(archive: TradeStore) -> None:
-    committed(archive, TAPE, cuts(TAPE, 5))
+    committed(archive, HISTORY, cuts(HISTORY, 5))
     with writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
         before = parquets(archive)
@@ -451,11 +460,11 @@ def spoil(archive: TradeStore, segment: Segment, rows: list[Row]) -> None:
     pq.write_table(table, place, store_decimal_as_integer=True)
 
 
-def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: TradeStore) -> None:
-    spans = cuts(TAPE, 3)
-    committed(archive, TAPE, spans)
+def test_a_segment_whose_rows_differ_from_its_footer_is_not_merged(archive: TradeStore) -> None:
+    spans = cuts(HISTORY, 3)
+    committed(archive, HISTORY, spans)
     damaged = archive.segments(PAIR)[1]
-    inside = [row for row in TAPE if spans[1].after < row[1] <= spans[1].through]
+    inside = [row for row in HISTORY if spans[1].after < row[1] <= spans[1].through]
     spoil(archive, damaged, [(*inside[0][:3], Decimal("0.1"), *inside[0][4:]), *inside[1:]])
     before = parquets(archive)
     fresh = TradeStore(archive.root)
@@ -469,8 +478,8 @@ def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: Tr
 
 
 def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -> None:
-    spans = cuts(TAPE, 3)
-    committed(archive, TAPE, [spans[0], spans[2]])
+    spans = cuts(HISTORY, 3)
+    committed(archive, HISTORY, [spans[0], spans[2]])
     narrow = archive.segments(PAIR)[0]
     renamed = segment_path(PAIR, Range(spans[0].after, spans[1].through), spans[0].through)
     (archive.root / narrow.path).rename(archive.root / renamed)
@@ -490,22 +499,22 @@ def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -
 def test_a_crash_between_merger_and_removal_is_right_to_read_and_healed_by_the_next_run(
     archive: TradeStore, removals: int
 ) -> None:
-    spans = cuts(TAPE, 4)
-    committed(archive, TAPE, spans)
+    spans = cuts(HISTORY, 4)
+    committed(archive, HISTORY, spans)
     with pytest.raises(Crash):
         crashing(archive, removals=removals).compact(every=True)
     after = TradeStore(archive.root)
     assert len(after.segments(PAIR)) == 5 - removals
-    assert held(after) == TAPE
+    assert held(after) == HISTORY
     with writer(after, PAIR):
         assert [segment.range for segment in after.segments(PAIR)] == [
             Range(spans[0].after, spans[-1].through)
         ]
-    assert held(after) == TAPE
+    assert held(after) == HISTORY
 
 
 def test_a_crash_before_the_merger_stands_leaves_all_as_it_was(archive: TradeStore) -> None:
-    committed(archive, TAPE, cuts(TAPE, 4))
+    committed(archive, HISTORY, cuts(HISTORY, 4))
     before = parquets(archive)
     with pytest.raises(Crash):
         crashing(archive, commits=0).compact(every=True)
@@ -522,7 +531,7 @@ def placed(archive: TradeStore, span: Range, rows: list[Row], name: Range | None
 
 def small(*stamps: int) -> list[Row]:
     """Rows of these times."""
-    return [(at, at, 0, *TAPE[0][3:]) for at in stamps]
+    return [(at, at, 0, *HISTORY[0][3:]) for at in stamps]
 
 
 def test_a_sweep_keeps_a_segment_whose_rows_its_wider_neighbour_lacks(archive: TradeStore) -> None:
@@ -577,17 +586,17 @@ def test_segments_that_overlap_in_part_are_merged_without_repeating_a_row(
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6))
-def test_a_tape_survives_any_course_of_commits_merges_and_crashes(
+def test_trades_survive_any_sequence_of_commits_compactions_and_crashes(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     chance = random.Random(seed)
     archive = TradeStore(tmp_path_factory.mktemp("course"))
-    spans = cuts(TAPE, 6)
+    spans = cuts(HISTORY, 6)
     chance.shuffle(spans)
     done: list[Range] = []
     for span in spans:
         with writer(archive, PAIR) as pair_writer:
-            commit(pair_writer, span, TAPE)
+            commit(pair_writer, span, HISTORY)
             done.append(span)
         if chance.random() < 0.5:
             store = archive.store
@@ -595,7 +604,7 @@ def test_a_tape_survives_any_course_of_commits_merges_and_crashes(
             with suppress(Crash):
                 worker.compact(every=True)
             archive.store = store
-        covered = [row for row in TAPE if any(s.after < row[1] <= s.through for s in done)]
+        covered = [row for row in HISTORY if any(s.after < row[1] <= s.through for s in done)]
         assert held(TradeStore(archive.root)) == covered
 
 
@@ -608,9 +617,9 @@ def test_names_are_kept_under_a_lock_of_their_own(archive: TradeStore) -> None:
     assert archive.store.files("staging") == []
 
 
-def test_what_is_set_aside_is_remembered_no_more(archive: TradeStore) -> None:
-    tape = list(expected(sample_trades.market(sample_trades.xbtusd_like(20, 5))))
-    committed(archive, tape, [Range(0, tape[-1][1])])
+def test_a_quarantined_segment_is_no_longer_listed(archive: TradeStore) -> None:
+    trade_rows = list(expected(sample_trades.market(sample_trades.xbtusd_like(20, 5))))
+    committed(archive, trade_rows, [Range(0, trade_rows[-1][1])])
     [segment] = archive.segments("XBTUSD")
     archive.footer(segment)
     with writer(archive, "XBTUSD") as pair_writer:
