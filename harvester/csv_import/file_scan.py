@@ -22,7 +22,13 @@ from harvester.csv_import.csv_files import (
 )
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
 from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
-from harvester.csv_import.uncovered_times import TimeDoubts, UnreadableTimes, around
+from harvester.csv_import.uncovered_times import (
+    IdRunFinder,
+    IdRuns,
+    TimeDoubts,
+    UnreadableTimes,
+    around,
+)
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
@@ -209,6 +215,7 @@ class ScannedFile(NamedTuple):
         bad_times: ranges in which the unreadable rows may have been traded.
         in_doubt: ranges with rows that are out of place, or where the file was cut off.
         silences: long ranges without rows, in order; see `is_whole`.
+        id_runs: its runs of consecutive trade ids.
         is_vouched_for: whether the user said that it is complete between two times.
         kept: what `batches` returns; None if these rows were not kept in memory.
     """
@@ -225,6 +232,7 @@ class ScannedFile(NamedTuple):
     bad_times: list[Range]
     in_doubt: list[Range]
     silences: list[Range]
+    id_runs: IdRuns
     is_vouched_for: bool = False
     kept: Sequence[tuple[pa.RecordBatch, int]] | None = None
 
@@ -320,6 +328,7 @@ def _read_whole(
     sum_ = checksum(member)
     layout = detect(head(member), name)
     steps, bad_times, doubts = TimeDisorder(), UnreadableTimes(), TimeDoubts()
+    id_runs = IdRunFinder()
     rows = bad = bytes_read = 0
     last_row_ns: int | None = None
     bad_rows: list[BadRow] = []
@@ -337,6 +346,7 @@ def _read_whole(
         if len(stamps):
             steps.add(stamps)
             doubts.add(stamps)
+            id_runs.add(parsed.rows)
             rows += len(stamps)
             last_row_ns = int(stamps[-1])
         if keep_rows:
@@ -364,6 +374,7 @@ def _read_whole(
         bad_times.ranges(steps.farthest_back_ns, within),
         in_doubt,
         doubts.silences(within),
+        id_runs.found(),
         kept=kept if keep_rows else None,
     )
 

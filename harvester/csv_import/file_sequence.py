@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.sorting import MAX_STEP_BACK_S
-from harvester.csv_import.uncovered_times import around
+from harvester.csv_import.uncovered_times import MAX_RUNS, around, missing_ids
 from harvester.errors import DamagedFile
-from harvester.times import SECOND, Range
+from harvester.query.plan import gap_note
+from harvester.storage.segment import ImportedRange
+from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 
 
 def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
@@ -100,6 +104,52 @@ def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
     return found
 
 
+class UncoveredIds(NamedTuple):
+    """Where the files of a chain lack trade ids.
+
+    Attributes:
+        ranges: the time around these places, which is not covered.
+        notes: sentences for users.
+    """
+
+    ranges: list[Range]
+    notes: list[str]
+
+
+def uncovered_ids(
+    files: Sequence[ScannedFile], covered: Sequence[Range], pair: str
+) -> UncoveredIds:
+    """Find where trade ids are missing in a chain of files, and which of that time not to cover.
+
+    In some markets ids skip all the time; then missing ids prove nothing.
+
+    Args:
+        files: the chain.
+        covered: what the archive covers already; places in it are filled.
+        pair: altname, for the notes.
+    """
+    notes = []
+    if not all(file.id_runs.is_known for file in files):
+        notes.append("its trade ids skip too often, or are in no order: missing ids are not found")
+    lacking = missing_ids([file.id_runs for file in files])
+    if len(lacking.counts) <= MAX_RUNS:
+        is_open = [bool(missing([around_], covered)) for around_ in lacking.ranges()]
+        lacking = lacking.where(np.array(is_open, bool))
+    is_split = lacking.to_split_at(sum(file.rows for file in files))
+    reason = "too many to be requested, so that time counts as covered"
+    if files[0].is_vouched_for:
+        is_split = np.zeros_like(is_split)
+        reason = "that time counts as covered, because you gave --whole-since and --whole-until"
+    split, counted = lacking.where(is_split), lacking.where(~is_split)
+    ranges = union(split.ranges())
+    if ranges:
+        advice = f"`harvester backfill {pair}` downloads that time"
+        notes.append(f"{split.text()}; {advice}; {gap_note(ranges)}")
+    if len(counted.counts):
+        notes.append(f"{counted.text()}: {reason}")
+    return UncoveredIds(ranges, notes)
+
+
 def is_in_order(chain: Sequence[ScannedFile]) -> bool:
     """Whether a chain of files can be read as it is: no time is a minute before an earlier one."""
     latest_ns = 0
@@ -110,6 +160,17 @@ def is_in_order(chain: Sequence[ScannedFile]) -> bool:
             return False
         latest_ns = max(latest_ns, file.last_ns)
     return True
+
+
+def imported_ranges(files: Sequence[ScannedFile], span: Range) -> tuple[ImportedRange, ...]:
+    """The part of a range that came from each file of a chain."""
+    ends = (SECOND * (file.member.complete.until_s or 0) - 1 for file in files[:-1])
+    found, begin_ns = [], 0
+    for file, end_ns in zip(files, [*ends, END_OF_TIME], strict=True):
+        if part := overlap(span, Range(begin_ns, end_ns)):
+            found.append(ImportedRange(*part, str(file.member), file.checksum))
+        begin_ns = end_ns
+    return tuple(found)
 
 
 # --- files that change during an import -----------------------------------------------------------

@@ -14,21 +14,28 @@ import pyarrow as pa
 from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
 from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
-from harvester.csv_import.file_sequence import FileStates, is_in_order, unreadable_times
+from harvester.csv_import.file_sequence import (
+    FileStates,
+    imported_ranges,
+    is_in_order,
+    uncovered_ids,
+    unreadable_times,
+)
 from harvester.csv_import.parse import BadRow
-from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
+from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_id_order, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
 from harvester.download.events import CancelToken
-from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError
+from harvester.download.pair import check_order_of_imports
+from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
 from harvester.schema import clip, times
 from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps
-from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
-from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
+from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MAX_BAD_ROWS_SHOWN = 20
 """Text output lists up to this many bad rows per report; JSON lists all."""
@@ -182,13 +189,13 @@ class FileChain:
         self._archive, self._pair = archive, pair
         self._files, self._options = files, options
         self._unproved = union(span for file in files for span in file.unproved)
-        self._bad_times = union([*bad_times, *self._unproved, *unreadable_times(files)])
+        lacking = uncovered_ids(files, archive.coverage(pair.altname), pair.altname)
+        known_bad = [*bad_times, *self._unproved, *unreadable_times(files)]
+        self._bad_times = union([*known_bad, *lacking.ranges])
         self._is_in_order, self._steps_back = is_in_order(files), TimeDisorder()
         self._skipped_ranges: list[Range] = []
         members = [file.member for file in files]
         self._complete = KnownComplete(members[0].complete.since_s, members[-1].complete.until_s)
-        ends = (SECOND * (member.complete.until_s or 0) - 1 for member in members[:-1])
-        self._file_ends_ns = [*ends, END_OF_TIME]
         self._last_id: LastId | None = None
         self._through_ns = -1
         self._written: list[Segment] = []
@@ -200,14 +207,16 @@ class FileChain:
             sum(member.size for member in members),
             bad=sum(file.bad for file in files),
             bad_rows=[*chain.from_iterable(file.bad_rows for file in files)][:MAX_BAD_ROWS_LISTED],
+            notes=lacking.notes,
         )
 
     def run(self, writer: Writer) -> None:
         """Import the files. Segments that are complete by then are kept, whatever ends it.
 
         Raises:
-            DamagedFile: a file can't be read, or has changed since it was scanned.
-            ArchiveDamaged: rows of time that is covered already are not stored there.
+            BadFile: a file can't be read, has changed since it was scanned, or its ids contradict.
+            ArchiveDamaged: rows of time that is covered already are not stored there, or ids do not
+                fit those of the stored trades around them.
             Interrupted: `stop` was cancelled.
             ArchiveUnwritable: the operating system refused to write.
             MarketChanged: the archive has trades of another market under this name.
@@ -220,7 +229,7 @@ class FileChain:
         try:
             for first in parts:
                 self._commit(writer, first, parts)
-        except DamagedFile:
+        except BadFile:
             self._withdraw(writer)
             raise
         finally:
@@ -232,6 +241,7 @@ class FileChain:
                 self._want(writer, (self._steps_back.latest_ns // SECOND + 1) * SECOND - 1)
         self._check_row_counts()
         check.raise_error()
+        check_order_of_imports(self._archive, self._pair.altname)
         check_stop(self._options.stop)
 
     def check_skipped(self, writer: Writer) -> None:
@@ -256,7 +266,7 @@ class FileChain:
 
     def _parts(self, boundaries: BoundaryFinder, writer: Writer) -> Iterator[SegmentPart]:
         sorter = Sorter()
-        for rows in self._sorted(sorter, writer):
+        for rows in in_id_order(self._sorted(sorter, writer), self._pair.altname):
             yield from boundaries.push(rows)
             if self._options.stop.is_cancelled:
                 yield from boundaries.finish(is_end_of_file=False)
@@ -361,7 +371,7 @@ class FileChain:
                 msgspec.json.encode(self._pair).decode(),
                 source="csv",
                 unasked_jumps=gap_count,
-                imported=self._imported_ranges(span),
+                imported=imported_ranges(self._files, span),
                 across_files=tuple(ConfirmedIdGap(*gap.sides) for gap in gaps_at_start),
             )
 
@@ -378,18 +388,9 @@ class FileChain:
         if first_ns <= through:
             writer.want(Range(first_ns - 1, through))
 
-    def _imported_ranges(self, span: Range) -> tuple[ImportedRange, ...]:
-        """The part of a range that came from each file."""
-        found, begin_ns = [], 0
-        for file, end_ns in zip(self._files, self._file_ends_ns, strict=True):
-            if part := overlap(span, Range(begin_ns, end_ns)):
-                found.append(ImportedRange(*part, str(file.member), file.checksum))
-            begin_ns = end_ns
-        return tuple(found)
-
     def _withdraw(self, writer: Writer) -> None:
         """Move segments of a file that turned out to be damaged into quarantine."""
-        fault = "the file that it was imported from is damaged"
+        fault = "the file that it was imported from is damaged or contradicts itself"
         for segment in self._written:
             note = QuarantineNote(segment.pair, segment.path, segment.range, [fault])
             to = writer.quarantine(note)

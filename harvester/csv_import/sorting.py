@@ -1,19 +1,22 @@
-"""Sort the rows of a file by time, in bounded memory."""
+"""Sort the rows of a file by time, in bounded memory; check that their ids increase."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
+from harvester.errors import BadFile
+from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times, trade_ids
 from harvester.storage.filesystem import writing
-from harvester.times import END_OF_TIME, SECOND, Range
+from harvester.storage.id_gaps import LastId
+from harvester.times import END_OF_TIME, SECOND, Range, show
 
 
 @dataclass(slots=True)
@@ -177,3 +180,89 @@ def _write_run(rows: pa.RecordBatch, path: str) -> _Run:
     mapped = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
     stamps = times(mapped)
     return _Run(mapped, stamps, stamps[_SAMPLE_EVERY - 1 :: _SAMPLE_EVERY].copy())
+
+
+# --- order of ids --------------------------------------------------------------------------------
+
+DISORDER_NS = MAX_STEP_BACK_S * SECOND
+"""Within this time, rows need not be in the order of their ids."""
+
+
+class IdOrder:
+    """Checks rows in order of time: ids increase, and no id is there at two times."""
+
+    def __init__(self) -> None:
+        """Start before the first row."""
+        self._ids = self._stamps = np.empty(0, np.int64)
+        """The rows of the last `DISORDER_NS`."""
+        self._top = LastId(0, 0, 0)
+        """The highest id before them."""
+
+    def contradiction(self, rows: pa.RecordBatch) -> str:
+        """Add the next rows; returns what contradicts, empty if nothing does."""
+        ids, stamps = trade_ids(rows), times(rows)
+        if not ids.all():
+            stamps, ids = stamps[ids != 0], ids[ids != 0]
+        if not len(ids):
+            return ""
+        ids, stamps = np.concatenate((self._ids, ids)), np.concatenate((self._stamps, stamps))
+        if not (ids[0] > self._top.trade_id and (ids[1:] > ids[:-1]).all()):
+            begins = ((ids[1:] == 1) & (ids[:-1] > 1)).nonzero()[0] + 1
+            for start, stop in pairwise([0, *begins.tolist(), len(ids)]):
+                if start:
+                    self._top = LastId(0, 0, 0)
+                if text := self._compared(ids[start:stop], stamps[start:stop]):
+                    return text
+            ids, stamps = ids[start:], stamps[start:]
+        kept = int(stamps.searchsorted(stamps[-1] - DISORDER_NS))
+        if kept:
+            at = int(ids[:kept].argmax())
+            self._top = max(self._top, LastId(int(ids[at]), 0, int(stamps[at])))
+        self._ids, self._stamps = ids[kept:].copy(), stamps[kept:].copy()
+        return ""
+
+    def _compared(self, ids: Int64s, stamps: Int64s) -> str:
+        """What contradicts among rows of one numbering; empty if nothing does."""
+        order = np.lexsort((stamps, ids))
+        is_same = ids[order][1:] == ids[order][:-1]
+        twice = (is_same & (stamps[order][1:] != stamps[order][:-1])).nonzero()[0]
+        if len(twice):
+            first, second = min((int(order[at]), int(order[at + 1])) for at in twice)
+            times_text = f"at {show(int(stamps[first]))} and at {show(int(stamps[second]))}"
+            return f"trade id {ids[first]} is there twice, {times_text}"
+        tops = np.maximum.accumulate(np.concatenate(([self._top.trade_id], ids)))
+        late = (ids <= tops[stamps.searchsorted(stamps - DISORDER_NS)]).nonzero()[0]
+        if not len(late):
+            return ""
+        row = int(late[0])
+        top, before = self._top, int(stamps.searchsorted(stamps[row] - DISORDER_NS))
+        if before:
+            at = int(ids[:before].argmax())
+            top = max(top, LastId(int(ids[at]), 0, int(stamps[at])))
+        return (
+            f"trade id {ids[row]} of {show(int(stamps[row]))} is behind trade id {top.trade_id} of "
+            f"{show(top.time_ns)}, but ids increase with time"
+        )
+
+
+def in_id_order(batches: Iterable[pa.RecordBatch], pair: str) -> Iterator[pa.RecordBatch]:
+    """Pass on sorted rows whose trade ids, if they have any, increase with time.
+
+    Args:
+        batches: batches of `schema.ROWS`, in order.
+        pair: altname, for the message.
+
+    Raises:
+        BadFile: an id is there at two times, or behind a higher one.
+    """
+    order = IdOrder()
+    for rows in batches:
+        if rows.column("trade_id").null_count < rows.num_rows:
+            text = order.contradiction(rows)
+            if text:
+                raise BadFile(
+                    f"{text}: nothing was imported, as the file may have trades twice or wrong "
+                    "ids. Import another copy of it; or `harvester backfill "
+                    f"{pair}` downloads the trades"
+                )
+        yield rows

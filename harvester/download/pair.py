@@ -35,7 +35,7 @@ from harvester.errors import (
 from harvester.kraken.answers import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
-from harvester.storage.id_gaps import wrong_counts
+from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, show
@@ -373,19 +373,35 @@ class PairDownload:
 
 
 def check_imported_counts(store: TradeStore, pair: str) -> None:
-    """Check that imported trades are as many as the ids on both sides leave room for.
+    """Check that imported trades fit the ids around them, in number and in order.
 
     Args:
         store: the archive.
         pair: altname.
 
     Raises:
-        ImportIncomplete: they are fewer or more.
+        ImportIncomplete: they are fewer or more than the ids on both sides leave room for, or have
+            ids that are not between those.
     """
+    check_order_of_imports(store, pair)
     footers = [store.footer(piece.segment) for piece in store.pieces(pair)]
     for count in wrong_counts(footers):
         if count.is_proved:
             raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
+
+
+def check_order_of_imports(store: TradeStore, pair: str) -> None:
+    """Check that the ids of imported trades, if they have any, are between those around them.
+
+    Args:
+        store: the archive.
+        pair: altname.
+
+    Raises:
+        ImportIncomplete: an id is not above that of the segment before it.
+    """
+    for wrong in wrong_orders(store.footer(piece.segment) for piece in store.pieces(pair)):
+        raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
 
 
 def _chunks(within: Range) -> list[Range]:

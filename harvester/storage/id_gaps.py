@@ -1,4 +1,4 @@
-"""Id gaps: trade ids that are not consecutive, and imported trades that ids leave no room for."""
+"""Id gaps, imported trades that ids leave no room for, and ids that do not increase with time."""
 
 from __future__ import annotations
 
@@ -370,3 +370,57 @@ def _stretches(footers: Iterable[Footer]) -> Iterator[tuple[int, _Stretch]]:
         stretch = _Stretch(footer.last_trade_id)
         if footer.trail:
             stretch.add(footer, footer.trail)
+
+
+# --- order of ids --------------------------------------------------------------------------------
+
+# The ids of a market increase with time, apart from trades of nearly the same time. Where those of
+# imported trades do not, the file has trades twice or wrong ids. A market that is listed again
+# begins again with id 1.
+
+
+class WrongOrder(NamedTuple):
+    """Ids that go back where an imported segment meets another one.
+
+    Attributes:
+        last_id: the last id of the earlier segment.
+        first_id: the first id of the later one, which is not higher.
+        within: the range of the imported segment; of the later one if both are imported.
+    """
+
+    last_id: int
+    first_id: int
+    within: Range
+
+    def text(self, pair: str) -> str:
+        """The message for users; `pair` is the altname."""
+        return (
+            f"trade id {self.last_id} is followed by {self.first_id} at an end of imported trades, "
+            f"but ids increase with time: {wrong_ids_advice(pair)}"
+        )
+
+
+def wrong_ids_advice(pair: str) -> str:
+    """What to do about imported trades whose ids are wrong; `pair` is the altname."""
+    return (
+        "the imported file has wrong ids, or trades twice; `harvester backfill "
+        f"{pair} --replace-imported` downloads imported ranges again"
+    )
+
+
+def wrong_orders(footers: Iterable[Footer]) -> Iterator[WrongOrder]:
+    """Find imported segments whose ids do not fit those of their neighbours.
+
+    Args:
+        footers: of the segments of a pair that are read, in order.
+    """
+    before: Footer | None = None
+    for footer in footers:
+        if footer.first_trade_id is None:
+            continue
+        if before is not None and 1 < footer.first_trade_id <= (before.last_trade_id or 0):
+            imported = [each for each in (before, footer) if each.source == "csv"]
+            if imported:
+                ends = before.last_trade_id or 0, footer.first_trade_id
+                yield WrongOrder(*ends, imported[-1].range)
+        before = footer

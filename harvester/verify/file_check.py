@@ -11,6 +11,7 @@ from operator import itemgetter
 import numpy as np
 import pyarrow as pa
 
+from harvester.csv_import.sorting import IdOrder
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.rollups import parse_levels
 from harvester.query.sql import TRADE_COLUMNS, merge_partials, recompute_partials
@@ -123,6 +124,7 @@ class SegmentFindings:
         segment: the segment.
         footer: its footer; None if it can't be read.
         ids: how many trades have an id.
+        contradiction: which ids of imported trades do not increase with time; empty if all do.
         gaps: its id gaps, which only a confirmed id gap in a footer can explain.
         first_id_ns: published time of the first trade with an id.
         last_id_ns: published time of the last trade with an id.
@@ -135,6 +137,7 @@ class SegmentFindings:
     segment: Segment
     footer: Footer | None = None
     ids: int = 0
+    contradiction: str = ""
     gaps: list[IdGap] = field(default_factory=list)
     first_id_ns: int = 0
     last_id_ns: int = 0
@@ -205,6 +208,7 @@ class _Rows:
         self._last_ns: int | None = None
         self._tie = 0
         self._edge: LastId | None = None
+        self._id_order = IdOrder()
         self._lead = 0
         self._first_id: int | None = None
 
@@ -276,6 +280,8 @@ class _Rows:
         decreases = int((np.diff(numbers) <= 0).sum())
         if decreases:
             found.notes.append(f"{found.segment.path}: trade ids decrease {decreases} times")
+        if self._footer.source == "csv" and not found.contradiction:
+            found.contradiction = self._id_order.contradiction(batch)
         gaps, self._edge = find_gaps(self._edge, batch)
         found.last_id_ns = self._edge.time_ns if self._edge else 0
         found.gaps += gaps

@@ -23,6 +23,8 @@ from harvester.storage.id_gaps import (
     gap_at_end,
     imported_gap_text,
     wrong_counts,
+    wrong_ids_advice,
+    wrong_orders,
 )
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
@@ -71,8 +73,14 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
         if gap.sides in across
     ]
     _report_gaps(report, [located for located in unexplained if located.gap.sides not in across])
+    # No path, as `--repair` moves no imported file: `--replace-imported` downloads its range.
+    for findings in sound:
+        if findings.contradiction:
+            text = f"{findings.contradiction}: {wrong_ids_advice(report.pair)}"
+            report.faults.append(Fault(report.pair, findings.segment.range, None, text))
+    for wrong in wrong_orders(footers):
+        report.faults.append(Fault(report.pair, wrong.within, None, wrong.text(report.pair)))
     for count in wrong_counts(footers):
-        # No path, as `--repair` moves no imported file: `--replace-imported` downloads its range.
         text = count.text(report.pair)
         if not count.is_proved:
             report.notes.append(f"{report.pair}: {text}")

@@ -1,0 +1,303 @@
+"""Trade ids of imported files: what is missing between them is downloaded, contradictions refused.
+
+The expected trades are those of the test exchange's market, never what an import stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import csv_files
+import pytest
+import sample_trades
+from backfills import serve, tape_of
+from command_line import own_environment, run_harvester
+from kraken_market import Trade, expected, time_literal
+from kraken_server import Exchange
+
+from harvester.storage.trade_store import TradeStore
+from harvester.times import SECOND
+
+SECONDS = 3
+TRADES = [
+    Trade(
+        sample_trades.utc_ns(2024, 1, 20) + at * SECONDS * SECOND + 123_456_700,
+        f"{40_000 + at % 7}.10000",
+        f"{at + 1}.00000000",
+        "b",
+        "l",
+        "",
+        at + 1,
+    )
+    for at in range(3_000)
+]
+MIDDLE = TRADES[300:2_400]
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[..., Answer]]:
+    """Run `harvester` with a test exchange that has `TRADES`."""
+    with Commands(tmp_path, TRADES) as call:
+        yield call
+
+
+class Commands:
+    """Runs commands in a folder, with an exchange that has some trades."""
+
+    def __init__(self, folder: Path, trades: Sequence[Trade]) -> None:
+        self._folder = folder
+        self._exchange: Exchange = serve(sample_trades.market(trades))
+
+    def __enter__(self) -> Callable[..., Answer]:
+        self._exchange.start()
+        return self._call
+
+    def __exit__(self, *_raised: object) -> None:
+        self._exchange.stop()
+
+    def _call(self, *arguments: str) -> Answer:
+        own = {
+            "HARVESTER_API_URL": self._exchange.url,
+            "HARVESTER_DATA": str(self._folder / "data"),
+            "HARVESTER_EXCHANGE_RATE": "0",
+            "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.005",
+        }
+        done = run_harvester(arguments, own_environment() | own, self._folder)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def line(trade: Trade, decimals: int | None = None) -> str:
+    """A row of seven columns, its time with so many decimals."""
+    time = time_literal(trade.true_ns, decimals)
+    return f"{trade.price},{trade.volume},{time},{trade.side},{trade.order_type},,{trade.trade_id}"
+
+
+def write(folder: Path, lines: Sequence[str], name: str = "XBTUSD.csv") -> None:
+    (folder / name).write_text("".join(f"{each}\n" for each in lines))
+
+
+def ids(folder: Path) -> list[int]:
+    return [row[0] for row in tape_of(folder / "data", "XBTUSD")]
+
+
+def statuses(command: Callable[..., Answer], *commands: str) -> list[int]:
+    return [command(*each.split()).status for each in commands]
+
+
+# --- missing ids ----------------------------------------------------------------------------------
+
+
+def test_rows_that_the_ids_of_a_file_show_to_be_missing_are_downloaded(
+    command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "XBTUSD.csv").write_bytes(csv_files.seven_columns([*MIDDLE[:900], *MIDDLE[950:]]))
+    done = command("import", "XBTUSD.csv")
+    assert done.status == 0
+    assert (
+        "XBTUSD: 50 trade ids are missing at 1 place, the first between ids 1200 and 1251; "
+        "`harvester backfill XBTUSD` downloads that time; not downloaded: "
+        "2024-01-20 00:59:56 to 2024-01-20 01:02:32"
+    ) in done.err
+    assert statuses(command, "status", "backfill XBTUSD", "verify") == [4, 0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+    # The same file again finds its place filled.
+    assert statuses(command, "import XBTUSD.csv", "status", "verify") == [0, 0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+@pytest.mark.parametrize("missing", [1, 50])
+def test_missing_rows_where_two_quarters_meet_are_downloaded(tmp_path: Path, missing: int) -> None:
+    april_ns = sample_trades.utc_ns(2024, 4, 1)
+    shift_ns = april_ns - TRADES[1_500].true_ns + 100_000_000
+    trades = [replace(trade, true_ns=trade.true_ns + shift_ns) for trade in TRADES]
+    for quarter, rows in (("Q1", trades[:1_500]), ("Q2", trades[1_500 + missing : 2_000])):
+        file = f"Kraken_Trading_History_{quarter}_2024.zip"
+        csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(rows)})
+    with Commands(tmp_path, trades) as command:
+        done = command("import", *(f"Kraken_Trading_History_Q{at}_2024.zip" for at in (1, 2)))
+        assert f"{missing} trade ids are missing at 1 place" in done.err
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in trades]
+
+
+@pytest.mark.parametrize("order", [-1, 1])
+def test_missing_rows_of_a_file_in_any_order_are_downloaded(
+    command: Callable[..., Answer], tmp_path: Path, order: int
+) -> None:
+    rows = [*MIDDLE[:900], *MIDDLE[950:]]
+    halves = [*rows[1_000:], *rows[:1_000]]
+    write(tmp_path, [line(trade) for trade in halves[::order]])
+    assert "50 trade ids are missing at 1 place" in command("import", "XBTUSD.csv").err
+    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+def test_ids_that_the_exchange_skips_are_confirmed_by_it(tmp_path: Path) -> None:
+    skipped = [
+        replace(trade, trade_id=(trade.trade_id or 0) + 7 * (at >= 1_000) + 2 * (at >= 2_000))
+        for at, trade in enumerate(TRADES)
+    ]
+    write(tmp_path, [line(trade) for trade in skipped[300:2_400]])
+    with Commands(tmp_path, skipped) as command:
+        done = command("import", "XBTUSD.csv")
+        assert "9 trade ids are missing at 2 places" in done.err
+        assert statuses(command, "backfill XBTUSD") == [0]
+        verified = command("verify")
+    assert (verified.status, "2 confirmed id gaps," in verified.out) == (0, True)
+    assert (
+        tape_of(tmp_path / "data", "XBTUSD")[300:] == expected(sample_trades.market(skipped))[300:]
+    )
+
+
+def test_a_market_whose_ids_skip_all_the_time_is_not_split(tmp_path: Path) -> None:
+    """But for a place that lacks far more than the others."""
+    skipping = [replace(trade, trade_id=3 * (trade.trade_id or 0)) for trade in TRADES]
+    write(tmp_path, [line(trade) for trade in skipping[300:2_400]])
+    with Commands(tmp_path, skipping) as command:
+        done = command("import", "XBTUSD.csv")
+        assert (
+            "XBTUSD: 4,198 trade ids are missing at 2,099 places, the first between ids 903 and "
+            "906: too many to be requested, so that time counts as covered"
+        ) in done.err
+        assert len(TradeStore(tmp_path / "data").segments("XBTUSD")) == 1
+    write(tmp_path, [line(trade) for trade in [*skipping[300:1_000], *skipping[1_100:2_400]]])
+    with Commands(tmp_path / "lacking", skipping) as command:
+        (tmp_path / "lacking").mkdir()
+        done = command("import", "../XBTUSD.csv")
+        assert (
+            "302 trade ids are missing at 1 place, the first between ids 3000 and 3303" in done.err
+        )
+        assert statuses(command, "backfill XBTUSD") == [0]
+    assert ids(tmp_path / "lacking") == [trade.trade_id for trade in skipping]
+
+
+@pytest.mark.parametrize("made", [sample_trades.zero_ids, sample_trades.xbtusd_like])
+def test_ids_that_are_0_or_out_of_order_within_a_second_show_no_missing_row(
+    tmp_path: Path, made: Callable[[int, int], list[Trade]]
+) -> None:
+    trades = made(40_000, 3)
+    swapped = [*trades]
+    for at in range(10, len(trades) - 10, 50):
+        first, second = trades[at : at + 2]
+        if first.trade_id and second.trade_id and second.true_ns - first.true_ns < SECOND // 2:
+            swapped[at] = replace(first, trade_id=second.trade_id)
+            swapped[at + 1] = replace(second, trade_id=first.trade_id)
+    write(tmp_path, [line(trade) for trade in swapped])
+    with Commands(tmp_path, swapped[:1]) as command:
+        done = command("import", "XBTUSD.csv", "--json")
+    [report] = json.loads(done.out)["files"]
+    assert (done.status, report["notes"], len(report["ranges"])) == (0, [], 1)
+
+
+def test_bounds_of_a_file_vouch_for_its_ids(command: Callable[..., Answer], tmp_path: Path) -> None:
+    """For a pair that the exchange no longer lists, nothing else can fill the place."""
+    write(tmp_path, [line(trade) for trade in [*MIDDLE[:900], *MIDDLE[950:]]])
+    bounds = ["--whole-since", "2024-01-01", "--whole-until", "2024-02-01"]
+    done = command("import", "XBTUSD.csv", *bounds)
+    assert (
+        "50 trade ids are missing at 1 place, the first between ids 1200 and 1251: that time "
+        "counts as covered, because you gave --whole-since and --whole-until"
+    ) in done.err
+    assert len(TradeStore(tmp_path / "data").coverage("XBTUSD")) == 1
+
+
+# --- ids that contradict --------------------------------------------------------------------------
+
+
+def _renumbered(change: Callable[[int, int], int]) -> list[str]:
+    return [
+        line(replace(trade, trade_id=change(at, trade.trade_id or 0)))
+        for at, trade in enumerate(MIDDLE)
+    ]
+
+
+CONTRADICTIONS = {
+    "each row twice": (
+        [row for trade in MIDDLE for row in (line(trade, 4), line(trade))],
+        "id 301 is there twice, at 2024-01-20T00:15:00.1234567Z and at 2024-01-20T00:15:00.1235Z",
+    ),
+    "two files joined": (
+        [
+            *(line(trade) for trade in MIDDLE[:1_000]),
+            *(line(trade, 4) for trade in MIDDLE[900:]),
+        ],
+        "trade id 1201 is there twice",
+    ),
+    "all ids equal": (_renumbered(lambda _at, _number: 7), "trade id 7 is there twice"),
+    "a low id": (
+        _renumbered(lambda at, number: 5 if at == 700 else number),
+        "id 5 of 2024-01-20T00:50:00.1234567Z is behind trade id 980 of 2024-01-20T00:48:57.",
+    ),
+    "high ids": (
+        _renumbered(lambda at, number: number + 10**6 * (500 <= at < 600)),
+        "trade id 901 of 2024-01-20T00:45:00.1234567Z is behind trade id 1000880 of",
+    ),
+    "an id that comes back": (
+        _renumbered(lambda at, number: 1_000 if at == 1_500 else number),
+        "id 1000 is there twice, at 2024-01-20T00:49:57.1234567Z and at 2024-01-20T01:30:00.123",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_a_file_whose_ids_contradict_is_refused(
+    command: Callable[..., Answer], tmp_path: Path, what: str
+) -> None:
+    lines, message = CONTRADICTIONS[what]
+    write(tmp_path, lines)
+    done = command("import", "XBTUSD.csv")
+    assert done.status == 2
+    assert message in done.err
+    assert "`harvester backfill XBTUSD` downloads the trades" in done.err
+    assert TradeStore(tmp_path / "data").segments("XBTUSD") == []
+    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+def test_ids_that_begin_again_with_1_are_those_of_a_market_that_was_listed_again(
+    command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    write(tmp_path, _renumbered(lambda at, number: number if at < 1_000 else at - 999))
+    done = command("import", "XBTUSD.csv", "--json")
+    [report] = json.loads(done.out)["files"]
+    assert (done.status, report["imported"]["rows"]) == (0, report["read"]["rows"] - 2)
+
+
+@pytest.mark.parametrize("shift", [10**6, -100])
+def test_ids_that_do_not_fit_the_stored_ones_around_them_are_a_fault(
+    command: Callable[..., Answer], tmp_path: Path, shift: int
+) -> None:
+    write(tmp_path, _renumbered(lambda _at, number: number + shift))
+    assert command("import", "XBTUSD.csv").status == 0
+    done = command("backfill", "XBTUSD")
+    assert done.status == 4
+    advice = "`harvester backfill XBTUSD --replace-imported` downloads imported ranges again"
+    assert "ids increase with time" in done.err
+    assert advice in done.err
+    verified = command("verify")
+    assert (verified.status, advice in verified.out + verified.err) == (4, True)
+    command("backfill", "XBTUSD", "--replace-imported")
+    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+def test_an_import_whose_ids_do_not_fit_the_stored_ones_says_so(
+    command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    assert command("backfill", "XBTUSD", "--until", "2024-01-20T00:10").status == 0
+    write(tmp_path, _renumbered(lambda _at, number: number - 200))
+    done = command("import", "XBTUSD.csv")
+    assert done.status == 4
+    assert "ids increase with time" in done.err
