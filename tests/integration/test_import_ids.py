@@ -14,7 +14,7 @@ from typing import NamedTuple
 import csv_files
 import pytest
 import sample_trades
-from backfills import serve, tape_of
+from backfills import rows_on_disk, serve
 from command_line import own_environment, run_harvester
 from kraken_market import Trade, expected, time_literal
 from kraken_server import Exchange
@@ -89,7 +89,7 @@ def write(folder: Path, lines: Sequence[str], name: str = "XBTUSD.csv") -> None:
 
 
 def ids(folder: Path) -> list[int]:
-    return [row[0] for row in tape_of(folder / "data", "XBTUSD")]
+    return [row[0] for row in rows_on_disk(folder / "data", "XBTUSD")]
 
 
 def statuses(command: Callable[..., Answer], *commands: str) -> list[int]:
@@ -157,7 +157,8 @@ def test_ids_that_the_exchange_skips_are_confirmed_by_it(tmp_path: Path) -> None
         verified = command("verify")
     assert (verified.status, "2 confirmed id gaps," in verified.out) == (0, True)
     assert (
-        tape_of(tmp_path / "data", "XBTUSD")[300:] == expected(sample_trades.market(skipped))[300:]
+        rows_on_disk(tmp_path / "data", "XBTUSD")[300:]
+        == expected(sample_trades.market(skipped))[300:]
     )
 
 
