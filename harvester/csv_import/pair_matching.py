@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 from harvester.argument_types import Moment, moment_ns
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, find
 from harvester.errors import ExchangeError, UsageError
-from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, resolve
+from harvester.kraken.pairs import (
+    Pair,
+    PairIndex,
+    delisted_pair,
+    is_pattern,
+    match_pattern,
+    resolve,
+)
 from harvester.pair_selection import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
@@ -157,23 +164,25 @@ def match_files(
     """
     members = find(request.files)
 
-    def ask() -> dict[str, Pair]:
+    def ask() -> tuple[dict[str, Pair], bool]:
         try:
-            return ask_exchange()
+            return ask_exchange(), True
         except ExchangeError as error:
             logger.warning("%s; using the pair names that the archive knows", error)
-            return known_pairs(archive)
+            return known_pairs(archive), False
 
     if request.pair is not None:
         pair = _pair_of_only_file(request, request.pair, members, archive, ask)
         return MatchedFiles([PairFiles(pair, members, request.complete)], [])
     try:
-        matched = _match_by_name(request, members, known_pairs(archive), delisted=False)
+        matched = _match_by_name(request, members, known_pairs(archive))
         needs_exchange = bool(matched.unknown)
     except UsageError:
         needs_exchange = True
     if needs_exchange:
-        matched = _match_by_name(request, members, ask(), delisted=request.delisted)
+        known, is_answered = ask()
+        delisted = _unlisted(is_answered) if request.delisted else None
+        matched = _match_by_name(request, members, known, delisted)
     if matched.unknown:
         logger.warning("%s", unknown_files_message(matched.unknown))
     return matched
@@ -189,18 +198,26 @@ def unknown_files_message(files: Sequence[str]) -> str:
     )
 
 
+def _unlisted(is_answered: bool) -> Callable[[str], Pair]:
+    """What makes a pair of a name that is not known: a delisted one if the exchange was asked."""
+    return delisted_pair if is_answered else lambda name: Pair(altname=name)
+
+
 def _match_by_name(
-    request: ImportRequest, members: Sequence[Member], known: dict[str, Pair], *, delisted: bool
+    request: ImportRequest,
+    members: Sequence[Member],
+    known: dict[str, Pair],
+    delisted: Callable[[str], Pair] | None = None,
 ) -> MatchedFiles:
     """Group files by the pair that their names say, in the order of each pair's first file.
 
     A file whose name matches no pair counts as one of a pair of that name, which is imported only
-    if `delisted` says so.
+    if `delisted` makes that pair.
     """
     names = PairIndex(known.values())
     files: dict[str, PairFiles] = {}
     for member in members:
-        pair = names.find(member.stem) or Pair(altname=member.stem)
+        pair = names.find(member.stem) or (delisted or delisted_pair)(member.stem)
         files.setdefault(pair.altname, PairFiles(pair, [], request.complete)).members.append(member)
     if request.pairs:
         selected = _select(request.pairs, files, known)
@@ -239,7 +256,7 @@ def _pair_of_only_file(
     text: str,
     members: Sequence[Member],
     archive: TradeStore,
-    ask: AskExchange,
+    ask: Callable[[], tuple[dict[str, Pair], bool]],
 ) -> Pair:
     if len(members) != 1:
         raise UsageError(
@@ -247,9 +264,12 @@ def _pair_of_only_file(
             "file, or leave out --pair, so that each file's name says its pair"
         )
     pair = PairIndex(known_pairs(archive).values()).find(text)
-    if pair is None and request.delisted and _is_altname(text):
-        return Pair(altname=text)
-    return pair or resolve(text, ask().values())
+    if pair is not None:
+        return pair
+    known, is_answered = ask()
+    if request.delisted and _is_altname(text):
+        return PairIndex(known.values()).find(text) or _unlisted(is_answered)(text)
+    return resolve(text, known.values())
 
 
 def _is_altname(name: str) -> bool:
