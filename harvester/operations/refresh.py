@@ -392,6 +392,7 @@ class _Refresh:
     async def _maintain(self, name: str) -> None:
         """Compact and check the files of a pair that the exchange does not list any more."""
         with writer(self._archive, name) as pair_writer:
+            await asyncio.to_thread(pair_writer.end_requests)
             await asyncio.to_thread(
                 run_maintenance, pair_writer, self._settings.candles.rollups, self._listener
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import csv_files
+import msgspec
 import pytest
 import sample_trades
 from backfills import serve, tape_of
@@ -15,7 +16,12 @@ from command_line import own_environment, run_harvester
 from kraken_market import Clock, Market
 from kraken_server import Exchange
 
+from harvester.schema import no_rows
+from harvester.storage import archive_files
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import Range
 
 NOW_NS = sample_trades.utc_ns(2024, 9, 1)
 OLD = sample_trades.xbtusd_like(300, 91, start_ns=sample_trades.utc_ns(2024, 1, 20), gap_s=60.0)
@@ -122,3 +128,99 @@ def test_more_files_of_a_delisted_pair_are_added_to_it(command: Any, tmp_path: P
     assert command("import", "early", "--delisted").status == 0
     assert command("import", "FOOUSD.csv", "--delisted", *WHOLE).status == 0
     assert volumes(tmp_path) == OLD_VOLUMES
+
+
+# --- nothing can be downloaded --------------------------------------------------------------------
+
+UNLISTED = (
+    "FOOUSD: the exchange does not list this pair any more (Unknown asset pair): nothing of it can "
+    "be downloaded, and what is stored stays"
+)
+
+
+def is_complete(command: Any) -> bool:
+    """Whether nothing is missing, by all commands that say so."""
+    return [command(name, "FOOUSD").status for name in ("status", "verify")] == [0, 0]
+
+
+def test_a_delisted_pair_stays_complete_whatever_is_tried(command: Any, tmp_path: Path) -> None:
+    imported = command("import", "FOOUSD.csv", "--delisted", *WHOLE)
+    assert imported.err.splitlines()[-1] == "`harvester rollup` speeds up long queries"
+    before = (tmp_path / "data/wanted/FOOUSD.json").read_bytes()
+    for arguments in (("backfill", "FOOUSD"), ("backfill", "FOOUSD", "--replace-imported")):
+        done = command(*arguments)
+        assert (done.status, UNLISTED in done.err) == (3, True)
+        assert (tmp_path / "data/wanted/FOOUSD.json").read_bytes() == before
+        assert is_complete(command)
+    assert command("verify", "FOOUSD", "--repair").status == 0
+    assert command("refresh").status == 0
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
+def test_a_new_market_of_the_name_leaves_no_gap(command: Any, exchange: Exchange) -> None:
+    command("import", "FOOUSD.csv", "--delisted", *WHOLE)
+    exchange.add(LISTED)
+    assert command("backfill", "FOO/USD").status == 4
+    assert is_complete(command)
+
+
+@pytest.mark.parametrize(
+    ("cure", "status"),
+    [(("backfill", "FOOUSD"), 3), (("refresh",), 0), (("verify", "FOOUSD", "--repair"), 0)],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("key", ["", "FOOZUSD", "delisted:FOOUSD"])
+def test_a_gap_that_nothing_can_fill_goes_until_the_pair_is_listed_again(
+    key: str,
+    cure: tuple[str, ...],
+    status: int,
+    command: Any,
+    exchange: Exchange,
+    tmp_path: Path,
+) -> None:
+    store = TradeStore(tmp_path / "data")
+    span = Range(0, sample_trades.utc_ns(2024, 4, 1))
+    named = msgspec.json.encode({"altname": "FOOUSD", "key": key}).decode()
+    with writer(store, "FOOUSD") as pair_writer:
+        pair_writer.commit(span, no_rows(), Footer(span, named))
+        pair_writer.want(span._replace(through=sample_trades.utc_ns(2024, 8, 20)))
+    assert not is_complete(command)
+    assert command(*cure).status == status
+    assert is_complete(command)
+    assert [command("backfill", "FOOUSD").status, is_complete(command)] == [3, True]
+    requests = archive_files.requests(store.store, "FOOUSD")
+    assert list(requests.ranges) == [Range(0, sample_trades.utc_ns(2024, 8, 20))]
+    if key == "FOOZUSD":
+        market = Market("FOOUSD", key, "FOO/USD", "FOO2", "ZUSD", trades=NEW)
+        exchange.add(market)
+        assert command("refresh").status == 0
+        assert volumes(tmp_path) == [Decimal(trade.volume) for trade in NEW]
+        assert not archive_files.requests(store.store, "FOOUSD").is_unlisted
+
+
+@pytest.mark.parametrize("url", [None, NOBODY])
+def test_a_list_that_lacks_a_pair_hides_no_gap_of_it(
+    url: str | None, command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    """The exchange can't be asked, or it answers for the pair all the same."""
+    exchange.add(LISTED)
+    assert command("backfill", "FOOUSD", "--until", "2024-08-02").status == 0
+    with writer(TradeStore(tmp_path / "data"), "FOOUSD") as pair_writer:
+        pair_writer.want(Range(0, sample_trades.utc_ns(2024, 8, 20)))
+    exchange.unlisted.add("FOOUSD")
+    if url is None:
+        assert command("refresh").status == 0
+        assert volumes(tmp_path) == [Decimal(trade.volume) for trade in NEW]
+    else:
+        assert command("backfill", "FOOUSD", url=url).status == 3
+        assert not is_complete(command)
+
+
+def test_a_damaged_end_of_a_delisted_pair_stays_a_gap(command: Any, tmp_path: Path) -> None:
+    command("import", "FOOUSD.csv", "--delisted", *WHOLE)
+    [file] = (tmp_path / "data/trades").rglob("*.parquet")
+    raw = file.read_bytes()
+    file.write_bytes(raw[: len(raw) // 2])
+    for arguments in (("verify", "--repair"), ("backfill", "FOOUSD"), ("refresh",)):
+        command(*arguments)
+        assert not is_complete(command)
