@@ -19,6 +19,7 @@ from harvester.kraken.pairs import (
     is_pattern,
     match_pattern,
     resolve,
+    usual_altname,
 )
 from harvester.pair_selection import known_pairs
 from harvester.storage.trade_store import TradeStore
@@ -137,10 +138,11 @@ class PairFiles(NamedTuple):
 
 
 class MatchedFiles(NamedTuple):
-    """Files by pair, and the files whose names match no pair."""
+    """Files by pair, the files whose names match no pair, and a message about these."""
 
     pairs: list[PairFiles]
     unknown: list[str]
+    message: str = ""
 
 
 def match_files(
@@ -181,43 +183,45 @@ def match_files(
         needs_exchange = True
     if needs_exchange:
         known, is_answered = ask()
-        delisted = _unlisted(is_answered) if request.delisted else None
-        matched = _match_by_name(request, members, known, delisted)
-    if matched.unknown:
-        logger.warning("%s", unknown_files_message(matched.unknown))
+        delisted = request.delisted and is_answered
+        matched = _match_by_name(request, members, known, delisted=delisted)
+        if matched.unknown:
+            message = _unknown_files_message(matched.unknown, is_answered=is_answered)
+            matched = matched._replace(message=message)
+            logger.warning("%s", message)
     return matched
 
 
-def unknown_files_message(files: Sequence[str]) -> str:
-    """The warning about files whose names match no pair."""
+def _unknown_files_message(files: Sequence[str], *, is_answered: bool) -> str:
     shown = ", ".join(files[:MAX_FILES_NAMED]) + (" ..." if len(files) > MAX_FILES_NAMED else "")
     count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+    if not is_answered:
+        return (
+            f"{count} skipped, because the archive does not know the name, and the exchange could "
+            f"not be asked: {shown} (try again later, or name the pair of a file with --pair)"
+        )
     return (
         f"{count} skipped, because the exchange lists no pair of that name: {shown} (--delisted "
         "imports pairs that are no longer listed, --pair names the pair of a file)"
     )
 
 
-def _unlisted(is_answered: bool) -> Callable[[str], Pair]:
-    """What makes a pair of a name that is not known: a delisted one if the exchange was asked."""
-    return delisted_pair if is_answered else lambda name: Pair(altname=name)
-
-
 def _match_by_name(
     request: ImportRequest,
     members: Sequence[Member],
     known: dict[str, Pair],
-    delisted: Callable[[str], Pair] | None = None,
+    *,
+    delisted: bool = False,
 ) -> MatchedFiles:
     """Group files by the pair that their names say, in the order of each pair's first file.
 
     A file whose name matches no pair counts as one of a pair of that name, which is imported only
-    if `delisted` makes that pair.
+    if `delisted` says so.
     """
     names = PairIndex(known.values())
     files: dict[str, PairFiles] = {}
     for member in members:
-        pair = names.find(member.stem) or (delisted or delisted_pair)(member.stem)
+        pair = names.find(member.stem) or delisted_pair(usual_altname(member.stem))
         files.setdefault(pair.altname, PairFiles(pair, [], request.complete)).members.append(member)
     if request.pairs:
         selected = _select(request.pairs, files, known)
@@ -268,7 +272,9 @@ def _pair_of_only_file(
         return pair
     known, is_answered = ask()
     if request.delisted and _is_altname(text):
-        return PairIndex(known.values()).find(text) or _unlisted(is_answered)(text)
+        name = usual_altname(text)
+        unlisted = delisted_pair(name) if is_answered else Pair(altname=name)
+        return PairIndex(known.values()).find(text) or unlisted
     return resolve(text, known.values())
 
 

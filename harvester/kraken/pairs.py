@@ -77,6 +77,23 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.key.startswith(_DELISTED)
 
 
+_KEY = re.compile(r"[XZ]([A-Z]{3})(?:Z(USD|EUR|GBP|CAD|JPY|KRW|AUD)|X(XBT|ETH))")
+_QUOTES = "USD|EUR|GBP|CAD|JPY|KRW|AUD|CHF|ETH|XBT|BTC|USDT|USDC|DAI"
+_ALIAS = re.compile(rf"^(?:BTC|DOGE)(?=(?:{_QUOTES})$)|(?<!W)BTC$")
+
+
+def usual_altname(name: str) -> str:
+    """The altname that a name stands for by the exchange's rules, where no list of pairs has it.
+
+    BTCUSD and XXBTZUSD are XBTUSD, and so is a name without a capital letter.
+    """
+    if name.islower():
+        name = name.upper()
+    if match := _KEY.fullmatch(name):
+        name = "".join(filter(None, match.groups()))
+    return _ALIAS.sub(lambda found: _ALIASES[found.group()], name)
+
+
 def delisted_pair(altname: str) -> Pair:
     """A market that the exchange lists no more, known by the name of a file only.
 

@@ -16,6 +16,7 @@ from command_line import own_environment, run_harvester
 from kraken_market import Clock, Market
 from kraken_server import Exchange
 
+from harvester.kraken.pairs import usual_altname
 from harvester.schema import no_rows
 from harvester.storage import archive_files
 from harvester.storage.segment import Footer
@@ -224,3 +225,36 @@ def test_a_damaged_end_of_a_delisted_pair_stays_a_gap(command: Any, tmp_path: Pa
     for arguments in (("verify", "--repair"), ("backfill", "FOOUSD"), ("refresh",)):
         command(*arguments)
         assert not is_complete(command)
+
+
+# --- the exchange can't be asked ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["BTCUSD", "XXBTZUSD", "OTHERUSD"])
+def test_a_name_that_nobody_knows_is_skipped_if_the_exchange_is_not_asked(
+    name: str, command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / f"{name}.csv").write_bytes(csv_files.three_columns(OLD))
+    done = command("import", f"{name}.csv", "--delisted", url=NOBODY)
+    assert done.status == 2
+    assert done.err.splitlines()[-1] == (
+        "1 file skipped, because the archive does not know the name, and the exchange could not be "
+        f"asked: {name}.csv (try again later, or name the pair of a file with --pair)"
+    )
+    assert TradeStore(tmp_path / "data").held() == []
+
+
+@pytest.mark.parametrize("name", ["XBTUSD", "BTCUSD", "XXBTZUSD", "xbtusd"])
+def test_a_pair_named_without_the_exchange_is_stored_by_its_usual_name(
+    name: str, command: Any, tmp_path: Path
+) -> None:
+    done = command("import", "FOOUSD.csv", "--delisted", "--pair", name, *WHOLE, url=NOBODY)
+    assert done.status == 0
+    assert TradeStore(tmp_path / "data").held() == ["XBTUSD"]
+
+
+@pytest.mark.parametrize(
+    "name", ["WBTCUSD", "ETHWXBT", "AAPLxUSD", "XCNUSD", "XDGUSD", "XABCDZUSD"]
+)
+def test_a_name_that_only_resembles_another_spelling_stays(name: str) -> None:
+    assert usual_altname(name) == name
