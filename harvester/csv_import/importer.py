@@ -219,8 +219,8 @@ class FileChain:
         """
         writer.check_market(self._pair.key)
         check = StoredCheck(self._archive, self._pair.altname)
-        covered = self._archive.coverage(self._pair.altname)
-        boundaries = BoundaryFinder(covered, self._complete, self._bad_times, check.push)
+        bounds = (self._archive.coverage(self._pair.altname), self._complete, self._bad_times)
+        boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._pair.is_delisted)
         parts = iterate_ahead(self._parts(boundaries, writer))
         try:
             for first in parts:

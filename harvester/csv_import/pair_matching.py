@@ -97,14 +97,18 @@ def import_request(  # noqa: PLR0913 - the options of the command
     if not files:
         raise UsageError("no file to import: give a CSV, a ZIP or a folder of Kraken's")
     names = pairs.split(",") if isinstance(pairs, str) else pairs or ()
+    since_s = _whole_second("--whole-since", whole_since)
+    until_s = _whole_second("--whole-until", whole_until)
+    if since_s is not None and until_s is not None and since_s >= until_s:
+        raise UsageError(
+            f"--whole-since {whole_since} is not before --whole-until {whole_until}: swap them"
+        )
     return ImportRequest(
         [fspath(file) for file in files],
         pair,
         [name.strip() for name in names if name.strip()],
         bool(delisted),
-        KnownComplete(
-            _whole_second("--whole-since", whole_since), _whole_second("--whole-until", whole_until)
-        ),
+        KnownComplete(since_s, until_s),
         bool(skip_bad_rows),
     )
 

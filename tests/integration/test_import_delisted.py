@@ -258,3 +258,27 @@ def test_a_pair_named_without_the_exchange_is_stored_by_its_usual_name(
 )
 def test_a_name_that_only_resembles_another_spelling_stays(name: str) -> None:
     assert usual_altname(name) == name
+
+
+# --- all rows are stored --------------------------------------------------------------------------
+
+
+def test_all_rows_are_stored_without_any_quiet_moment(command: Any, tmp_path: Path) -> None:
+    new_year_s = sample_trades.utc_ns(2024, 1, 1) // 10**9
+    rows = [
+        (second, f"1.{second % 7}", f"{second % 5 + 1}.5")
+        for second in range(new_year_s - 60, new_year_s + 60)
+    ]
+    (tmp_path / "FOOUSD.csv").write_text("".join(f"{a},{b},{c}\n" for a, b, c in rows))
+    bounds = ("--whole-since", str(rows[0][0]), "--whole-until", str(rows[-1][0] + 1))
+    assert command("import", "FOOUSD.csv", "--delisted", *bounds).status == 0
+    assert volumes(tmp_path) == [Decimal(volume) for _, _, volume in rows]
+    assert is_complete(command)
+
+
+def test_bounds_that_contradict_each_other_are_refused(command: Any) -> None:
+    done = command("import", "FOOUSD.csv", "--whole-since", "2024", "--whole-until", "2023")
+    assert (done.status, done.err) == (
+        2,
+        "harvester: --whole-since 2024 is not before --whole-until 2023: swap them\n",
+    )
