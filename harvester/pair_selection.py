@@ -218,8 +218,8 @@ async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> 
     if not (choice.everything or is_limited or any(map(is_pattern, choice.names))):
         with suppress(UnknownPair):
             pairs = _chosen(choice, {}, known_pairs(archive))
-            # Answers are compared with the pair's key, so a pair without a key needs the list.
-            if all(pair.key for pair in pairs):
+            # Answers are compared with the pair's key, so a pair without its own needs the list.
+            if all(pair.key and not pair.is_delisted for pair in pairs):
                 return pairs
     listed, known = await list_pairs(client, archive)
     kept = renamed(listed, known, archive.held())

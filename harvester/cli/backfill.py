@@ -414,8 +414,11 @@ def import_(
 
 def _advise(result: ImportResult) -> None:
     """Say what to do next, if anything was imported."""
-    pairs = list(dict.fromkeys(report.pair for report in result.reports if report.ranges))
+    imported = [report for report in result.reports if report.ranges]
+    pairs = list(dict.fromkeys(report.pair for report in imported if not report.is_delisted))
     if not pairs:
+        if imported:
+            output.hint("`harvester rollup` speeds up long queries")
         return
     # `refresh` without names takes all pairs of the archive; a list of hundreds would not help.
     command = f"backfill {shlex.join(pairs)}" if len(pairs) <= MAX_PAIRS_NAMED else "refresh"

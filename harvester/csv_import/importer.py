@@ -37,8 +37,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
-MAX_BAD_ROWS_SHOWN = 20
-"""Text output lists up to this many bad rows per report; JSON lists all."""
+MAX_BAD_ROWS_SHOWN = 20  # of each report, in text output; JSON lists up to 10,000
 
 
 @dataclass(slots=True)
@@ -63,6 +62,7 @@ class ImportReport:
             or if nothing could be compared.
         seconds: how long it took.
         error: what ended it; None if nothing did.
+        is_delisted: whether nothing of the pair can be downloaded.
     """
 
     files: list[str]
@@ -81,6 +81,7 @@ class ImportReport:
     rounding: Rounding | None = None
     seconds: float = 0.0
     error: HarvesterError | None = None
+    is_delisted: bool = False
 
     @property
     def has_no_boundary(self) -> bool:
@@ -118,7 +119,9 @@ class ImportReport:
             parts.append(f"{self.already_covered.rows:,} skipped as their time is covered already")
         if self.at_boundaries.rows:
             skipped = f"{self.at_boundaries.rows:,} skipped at boundaries"
-            parts.append(f"{skipped}, where `harvester backfill {self.pair}` downloads the trades")
+            bounds = "as nobody confirms their time (--whole-since, --whole-until)"
+            download = f"where `harvester backfill {self.pair}` downloads the trades"
+            parts.append(f"{skipped}, {bounds if self.is_delisted else download}")
         if self.bad:
             parts.append(f"{self.bad:,} unreadable rows left out")
         return ", ".join(parts)
@@ -207,6 +210,7 @@ class FileChain:
             sum(member.size for member in members),
             bad=sum(file.bad for file in files),
             bad_rows=[*chain.from_iterable(file.bad_rows for file in files)][:MAX_BAD_ROWS_LISTED],
+            is_delisted=pair.is_delisted,
             notes=lacking.notes,
         )
 
@@ -223,8 +227,8 @@ class FileChain:
         """
         writer.check_market(self._pair.key)
         check = StoredCheck(self._archive, self._pair.altname)
-        covered = self._archive.coverage(self._pair.altname)
-        boundaries = BoundaryFinder(covered, self._complete, self._bad_times, check.push)
+        bounds = (self._archive.coverage(self._pair.altname), self._complete, self._bad_times)
+        boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._pair.is_delisted)
         parts = iterate_ahead(self._parts(boundaries, writer))
         try:
             for first in parts:
@@ -251,8 +255,7 @@ class FileChain:
             ArchiveDamaged: rows are not stored there.
         """
         covered = self._archive.coverage(self._pair.altname)
-        uncovered = missing([Range(0, END_OF_TIME)], covered)
-        ranges = missing(self._skipped_ranges, uncovered)
+        ranges = missing(self._skipped_ranges, missing([Range(0, END_OF_TIME)], covered))
         if not ranges:
             return
         check = StoredCheck(self._archive, self._pair.altname)
@@ -401,11 +404,9 @@ class FileChain:
         self.report.already_covered = counts.already_covered
         self.report.at_boundaries = counts.at_boundaries
         self._skipped_ranges = counts.skipped_ranges
-        rounding = self.report.rounding
-        if rounding is not None:
-            self.report.notes.append(
-                f"its times are whole seconds, {rounding.words('trades stored already')}"
-            )
+        if (rounding := self.report.rounding) is not None:
+            words = rounding.words("trades stored already")
+            self.report.notes.append(f"its times are whole seconds, {words}")
         if counts.busy_stretches:
             self.report.notes.append(
                 f"{counts.busy_stretches} times, too many trades to keep in memory follow each "
@@ -440,9 +441,8 @@ class FileChain:
         rows = sum(part.rows for part in parts)
         volume = sum((part.volume for part in parts), Decimal(0))
         written = sum(self._archive.footer(segment).rows for segment in self._written)
-        is_whole = (rows, volume) == (report.read.rows, report.read.volume)
-        is_right = is_whole and written == report.imported.rows
-        if not (is_right or self._options.stop.is_cancelled):
+        expected = (report.read.rows, report.read.volume, report.imported.rows)
+        if (rows, volume, written) != expected and not self._options.stop.is_cancelled:
             raise AssertionError(
                 f"{report.read.rows} rows of volume {report.read.volume} were read, {rows} of "
                 f"volume {volume} are accounted for, {report.imported.rows} were to be written, "

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 from harvester.argument_types import Moment, moment_ns
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, find
 from harvester.errors import ExchangeError, UsageError
-from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, resolve
+from harvester.kraken.pairs import (
+    Pair,
+    PairIndex,
+    delisted_pair,
+    is_pattern,
+    match_pattern,
+    resolve,
+    usual_altname,
+)
 from harvester.pair_selection import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
@@ -89,14 +97,18 @@ def import_request(  # noqa: PLR0913 - the options of the command
     if not files:
         raise UsageError("no file to import: give a CSV, a ZIP or a folder of Kraken's")
     names = pairs.split(",") if isinstance(pairs, str) else pairs or ()
+    since_s = _whole_second("--whole-since", whole_since)
+    until_s = _whole_second("--whole-until", whole_until)
+    if since_s is not None and until_s is not None and since_s >= until_s:
+        raise UsageError(
+            f"--whole-since {whole_since} is not before --whole-until {whole_until}: swap them"
+        )
     return ImportRequest(
         [fspath(file) for file in files],
         pair,
         [name.strip() for name in names if name.strip()],
         bool(delisted),
-        KnownComplete(
-            _whole_second("--whole-since", whole_since), _whole_second("--whole-until", whole_until)
-        ),
+        KnownComplete(since_s, until_s),
         bool(skip_bad_rows),
     )
 
@@ -130,10 +142,11 @@ class PairFiles(NamedTuple):
 
 
 class MatchedFiles(NamedTuple):
-    """Files by pair, and the files whose names match no pair."""
+    """Files by pair, the files whose names match no pair, and a message about these."""
 
     pairs: list[PairFiles]
     unknown: list[str]
+    message: str = ""
 
 
 def match_files(
@@ -157,32 +170,40 @@ def match_files(
     """
     members = find(request.files)
 
-    def ask() -> dict[str, Pair]:
+    def ask() -> tuple[dict[str, Pair], bool]:
         try:
-            return ask_exchange()
+            return ask_exchange(), True
         except ExchangeError as error:
             logger.warning("%s; using the pair names that the archive knows", error)
-            return known_pairs(archive)
+            return known_pairs(archive), False
 
     if request.pair is not None:
         pair = _pair_of_only_file(request, request.pair, members, archive, ask)
         return MatchedFiles([PairFiles(pair, members, request.complete)], [])
     try:
-        matched = _match_by_name(request, members, known_pairs(archive), delisted=False)
+        matched = _match_by_name(request, members, known_pairs(archive))
         needs_exchange = bool(matched.unknown)
     except UsageError:
         needs_exchange = True
     if needs_exchange:
-        matched = _match_by_name(request, members, ask(), delisted=request.delisted)
-    if matched.unknown:
-        logger.warning("%s", unknown_files_message(matched.unknown))
+        known, is_answered = ask()
+        delisted = request.delisted and is_answered
+        matched = _match_by_name(request, members, known, delisted=delisted)
+        if matched.unknown:
+            message = _unknown_files_message(matched.unknown, is_answered=is_answered)
+            matched = matched._replace(message=message)
+            logger.warning("%s", message)
     return matched
 
 
-def unknown_files_message(files: Sequence[str]) -> str:
-    """The warning about files whose names match no pair."""
+def _unknown_files_message(files: Sequence[str], *, is_answered: bool) -> str:
     shown = ", ".join(files[:MAX_FILES_NAMED]) + (" ..." if len(files) > MAX_FILES_NAMED else "")
     count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+    if not is_answered:
+        return (
+            f"{count} skipped, because the archive does not know the name, and the exchange could "
+            f"not be asked: {shown} (try again later, or name the pair of a file with --pair)"
+        )
     return (
         f"{count} skipped, because the exchange lists no pair of that name: {shown} (--delisted "
         "imports pairs that are no longer listed, --pair names the pair of a file)"
@@ -190,7 +211,11 @@ def unknown_files_message(files: Sequence[str]) -> str:
 
 
 def _match_by_name(
-    request: ImportRequest, members: Sequence[Member], known: dict[str, Pair], *, delisted: bool
+    request: ImportRequest,
+    members: Sequence[Member],
+    known: dict[str, Pair],
+    *,
+    delisted: bool = False,
 ) -> MatchedFiles:
     """Group files by the pair that their names say, in the order of each pair's first file.
 
@@ -200,7 +225,7 @@ def _match_by_name(
     names = PairIndex(known.values())
     files: dict[str, PairFiles] = {}
     for member in members:
-        pair = names.find(member.stem) or Pair(altname=member.stem)
+        pair = names.find(member.stem) or delisted_pair(usual_altname(member.stem))
         files.setdefault(pair.altname, PairFiles(pair, [], request.complete)).members.append(member)
     if request.pairs:
         selected = _select(request.pairs, files, known)
@@ -239,7 +264,7 @@ def _pair_of_only_file(
     text: str,
     members: Sequence[Member],
     archive: TradeStore,
-    ask: AskExchange,
+    ask: Callable[[], tuple[dict[str, Pair], bool]],
 ) -> Pair:
     if len(members) != 1:
         raise UsageError(
@@ -247,9 +272,14 @@ def _pair_of_only_file(
             "file, or leave out --pair, so that each file's name says its pair"
         )
     pair = PairIndex(known_pairs(archive).values()).find(text)
-    if pair is None and request.delisted and _is_altname(text):
-        return Pair(altname=text)
-    return pair or resolve(text, ask().values())
+    if pair is not None:
+        return pair
+    known, is_answered = ask()
+    if request.delisted and _is_altname(text):
+        name = usual_altname(text)
+        unlisted = delisted_pair(name) if is_answered else Pair(altname=name)
+        return PairIndex(known.values()).find(text) or unlisted
+    return resolve(text, known.values())
 
 
 def _is_altname(name: str) -> bool:

@@ -19,7 +19,6 @@ from harvester.csv_import.pair_matching import (
     ImportRequest,
     PairFiles,
     match_files,
-    unknown_files_message,
 )
 from harvester.download.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.errors import (
@@ -158,10 +157,12 @@ class ImportResult(NamedTuple):
     Attributes:
         reports: one for each run of consecutive files of a pair.
         unknown: files that were skipped, because their names match no pair.
+        message: a sentence about these files; empty without any.
     """
 
     reports: list[ImportReport]
     unknown: list[str]
+    message: str = ""
 
     @property
     def exit_status(self) -> int:
@@ -183,7 +184,7 @@ class ImportResult(NamedTuple):
             elif report.exit_status:
                 errors.append(ArchiveHasGaps(f"{report.pair}: {report.summary()}"))
         if self.unknown:
-            errors.append(UnknownPair(unknown_files_message(self.unknown)))
+            errors.append(UnknownPair(self.message))
         if not errors:
             return
         first, *others = sorted(errors, key=lambda error: GRAVEST_FIRST.index(error.exit_status))
@@ -222,7 +223,7 @@ def import_files(
     events = _ProgressEvents(matched.pairs, listener)
     options = ImportOptions(events.read, stop, request.skip_bad_rows, events.done)
     reports = import_pairs(archive, matched.pairs, options)
-    return ImportResult(reports, matched.unknown)
+    return ImportResult(reports, matched.unknown, matched.message)
 
 
 class _ProgressEvents:

@@ -35,6 +35,7 @@ from harvester.errors import (
 from harvester.kraken.answers import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
+from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
@@ -109,12 +110,12 @@ class PairDownload:
         self._store = context.archive
         self._pair = request.pair.altname
         self._done = Range(request.range.after, request.range.after)
+        self._before: tuple[list[Range], Requests | None] = [], None
+        """What was covered, and what was on record as requested, when the run began."""
 
     async def run(self) -> BackfillResult:
         """Download what is missing of the request; an error that ends it is in the result."""
         error = await capture_error(self._backfill())
-        if error is not None:
-            error = await self._explain(error)
         return self.result([self._done] if self._done.through > self._done.after else [], error)
 
     async def poll(self, writer: Writer) -> None:
@@ -126,13 +127,17 @@ class PairDownload:
             HarvesterError: what ended it early; what was downloaded completely is stored.
         """
         self.writer = writer
-        error = await capture_error(self._poll())
-        if error is not None:
-            raise await self._explain(error)
+        try:
+            await self._poll()
+        except HarvesterError as error:
+            raise await self._explain(error) from error.__cause__
 
     async def fill(self, writer: Writer) -> BackfillResult:
         """Download the recorded gaps of the pair; the writer holds its lock."""
-        error = await capture_error(self._fill(writer))
+        self.writer = writer
+        error = await capture_error(self._fill())
+        if error is not None:
+            error = await self._explain(error)
         return self.result(self._store.gaps(self._pair), error)
 
     def result(self, requested: list[Range], error: HarvesterError | None) -> BackfillResult:
@@ -161,15 +166,19 @@ class PairDownload:
     async def _backfill(self) -> None:
         self._done = await self._settled_request()
         with writer(self._store, self._pair) as self.writer:
-            await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
-            self._done = await self._download()
-            if self._options.after_pair is not None:
-                await self._options.after_pair(self)
-                # A re-download may have turned covered ranges into gaps.
-                await self._download_ranges([])
-            await self._finish()
-            if any(segment.is_imported for segment in self._store.segments(self._pair)):
-                await asyncio.to_thread(self._check_imports)
+            try:
+                await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
+                self._done = await self._download()
+                if self._options.after_pair is not None:
+                    await self._options.after_pair(self)
+                    # A re-download may have turned covered ranges into gaps.
+                    await self._download_ranges([])
+                await self._finish()
+                if any(segment.is_imported for segment in self._store.segments(self._pair)):
+                    await asyncio.to_thread(self._check_imports)
+            except HarvesterError as error:
+                # While the lock is held, as what was requested may be taken back.
+                raise await self._explain(error) from error.__cause__
 
     def _check_imports(self) -> None:
         """Count imported trades; a nightly run, which can't replace them, only says so.
@@ -191,10 +200,11 @@ class PairDownload:
             raise self.incomplete[0]
 
     async def _explain(self, error: HarvesterError) -> HarvesterError:
-        """The error; or `MarketChanged` if the pair's name means another market by now.
+        """The error; or a better one if the exchange does not know the pair any more.
 
-        The exchange's list of pairs shows that. It is requested only where the exchange does not
-        know the pair's key.
+        The exchange's list of pairs shows that, and `MarketChanged` if the pair's name means
+        another market by now. It is requested only where the exchange does not know the pair's key.
+        If its list lacks the key, too, what can't be downloaded does not count as requested.
         """
         key = self.request.pair.key
         is_unknown = isinstance(error, ExchangeRefused) and "Unknown asset pair" in str(error)
@@ -205,15 +215,28 @@ class PairDownload:
         with suppress(Exception):
             listed = await self._options.stop.guard(self.context.client.pairs())
         now = listed.get(self._pair)
+        is_listed = key in {pair.key for pair in listed.values()} if key else self._pair in listed
+        if is_unknown and listed and not is_listed:
+            await asyncio.to_thread(self._end_requests)
+            if now is None:
+                return ExchangeRefused(
+                    f"{self._pair}: the exchange does not list this pair any more (Unknown asset "
+                    "pair): nothing of it can be downloaded, and what is stored stays"
+                )
         if now is None or now.key == key:
             return error
         footer = await asyncio.to_thread(self._store.market_footer, self._pair)
         is_stored = footer is not None and footer.key == key
         return MarketChanged(self._pair, key, now.key) if is_stored else error
 
-    async def _fill(self, writer: Writer) -> None:
-        self.writer = writer
-        await asyncio.to_thread(writer.check_market, self.request.pair.key)
+    def _end_requests(self) -> None:
+        """Record that the exchange does not know the pair; what this run requested is dropped."""
+        covered, requested = self._before
+        has_downloaded = missing(self._store.coverage(self._pair), covered)
+        self.writer.end_requests(None if has_downloaded else requested)
+
+    async def _fill(self) -> None:
+        await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
         gaps = self._store.gaps(self._pair)
         if gaps:
             settled_ns = await self._options.stop.guard(
@@ -223,6 +246,8 @@ class PairDownload:
             gaps = [gap for gap in gaps if gap.after < gap.through]
             await self._begin(gaps, self.request.range)
         await self._download_ranges(gaps)
+        for gap in gaps[:1]:
+            await asyncio.to_thread(self.writer.want, gap, is_listed=True)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -257,8 +282,10 @@ class PairDownload:
             requested = await self._settled_request()
             is_caught_up = done is not None and requested.through - done.through < CATCH_UP_NS
             if requested.after < requested.through and not is_caught_up:
-                await asyncio.to_thread(self.writer.want, requested)
                 coverage = self._store.coverage(self._pair)
+                if self._before[1] is None:
+                    self._before = coverage, await asyncio.to_thread(self.writer.requests)
+                await asyncio.to_thread(self.writer.want, requested, is_listed=True)
                 self._warn_about_clock(coverage)
                 ranges = missing([requested], coverage)
                 await self._begin(ranges, requested)

@@ -33,6 +33,8 @@ _SEPARATORS = re.compile(r"[/\-_: ]")
 _ALIASES = {"BTC": "XBT", "DOGE": "XDG"}
 _ASSET_PREFIX = re.compile(r"^[XZ](?=[A-Z]{3}$)")
 _MAX_LISTED = 5
+_DELISTED = "delisted:"
+"""Begins the key of a market whose own key nobody knows any more; no key of the exchange's does."""
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,7 +42,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         altname: the short name that harvester uses, such as XBTUSD.
-        key: the exchange's own name, such as XXBTZUSD.
+        key: the exchange's own name, such as XXBTZUSD; see `delisted_pair`; empty if it is unknown.
         wsname: the name with a slash, such as XBT/USD; empty in old captures.
         base: the traded asset.
         quote: the asset that prices are in.
@@ -68,6 +70,37 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def spellings(self) -> list[str]:
         """All names that the exchange itself uses for this market."""
         return list(dict.fromkeys(name for name in (self.altname, self.key, self.wsname) if name))
+
+    @property
+    def is_delisted(self) -> bool:
+        """Whether it was imported as delisted, so that nothing of it can ever be downloaded."""
+        return self.key.startswith(_DELISTED)
+
+
+_KEY = re.compile(r"[XZ]([A-Z]{3})(?:Z(USD|EUR|GBP|CAD|JPY|KRW|AUD)|X(XBT|ETH))")
+_QUOTES = "USD|EUR|GBP|CAD|JPY|KRW|AUD|CHF|ETH|XBT|BTC|USDT|USDC|DAI"
+_ALIAS = re.compile(rf"^(?:BTC|DOGE)(?=(?:{_QUOTES})$)|(?<!W)BTC$")
+
+
+def usual_altname(name: str) -> str:
+    """The altname that a name stands for by the exchange's rules, where no list of pairs has it.
+
+    BTCUSD and XXBTZUSD are XBTUSD, and so is a name without a capital letter.
+    """
+    if name.islower():
+        name = name.upper()
+    if match := _KEY.fullmatch(name):
+        name = "".join(filter(None, match.groups()))
+    return _ALIAS.sub(lambda found: _ALIASES[found.group()], name)
+
+
+def delisted_pair(altname: str) -> Pair:
+    """A market that the exchange lists no more, known by the name of a file only.
+
+    It has a key that no listed market has. Without a key, its folder would accept the trades of the
+    next market that is given this name.
+    """
+    return Pair(altname=altname, key=f"{_DELISTED}{altname}")
 
 
 _Decimals = Annotated[int, msgspec.Meta(ge=0, le=40)]

@@ -396,6 +396,7 @@ class _Refresh:
         if self._stop.is_cancelled_by_caller:
             raise Interrupted("interrupted; the same command goes on where it stopped")
         with writer(self._archive, name) as pair_writer:
+            await asyncio.to_thread(pair_writer.end_requests)
             await asyncio.to_thread(
                 run_maintenance, pair_writer, self._settings.candles.rollups, self._listener
             )

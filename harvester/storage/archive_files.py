@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -34,11 +35,28 @@ class _Mark(msgspec.Struct):
     made_by: str = ""
 
 
-class _Wanted(msgspec.Struct):
-    """The content of `wanted/PAIR.json`: the ranges that were requested."""
+class _Wanted(msgspec.Struct, omit_defaults=True):
+    """The content of `wanted/PAIR.json`; see `Requests`."""
 
     pair: str
     spans: list[tuple[int, int]]
+    unlisted: bool = False
+    counts_through: int = 0
+
+
+class Requests(NamedTuple):
+    """What was requested of a pair.
+
+    Attributes:
+        ranges: all that was ever requested, merged.
+        is_unlisted: whether the exchange did not know the pair any more when it was asked last:
+            then what was requested behind the coverage and behind `counts_through` is no gap.
+        counts_through: what lies up to this moment was covered once.
+    """
+
+    ranges: Sequence[Range] = ()
+    is_unlisted: bool = False
+    counts_through: int = 0
 
 
 def check_mark(store: LocalStore) -> None:
@@ -97,9 +115,14 @@ def wanted(store: LocalStore, pair: str) -> list[Range]:
     Raises:
         ArchiveDamaged: the file can't be read, or contains what harvester never writes.
     """
+    return list(requests(store, pair).ranges)
+
+
+def requests(store: LocalStore, pair: str) -> Requests:
+    """Read what was requested of a pair; see `wanted`."""
     raw = store.read(f"wanted/{pair}.json")
     if raw is None:
-        return []
+        return Requests()
     try:
         found = msgspec.json.decode(raw, type=_Wanted)
         _check_wanted(found, pair)
@@ -109,7 +132,8 @@ def wanted(store: LocalStore, pair: str) -> list[Range]:
             f"{pair} --repair` writes it again, as does the next run once it is removed: then "
             "everything from the first segment to the last counts as requested"
         ) from error
-    return union(Range(*bounds) for bounds in found.spans)
+    ranges = union(Range(*bounds) for bounds in found.spans)
+    return Requests(ranges, found.unlisted, found.counts_through)
 
 
 def _check_wanted(found: _Wanted, pair: str) -> None:
@@ -135,23 +159,24 @@ def want(store: LocalStore, pair: str, *ranges: Range) -> None:
         pair: altname; its lock is held.
         ranges: are added to those on record.
     """
-    before = wanted(store, pair)
-    after = union([*before, *ranges])
+    before = requests(store, pair)
+    after = before._replace(ranges=union([*before.ranges, *ranges]))
     if after != before:
         want_only(store, pair, after)
 
 
-def want_only(store: LocalStore, pair: str, ranges: Iterable[Range]) -> None:
+def want_only(store: LocalStore, pair: str, known: Requests) -> None:
     """Replace the record of requested ranges.
 
     Args:
         store: the archive's files.
         pair: altname; its lock is held.
-        ranges: all that was requested.
+        known: all that was requested.
     """
     mark(store, pair)
-    bounds = [(requested.after, requested.through) for requested in union(ranges)]
-    write_json(store, f"wanted/{pair}.json", _Wanted(pair, bounds), pair)
+    bounds = [(requested.after, requested.through) for requested in union(known.ranges)]
+    wanted = _Wanted(pair, bounds, known.is_unlisted, known.counts_through)
+    write_json(store, f"wanted/{pair}.json", wanted, pair)
 
 
 def keep_pairs(store: LocalStore, data: bytes) -> None:

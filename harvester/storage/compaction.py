@@ -223,17 +223,20 @@ class QuietMoments(NamedTuple):
     lasts: Int64s
 
 
-def quiet_moments(seconds: Int64s, before_s: int | None = None) -> QuietMoments:
+def quiet_moments(
+    seconds: Int64s, before_s: int | None = None, quiet_s: int = QUIET_S
+) -> QuietMoments:
     """Find the quiet moments before and between rows.
 
     Args:
         seconds: of the rows, in order, in UNIX seconds.
         before_s: the second of the row before them; None if it is unknown.
+        quiet_s: how long after a row a boundary may be; 1 if any second may begin with one.
     """
     first = seconds[:1] if before_s is None else [before_s]
     before = np.concatenate((first, seconds[:-1]))[: len(seconds)]
-    rows = (seconds - before > QUIET_S).nonzero()[0]
-    return QuietMoments(rows, before[rows] + QUIET_S, seconds[rows] - 1)
+    rows = (seconds - before >= quiet_s + (quiet_s == QUIET_S)).nonzero()[0]
+    return QuietMoments(rows, before[rows] + quiet_s, seconds[rows] - (quiet_s == QUIET_S))
 
 
 def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> Range:

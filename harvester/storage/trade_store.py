@@ -26,7 +26,7 @@ from harvester.storage.segment import (
     parse_path,
     reading_order,
 )
-from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, show, union
+from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, overlap, show, union
 
 PairFile = Segment | RollUp
 EVERYTHING = Range(0, END_OF_TIME)
@@ -230,12 +230,21 @@ class TradeStore:
     def wanted(self, pair: str) -> list[Range]:
         """Return the ranges that were ever requested.
 
-        If that record was lost, this is everything from the first segment to the last.
+        If that record was lost, this is everything from the first segment to the last. What can't
+        be downloaded, as the exchange does not know the pair any more, is not among them.
 
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        return archive_files.wanted(self.store, pair) or enclosing_range(self.coverage(pair))
+        requested = archive_files.requests(self.store, pair)
+        if not requested.ranges:
+            return enclosing_range(self.coverage(pair))
+        if not requested.is_unlisted:
+            return list(requested.ranges)
+        ends = [covered.through for covered in self.coverage(pair)]
+        limit = Range(0, max([requested.counts_through, *ends]))
+        parts = (overlap(wanted, limit) for wanted in requested.ranges)
+        return [part for part in parts if part is not None]
 
     def gaps(self, pair: str) -> list[Range]:
         """Return the ranges that were requested and are not covered."""

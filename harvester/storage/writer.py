@@ -39,7 +39,7 @@ from harvester.storage.segment import (
     segment_path,
 )
 from harvester.storage.trade_store import TradeStore, without_future
-from harvester.times import Range, missing, overlap, show
+from harvester.times import Range, missing, overlap, show, union
 
 REDOWNLOADS = "staging/_redownload"
 """The folder of the staging archives of trades that are to replace imported ones, one a pair."""
@@ -100,12 +100,51 @@ class Writer:
             raise MarketChanged(self.pair, stored.key, key)
         self._key = key
 
-    def want(self, requested: Range) -> None:
+    def requests(self) -> archive_files.Requests:
+        """What is on record as requested."""
+        return archive_files.requests(self._store, self.pair)
+
+    def want(
+        self, requested: Range, *, is_listed: bool | None = None, was_covered: bool = False
+    ) -> None:
         """Record a range as requested, before it is downloaded.
 
         If that record was lost, what counts as requested without it is recorded as well.
+
+        Args:
+            requested: the range.
+            is_listed: whether the exchange knows the pair, as far as is known; None: as before.
+            was_covered: whether the range was covered, and has to be reported while it is not.
         """
-        archive_files.want(self._store, self.pair, requested, *self.archive.wanted(self.pair))
+        before, covered = self.requests(), self.archive.coverage(self.pair)
+        # What lies before the end of the coverage counts anyway.
+        is_end = was_covered and (not covered or requested.through >= covered[-1].through)
+        after = archive_files.Requests(
+            union([*before.ranges, requested, *self.archive.wanted(self.pair)]),
+            before.is_unlisted if is_listed is None else not is_listed,
+            0 if is_listed else max(before.counts_through, requested.through if is_end else 0),
+        )
+        if after != before:
+            archive_files.want_only(self._store, self.pair, after)
+
+    def end_requests(self, undo: archive_files.Requests | None = None) -> None:
+        """Record that the exchange does not know the pair: what lies behind its coverage is no gap.
+
+        The record of what was requested is kept, and counts again with the next download.
+
+        Args:
+            undo: the record before this run, if the run got no answer; None to keep all of it.
+        """
+        before = undo or self.requests()
+        if not before.ranges:
+            self._store.remove(f"wanted/{self.pair}.json")
+            return
+        ends = [covered.through for covered in self.archive.coverage(self.pair)]
+        through = max([before.counts_through, *ends])
+        is_behind = bool(ends) and before.ranges[-1].through > through
+        after = archive_files.Requests(before.ranges, True, through) if is_behind else before
+        if after != self.requests():
+            archive_files.want_only(self._store, self.pair, after)
 
     def want_if_lost(self, ranges: Iterable[Range]) -> None:
         """Record ranges as requested, if nothing is recorded."""
@@ -119,10 +158,10 @@ class Writer:
             now_ns: this machine's time.
             until_ns: where these ranges are to end.
         """
-        wanted = archive_files.wanted(self._store, self.pair)
-        trimmed = without_future(wanted, now_ns, until_ns)
-        if trimmed != wanted:
-            archive_files.want_only(self._store, self.pair, trimmed)
+        requested = self.requests()
+        trimmed = without_future(requested.ranges, now_ns, until_ns)
+        if trimmed != requested.ranges:
+            archive_files.want_only(self._store, self.pair, requested._replace(ranges=trimmed))
 
     def shorten(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.
@@ -167,7 +206,7 @@ class Writer:
             part = Range(after, min(through, segment.range.through))
             if segment.is_imported:
                 part = between_quiet_moments(self._store, segment, part)
-            self.want(part)
+            self.want(part, was_covered=True)
             footer = self.archive.footer(segment)
             self._replace(segment, footers_without(self._store, segment, footer, part))
             removed.append(part)
@@ -328,7 +367,7 @@ class Writer:
             The path of the copy.
         """
         to = quarantine_copy(self._store, note)
-        archive_files.want_only(self._store, self.pair, ranges)
+        archive_files.want_only(self._store, self.pair, archive_files.Requests(union(ranges)))
         return to
 
     def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:

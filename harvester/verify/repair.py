@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harvester.download.backfill import fill
 from harvester.download.exchange import DownloadContext
-from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
+from harvester.errors import ArchiveDamaged, ExchangeError, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_selection import ListedPairs, known_pairs
 from harvester.schema import RowsChecksum
@@ -276,6 +276,9 @@ class _PairRepair:
             result.pages += outcome.pages
             result.error = outcome.error
             await self._verify()
+            if isinstance(outcome.error, ExchangeError) and not result.after.faults:
+                # The exchange does not know the pair any more, so nothing counts as missing.
+                result.error = None
             if outcome.error is not None and not isinstance(outcome.error, ArchiveDamaged):
                 return
 
@@ -404,6 +407,6 @@ class _PairRepair:
                 new_path = writer.replace_wanted(wanted, note)
             else:
                 for known in wanted:
-                    writer.want(known)
+                    writer.want(known, was_covered=True)
                 new_path = writer.quarantine(note)
             self._add_moved(Moved(self._name, file.path, new_path, file.faults, tuple(wanted)))

@@ -155,7 +155,16 @@ def test_whole_seconds_of_an_imported_file_are_compared_however_they_were_rounde
 ) -> None:
     """A trade that a file rounds up into the next minute is published at its very beginning."""
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(TRADES, rounding))
-    ran = run(tmp_path, "import", "XBTUSD.csv", "--delisted", "--whole-until", "2024-03-01")
+    ran = run(
+        tmp_path,
+        "import",
+        "XBTUSD.csv",
+        "--pair",
+        "XBTUSD",
+        "--delisted",
+        "--whole-until",
+        "2024-03-01",
+    )
     assert ran.returncode == 0
     true = [
         (None, trade.true_ns, 0, Decimal(trade.price), Decimal(trade.volume), None, None, "")
@@ -867,7 +876,8 @@ def test_the_hours_of_2018_are_krakens(tmp_path: Path) -> None:
         ]
     market = Market.from_rows(rows)
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(market.trades))
-    assert run(tmp_path, "import", "XBTUSD.csv", "--delisted").returncode == 0
+    done = run(tmp_path, "import", "XBTUSD.csv", "--pair", "XBTUSD", "--delisted")
+    assert done.returncode == 0
     path = tmp_path / "XBTUSD_60.csv"
     path.write_bytes((CAPTURED / "ohlcvt_XBTUSD_60_2018-05-08.csv").read_bytes())
     stamps, hour = [trade.true_ns for trade in market.trades], 60 * MINUTE

@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 def command(tmp_path: Path) -> Any:
     """Run `harvester` in a folder of its own, with no exchange to be reached."""
     # Names that are known need no exchange.
-    pairs = {name: {"altname": name} for name in ("XBTUSD", "ETHUSD")}
+    pairs = {name: {"altname": name} for name in ("XBTUSD", "ETHUSD", "OLDUSD")}
     keep_pairs(TradeStore(tmp_path / "data").store, json.dumps(pairs).encode())
     own = {
         "HARVESTER_API_URL": "http://127.0.0.1:9",

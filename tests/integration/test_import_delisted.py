@@ -1,0 +1,284 @@
+"""`harvester import --delisted`: nothing of a pair that is listed no more can be downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import csv_files
+import msgspec
+import pytest
+import sample_trades
+from backfills import rows_on_disk, serve
+from command_line import own_environment, run_harvester
+from kraken_market import Clock, Market
+from kraken_server import Exchange
+
+from harvester.kraken.pairs import usual_altname
+from harvester.schema import no_rows
+from harvester.storage import archive_files
+from harvester.storage.segment import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import Range
+
+NOW_NS = sample_trades.utc_ns(2024, 9, 1)
+OLD = sample_trades.xbtusd_like(300, 91, start_ns=sample_trades.utc_ns(2024, 1, 20), gap_s=60.0)
+NEW = sample_trades.xbtusd_like(200, 92, start_ns=sample_trades.utc_ns(2024, 8, 1), first_id=1)
+LISTED = Market("FOOUSD", "FOO2ZUSD", "FOO/USD", "FOO2", "ZUSD", trades=NEW)
+WHOLE = ("--whole-since", "2024-01", "--whole-until", "2024-04")
+NOBODY = "http://127.0.0.1:9"
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    with serve(sample_trades.market(NEW), clock=Clock(NOW_NS)) as server:
+        yield server
+
+
+@pytest.fixture
+def command(exchange: Exchange, tmp_path: Path) -> Any:
+    """Run `harvester` in a folder with the file of a pair that the exchange does not list."""
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(OLD))
+
+    def run(*arguments: str, url: str = exchange.url) -> Answer:
+        own = {
+            "HARVESTER_API_URL": url,
+            "HARVESTER_DATA": str(tmp_path / "data"),
+            "HARVESTER_EXCHANGE_RATE": "0",
+            "HARVESTER_EXCHANGE_GIVE_UP_S": "0.2",
+            "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
+        }
+        done = run_harvester(arguments, own_environment() | own, tmp_path)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def volumes(folder: Path, pair: str = "FOOUSD") -> list[Decimal]:
+    """The volume of each stored trade, in order."""
+    return [row[4] for row in rows_on_disk(folder / "data", pair)]
+
+
+OLD_VOLUMES = [Decimal(trade.volume) for trade in OLD]
+
+# --- the name is given to another market ----------------------------------------------------------
+
+CHANGED = (
+    "FOOUSD: the exchange now uses this name for another market, FOO2ZUSD, than the archive does, "
+    "delisted:FOOUSD: nothing was added. Keep the old trades where they are, and download the new "
+    "market into another folder (--data FOLDER)"
+)
+
+
+@pytest.mark.parametrize("named", [(), ("--pair", "FOOUSD")])
+@pytest.mark.parametrize(
+    "download", [("refresh",), ("backfill", "FOO/USD"), ("backfill", "*USD")], ids=" ".join
+)
+def test_nothing_of_another_market_is_added_to_a_delisted_pair(
+    download: tuple[str, ...],
+    named: tuple[str, ...],
+    command: Any,
+    exchange: Exchange,
+    tmp_path: Path,
+) -> None:
+    assert command("import", "FOOUSD.csv", "--delisted", *named, *WHOLE).status == 0
+    assert command("refresh").status == 0
+    exchange.add(LISTED)
+    done = command(*download)
+    assert (done.status, CHANGED in done.err) == (4, True)
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
+@pytest.mark.parametrize("named", [(), ("--pair", "foo/usd")])
+def test_a_pair_that_the_exchange_lists_is_not_delisted(
+    named: tuple[str, ...], command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    exchange.add(LISTED)
+    assert command("import", "FOOUSD.csv", "--delisted", *named, *WHOLE).status == 0
+    footer = TradeStore(tmp_path / "data").market_footer("FOOUSD")
+    assert footer is not None
+    assert footer.key == "FOO2ZUSD"
+    assert command("refresh").status == 0
+    assert volumes(tmp_path)[len(OLD) :] == [Decimal(trade.volume) for trade in NEW]
+
+
+def test_a_pair_that_the_exchange_was_not_asked_about_is_not_delisted(
+    command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    named = ("--pair", "FOOUSD", "--delisted")
+    assert command("import", "FOOUSD.csv", *named, *WHOLE, url=NOBODY).status == 0
+    exchange.add(LISTED)
+    assert command("refresh").status == 0
+    assert volumes(tmp_path)[len(OLD) :] == [Decimal(trade.volume) for trade in NEW]
+
+
+def test_more_files_of_a_delisted_pair_are_added_to_it(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "FOOUSD.csv").write_bytes(csv_files.three_columns(OLD[:100]))
+    assert command("import", "early", "--delisted").status == 0
+    assert command("import", "FOOUSD.csv", "--delisted", *WHOLE).status == 0
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
+# --- nothing can be downloaded --------------------------------------------------------------------
+
+UNLISTED = (
+    "FOOUSD: the exchange does not list this pair any more (Unknown asset pair): nothing of it can "
+    "be downloaded, and what is stored stays"
+)
+
+
+def is_complete(command: Any) -> bool:
+    """Whether nothing is missing, by all commands that say so."""
+    return [command(name, "FOOUSD").status for name in ("status", "verify")] == [0, 0]
+
+
+def test_a_delisted_pair_stays_complete_whatever_is_tried(command: Any, tmp_path: Path) -> None:
+    imported = command("import", "FOOUSD.csv", "--delisted", *WHOLE)
+    assert imported.err.splitlines()[-1] == "`harvester rollup` speeds up long queries"
+    before = (tmp_path / "data/wanted/FOOUSD.json").read_bytes()
+    for arguments in (("backfill", "FOOUSD"), ("backfill", "FOOUSD", "--replace-imported")):
+        done = command(*arguments)
+        assert (done.status, UNLISTED in done.err) == (3, True)
+        assert (tmp_path / "data/wanted/FOOUSD.json").read_bytes() == before
+        assert is_complete(command)
+    assert command("verify", "FOOUSD", "--repair").status == 0
+    assert command("refresh").status == 0
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
+def test_a_new_market_of_the_name_leaves_no_gap(command: Any, exchange: Exchange) -> None:
+    command("import", "FOOUSD.csv", "--delisted", *WHOLE)
+    exchange.add(LISTED)
+    assert command("backfill", "FOO/USD").status == 4
+    assert is_complete(command)
+
+
+@pytest.mark.parametrize(
+    ("cure", "status"),
+    [(("backfill", "FOOUSD"), 3), (("refresh",), 0), (("verify", "FOOUSD", "--repair"), 0)],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("key", ["", "FOOZUSD", "delisted:FOOUSD"])
+def test_a_gap_that_nothing_can_fill_goes_until_the_pair_is_listed_again(
+    key: str,
+    cure: tuple[str, ...],
+    status: int,
+    command: Any,
+    exchange: Exchange,
+    tmp_path: Path,
+) -> None:
+    store = TradeStore(tmp_path / "data")
+    span = Range(0, sample_trades.utc_ns(2024, 4, 1))
+    named = msgspec.json.encode({"altname": "FOOUSD", "key": key}).decode()
+    with writer(store, "FOOUSD") as pair_writer:
+        pair_writer.commit(span, no_rows(), Footer(span, named))
+        pair_writer.want(span._replace(through=sample_trades.utc_ns(2024, 8, 20)))
+    assert not is_complete(command)
+    assert command(*cure).status == status
+    assert is_complete(command)
+    assert [command("backfill", "FOOUSD").status, is_complete(command)] == [3, True]
+    requests = archive_files.requests(store.store, "FOOUSD")
+    assert list(requests.ranges) == [Range(0, sample_trades.utc_ns(2024, 8, 20))]
+    if key == "FOOZUSD":
+        market = Market("FOOUSD", key, "FOO/USD", "FOO2", "ZUSD", trades=NEW)
+        exchange.add(market)
+        assert command("refresh").status == 0
+        assert volumes(tmp_path) == [Decimal(trade.volume) for trade in NEW]
+        assert not archive_files.requests(store.store, "FOOUSD").is_unlisted
+
+
+@pytest.mark.parametrize("url", [None, NOBODY])
+def test_a_list_that_lacks_a_pair_hides_no_gap_of_it(
+    url: str | None, command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    """The exchange can't be asked, or it answers for the pair all the same."""
+    exchange.add(LISTED)
+    assert command("backfill", "FOOUSD", "--until", "2024-08-02").status == 0
+    with writer(TradeStore(tmp_path / "data"), "FOOUSD") as pair_writer:
+        pair_writer.want(Range(0, sample_trades.utc_ns(2024, 8, 20)))
+    exchange.unlisted.add("FOOUSD")
+    if url is None:
+        assert command("refresh").status == 0
+        assert volumes(tmp_path) == [Decimal(trade.volume) for trade in NEW]
+    else:
+        assert command("backfill", "FOOUSD", url=url).status == 3
+        assert not is_complete(command)
+
+
+def test_a_damaged_end_of_a_delisted_pair_stays_a_gap(command: Any, tmp_path: Path) -> None:
+    command("import", "FOOUSD.csv", "--delisted", *WHOLE)
+    [file] = (tmp_path / "data/trades").rglob("*.parquet")
+    raw = file.read_bytes()
+    file.write_bytes(raw[: len(raw) // 2])
+    for arguments in (("verify", "--repair"), ("backfill", "FOOUSD"), ("refresh",)):
+        command(*arguments)
+        assert not is_complete(command)
+
+
+# --- the exchange can't be asked ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["BTCUSD", "XXBTZUSD", "OTHERUSD"])
+def test_a_name_that_nobody_knows_is_skipped_if_the_exchange_is_not_asked(
+    name: str, command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / f"{name}.csv").write_bytes(csv_files.three_columns(OLD))
+    done = command("import", f"{name}.csv", "--delisted", url=NOBODY)
+    assert done.status == 2
+    assert done.err.splitlines()[-1] == (
+        "1 file skipped, because the archive does not know the name, and the exchange could not be "
+        f"asked: {name}.csv (try again later, or name the pair of a file with --pair)"
+    )
+    assert TradeStore(tmp_path / "data").held() == []
+
+
+@pytest.mark.parametrize("name", ["XBTUSD", "BTCUSD", "XXBTZUSD", "xbtusd"])
+def test_a_pair_named_without_the_exchange_is_stored_by_its_usual_name(
+    name: str, command: Any, tmp_path: Path
+) -> None:
+    done = command("import", "FOOUSD.csv", "--delisted", "--pair", name, *WHOLE, url=NOBODY)
+    assert done.status == 0
+    assert TradeStore(tmp_path / "data").held() == ["XBTUSD"]
+
+
+@pytest.mark.parametrize(
+    "name", ["WBTCUSD", "ETHWXBT", "AAPLxUSD", "XCNUSD", "XDGUSD", "XABCDZUSD"]
+)
+def test_a_name_that_only_resembles_another_spelling_stays(name: str) -> None:
+    assert usual_altname(name) == name
+
+
+# --- all rows are stored --------------------------------------------------------------------------
+
+
+def test_all_rows_are_stored_without_any_quiet_moment(command: Any, tmp_path: Path) -> None:
+    new_year_s = sample_trades.utc_ns(2024, 1, 1) // 10**9
+    rows = [
+        (second, f"1.{second % 7}", f"{second % 5 + 1}.5")
+        for second in range(new_year_s - 60, new_year_s + 60)
+    ]
+    (tmp_path / "FOOUSD.csv").write_text("".join(f"{a},{b},{c}\n" for a, b, c in rows))
+    bounds = ("--whole-since", str(rows[0][0]), "--whole-until", str(rows[-1][0] + 1))
+    assert command("import", "FOOUSD.csv", "--delisted", *bounds).status == 0
+    assert volumes(tmp_path) == [Decimal(volume) for _, _, volume in rows]
+    assert is_complete(command)
+
+
+def test_bounds_that_contradict_each_other_are_refused(command: Any) -> None:
+    done = command("import", "FOOUSD.csv", "--whole-since", "2024", "--whole-until", "2023")
+    assert (done.status, done.err) == (
+        2,
+        "harvester: --whole-since 2024 is not before --whole-until 2023: swap them\n",
+    )
