@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +54,7 @@ class Requests(NamedTuple):
         counts_through: what lies up to this moment was covered once.
     """
 
-    ranges: Sequence[Range] = ()
+    ranges: list[Range]
     is_unlisted: bool = False
     counts_through: int = 0
 
@@ -122,7 +122,7 @@ def requests(store: LocalStore, pair: str) -> Requests:
     """Read what was requested of a pair; see `wanted`."""
     raw = store.read(f"wanted/{pair}.json")
     if raw is None:
-        return Requests()
+        return Requests([])
     try:
         found = msgspec.json.decode(raw, type=_Wanted)
         _check_wanted(found, pair)

@@ -906,7 +906,8 @@ def test_a_delisted_pair_fails_alone_and_its_file_is_named(
     gap = corruption.span_text(RANGES[1])
     assert ran.status == 3
     assert ran.err == (
-        "harvester: XBTUSD: the exchange refused: EQuery:Unknown asset pair\n"
+        "harvester: XBTUSD: the exchange does not list this pair any more (Unknown asset pair): "
+        "nothing of it can be downloaded, and what is stored stays\n"
         f"XBTUSD: moved files are kept in {data}/quarantine/XBTUSD; the missing ranges stay "
         "recorded\n"
     )
