@@ -29,10 +29,10 @@ from harvester.query.plan import CandleQuery
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.source_choice import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
-from harvester.storage.archive_files import keep_pairs, want
+from harvester.storage.archive_files import store_pairs, want
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range, parse_interval, parse_moment, range_between
 
 PAIR = "XBTUSD"
@@ -99,7 +99,7 @@ def prepare(folder: Path, trades: int) -> None:
     kind = pa.schema([("time", pa.timestamp("ns")), ("price", "f8"), ("volume", "f8")])
     after = 0
     with (
-        writer(TradeStore(folder / "trades"), PAIR) as pair_writer,
+        open_writer(TradeStore(folder / "trades"), PAIR) as pair_writer,
         pq.ParquetWriter(folder / "floats.parquet", kind, compression="snappy") as parquet,
         pa.ipc.new_file(folder / "floats.arrow", kind) as arrow,
     ):
@@ -114,13 +114,13 @@ def prepare(folder: Path, trades: int) -> None:
             arrow.write_table(floats)
     subprocess.run(["cp", "-r", folder / "trades", folder / "rolled"], check=True)  # noqa: S607
     begun = time.perf_counter()
-    with writer(TradeStore(folder / "rolled"), PAIR) as pair_writer:
+    with open_writer(TradeStore(folder / "rolled"), PAIR) as pair_writer:
         made = roll_up(pair_writer, parse_levels(["1m", "1h"]))
     print(f"{made.built} roll-ups in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
     for name in ("trades", "rolled"):
         # As a download writes them: otherwise the name is looked up in the footers of all segments.
         archive = TradeStore(folder / name)
-        keep_pairs(archive.store, json.dumps({PAIR: {"altname": PAIR}}).encode())
+        store_pairs(archive.store, json.dumps({PAIR: {"altname": PAIR}}).encode())
         want(archive.store, PAIR, *archive.coverage(PAIR))
     (folder / "done").touch()
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore
 
 Numbers = NDArray[np.int64]
@@ -142,7 +142,7 @@ def measure(
     out.mkdir()
     if name == "harvester":
         pairs = {pair: Pair(altname=pair) for pair in truth}
-        keep_pairs(TradeStore(out).store, msgspec.json.encode(pairs))
+        store_pairs(TradeStore(out).store, msgspec.json.encode(pairs))
         command = [*HARVESTER, "import", str(folder / QUARTER), "-d", str(out), "-q", "--json"]
     else:
         program = PANDAS_EXACT if name.endswith("exact") else PANDAS_FLOAT

@@ -22,10 +22,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.server.sample_data import SAMPLE_PAIR
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 COMMAND = [sys.executable, "-c", "from harvester.cli.main import main; main()", "explore"]
@@ -38,9 +38,9 @@ def prepare(folder: Path, trades: int) -> None:
     if folder.exists():
         return
     store = TradeStore(folder)
-    keep_pairs(store.store, msgspec.json.encode({PAIR: SAMPLE_PAIR}))
+    store_pairs(store.store, msgspec.json.encode({PAIR: SAMPLE_PAIR}))
     described, after = msgspec.json.encode(SAMPLE_PAIR).decode(), 0
-    with writer(store, PAIR) as pair_writer:
+    with open_writer(store, PAIR) as pair_writer:
         for rows in chunks(trades):
             through = int(rows.column("time").cast(pa.int64())[-1].as_py())
             pair_writer.want(Range(0, through))

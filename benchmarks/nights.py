@@ -23,7 +23,7 @@ from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
@@ -69,7 +69,7 @@ def year_of_nights(folder: Path, trades: int, nights: int) -> dict[str, Any]:
     for night in range(nights):
         archive = TradeStore(folder)
         span = Range(first_ns + night * DAY - 1, first_ns + (night + 1) * DAY - 1)
-        with writer(archive, PAIR) as pair_writer:
+        with open_writer(archive, PAIR) as pair_writer:
             pair_writer.want(span)
             begun_s = time.perf_counter()
             (fresh,) = pair_writer.commit(span, moved(day, night), Footer(span, "{}"))

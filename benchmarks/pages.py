@@ -42,7 +42,7 @@ from harvester.schema import (
 )
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 
 READ_ROWS = 32_768
@@ -153,7 +153,7 @@ class Disk(NamedTuple):
     def commit(self) -> None:
         """Commit them as a download does."""
         span = Range(0, int(times(self.rows)[-1]))
-        with writer(TradeStore(self.folder), "XBTUSD") as pair_writer:
+        with open_writer(TradeStore(self.folder), "XBTUSD") as pair_writer:
             pair_writer.commit(span, self.rows, Footer(span, "{}"))
 
     def write(self) -> None:

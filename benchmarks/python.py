@@ -24,7 +24,7 @@ import harvester
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 CANDLES = 100_000
@@ -37,7 +37,7 @@ def prepare(folder: Path, trades: int) -> None:
     """An archive with roll-ups, the same without, and the candles that are asked for as Parquet."""
     for name, levels in (("rolled", ["1m", "1h"]), ("trades", [])):
         after = 0
-        with writer(TradeStore(folder / name), PAIR) as pair_writer:
+        with open_writer(TradeStore(folder / name), PAIR) as pair_writer:
             for rows in chunks(trades):
                 through = int(rows.column("time").cast(pa.int64())[-1].as_py())
                 pair_writer.commit(

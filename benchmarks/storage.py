@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from harvester.schema import ROW_GROUP_ROWS, ROWS, TRADES, WRITER_OPTIONS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
@@ -84,7 +84,7 @@ def commit_segment(table: pa.Table, folder: Path) -> Path:
     stamps = batch.column("time").cast(pa.int64())
     span = Range(0, stamps[-1].as_py())
     archive = TradeStore(folder)
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         segments = pair_writer.commit(span, batch, Footer(span, "{}"))
     (segment,) = segments
     return folder / segment.path

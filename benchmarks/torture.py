@@ -102,7 +102,7 @@ def ways(by_way: dict[str, int]) -> Counter[str]:
             "commit_stream": "an import",
             "replace_imported": "a re-download",
             "compact": "a compaction",
-            "keep_rollup": "a roll-up",
+            "store_rollup": "a roll-up",
             "sweep": "a sweep",
         }
         where = inside.get(step.rpartition(" ")[2], "anything else")

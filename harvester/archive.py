@@ -33,9 +33,9 @@ from harvester.kraken.pairs import Pair, PairIndex, altnames_by_spelling, of_cla
 from harvester.pair_selection import (
     PairName,
     PairSelection,
+    altname_of_known_pair,
     known_pairs,
-    resolve_held,
-    resolve_named,
+    resolve_stored,
 )
 from harvester.storage.trade_store import TradeStore, object_store
 from harvester.times import SECOND, Range, parse_offset
@@ -188,7 +188,7 @@ class Archive:
             NothingHeld: the archive has no trades of the pair.
         """
         self._check_open()
-        return resolve_held(self._store, pair)
+        return resolve_stored(self._store, pair)
 
     # --- downloads and imports -------------------------------------------------------------------
 
@@ -1419,7 +1419,7 @@ class Archive:
             []
         """
         self._check_open()
-        return self._store.gaps(resolve_named(self._store, pair))
+        return self._store.gaps(altname_of_known_pair(self._store, pair))
 
     @check_types
     def status(self, *pairs: str) -> list[PairStatus]:
@@ -1610,7 +1610,7 @@ class Archive:
             NothingHeld: a pair is not stored and was never requested.
         """
         self._check_open()
-        return list(dict.fromkeys(resolve_named(self._store, name) for name in pairs))
+        return list(dict.fromkeys(altname_of_known_pair(self._store, name) for name in pairs))
 
     # --- maintenance -----------------------------------------------------------------------------
 
@@ -1770,7 +1770,7 @@ class Archive:
 
         store = self._store
         return show_archive(
-            self.path, self.status(), store.stored_or_requested(), store.holdings([])
+            self.path, self.status(), store.stored_or_requested(), store.stored_pairs_text([])
         )
 
 

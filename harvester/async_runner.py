@@ -117,7 +117,7 @@ class BackfillRun:
                             cancel,
                             newest_first=self.newest_first,
                             estimates=self.estimate_trades,
-                            after_pair=replace_imported if self.replace_imported else None,
+                            before_maintenance=replace_imported if self.replace_imported else None,
                         ),
                     )
                 finally:
@@ -213,7 +213,7 @@ class RefreshRun:
             cancel,
             estimates=self.estimate_trades,
             # Only `backfill --replace-imported` corrects it, so a nightly run does not fail by it.
-            only_notes_imports=True,
+            notes_import_counts=True,
         )
         with record_run(self.store, "refresh", request, self.settings, self.warn) as record:
             result = await refresh(

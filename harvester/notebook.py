@@ -18,7 +18,7 @@ COVERED, GAP = "#2a9d6f", "#e5484d"
 
 
 def show_archive(
-    path: str, stored: Sequence[PairStatus], named: Sequence[str], holdings: str
+    path: str, stored: Sequence[PairStatus], named: Sequence[str], stored_pairs_text: str
 ) -> str:
     """Render an archive as an HTML table: each pair with its trades, coverage and gaps.
 
@@ -26,14 +26,14 @@ def show_archive(
         path: the archive's folder.
         stored: the status of each pair with trades.
         named: the altnames of all stored or requested pairs.
-        holdings: what to say where there are no trades.
+        stored_pairs_text: what to say where there are no trades.
     """
     missing = [name for name in named if name not in {status.pair for status in stored}]
     also = f"requested, but not downloaded: {', '.join(missing)}" if missing else ""
     title = f"<strong>{escape(path)}</strong>"
     if not stored:
         note = also or "archive.backfill(PAIR) downloads trades"
-        return _framed(title, escape(f": {holdings}; {note}"))
+        return _framed(title, escape(f": {stored_pairs_text}; {note}"))
     shown = _time_axis(stored)
     header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "gaps", "MB"]
     rows = [

@@ -31,7 +31,7 @@ from harvester.kraken.pairs import (
     of_class,
     quote_names,
 )
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -86,7 +86,7 @@ def _stored_by_altname(archive: TradeStore, text: str) -> Pair | None:
     return pair if pair and pair.altname == text and archive.segments(text) else None
 
 
-def resolve_held(archive: TradeStore, text: str) -> Pair:
+def resolve_stored(archive: TradeStore, text: str) -> Pair:
     """The pair with stored trades that a name means, in any spelling.
 
     Args:
@@ -109,13 +109,13 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
         advice = "`harvester pairs --update` lists the markets"
     else:
         advice = f"`harvester backfill {shlex.quote(text)}` fetches them"
+    stored = archive.stored_pairs_text(held)
     raise NothingHeld(
-        f"the archive at {archive.path} holds no trades of {text!r}; {archive.holdings(held)}. "
-        + advice
+        f"the archive at {archive.path} holds no trades of {text!r}; {stored}. {advice}"
     )
 
 
-def resolve_named(archive: TradeStore, text: str) -> str:
+def altname_of_known_pair(archive: TradeStore, text: str) -> str:
     """The altname of a pair whose trades are stored, or were ever requested.
 
     Args:
@@ -131,7 +131,7 @@ def resolve_named(archive: TradeStore, text: str) -> str:
     named = archive.stored_or_requested()
     pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
     pair = PairIndex(pairs.values()).find(text)
-    return pair.altname if pair and pair.altname in named else resolve_held(archive, text).altname
+    return pair.altname if pair and pair.altname in named else resolve_stored(archive, text).altname
 
 
 # --- pair selection -------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ async def list_pairs(
             logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
             # The name keeps meaning the market whose trades are stored.
             pairs[name] = kept
-    keep_pairs(archive.store, msgspec.json.encode(pairs))
+    store_pairs(archive.store, msgspec.json.encode(pairs))
     return listed, pairs
 
 

@@ -23,7 +23,7 @@ from harvester.argument_types import (
     parse_range,
 )
 from harvester.errors import HarvesterError, NothingHeld, UsageError, ValueDoesNotFit
-from harvester.pair_selection import resolve_held
+from harvester.pair_selection import resolve_stored
 from harvester.query.calendar import make_grid
 from harvester.query.spark_sql import TOO_LARGE, candles_sql, text_as_hex
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
@@ -163,7 +163,7 @@ def _on_listing(
     if wanted is None:
         names = store.held()
     else:
-        names = [resolve_held(store, name).altname for name in wanted]
+        names = [resolve_stored(store, name).altname for name in wanted]
     if not names:
         advice = f"the archive at {store.path} is empty" if wanted is None else "pairs is empty"
         raise NothingHeld(advice)

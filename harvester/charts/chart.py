@@ -117,7 +117,7 @@ def check_ending(file: Path) -> None:
         )
 
 
-MOST_CANDLES = 3_000
+MAX_CANDLES = 3_000
 """More than a screen has columns of pixels; a browser still scrolls so many smoothly."""
 
 
@@ -128,7 +128,7 @@ LADDER = tuple(
 
 
 def drawable(archive: TradeStore, query: CandleQuery) -> tuple[CandleQuery, int]:
-    """Choose the next coarser interval with at most `MOST_CANDLES` candles, if there are more.
+    """Choose the next coarser interval with at most `MAX_CANDLES` candles, if there are more.
 
     No candles are computed: file names and footers show how many there can be.
 
@@ -150,11 +150,11 @@ def drawable(archive: TradeStore, query: CandleQuery) -> tuple[CandleQuery, int]
     session = QuerySession(archive)
     requested_candles = session.with_snapshot_retry(query, expected)
     found = query
-    if requested_candles > MOST_CANDLES:
+    if requested_candles > MAX_CANDLES:
         for interval in LADDER:
             if length_ns(interval) > length_ns(query.interval):
                 found = replace(query, interval=interval)
-                if session.with_snapshot_retry(found, expected) <= MOST_CANDLES:
+                if session.with_snapshot_retry(found, expected) <= MAX_CANDLES:
                     break
     return found, requested_candles
 

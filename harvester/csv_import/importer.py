@@ -167,7 +167,7 @@ class ImportOptions(NamedTuple):
     done: Callable[[ImportReport], None] = lambda _report: None
 
 
-class FileChain:
+class SequenceImporter:
     """Imports consecutive files of one pair."""
 
     def __init__(
@@ -373,9 +373,9 @@ class FileChain:
                 span,
                 msgspec.json.encode(self._pair).decode(),
                 source="csv",
-                unasked_jumps=gap_count,
+                unconfirmed_id_gaps=gap_count,
                 imported=imported_ranges(self._files, span),
-                across_files=tuple(ConfirmedIdGap(*gap.sides) for gap in gaps_at_start),
+                id_gaps_across_imports=tuple(ConfirmedIdGap(*gap.sides) for gap in gaps_at_start),
             )
 
         segment = writer.commit_stream(rows(), footer)

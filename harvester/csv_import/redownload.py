@@ -38,7 +38,13 @@ from harvester.storage.compaction import is_within
 from harvester.storage.id_gaps import LastId, find_gaps, gap_at_end
 from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
-from harvester.storage.writer import REDOWNLOADS, Writer, staged_segments, verified_rows, writer
+from harvester.storage.writer import (
+    REDOWNLOADS,
+    Writer,
+    open_writer,
+    staged_segments,
+    verified_rows,
+)
 from harvester.times import DAY, SECOND, Range, missing, overlap
 
 # An imported segment begins and ends at moments without trades nearby, so however the file rounds
@@ -136,7 +142,7 @@ class _Redownload:
         try:
             if segments:
                 self._report_start(segments)
-                with writer(self._staging, self._pair) as staging:
+                with open_writer(self._staging, self._pair) as staging:
                     await self._replace_all(segments, staging)
             else:
                 self._note("nothing of it is imported, or all of it was downloaded again before")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from harvester.csv_import.csv_files import Member
 from harvester.csv_import.file_scan import ScannedFile, scan_file
 from harvester.csv_import.file_sequence import FileStates, chains
-from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
+from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.csv_import.pair_matching import (
     AskExchange,
     ImportRequest,
@@ -30,7 +30,7 @@ from harvester.errors import (
     gravest,
 )
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MAX_JOBS = 4
@@ -320,9 +320,9 @@ def _import_chains(
     ]
     # Where one file has rows that can't be read, another file must not call the time covered.
     bad_times = union(span for file in scanned for span in file.bad_times)
-    with writer(archive, name) as pair_writer:
+    with open_writer(archive, name) as pair_writer:
         importers = [
-            FileChain(archive, files.pair, chain, options, bad_times, states)
+            SequenceImporter(archive, files.pair, chain, options, bad_times, states)
             for chain in chains(scanned, files.complete)
         ]
         for importer in importers:

@@ -65,18 +65,18 @@ async def backfill(
     order = list(range(len(requests)))
     if len(requests) > exchange.jobs:
         order = await _largest_first(context, requests, settled_ns)
-    left, is_gone = deque(order), False
+    left, exchange_is_silent = deque(order), False
     results: dict[int, BackfillResult] = {}
 
     async def download_next() -> None:
-        nonlocal is_gone
+        nonlocal exchange_is_silent
         while left:
             index = left.popleft()
             download = PairDownload(context, requests[index])
             refusal: HarvesterError | None = None
             if options.stop.is_cancelled:
                 refusal = Interrupted("interrupted; the same command goes on where it stopped")
-            elif is_gone:
+            elif exchange_is_silent:
                 refusal = ExchangeUnreachable(
                     f"{requests[index].pair.altname}: not started, as the exchange gave no good "
                     f"answer to other pairs for {exchange.give_up_s:g} s; the same command goes on "
@@ -88,7 +88,7 @@ async def backfill(
             result = results[index] = await download.run()
             silent_s = time.monotonic() - context.last_page_s
             if isinstance(result.error, ExchangeUnreachable) and silent_s >= exchange.give_up_s:
-                is_gone = True
+                exchange_is_silent = True
             # Of hundreds of pairs, those that are done must cost no memory.
             archive.forget_pair(result.pair)
             options.listener(result)

@@ -133,9 +133,11 @@ class WriteBuffer:
                 span,
                 self._pair_json,
                 cursor=self.cursor,
-                jumps=tuple(ConfirmedIdGap(gap.after_id, gap.before_id) for gap in confirmed),
-                unasked_jumps=len(unconfirmed),
-                across_files=tuple(ConfirmedIdGap(*gap.sides) for gap in across),
+                confirmed_id_gaps=tuple(
+                    ConfirmedIdGap(gap.after_id, gap.before_id) for gap in confirmed
+                ),
+                unconfirmed_id_gaps=len(unconfirmed),
+                id_gaps_across_imports=tuple(ConfirmedIdGap(*gap.sides) for gap in across),
             )
             try:
                 segments = await asyncio.to_thread(self._writer.commit, span, now, footer)

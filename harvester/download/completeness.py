@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
 from harvester.download.exchange import PairPages
-from harvester.download.page_merge import FULL_PAGE, LEAST_MARGIN_NS
+from harvester.download.page_merge import FULL_PAGE, MIN_MARGIN_NS
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, no_rows, sort_rows, times
@@ -241,7 +241,7 @@ class IdContinuityChecker:
         self._kept_back = no_rows()
         self._passed_ns = within.after
         self._fruitless_pages = 0
-        self._margin_ns = LEAST_MARGIN_NS
+        self._margin_ns = MIN_MARGIN_NS
         # The id before the range behind which there is imported data, and whether there is such
         # data behind the range: it has no ids.
         self._id_before_import: int | None = None
@@ -276,7 +276,7 @@ class IdContinuityChecker:
             rows: final trades, in order.
             unit_ns: one unit of the last decimal that the page's times print.
         """
-        self._margin_ns = max(LEAST_MARGIN_NS, unit_ns)
+        self._margin_ns = max(MIN_MARGIN_NS, unit_ns)
         rows, last_id = await self._fill_gaps(joined([self._kept_back, rows]), None)
         keep = last_id.rows_without_id + 1 if last_id is not None else 0
         keep = keep if keep <= min(rows.num_rows, MAX_KEPT_BACK) else 0

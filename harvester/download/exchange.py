@@ -47,8 +47,8 @@ class RunOptions:
         stop: cancels the run.
         newest_first: download the newest missing month first.
         estimates: estimate the number of trades of each pair, with one more call a pair.
-        only_notes_imports: imported trades whose number is wrong are a note, and not an error.
-        after_pair: called once nothing is missing of a pair, its lock still held.
+        notes_import_counts: imported trades whose number is wrong are a note, and not an error.
+        before_maintenance: called once nothing is missing of a pair, its lock still held.
         now_ns: this machine's clock, in nanoseconds.
     """
 
@@ -56,8 +56,8 @@ class RunOptions:
     stop: CancelToken
     newest_first: bool = False
     estimates: bool = False
-    only_notes_imports: bool = False
-    after_pair: Callable[[PairDownload], Awaitable[None]] | None = None
+    notes_import_counts: bool = False
+    before_maintenance: Callable[[PairDownload], Awaitable[None]] | None = None
     now_ns: Callable[[], int] = time.time_ns
 
 

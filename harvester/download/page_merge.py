@@ -17,7 +17,7 @@ from harvester.times import SECOND
 # exact whether the exchange's `since` is inclusive or exclusive, and compares no contents. Where
 # rows at L have no ids, the page must begin before them: see `_time_before`.
 
-LEAST_MARGIN_NS = 1_000
+MIN_MARGIN_NS = 1_000
 """Published times are floats, up to 238 ns off the exact times that `since` is compared with."""
 
 FIRST_MARGIN_NS = 1_000_000
@@ -144,7 +144,7 @@ class PageMerger:
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
             return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
-        self._finest_ns = max(LEAST_MARGIN_NS, min(self._finest_ns, unit_ns))
+        self._finest_ns = max(MIN_MARGIN_NS, min(self._finest_ns, unit_ns))
         if self.last_ns is None:
             if is_full and self._first_since is not None and newest_ns <= self.after:
                 return MergeStep(no_rows(), JoinResult.TIMESTAMP_FULL)
@@ -232,7 +232,7 @@ class PageMerger:
         self.last_ns = newest_ns
         self._is_inside_timestamp = False
         self._doubts = 0
-        self._margin_ns = max(LEAST_MARGIN_NS, unit_ns)
+        self._margin_ns = max(MIN_MARGIN_NS, unit_ns)
         self._tail = no_rows() if is_past else rows.slice(last)
         self._before_ns = (
             _time_before(stamps, last) if self._tail.column("trade_id").null_count else None

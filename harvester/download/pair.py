@@ -38,7 +38,7 @@ from harvester.schema import times
 from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, show
 
 # --- maintenance ----------------------------------------------------------------------------------
@@ -165,12 +165,12 @@ class PairDownload:
 
     async def _backfill(self) -> None:
         self._done = await self._settled_request()
-        with writer(self._store, self._pair) as self.writer:
+        with open_writer(self._store, self._pair) as self.writer:
             try:
                 await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
                 self._done = await self._download()
-                if self._options.after_pair is not None:
-                    await self._options.after_pair(self)
+                if self._options.before_maintenance is not None:
+                    await self._options.before_maintenance(self)
                     # A re-download may have turned covered ranges into gaps.
                     await self._download_ranges([])
                 await self._finish()
@@ -189,7 +189,7 @@ class PairDownload:
         try:
             check_imported_counts(self._store, self._pair)
         except ImportIncomplete as lack:
-            if not self._options.only_notes_imports:
+            if not self._options.notes_import_counts:
                 raise
             self._options.listener(Noted(self._pair, str(lack).removeprefix(f"{self._pair}: ")))
 
@@ -372,7 +372,7 @@ class PairDownload:
         """Shorten requests that end in the future; report what is missing, and what is stored."""
         clock, now_ns = self.context.clock, self._options.now_ns()
         settled_ns = now_ns if clock.is_behind else clock.last_settled_ns
-        await asyncio.to_thread(self.writer.trim_wanted, now_ns, settled_ns)
+        await asyncio.to_thread(self.writer.shorten_requested, now_ns, settled_ns)
         expected, stored = None, 0
         if self._options.estimates:
             if ranges:

@@ -16,7 +16,7 @@ from harvester.download.completeness import (
     prove_first_page,
 )
 from harvester.download.events import Noted, PageRead
-from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
+from harvester.download.page_merge import MIN_MARGIN_NS, JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import clip, sort_rows, times
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
@@ -214,8 +214,8 @@ class RangeDownload:
         # If the exchange takes `since` as exclusive, `cursor` leads on; else `cursor + 1` does.
         since_ns = cursor + tries
         if tries > 1:
-            since_ns = skipped_ns + LEAST_MARGIN_NS * 4**tries
-            skipped_ns = since_ns + LEAST_MARGIN_NS
+            since_ns = skipped_ns + MIN_MARGIN_NS * 4**tries
+            skipped_ns = since_ns + MIN_MARGIN_NS
         self._stuck = (skipped_ns, cursor, tries + 1)
         self._buffer.skip_to(skipped_ns)
         return PageMerger(skipped_ns, first_since=since_ns)
@@ -347,7 +347,7 @@ class RangeDownload:
             if within.after != reached:
                 break
             footer, bounds = self._store.footer(segment), self._store.bounds(segment)
-            if footer.lead == 0 and bounds is not None and bounds[0] > reached:
+            if footer.rows_before_first_id == 0 and bounds is not None and bounds[0] > reached:
                 reached = bounds[0]
                 break
             reached = within.through

@@ -47,7 +47,7 @@ from harvester.schema import clip, sort_rows, times
 from harvester.storage.filesystem import writing
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import SECOND, Range
 from harvester.verify.against_kraken import compare_interval
 from harvester.verify.candle_comparison import LocalCandles
@@ -356,7 +356,7 @@ def check_candles(answers: Answers) -> str:
         raise NotChecked("all trades of the newest page have one time")
     with tempfile.TemporaryDirectory(prefix="harvester-doctor-") as folder:
         archive = TradeStore(folder)
-        with writer(archive, pair.altname) as pair_writer:
+        with open_writer(archive, pair.altname) as pair_writer:
             pair_writer.commit(covered, clip(rows, covered), Footer(range=covered, pair="{}"))
         local = LocalCandles(archive, pair.altname, pair.pair_decimals)
         for label in ("candles", "candles_again"):

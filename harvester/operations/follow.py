@@ -30,7 +30,7 @@ from harvester.kraken.trades import TradesPage
 from harvester.pair_selection import PairSelection, choose, last_start
 from harvester.schema import Int64s, no_rows, sort_rows, times
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show
 
 SPARE_FACTOR = 0.8
@@ -48,7 +48,7 @@ CLOCK_AGE_S = 1.0
 MERGE_EVERY = 4
 """After so many new segments of a pair they are merged."""
 
-MOST_UNMERGED = 4 * MERGE_EVERY
+MAX_UNMERGED = 4 * MERGE_EVERY
 """With so many new segments polls wait for a merge that is due, such as on a slow disk."""
 
 FAILURES_OF_AN_OUTAGE = 2
@@ -57,7 +57,7 @@ FAILURES_OF_AN_OUTAGE = 2
 MAX_PRICES = 5
 """The status line shows the prices of so many pairs."""
 
-LONGEST_AGE_S = 600
+MAX_AGE_SHOWN_S = 600
 """The status line leaves out ages of this many seconds or more."""
 
 
@@ -182,7 +182,9 @@ class _Follow:
         """Up to when all pairs are stored, and how long ago that is."""
         age_s = (self.context.options.now_ns() - reached_ns) // SECOND
         text = show(reached_ns // SECOND * SECOND)
-        return f"stored through {text}" + (f", {age_s} s ago" if 0 <= age_s < LONGEST_AGE_S else "")
+        return f"stored through {text}" + (
+            f", {age_s} s ago" if 0 <= age_s < MAX_AGE_SHOWN_S else ""
+        )
 
     def _on_wait(self, what: str, why: str) -> None:
         """Note a request without a good answer, which is repeated; report an outage once."""
@@ -301,7 +303,7 @@ class _FollowedPair:
 
     async def _follow(self) -> None:
         every_s = SPARE_FACTOR * self._run.every_s
-        with writer(self._store, self.name, command="follow") as self._writer:
+        with open_writer(self._store, self.name, command="follow") as self._writer:
             try:
                 while True:
                     begun_s = time.monotonic()
@@ -416,7 +418,7 @@ class _FollowedPair:
             HarvesterError: what ended the maintenance before.
         """
         if self._maintenance is not None and not self._maintenance.done():
-            if self._new_segments < MOST_UNMERGED:
+            if self._new_segments < MAX_UNMERGED:
                 return
             await asyncio.wait([self._maintenance])
         if self._maintenance_error is not None:

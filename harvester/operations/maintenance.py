@@ -27,10 +27,10 @@ from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
-from harvester.pair_selection import known_pairs, resolve_held
+from harvester.pair_selection import known_pairs, resolve_stored
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore, check_not_in_future
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import Range
 from harvester.verify import against_kraken
 from harvester.verify.against_kraken import EXCHANGE_STEPS, Comparer
@@ -120,11 +120,11 @@ def _with_each_pair(
     archive: TradeStore, pairs: Sequence[str], listener: Listener, work: Callable[[Writer], R]
 ) -> list[R]:
     """Lock one pair after the other and do the work; report the notes in its result."""
-    names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
+    names = [resolve_stored(archive, name).altname for name in pairs] or archive.held()
     listener(Begun(len(names)))
     results = []
     for name in names:
-        with writer(archive, name) as pair_writer:
+        with open_writer(archive, name) as pair_writer:
             results.append(work(pair_writer))
         for note in results[-1].notes:
             listener(Noted(name, note))

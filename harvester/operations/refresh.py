@@ -51,7 +51,7 @@ from harvester.pair_selection import (
 from harvester.storage.archive_files import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore, check_not_in_future, with_snapshot_retry
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 
 
@@ -382,7 +382,7 @@ class _Refresh:
 
         async def work() -> None:
             run = DownloadContext(self._client, self._archive, self._settings, self._options)
-            with writer(self._archive, name) as pair_writer:
+            with open_writer(self._archive, name) as pair_writer:
                 filled.append(await fill(run, request.pair, pair_writer))
 
         error = await capture_error(work())
@@ -395,7 +395,7 @@ class _Refresh:
         """Compact and check the files of a pair that the exchange does not list any more."""
         if self._stop.is_cancelled_by_caller:
             raise Interrupted("interrupted; the same command goes on where it stopped")
-        with writer(self._archive, name) as pair_writer:
+        with open_writer(self._archive, name) as pair_writer:
             await asyncio.to_thread(pair_writer.end_requests)
             await asyncio.to_thread(
                 run_maintenance, pair_writer, self._settings.candles.rollups, self._listener

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from harvester.verify.reports import RepairReport
 
 FILE = "runs.jsonl"
-MOST_BYTES = 8 << 20
+MAX_BYTES = 8 << 20
 """A larger file is cut to the newest half of this: thousands of runs of ten pairs."""
 
 SETTINGS = (
@@ -209,8 +209,8 @@ def append(archive: TradeStore, record: RunRecord) -> None:
         file.write(end + msgspec.json.encode(record) + b"\n")
         file.flush()
         os.fsync(file.fileno())
-        if file.tell() > MOST_BYTES:
-            file.seek(-MOST_BYTES // 2, os.SEEK_END)
+        if file.tell() > MAX_BYTES:
+            file.seek(-MAX_BYTES // 2, os.SEEK_END)
             archive.store.write(FILE, file.read().partition(b"\n")[2], LOCK)
             archive.store.remove_folder(f"staging/{LOCK}")
 

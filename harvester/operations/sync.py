@@ -30,7 +30,7 @@ from harvester.errors import (
     Interrupted,
     NothingHeld,
 )
-from harvester.storage.archive_files import check_mark, locked
+from harvester.storage.archive_files import check_format, locked
 from harvester.storage.filesystem import Entry
 from harvester.storage.segment import Segment, parse_path, parse_rollup_path, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of, with_snapshot_retry, without_future
@@ -108,7 +108,7 @@ def sync(
     folder, remote = archive.root / "locks", ObjectStore(url)
     if not archive.held():
         raise NothingHeld(f"the archive at {archive.path} is empty: there is nothing to sync")
-    check_mark(remote)
+    check_format(remote)
     begun_s = time.monotonic()
     doing = f"the archive at {archive.path} is being synced"
     with locked(folder, LOCK, doing=doing):

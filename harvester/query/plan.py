@@ -206,9 +206,9 @@ def no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
         archive: where the trades are.
         pair: the altname of the pair that has none.
     """
-    holdings = archive.holdings(archive.held())
+    stored_pairs_text = archive.stored_pairs_text(archive.held())
     return NothingHeld(
-        f"the archive at {archive.path} holds no trades of {pair}; {holdings}. "
+        f"the archive at {archive.path} holds no trades of {pair}; {stored_pairs_text}. "
         f"`harvester backfill {pair}` fetches them"
     )
 

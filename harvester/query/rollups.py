@@ -111,7 +111,7 @@ def _roll_up_segment(
             f"up. `harvester verify {writer.pair}` shows the details"
         )
     for level, batches in zip(missing, batches_by_level, strict=True):
-        writer.keep_rollup(segment, level, batches)
+        writer.store_rollup(segment, level, batches)
         report.built += 1
 
 

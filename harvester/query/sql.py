@@ -309,7 +309,7 @@ def _run_on_views(
     def run() -> T:
         pairs = archive.held()
         pieces[:] = [piece for pair in pairs for piece in archive.pieces(pair)]
-        unknown = f"the archive holds no trades of {{}}; {archive.holdings(pairs)}"
+        unknown = f"the archive holds no trades of {{}}; {archive.stored_pairs_text(pairs)}"
         known = {pair: pair for pair in pairs} | dict(names)
         trades = views.fixed_trades_sql(archive, pieces)
         with translate_sql_errors(memory_limit):

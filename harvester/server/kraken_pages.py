@@ -299,7 +299,7 @@ class TradePages:
             ids = [0]
             for piece in self._pieces:
                 footer = self._archive.footer(piece.segment)
-                rows_after = footer.trail if footer.last_trade_id else footer.rows
+                rows_after = footer.rows_after_last_id if footer.last_trade_id else footer.rows
                 ids.append((footer.last_trade_id or ids[-1]) + rows_after)
             self._ids_before = ids
         return self._ids_before[index]

@@ -18,10 +18,10 @@ from harvester.argument_types import check_types
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s, decimal_array
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 # --- Sample trades --------------------------------------------------------------------------------
@@ -107,10 +107,10 @@ def create_sample_archive(path: str | os.PathLike[str], trades: int, seed: int) 
     # Another key than Kraken's: a copy never takes Kraken's trades, but refuses them as those of
     # another market.
     pair = msgspec.structs.replace(SAMPLE_PAIR, key="MADE-UP-XBTUSD")
-    keep_pairs(archive.store, msgspec.json.encode({pair.altname: pair}))
+    store_pairs(archive.store, msgspec.json.encode({pair.altname: pair}))
     covered = Range(0, END_NS)
     pair_json = msgspec.json.encode(pair).decode()
-    with writer(archive, pair.altname) as pair_writer:
+    with open_writer(archive, pair.altname) as pair_writer:
         pair_writer.want(covered)
         pair_writer.commit(
             covered, sample_trades(trades, seed), Footer(covered, pair_json, source="made")

@@ -59,7 +59,7 @@ class Requests(NamedTuple):
     counts_through: int = 0
 
 
-def check_mark(store: LocalStore) -> None:
+def check_format(store: LocalStore) -> None:
     """Check the format version in `archive.json`; an archive without that file is new.
 
     Raises:
@@ -83,7 +83,7 @@ def check_mark(store: LocalStore) -> None:
         )
 
 
-def is_marked(folder: Path) -> bool:
+def is_archive(folder: Path) -> bool:
     """Whether a folder is an archive: its `archive.json` was written by harvester."""
     try:
         raw = (folder / "archive.json").read_bytes()
@@ -162,10 +162,10 @@ def want(store: LocalStore, pair: str, *ranges: Range) -> None:
     before = requests(store, pair)
     after = before._replace(ranges=union([*before.ranges, *ranges]))
     if after != before:
-        want_only(store, pair, after)
+        write_requests(store, pair, after)
 
 
-def want_only(store: LocalStore, pair: str, known: Requests) -> None:
+def write_requests(store: LocalStore, pair: str, known: Requests) -> None:
     """Replace the record of requested ranges.
 
     Args:
@@ -179,7 +179,7 @@ def want_only(store: LocalStore, pair: str, known: Requests) -> None:
     write_json(store, f"wanted/{pair}.json", wanted, pair)
 
 
-def keep_pairs(store: LocalStore, data: bytes) -> None:
+def store_pairs(store: LocalStore, data: bytes) -> None:
     """Store the list of pairs, by which names are resolved, as `pairs.json`.
 
     Args:

@@ -166,19 +166,19 @@ def footers_by_part(
         footer: of all rows.
         parts: adjacent ranges with their rows, in order.
     """
-    confirmed = [_gaps_at_rows(footer.jumps, batches) for _, batches in parts]
+    confirmed = [_gaps_at_rows(footer.confirmed_id_gaps, batches) for _, batches in parts]
     distributed = {gap for gaps in confirmed for gap in gaps}
-    left, edge = footer.unasked_jumps, None
+    left, edge = footer.unconfirmed_id_gaps, None
     footers = []
     for index, (covered, batches) in enumerate(parts):
         gaps, count = confirmed[index], left
         if index == len(parts) - 1:
-            gaps += tuple(gap for gap in footer.jumps if gap not in distributed)
+            gaps += tuple(gap for gap in footer.confirmed_id_gaps if gap not in distributed)
         elif left:
             count = 0
             for batch in batches:
                 found, edge = find_gaps(edge, batch)
-                count += sum(gap.sides not in footer.jumps for gap in found)
+                count += sum(gap.sides not in footer.confirmed_id_gaps for gap in found)
             count = min(count, left)
         left -= count
         imported = tuple(
@@ -187,7 +187,13 @@ def footers_by_part(
             if (shared := overlap(Range(part.after, part.through), covered))
         )
         footers.append(
-            replace(footer, range=covered, jumps=gaps, unasked_jumps=count, imported=imported)
+            replace(
+                footer,
+                range=covered,
+                confirmed_id_gaps=gaps,
+                unconfirmed_id_gaps=count,
+                imported=imported,
+            )
         )
     return footers
 

@@ -332,8 +332,8 @@ def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
     ]
     if not found:
         return []
-    confirmed = {tuple(gap) for footer in footers for gap in footer.jumps}
-    skips_often = any(footer.unasked_jumps for footer in footers if footer.source != "csv")
+    confirmed = {tuple(gap) for footer in footers for gap in footer.confirmed_id_gaps}
+    skips_often = any(footer.unconfirmed_id_gaps for footer in footers if footer.source != "csv")
     wrong = []
     for before_id, stretch, within in found:
         after_id = stretch.after_id
@@ -364,12 +364,12 @@ def _stretches(footers: Iterable[Footer]) -> Iterator[tuple[int, _Stretch]]:
         if footer.first_trade_id is None:
             stretch.add(footer, footer.rows)
             continue
-        if footer.lead:
-            stretch.add(footer, footer.lead)
+        if footer.rows_before_first_id:
+            stretch.add(footer, footer.rows_before_first_id)
         yield footer.first_trade_id, stretch
         stretch = _Stretch(footer.last_trade_id)
-        if footer.trail:
-            stretch.add(footer, footer.trail)
+        if footer.rows_after_last_id:
+            stretch.add(footer, footer.rows_after_last_id)
 
 
 # --- order of ids --------------------------------------------------------------------------------

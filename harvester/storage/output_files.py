@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.errors import UsageError
-from harvester.storage.archive_files import is_marked
+from harvester.storage.archive_files import is_archive
 from harvester.storage.filesystem import sync, writing
 from harvester.storage.segment import is_segment
 
@@ -141,7 +141,7 @@ def check_outside(path: Path) -> None:
     # The path as typed and as resolved: folders of an archive may be links.
     spellings = dict.fromkeys((path.absolute(), Path(os.path.realpath(path))))
     folders = (folder for spelling in spellings for folder in (spelling, *spelling.parents))
-    root = next((folder for folder in folders if is_marked(folder)), None)
+    root = next((folder for folder in folders if is_archive(folder)), None)
     if root is not None:
         raise UsageError(
             f"{path} lies in the archive at {root}, which may contain only files of harvester: "

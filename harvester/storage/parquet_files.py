@@ -226,8 +226,8 @@ def stage_segment(
                 rows=rows,
                 first_trade_id=first_id,
                 last_trade_id=last_id,
-                lead=rows if first_id is None else lead,
-                trail=rows - reached,
+                rows_before_first_id=rows if first_id is None else lead,
+                rows_after_last_id=rows - reached,
                 checksum=written.hexdigest(),
                 bounds=None if first_ns is None or last_ns is None else (first_ns, last_ns),
             )

@@ -56,16 +56,17 @@ class Footer:
         rows: how many trades the segment has.
         first_trade_id: the first id; None where no row has one.
         last_trade_id: the last id; None where no row has one.
-        lead: rows without an id before the first that has one (all rows, where none has).
-        trail: rows without an id after the last that has one.
-        jumps: confirmed id gaps.
-        unasked_jumps: how many more id gaps there are, of a pair that has too many to ask the
-            exchange about each.
+        rows_before_first_id: rows without an id before the first that has one (all rows, where none
+            has).
+        rows_after_last_id: rows without an id after the last that has one.
+        confirmed_id_gaps: confirmed id gaps.
+        unconfirmed_id_gaps: how many id gaps were not confirmed, because the pair has too many to
+            request each of them again.
         checksum: SHA-256 over the rows.
         imported: ranges that were imported from CSV files, in order; empty where all trades came
             from the API.
-        across_files: id gaps inside which imported files have fewer trades than there are free
-            ids, found when the ranges next to them were downloaded, and too long to be requested
+        id_gaps_across_imports: id gaps in which imported files have fewer trades than ids are free,
+            found when the ranges next to them were downloaded, and too long to be requested
             again.
         bounds: first and last published time in nanoseconds, by the file's statistics; None where
             there are no rows, or the footer was not read from a file.
@@ -78,13 +79,13 @@ class Footer:
     rows: int = 0
     first_trade_id: int | None = None
     last_trade_id: int | None = None
-    lead: int = 0
-    trail: int = 0
-    jumps: tuple[ConfirmedIdGap, ...] = field(default=())
-    unasked_jumps: int = 0
+    rows_before_first_id: int = 0
+    rows_after_last_id: int = 0
+    confirmed_id_gaps: tuple[ConfirmedIdGap, ...] = field(default=())
+    unconfirmed_id_gaps: int = 0
     checksum: str = ""
     imported: tuple[ImportedRange, ...] = field(default=())
-    across_files: tuple[ConfirmedIdGap, ...] = field(default=())
+    id_gaps_across_imports: tuple[ConfirmedIdGap, ...] = field(default=())
     bounds: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
@@ -122,16 +123,16 @@ def encode(footer: Footer) -> dict[str, str]:
         "rows": str(footer.rows),
         "first_trade_id": "" if first is None else str(first),
         "last_trade_id": "" if last is None else str(last),
-        "rows_before_first_id": str(footer.lead),
-        "rows_after_last_id": str(footer.trail),
-        "jumps": msgspec.json.encode(footer.jumps).decode(),
-        "jumps_not_asked_for": str(footer.unasked_jumps),
+        "rows_before_first_id": str(footer.rows_before_first_id),
+        "rows_after_last_id": str(footer.rows_after_last_id),
+        "jumps": msgspec.json.encode(footer.confirmed_id_gaps).decode(),
+        "jumps_not_asked_for": str(footer.unconfirmed_id_gaps),
         "rows_sha256": footer.checksum,
     }
     if footer.imported:
         texts["imported"] = msgspec.json.encode(footer.imported).decode()
-    if footer.across_files:
-        texts["across_files"] = msgspec.json.encode(footer.across_files).decode()
+    if footer.id_gaps_across_imports:
+        texts["across_files"] = msgspec.json.encode(footer.id_gaps_across_imports).decode()
     return {f"harvester.{key}": text for key, text in texts.items()}
 
 
@@ -171,12 +172,14 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
             rows=int(texts["rows"]),
             first_trade_id=int(first) if first else None,
             last_trade_id=int(last) if last else None,
-            lead=int(texts["rows_before_first_id"]),
-            trail=int(texts["rows_after_last_id"]),
-            jumps=tuple(msgspec.json.decode(texts["jumps"], type=gaps)),
-            unasked_jumps=int(texts["jumps_not_asked_for"]),
+            rows_before_first_id=int(texts["rows_before_first_id"]),
+            rows_after_last_id=int(texts["rows_after_last_id"]),
+            confirmed_id_gaps=tuple(msgspec.json.decode(texts["jumps"], type=gaps)),
+            unconfirmed_id_gaps=int(texts["jumps_not_asked_for"]),
             checksum=texts["rows_sha256"],
-            across_files=tuple(msgspec.json.decode(texts.get("across_files", "[]"), type=gaps)),
+            id_gaps_across_imports=tuple(
+                msgspec.json.decode(texts.get("across_files", "[]"), type=gaps)
+            ),
             imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=imported)),
             bounds=(min(bounds)[0], max(last for _, last in bounds)) if bounds else None,
         )

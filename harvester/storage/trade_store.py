@@ -30,10 +30,10 @@ from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, o
 
 PairFile = Segment | RollUp
 EVERYTHING = Range(0, END_OF_TIME)
-LISTINGS = 20
+MAX_LISTINGS = 20
 """How often a reader lists files that vanish while it reads, before it reports damage."""
 
-MOST_NAMED = 8
+MAX_NAMED = 8
 """Pairs that a message names."""
 
 A = TypeVar("A", bound="TradeStore")
@@ -88,7 +88,7 @@ def with_snapshot_retry(
     Raises:
         ArchiveDamaged: by `read`, or because files keep vanishing.
     """
-    for _ in range(LISTINGS):
+    for _ in range(MAX_LISTINGS):
         try:
             return read()
         except FileNotFoundError:
@@ -143,7 +143,7 @@ class TradeStore:
             self.store.root  # noqa: B018 - raises the error
         # By pair, as one thread may drop a pair's entries while another adds those of the next.
         self._caches: defaultdict[str, _Cache] = defaultdict(_Cache)
-        archive_files.check_mark(self.store)
+        archive_files.check_format(self.store)
 
     @property
     def root(self) -> Path:
@@ -166,15 +166,15 @@ class TradeStore:
             pairs.append(pair)
         return pairs
 
-    def holdings(self, pairs: Sequence[str]) -> str:
+    def stored_pairs_text(self, pairs: Sequence[str]) -> str:
         """Say which pairs have segments, or why none has; for messages about one that has none.
 
         Args:
             pairs: the altnames that `held` returned.
         """
         if pairs:
-            more = f" and {len(pairs) - MOST_NAMED} more" if len(pairs) > MOST_NAMED else ""
-            return f"it holds {', '.join(pairs[:MOST_NAMED])}{more}"
+            more = f" and {len(pairs) - MAX_NAMED} more" if len(pairs) > MAX_NAMED else ""
+            return f"it holds {', '.join(pairs[:MAX_NAMED])}{more}"
         if "://" not in self.path and not Path(self.path).exists():
             # A program or a notebook may run in another folder than its author thinks.
             return f"there is no folder {Path(self.path).absolute()}"
@@ -340,7 +340,7 @@ class TradeStore:
         """
         # A batch may end inside a group of equal time: `yielded` rows past `reached` were yielded.
         reached, yielded = within.after, 0
-        for _ in range(LISTINGS):
+        for _ in range(MAX_LISTINGS):
             skip = yielded
             try:
                 for piece in self.pieces(pair, Range(reached, within.through)):
@@ -376,12 +376,12 @@ class TradeStore:
             footer = self.footer(segment)
             if footer.last_trade_id is not None:
                 time_ns = footer.bounds[1] if footer.bounds else 0
-                if footer.trail:
+                if footer.rows_after_last_id:
                     columns = ["trade_id", "time"]
                     for batch in read_batches(self.store, segment.path, columns=columns):
                         indexes = trade_ids(batch).nonzero()[0]
                         time_ns = int(times(batch)[indexes[-1]]) if len(indexes) else time_ns
-                return footer.last_trade_id, between + footer.trail, time_ns
+                return footer.last_trade_id, between + footer.rows_after_last_id, time_ns
             between += footer.rows
             at = segment.range.after
         return None
@@ -404,7 +404,7 @@ class TradeStore:
                 continue
             footer = self.footer(segment)
             if footer.first_trade_id is not None:
-                return footer.first_trade_id, between + footer.lead
+                return footer.first_trade_id, between + footer.rows_before_first_id
             between += footer.rows
             at = segment.range.through
         return None

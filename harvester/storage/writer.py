@@ -49,7 +49,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def writer(
+def open_writer(
     archive: TradeStore, pair: str, *, sweep: bool = True, command: str = ""
 ) -> Iterator[Writer]:
     """Lock a pair for writing while the block runs; files that a crash left are removed first.
@@ -79,7 +79,7 @@ def writer(
 
 
 class Writer:
-    """Writes one pair. Made by `writer()`, which holds the pair's lock."""
+    """Writes one pair. Made by `open_writer()`, which holds the pair's lock."""
 
     def __init__(self, archive: TradeStore, pair: str) -> None:
         self.archive = archive
@@ -125,7 +125,7 @@ class Writer:
             0 if is_listed else max(before.counts_through, requested.through if is_end else 0),
         )
         if after != before:
-            archive_files.want_only(self._store, self.pair, after)
+            archive_files.write_requests(self._store, self.pair, after)
 
     def end_requests(self, undo: archive_files.Requests | None = None) -> None:
         """Record that the exchange does not know the pair: what lies behind its coverage is no gap.
@@ -144,14 +144,14 @@ class Writer:
         is_behind = bool(ends) and before.ranges[-1].through > through
         after = archive_files.Requests(before.ranges, True, through) if is_behind else before
         if after != self.requests():
-            archive_files.want_only(self._store, self.pair, after)
+            archive_files.write_requests(self._store, self.pair, after)
 
-    def want_if_lost(self, ranges: Iterable[Range]) -> None:
+    def record_requested_if_lost(self, ranges: Iterable[Range]) -> None:
         """Record ranges as requested, if nothing is recorded."""
         if not archive_files.wanted(self._store, self.pair):
             archive_files.want(self._store, self.pair, *ranges)
 
-    def trim_wanted(self, now_ns: int, until_ns: int) -> None:
+    def shorten_requested(self, now_ns: int, until_ns: int) -> None:
         """Shorten requested ranges that end in the future.
 
         Args:
@@ -161,7 +161,7 @@ class Writer:
         requested = self.requests()
         trimmed = without_future(requested.ranges, now_ns, until_ns)
         if trimmed != requested.ranges:
-            archive_files.want_only(self._store, self.pair, requested._replace(ranges=trimmed))
+            archive_files.write_requests(self._store, self.pair, requested._replace(ranges=trimmed))
 
     def shorten(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.
@@ -254,7 +254,7 @@ class Writer:
         parts = list(split_by_year(covered, batches))
         for (_, part_rows), part in zip(parts, footers_by_part(footer, parts), strict=True):
             is_last = part.range.through == covered.through
-            part_footer = part if is_last else replace(part, across_files=())
+            part_footer = part if is_last else replace(part, id_gaps_across_imports=())
             committed.append(self._write(with_ties(part_rows), part_footer))
         return committed
 
@@ -308,7 +308,7 @@ class Writer:
             progress(self.pair, done, total)
         return len(segments), len(segments) - sum(len(run) - 1 for run in runs)
 
-    def keep_rollup(
+    def store_rollup(
         self, segment: Segment, interval: str, partials: Iterable[pa.RecordBatch]
     ) -> None:
         """Store a roll-up of a segment, replacing the one of the same level.
@@ -354,7 +354,7 @@ class Writer:
         self.archive.forget_pair(self.pair)
         return to
 
-    def replace_wanted(self, ranges: Iterable[Range], note: QuarantineNote) -> str:
+    def replace_requested(self, ranges: Iterable[Range], note: QuarantineNote) -> str:
         """Replace an unreadable record of requested ranges; the old file is kept in quarantine.
 
         It is copied into quarantine first, so there is a record at every moment.
@@ -367,7 +367,7 @@ class Writer:
             The path of the copy.
         """
         to = quarantine_copy(self._store, note)
-        archive_files.want_only(self._store, self.pair, archive_files.Requests(union(ranges)))
+        archive_files.write_requests(self._store, self.pair, archive_files.Requests(union(ranges)))
         return to
 
     def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:
@@ -435,9 +435,11 @@ class Writer:
             pair=next((f.pair for f in reversed(footers) if f.key), footers[-1].pair),
             source=footers[0].source,
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
-            jumps=tuple(gap for footer in footers for gap in footer.jumps),
-            unasked_jumps=sum(footer.unasked_jumps for footer in footers),
-            across_files=tuple(gap for footer in footers for gap in footer.across_files),
+            confirmed_id_gaps=tuple(gap for footer in footers for gap in footer.confirmed_id_gaps),
+            unconfirmed_id_gaps=sum(footer.unconfirmed_id_gaps for footer in footers),
+            id_gaps_across_imports=tuple(
+                gap for footer in footers for gap in footer.id_gaps_across_imports
+            ),
             imported=_united([part for footer in footers for part in footer.imported]),
         )
 

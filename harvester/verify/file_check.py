@@ -228,7 +228,12 @@ class _Rows:
         edge = self._edge
         trail = edge.rows_without_id if edge else self._checksum.rows
         ends = (self._first_id, edge and edge.trade_id, self._lead, trail)
-        if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
+        if ends != (
+            footer.first_trade_id,
+            footer.last_trade_id,
+            footer.rows_before_first_id,
+            footer.rows_after_last_id,
+        ):
             self._add_fault("its first and last trade ids are not those of its footer")
         if segment.path != segment_path(
             segment.pair, segment.range, self._last_ns, is_imported=footer.source == "csv"

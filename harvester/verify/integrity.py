@@ -29,7 +29,7 @@ from harvester.storage.id_gaps import (
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
-    LISTINGS,
+    MAX_LISTINGS,
     TradeStore,
     ending_in_future,
     future_fault,
@@ -62,8 +62,8 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
     """
     sound = [findings for findings in found if findings.footer is not None and not findings.wrong]
     footers = [findings.footer for findings in sound if findings.footer]
-    confirmed = {tuple(jump) for footer in footers for jump in footer.jumps}
-    across = {tuple(sides) for footer in footers for sides in footer.across_files}
+    confirmed = {tuple(jump) for footer in footers for jump in footer.confirmed_id_gaps}
+    across = {tuple(sides) for footer in footers for sides in footer.id_gaps_across_imports}
     gaps = [_LocatedIdGap(gap, findings, findings) for findings in sound for gap in findings.gaps]
     gaps += _gaps_at_boundaries(report, found)
     unexplained = [located for located in gaps if located.gap.sides not in confirmed]
@@ -134,24 +134,28 @@ def _gaps_at_boundaries(
             edge = None
         else:
             report.boundaries += 1
-        if edge == BEFORE_FIRST_ID and footer.lead:
+        if edge == BEFORE_FIRST_ID and footer.rows_before_first_id:
             # Rows without ids come first: old answers of the exchange had none.
             edge = None
         is_imported = footer.source == "csv"
-        following = (footer.first_trade_id, footer.lead) if footer.first_trade_id else None
-        if is_imported and (footer.lead or not following):
+        following = (
+            (footer.first_trade_id, footer.rows_before_first_id) if footer.first_trade_id else None
+        )
+        if is_imported and (footer.rows_before_first_id or not following):
             edge = None  # Rows of a CSV without ids are counted by `wrong_counts`.
         for gap in gap_at_end(edge, following, no_rows()):
             located = gap._replace(before_ns=findings.first_id_ns)
             yield _LocatedIdGap(located, left or findings, findings)
-        edge = None if is_imported and footer.trail else _last_id(findings, footer, edge)
+        edge = (
+            None if is_imported and footer.rows_after_last_id else _last_id(findings, footer, edge)
+        )
         left = findings
 
 
 def _last_id(found: SegmentFindings, footer: Footer, edge: LastId | None) -> LastId | None:
     """The last trade id after a segment; `edge` is the last one before it."""
     if footer.last_trade_id is not None:
-        return LastId(footer.last_trade_id, footer.trail, found.last_id_ns)
+        return LastId(footer.last_trade_id, footer.rows_after_last_id, found.last_id_ns)
     return edge and edge._replace(rows_without_id=edge.rows_without_id + footer.rows)
 
 
@@ -184,7 +188,7 @@ def verify(
     now_ns = time.time_ns() if now_ns is None else now_ns
     report: PairReport | None = None
     sound: dict[_Files, SegmentFindings] = {}
-    for _ in range(LISTINGS):
+    for _ in range(MAX_LISTINGS):
         try:
             listed = _list_files(archive, pair)
         except ArchiveDamaged as damage:
@@ -272,8 +276,8 @@ def _count(report: PairReport, found: SegmentFindings, *, is_read: bool) -> None
         report.ids += found.ids
     if is_read and found.footer is not None:
         report.rows += found.footer.rows
-        report.confirmed_id_gaps += len(found.footer.jumps)
-        report.unconfirmed_id_gaps += found.footer.unasked_jumps
+        report.confirmed_id_gaps += len(found.footer.confirmed_id_gaps)
+        report.unconfirmed_id_gaps += found.footer.unconfirmed_id_gaps
     report.rollups += found.rollups
     report.faults += [
         Fault(report.pair, found.segment.range, rollup.path, text)
@@ -431,7 +435,7 @@ def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ign
     Raises:
         ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
     """
-    for _ in range(LISTINGS):
+    for _ in range(MAX_LISTINGS):
         before = _imported(archive, pair)
         report = verify(archive, pair, listener=listener)
         if not report.faults:

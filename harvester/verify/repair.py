@@ -19,7 +19,7 @@ from harvester.storage.compaction import is_being_replaced, is_within
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
 from harvester.storage.segment import Footer, Segment
 from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import Range, enclosing_range, missing, union
 from harvester.verify.integrity import verify
 from harvester.verify.reports import Fault, Moved, PairReport, RepairReport
@@ -250,7 +250,7 @@ class _PairRepair:
 
     async def run(self) -> None:
         result = self._result
-        with writer(self._archive, self._name, sweep=False) as pair_writer:
+        with open_writer(self._archive, self._name, sweep=False) as pair_writer:
             result.before = result.after = await self._repairer.verify(self._name)
             error = await capture_error(self._rounds(pair_writer))
             if self._changed:
@@ -398,13 +398,13 @@ class _PairRepair:
         all_ranges = enclosing_range(ranges_of_files(segments, broken))
         if not any(file.path.startswith("wanted/") for file in broken):
             # Before a false range in a file's name could count as wanted.
-            writer.want_if_lost(all_ranges)
+            writer.record_requested_if_lost(all_ranges)
         for file in broken:
             is_list = file.path.startswith("wanted/")
             wanted = all_ranges if is_list else list(file.refetch)
             note = QuarantineNote(self._name, file.path, file.range, list(file.faults), wanted)
             if is_list:
-                new_path = writer.replace_wanted(wanted, note)
+                new_path = writer.replace_requested(wanted, note)
             else:
                 for known in wanted:
                     writer.want(known, was_covered=True)

@@ -17,7 +17,7 @@ from process import ended, wait_for
 
 from harvester.download.events import BackfillResult, Event
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.verify.integrity import verify
 
 C, COMPLETE = "complete", {"XBTUSD": "complete", "ETHEUR": "complete"}
@@ -60,8 +60,8 @@ class Month:
 
     def killed_after_the_last_commit(self) -> Night:
         """The real command, ended by force while it makes roll-ups."""
-        done = self.nights.command("--json", plan=Plan("rename", "after", 1, "keep_rollup"))
-        assert done.died_at == "rename after keep_rollup"
+        done = self.nights.command("--json", plan=Plan("rename", "after", 1, "store_rollup"))
+        assert done.died_at == "rename after store_rollup"
         return Night(done.status, {})
 
     def maintenance(self) -> Night:
@@ -129,7 +129,7 @@ class Month:
 
     def beside_a_backfill(self) -> Night:
         """Another run writes one pair: it is left alone."""
-        with writer(TradeStore(self.nights.folder), "SOLEUR"):
+        with open_writer(TradeStore(self.nights.folder), "SOLEUR"):
             return self.plain()
 
     def out_of_time(self) -> Night:

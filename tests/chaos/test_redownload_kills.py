@@ -28,7 +28,7 @@ from redownload_kills import (
 
 from harvester.csv_import import redownload
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 NOW_NS = sample_trades.utc_ns(2025, 3, 1)
@@ -97,7 +97,7 @@ def test_what_a_crash_left_of_a_replacement_any_writer_clears(begun: Begun) -> N
             archive = TradeStore(folder)
             pieces, segments = archive.pieces(PAIR), archive.segments(PAIR)
             doubled += len(pieces) < len(segments)
-            with writer(archive, PAIR):
+            with open_writer(archive, PAIR):
                 assert len(archive.pieces(PAIR)) == len(archive.segments(PAIR))
             begun.check_between(folder)
         else:

@@ -48,7 +48,7 @@ from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.archive_files import locked
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
@@ -332,7 +332,7 @@ def test_a_second_repair_changes_and_requests_nothing(repaired: Repaired) -> Non
 def rolled(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The archive with a roll-up of hours beside each segment."""
     monkeypatch.setenv("HARVESTER_CANDLES_ROLLUPS", "1h")
-    with writer(TradeStore(data), PAIR) as pair_writer:
+    with open_writer(TradeStore(data), PAIR) as pair_writer:
         roll_up(pair_writer, parse_levels(["1h"]))
     return data
 
@@ -459,7 +459,7 @@ def forget_id_gaps(file: Path) -> None:
     """Remove the id gaps from a footer."""
     footer = pq.read_metadata(file).metadata
     kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
-    kept[b"harvester.jumps"] = b"[]"
+    kept[b"harvester.confirmed_id_gaps"] = b"[]"
     table = pq.ParquetFile(file).read().replace_schema_metadata(kept)
     pq.write_table(table, file, **WRITER_OPTIONS)
 

@@ -15,7 +15,7 @@ from redownloads import PAIR, TRADES, started
 
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 from harvester.verify.boundary_trades import read_boundary_trades
 from harvester.verify.integrity import digests, verify
@@ -75,7 +75,7 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
     assert [found.rows for found in whole] == [len(TRADES)]
 
     def merged() -> None:
-        with writer(TradeStore(scenario.folder), PAIR) as writing:
+        with open_writer(TradeStore(scenario.folder), PAIR) as writing:
             writing.compact(every=True)
 
     archive, _ = disturbed(scenario.folder, 1, merged)

@@ -31,10 +31,10 @@ from harvester.errors import (
     UsageError,
 )
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, sample_trades
-from harvester.storage.archive_files import keep_pairs, locked
+from harvester.storage.archive_files import locked, store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 for package in ("obstore", "localbucket"):
@@ -52,10 +52,10 @@ FILES = 29
 def add(folder: Path, parts: list[Range]) -> harvester.Archive:
     """Store the trades of some days, a segment for each, with roll-ups."""
     store = TradeStore(folder)
-    keep_pairs(store.store, msgspec.json.encode({PAIR: SAMPLE_PAIR}))
+    store_pairs(store.store, msgspec.json.encode({PAIR: SAMPLE_PAIR}))
     times = TRADES.column("time").cast("int64").to_numpy()
     pair_json = msgspec.json.encode(SAMPLE_PAIR).decode()
-    with writer(store, PAIR) as pair_writer:
+    with open_writer(store, PAIR) as pair_writer:
         for part in parts:
             pair_writer.want(part)
             first, last = times.searchsorted([part.after, part.through], side="right")

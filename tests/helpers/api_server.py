@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.server.sample_data import SAMPLE_PAIR
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 T0 = 1_700_000_000_000_000_000
@@ -42,13 +42,13 @@ def rows_of(trades: list[Trade]) -> pa.RecordBatch:
 
 
 def commit(archive: TradeStore, span: Range, rows: pa.RecordBatch, pair: str = "XBTUSD") -> None:
-    with writer(archive, pair) as pair_writer:
+    with open_writer(archive, pair) as pair_writer:
         pair_writer.commit(span, rows, Footer(span, "{}"))
 
 
 def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> TradeStore:
     archive = TradeStore(path)
-    keep_pairs(archive.store, msgspec.json.encode({pair.altname: pair}))
+    store_pairs(archive.store, msgspec.json.encode({pair.altname: pair}))
     commit(archive, Range(0, T0 + DAY), rows_of(trades), pair.altname)
     return archive
 

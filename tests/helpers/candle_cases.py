@@ -21,7 +21,7 @@ from harvester.query.plan import CandleQuery
 from harvester.query.sql import read_statements, run_statements
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range, parse_interval, union
 
 PAIR = "XBTUSD"
@@ -49,7 +49,7 @@ def batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:
 
 def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeStore:
     """Commit each part as a segment; overlapping ones stay, as after a crash in a compaction."""
-    with writer(archive, pair) as pair_writer:
+    with open_writer(archive, pair) as pair_writer:
         for span, rows in parts:
             pair_writer.commit(span, batch(rows), Footer(range=span, pair="{}"))
     return archive
@@ -195,6 +195,6 @@ class Compacting(TradeStore):
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
-            with writer(TradeStore(self.path), pair) as pair_writer:
+            with open_writer(TradeStore(self.path), pair) as pair_writer:
                 pair_writer.compact(every=True)
         return found

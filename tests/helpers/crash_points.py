@@ -105,7 +105,7 @@ def _aim(death: Death) -> None:
     from harvester.storage.filesystem import LocalStore
     from harvester.storage.writer import Writer
 
-    for name in ("commit", "commit_stream", "compact", "keep_rollup", "replace_imported", "sweep"):
+    for name in ("commit", "commit_stream", "compact", "store_rollup", "replace_imported", "sweep"):
         death.named(Writer, name)
     death.counted(LocalStore, "stage", "stage")
     death.counted(pq.ParquetWriter, "write_table", "write")

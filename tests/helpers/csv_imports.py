@@ -7,11 +7,11 @@ from pathlib import Path
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.file_scan import scan_file
 from harvester.csv_import.file_sequence import chains
-from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
+from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.download.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 
 PAIR = Pair(altname="XBTUSD")
 
@@ -24,10 +24,10 @@ def imported(folder: Path, *files: Path, whole: KnownComplete = UNKNOWN) -> list
     archive = TradeStore(folder)
     watch = ImportOptions(lambda _pair, _size: None, CancelToken())
     reports = []
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         parts = [scan_file(member) for member in find(map(str, files))]
         for parts_ in chains(parts, whole):
-            chain = FileChain(archive, PAIR, parts_, watch)
+            chain = SequenceImporter(archive, PAIR, parts_, watch)
             chain.run(pair_writer)
             reports.append(chain.report)
     return reports

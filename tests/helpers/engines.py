@@ -13,7 +13,7 @@ import msgspec
 
 import harvester
 from harvester.server.sample_data import SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -72,7 +72,7 @@ def imported_archive(folder: Path) -> harvester.Archive:
         for row in sample_trades(TRADES, SEED).to_pylist()
     ]
     (folder / "XBTUSD.csv").write_text("".join(lines))
-    keep_pairs(TradeStore(folder / "data").store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    store_pairs(TradeStore(folder / "data").store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
     archive = harvester.open(folder / "data")
     archive.import_csv(folder / "XBTUSD.csv")
     return archive

@@ -15,10 +15,10 @@ import harvester
 from harvester.schema import clip, times
 from harvester.server.explorer.web import app
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, sample_trades
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 HOUR = DAY // 24
@@ -46,11 +46,11 @@ def sample_archive(
         more = {"altname": name, "key": name, "wsname": f"{name[:-3]}/{name[-3:]}"}
         pairs.append(msgspec.structs.replace(SAMPLE_PAIR, **more))
     store = TradeStore(folder)
-    keep_pairs(store.store, msgspec.json.encode({pair.altname: pair for pair in pairs}))
+    store_pairs(store.store, msgspec.json.encode({pair.altname: pair for pair in pairs}))
     for number, pair in enumerate(pairs):
         rows, after = sample_trades(trades, 7 + number), START_NS - 1
         described = msgspec.json.encode(pair).decode()
-        with writer(store, pair.altname) as pair_writer:
+        with open_writer(store, pair.altname) as pair_writer:
             pair_writer.want(Range(START_NS - 1, END_NS - 1))
             for gap in [*(gaps if number == 0 else ()), Range(END_NS - 1, END_NS)]:
                 covered = Range(after, gap.after)
@@ -65,22 +65,22 @@ def request_only(folder: Path, altname: str) -> None:
     store = TradeStore(folder)
     named = {"altname": altname, "key": altname, "wsname": f"{altname[:-3]}/{altname[-3:]}"}
     pairs = [SAMPLE_PAIR, msgspec.structs.replace(SAMPLE_PAIR, **named)]
-    keep_pairs(store.store, msgspec.json.encode({pair.altname: pair for pair in pairs}))
-    with writer(store, altname) as pair_writer:
+    store_pairs(store.store, msgspec.json.encode({pair.altname: pair for pair in pairs}))
+    with open_writer(store, altname) as pair_writer:
         pair_writer.want(Range(START_NS - 1, START_NS + DAY))
 
 
 def years_archive(folder: Path, trades: int = 30_000) -> harvester.Archive:
     """The made-up trades, spread over twelve years."""
     store = TradeStore(folder)
-    keep_pairs(store.store, msgspec.json.encode({SAMPLE_PAIR.altname: SAMPLE_PAIR}))
+    store_pairs(store.store, msgspec.json.encode({SAMPLE_PAIR.altname: SAMPLE_PAIR}))
     rows = sample_trades(trades, 7)
     factor = 12 * 365 // 10
     stretched = END_NS - (END_NS - times(rows)) * factor
     column = pa.array(stretched).cast(pa.timestamp("ns"))
     rows = rows.set_column(rows.schema.get_field_index("time"), "time", column)
     described = msgspec.json.encode(SAMPLE_PAIR).decode()
-    with writer(store, SAMPLE_PAIR.altname) as pair_writer:
+    with open_writer(store, SAMPLE_PAIR.altname) as pair_writer:
         covered = Range(0, END_NS)
         pair_writer.want(covered)
         pair_writer.commit(covered, rows, Footer(covered, described, source="made"))

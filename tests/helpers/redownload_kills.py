@@ -19,7 +19,7 @@ from harvester.csv_import.csv_files import KnownComplete
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range, missing
 from harvester.verify.integrity import verify
 
@@ -62,7 +62,7 @@ class Begun:
         imported(folder / "begun", file, whole=whole)
         # Filled by a run that ends with what the file lacks.
         Backfill(exchange.url, folder / "begun").only(PAIR)
-        with writer(TradeStore(folder / "begun"), PAIR) as pair_writer:
+        with open_writer(TradeStore(folder / "begun"), PAIR) as pair_writer:
             roll_up(pair_writer, parse_levels(["1h"]))
         self.before = rows_on_disk(folder / "begun", PAIR)
         self.coverage = TradeStore(folder / "begun").coverage(PAIR)

@@ -16,13 +16,13 @@ from candle_cases import (
 
 from harvester.query.rollups import RollupReport, parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 
 LEVELS = ("1m", "1h")
 
 
 def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RollupReport:
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         return roll_up(pair_writer, parse_levels(levels))
 
 

@@ -43,7 +43,7 @@ from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 from harvester.verify.against_kraken import choose
 from harvester.verify.boundary_trades import BoundaryTrades, read_boundary_trades
@@ -58,7 +58,7 @@ CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 def sound(folder: Path) -> TradeStore:
     """An archive of TRADES in which `verify` finds nothing wrong."""
     archive = TradeStore(folder / "data")
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         pair_writer.commit(EVERYTHING, batch(ROWS), Footer(EVERYTHING, '{"altname":"XBTUSD"}'))
     return archive
 

@@ -26,7 +26,7 @@ from harvester.notebook import bar
 from harvester.server.sample_data import create_sample_archive
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 HEAVY = ("pandas", "duckdb", "plotly", "pyarrow", "numpy", "httpx", "polars", "msgspec", "rich")
@@ -299,7 +299,7 @@ def with_gap(tmp_path: Path) -> harvester.Archive:
         (Range(START, START + DAY), [trade(5, "100"), trade(6, "101")]),
         (Range(START + DAY + hour, START + 2 * DAY), [trade(2 * 86_400 - 1, "99")]),
     ]
-    with writer(disk, "XBTUSD") as pair_writer:
+    with open_writer(disk, "XBTUSD") as pair_writer:
         for span, rows in parts:
             pair_writer.commit(span, batch(rows), Footer(range=span, pair='{"altname":"XBTUSD"}'))
         pair_writer.want(Range(START, START + 2 * DAY))

@@ -33,7 +33,7 @@ from harvester.errors import (
 )
 from harvester.operations.run_log import latest_runs
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 
 MARKET = sample_trades.market(sample_trades.xbtusd_like(5_000, 61), wsname="XBT/USD")
 HISTORY = list(expected(MARKET))
@@ -321,14 +321,14 @@ def test_a_pair_that_fails_is_raised_once_the_others_are_done(archive: harvester
 def test_the_gravest_error_is_raised_with_the_others_in_its_notes(
     archive: harvester.Archive,
 ) -> None:
-    with writer(Disk(archive.path), "XBTUSD"), pytest.raises(ValueDoesNotFit) as caught:
+    with open_writer(Disk(archive.path), "XBTUSD"), pytest.raises(ValueDoesNotFit) as caught:
         archive.backfill("XBTUSD", "PEPEXBT", until=UNTIL)
     [note] = caught.value.__notes__
     assert note.startswith("XBTUSD is being written by another run")
 
 
 def test_without_check_an_error_is_only_returned(archive: harvester.Archive) -> None:
-    with writer(Disk(archive.path), "XBTUSD"):
+    with open_writer(Disk(archive.path), "XBTUSD"):
         [outcome] = archive.backfill("XBTUSD", until=UNTIL, check=False)
     assert isinstance(outcome.error, ArchiveLocked)
     assert outcome.exit_status == 5

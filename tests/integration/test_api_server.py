@@ -29,11 +29,11 @@ from harvester.kraken.transport import HttpClient
 from harvester.schema import times
 from harvester.server.app import app, serving
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.parquet_files import READ_ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, SECOND, Range
 
 MINUTE = 60 * SECOND
@@ -109,7 +109,7 @@ def test_ids_go_on_from_chunk_to_chunk_also_within_one_time(tmp_path: Path) -> N
     columns["time"] = pa.array(stamps).cast(pa.timestamp("ns"))
     columns["trade_id"] = pa.nulls(count, pa.int64())
     archive = TradeStore(tmp_path)
-    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
     rows_without_ids = pa.RecordBatch.from_pydict(columns, schema=made.schema)
     commit(archive, Range(0, END_NS), rows_without_ids)
     first = int(np.searchsorted(stamps, stamps[READ_ROWS - 20]))
@@ -178,8 +178,8 @@ DOWNLOADED_FROM = T0 + 100 * SECOND
 def archive_with_imported_part(path: Path) -> TradeStore:
     """Trades of a CSV file, one a second for 50 s, and downloaded ones from 100 s on."""
     archive = TradeStore(path)
-    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
-    with writer(archive, "XBTUSD") as pair_writer:
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    with open_writer(archive, "XBTUSD") as pair_writer:
         imported = Range(0, DOWNLOADED_FROM - 1)
         rows_without_ids = rows_of([trade(n, None, None) for n in range(50)])
         pair_writer.commit(imported, rows_without_ids, Footer(imported, "{}", source="csv"))
@@ -458,7 +458,7 @@ def two_pairs(tmp_path: Path) -> TradeStore:
     """XBTUSD, covered through a day, and a pair of which only the first 90 minutes are stored."""
     archive = archive_of(tmp_path / "source", PLAIN)
     pairs = {"XBTUSD": SAMPLE_PAIR, "OLDUSD": OLD}
-    keep_pairs(archive.store, msgspec.json.encode(pairs))
+    store_pairs(archive.store, msgspec.json.encode(pairs))
     commit(archive, Range(0, OLD_END), rows_of(PLAIN[:7]), "OLDUSD")
     return archive
 

@@ -26,9 +26,9 @@ from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
 from harvester.server.kraken_pages import RenderedPageCache, TradePages
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, END_OF_TIME, Range
 
 
@@ -278,7 +278,7 @@ def test_a_name_of_no_pair_is_an_unknown_pair(tmp_path: Path) -> None:
 def test_a_known_pair_that_is_not_stored_is_an_unknown_pair(tmp_path: Path) -> None:
     archive = archive_of(tmp_path, PLAIN)
     other = Pair(altname="ETHUSD")
-    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
     body = get(app(archive), "Trades", pair="ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
@@ -358,7 +358,7 @@ def test_a_page_over_the_shortest_gap_is_refused_with_all_of_the_gap(
 def archive_with_a_short_gap(folder: Path) -> tuple[TradeStore, Range]:
     """An archive without the 50 nanoseconds after its tenth trade."""
     archive, gap = TradeStore(folder), Range(PLAIN[9][1], PLAIN[9][1] + 50)
-    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
     commit(archive, Range(0, gap.after), rows_of(PLAIN[:10]))
     commit(archive, Range(gap.through, T0 + DAY), rows_of(PLAIN[10:]))
     return archive, gap
@@ -394,7 +394,7 @@ def test_a_copy_does_not_skip_a_short_gap(tmp_path: Path) -> None:
 
 def test_a_copy_from_behind_a_gap_may_begin_with_an_id_gap(tmp_path: Path) -> None:
     source, gap = TradeStore(tmp_path / "there"), Range(PLAIN[9][1], PLAIN[9][1] + 50)
-    keep_pairs(source.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    store_pairs(source.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
     commit(source, Range(0, gap.after), rows_of(PLAIN[:10]))
     commit(source, Range(gap.through, T0 + DAY), rows_of([*PLAIN[10:12], *PLAIN[15:]]))
     with serving(source) as url:
@@ -456,7 +456,7 @@ def test_segments_that_are_merged_away_are_looked_up_again(tmp_path: Path) -> No
     commit(archive, Range(middle, T0 + DAY), rows_of(PLAIN[10:]))
     application = app(archive, Clock())
     assert ids(get(application, "Trades", pair="XBTUSD", since="0", count="1")) == [1]
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         assert pair_writer.compact(every=True) == (2, 1)
     assert ids(get(application, "Trades", pair="XBTUSD", since="0")) == list(range(1, 31))
 

@@ -284,7 +284,9 @@ def test_confirmed_id_gaps_are_recorded(tmp_path: Path) -> None:
         Backfill(exchange.url, tmp_path).only("XBTUSD")
     archive = TradeStore(tmp_path)
     id_gaps = [
-        id_gap for segment in archive.segments("XBTUSD") for id_gap in archive.footer(segment).jumps
+        id_gap
+        for segment in archive.segments("XBTUSD")
+        for id_gap in archive.footer(segment).confirmed_id_gaps
     ]
     first = trades[0].trade_id or 0
     assert id_gaps == [(first + 499, first + 502), (first + 1_699, first + 1_701)]

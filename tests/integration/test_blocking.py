@@ -31,7 +31,7 @@ from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.schema import ROWS, int64s_as, times
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 
 MOST_S = 0.020
@@ -115,7 +115,7 @@ def test_a_flush_of_a_million_trades_does_not_hold_the_loop(tmp_path: Path, held
         return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
     archive = TradeStore(tmp_path)
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         buffer = WriteBuffer(pair_writer, 0, "{}", lambda _event: None)
         for number in range(1_000):
             rows = later(number)

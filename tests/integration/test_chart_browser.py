@@ -19,10 +19,10 @@ import harvester
 from harvester.charts.chart import Chart
 from harvester.schema import clip
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here")
@@ -99,9 +99,9 @@ def archive_with_gaps(
 ) -> harvester.Archive:
     """The made trades, except for some ranges that were never downloaded."""
     disk, pair = Disk(folder), msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)
-    keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
+    store_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     history, after = sample_trades(30_000, 7), START - 1
-    with writer(disk, "XBTUSD") as pair_writer:
+    with open_writer(disk, "XBTUSD") as pair_writer:
         pair_writer.want(Range(START - 1, END_NS - 1))
         for begins, ends in [*gaps, (END_NS, END_NS)]:
             span = Range(after, begins - 1)

@@ -20,15 +20,15 @@ from kraken_market import expected
 
 import harvester
 from harvester.charts.candle_arrays import digits, length_ns, plain
-from harvester.charts.chart import LADDER, MOST_CANDLES, Chart, drawable
+from harvester.charts.chart import LADDER, MAX_CANDLES, Chart, drawable
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError, not_installed
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, max_candles
 from harvester.server.sample_data import create_sample_archive
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 
 EVER = Range(0, END_OF_TIME)
@@ -40,7 +40,7 @@ def held(path: Path, parts: list[tuple[Range, list[candle_oracle.Row]]]) -> harv
     """An archive of an XBT/USD of these trades."""
     disk = Disk(path)
     pair = Pair(altname="XBTUSD", wsname="XBT/USD", pair_decimals=1)
-    keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
+    store_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     hold(disk, parts)
     return harvester.open(path)
 
@@ -156,7 +156,7 @@ def test_a_range_of_since_and_until_that_is_not_stored_is_a_gap(
 
 def test_what_was_ever_wanted_is_a_gap_where_it_is_not_held(tmp_path: Path) -> None:
     archive = held(tmp_path / "data", [(days(1, 2), [at(30)])])
-    with writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
+    with open_writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
         pair_writer.want(days(0, 3))
     chart = archive.chart("XBT/USD", "1h")
     assert chart.notes == ("not downloaded: 2020-09-14 to 2020-09-15, 2020-09-16 to 2020-09-17",)
@@ -174,7 +174,7 @@ def test_a_history_wanted_from_the_beginning_moves_the_axis_no_further_than_the_
     tmp_path: Path,
 ) -> None:
     archive = held(tmp_path / "data", [(days(0, 1), [at(5)])])
-    with writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
+    with open_writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
         pair_writer.want(Range(0, days(0, 1).through))
     chart = archive.chart("XBT/USD", "1h")
     assert chart.notes == ("not downloaded: the beginning to 2020-09-14",)
@@ -237,7 +237,7 @@ def test_a_question_that_a_screen_can_show_is_left_as_it_is(tmp_path: Path) -> N
     asked = CandleQuery("XBTUSD", parse_interval("7m"), EVER)
     drawn, requested_candles = drawable(Disk(tmp_path / "data"), asked)
     assert drawn is asked
-    assert requested_candles <= MOST_CANDLES
+    assert requested_candles <= MAX_CANDLES
 
 
 # --- words ---------------------------------------------------------------------------------------

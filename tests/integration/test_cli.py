@@ -405,9 +405,9 @@ def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path
 
 def test_a_second_run_meanwhile_ends_with_5(harvester: Any, tmp_path: Path) -> None:
     from harvester.storage.trade_store import TradeStore
-    from harvester.storage.writer import writer
+    from harvester.storage.writer import open_writer
 
-    with writer(TradeStore(tmp_path / "data"), "XBTUSD"):
+    with open_writer(TradeStore(tmp_path / "data"), "XBTUSD"):
         run = harvester("backfill", "XBTUSD")
     assert run.status == 5
     assert f"is being written by another run (process {os.getpid()} on " in run.err

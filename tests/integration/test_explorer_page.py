@@ -33,7 +33,7 @@ from harvester.schema import clip
 from harvester.server.sample_data import END_NS, sample_trades
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, SECOND, Range, parse_moment, show
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here")
@@ -790,7 +790,7 @@ def test_the_newest_candle_moves_where_the_archive_grows(tmp_path: Path, look: O
         page = look(growing, "pair=XBTUSD&interval=1h")
         before = legend_of(page)["time"]
         store, rows = TradeStore(tmp_path), sample_trades(30_000, 7)
-        with writer(store, "XBTUSD") as pair_writer:
+        with open_writer(store, "XBTUSD") as pair_writer:
             pair_writer.commit(after, clip(rows, after), Footer(after, "{}", source="made"))
         expect(page.locator("#legend dd").first).not_to_have_text(before)
         assert legend_of(page)["time"] == "2026-01-30 23:00 UTC, 1h"
@@ -798,7 +798,7 @@ def test_the_newest_candle_moves_where_the_archive_grows(tmp_path: Path, look: O
 
 def grow(folder: Path, pair: str, after: Range) -> None:
     """Add the made-up trades of a range to a pair."""
-    with writer(TradeStore(folder), pair) as pair_writer:
+    with open_writer(TradeStore(folder), pair) as pair_writer:
         pair_writer.commit(
             after, clip(sample_trades(30_000, 7), after), Footer(after, "{}", source="made")
         )

@@ -34,10 +34,10 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.follow import MOST_UNMERGED
+from harvester.operations.follow import MAX_UNMERGED
 from harvester.operations.run_log import latest_runs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.verify.integrity import verify
 
 # About 150 trades a second: bursts with up to 17 equal stamps.
@@ -118,7 +118,7 @@ def test_files_stay_few_and_hours_that_are_over_are_rolled_up(tmp_path: Path) ->
 
         run.run_steps(steps(), "XBTUSD", after=0)
     assert run.stored() == run.shown(market)
-    assert most_files <= MOST_UNMERGED + 12
+    assert most_files <= MAX_UNMERGED + 12
     assert run.files() <= 12
     hour_ns = 3_600 * SECOND_NS
     store = TradeStore(tmp_path)
@@ -202,7 +202,7 @@ def test_a_pair_that_becomes_unknown_ends_alone(tmp_path: Path) -> None:
 
 def test_a_pair_that_is_being_written_ends_with_status_5(tmp_path: Path) -> None:
     clock = clock_at(600)
-    with serve(QUIET, clock=clock) as exchange, writer(TradeStore(tmp_path), "ETHUSD"):
+    with serve(QUIET, clock=clock) as exchange, open_writer(TradeStore(tmp_path), "ETHUSD"):
         run = Following(tmp_path, exchange, clock)
         [result] = run.run("ETHUSD", on_event=lambda _: None)
     assert isinstance(result.error, ArchiveLocked)
@@ -417,7 +417,7 @@ def test_python_follows_until_the_token_is_cancelled(tmp_path: Path) -> None:
 def test_python_raises_the_error_that_ended_a_pair(tmp_path: Path) -> None:
     with (
         serve(BUSY, clock=clock_at(100)) as exchange,
-        writer(TradeStore(tmp_path), "XBTUSD"),
+        open_writer(TradeStore(tmp_path), "XBTUSD"),
         pytest.raises(ArchiveLocked),
     ):
         opened(exchange, tmp_path).follow("XBTUSD")

@@ -17,7 +17,7 @@ import harvester
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.verify.integrity import verify
 from harvester.verify.status import status
 
@@ -144,7 +144,7 @@ def test_a_link_to_a_folder_is_refused_by_name_by_every_reader_and_writer(
     assert archive.held() == [PAIR]
 
     def write() -> None:
-        with writer(archive, PAIR):
+        with open_writer(archive, PAIR):
             raise AssertionError("it could be written")
 
     readers: list[Callable[[], object]] = [

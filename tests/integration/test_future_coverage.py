@@ -30,7 +30,7 @@ from harvester.kraken.client import Client
 from harvester.schema import no_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, verified_rows, writer
+from harvester.storage.writer import Writer, open_writer, verified_rows
 from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
@@ -297,7 +297,7 @@ def test_a_refresh_finds_it_in_a_pair_that_is_not_listed_any_more(tmp_path: Path
         exchange.delist("ETHEUR")
         archive = TradeStore(tmp_path)
         future = Range(archive.coverage("ETHEUR")[-1].through, END_OF_TIME)
-        with writer(archive, "ETHEUR") as pair_writer:
+        with open_writer(archive, "ETHEUR") as pair_writer:
             pair_writer.commit(future, no_rows(), Footer(future, '{"altname":"ETHEUR"}'))
         nights.pass_day()
         rows = {row["pair"]: row for row in nights.refresh()["pairs"]}

@@ -18,9 +18,9 @@ import harvester
 from harvester.errors import ArchiveHasGaps
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note, gaps_in
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, END_OF_TIME, Range
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def days(first: float, last: float) -> Range:
 def made(path: Path, parts: Sequence[tuple[Range, list[candle_oracle.Row]]]) -> TradeStore:
     archive = TradeStore(path)
     pair = Pair(altname="XBTUSD", wsname="XBT/USD", pair_decimals=1)
-    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": pair}))
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": pair}))
     return hold(archive, parts)
 
 
@@ -170,7 +170,7 @@ def test_of_several_pairs_each_is_named(tmp_path: Path) -> None:
         name: Pair(altname=name, wsname=f"{name[:3]}/USD", pair_decimals=1)
         for name in ("XBTUSD", "ETHUSD")
     }
-    keep_pairs(archive.store, msgspec.json.encode(names))
+    store_pairs(archive.store, msgspec.json.encode(names))
     hold(archive, [(days(0, 1), [at(5)])], "ETHUSD")
     asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1h", "-i", "1d", "-o", str(tmp_path / "candles")]
     status, _, err = run(archive, *asked)
@@ -268,7 +268,7 @@ def test_results_have_notes_and_strict_raises(archive: TradeStore) -> None:
 def test_what_was_requested_and_is_not_there_counts_without_bounds(tmp_path: Path) -> None:
     archive = made(tmp_path, [(days(1, 2), [at(30)])])
     assert gaps_in(archive, "XBTUSD", EVER, NOW) == []
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         pair_writer.want(days(0, 3))
     assert gaps_in(archive, "XBTUSD", EVER, NOW) == [days(0, 1), days(2, 3)]
     assert gaps_in(archive, "XBTUSD", days(0, 1.5), NOW) == [days(0, 1)]

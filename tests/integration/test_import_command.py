@@ -24,14 +24,14 @@ from kraken_server import Exchange
 
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.file_scan import read_rows, scan_file
-from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.csv_import.importer import ImportOptions, SequenceImporter
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.run import import_pairs
 from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 
 DOOMED = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "crash_points.py")]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
@@ -364,8 +364,8 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
         TradeStore(tmp_path / "data"),
         ImportOptions(lambda _pair, _size: None, CancelToken()),
     )
-    with writer(archive, "XBTUSD") as pair_writer:
-        chain = FileChain(archive, Pair(altname="XBTUSD"), [part], watch)
+    with open_writer(archive, "XBTUSD") as pair_writer:
+        chain = SequenceImporter(archive, Pair(altname="XBTUSD"), [part], watch)
         with pytest.raises(DamagedFile, match="its bytes do not match its checksum"):
             chain.run(pair_writer)
     assert rows_on_disk(tmp_path / "data", "XBTUSD") == []

@@ -21,7 +21,7 @@ from harvester.schema import no_rows
 from harvester.storage import archive_files
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 NOW_NS = sample_trades.utc_ns(2024, 9, 1)
@@ -182,7 +182,7 @@ def test_a_gap_that_nothing_can_fill_goes_until_the_pair_is_listed_again(
     store = TradeStore(tmp_path / "data")
     span = Range(0, sample_trades.utc_ns(2024, 4, 1))
     named = msgspec.json.encode({"altname": "FOOUSD", "key": key}).decode()
-    with writer(store, "FOOUSD") as pair_writer:
+    with open_writer(store, "FOOUSD") as pair_writer:
         pair_writer.commit(span, no_rows(), Footer(span, named))
         pair_writer.want(span._replace(through=sample_trades.utc_ns(2024, 8, 20)))
     assert not is_complete(command)
@@ -206,7 +206,7 @@ def test_a_list_that_lacks_a_pair_hides_no_gap_of_it(
     """The exchange can't be asked, or it answers for the pair all the same."""
     exchange.add(LISTED)
     assert command("backfill", "FOOUSD", "--until", "2024-08-02").status == 0
-    with writer(TradeStore(tmp_path / "data"), "FOOUSD") as pair_writer:
+    with open_writer(TradeStore(tmp_path / "data"), "FOOUSD") as pair_writer:
         pair_writer.want(Range(0, sample_trades.utc_ns(2024, 8, 20)))
     exchange.unlisted.add("FOOUSD")
     if url is None:

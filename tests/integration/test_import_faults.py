@@ -19,10 +19,10 @@ from command_line import own_environment, run_harvester, run_program
 from harvester.csv_import.csv_files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
-from harvester.storage.archive_files import keep_pairs
+from harvester.storage.archive_files import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")
@@ -47,7 +47,7 @@ def command(tmp_path: Path) -> Any:
     """Run `harvester` in a folder of its own, with no exchange to be reached."""
     # Names that are known need no exchange.
     pairs = {name: {"altname": name} for name in ("XBTUSD", "ETHUSD", "OLDUSD")}
-    keep_pairs(TradeStore(tmp_path / "data").store, json.dumps(pairs).encode())
+    store_pairs(TradeStore(tmp_path / "data").store, json.dumps(pairs).encode())
     own = {
         "HARVESTER_API_URL": "http://127.0.0.1:9",
         "HARVESTER_DATA": str(tmp_path / "data"),
@@ -186,7 +186,7 @@ def held(folder: Path, rows: list[tuple[Any, ...]], span: Range) -> None:
         },
         schema=ROWS,
     )
-    with writer(TradeStore(folder), "XBTUSD") as pair_writer:
+    with open_writer(TradeStore(folder), "XBTUSD") as pair_writer:
         pair_writer.commit(span, batch, Footer(span, '{"altname":"XBTUSD"}'))
 
 

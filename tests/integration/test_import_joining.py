@@ -23,12 +23,12 @@ from harvester.csv_import import boundaries
 from harvester.csv_import.csv_files import KnownComplete, find, iterate_ahead
 from harvester.csv_import.file_scan import scan_file
 from harvester.csv_import.file_sequence import chains
-from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.csv_import.importer import ImportOptions, SequenceImporter
 from harvester.download.events import CancelToken
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import END_OF_TIME, Range, missing
 
 START_NS = sample_trades.utc_ns(2023, 12, 31, 23, 59, 30)
@@ -48,7 +48,7 @@ def market_of(gaps_ms: list[int]) -> Market:
 def hold(folder: Path, market: Market, spans: list[Range]) -> None:
     """Let the archive have spans as the exchange shows them."""
     rows = expected(market)
-    with writer(TradeStore(folder), "XBTUSD") as pair_writer:
+    with open_writer(TradeStore(folder), "XBTUSD") as pair_writer:
         for span in spans:
             inside = [row for row in rows if span.after < row[1] <= span.through]
             pair_writer.commit(span, batch(inside, ROWS), Footer(span, '{"altname":"XBTUSD"}'))
@@ -126,7 +126,7 @@ def test_a_range_that_an_import_turns_out_to_lack_joins_what_stays_imported(
         lost = Range(first_ns, first_ns + lost_ms[1] * 1_000_000)
         archive = TradeStore(folder)
         coverage = archive.coverage("XBTUSD")
-        with writer(archive, "XBTUSD") as pair_writer:
+        with open_writer(archive, "XBTUSD") as pair_writer:
             removed = pair_writer.uncover(lost)
         assert archive.coverage("XBTUSD") == missing(coverage, removed)
         assert missing([lost], removed) == missing([lost], coverage)
@@ -240,8 +240,8 @@ def test_consecutive_quarters_leave_no_gap(gaps: list[int], at: int) -> None:
         looked = [scan_file(member) for member in members]
         assert [len(chain) for chain in chains(looked)] == [len(files)]
         archive = TradeStore(folder)
-        with writer(archive, "XBTUSD") as pair_writer:
-            chain = FileChain(
+        with open_writer(archive, "XBTUSD") as pair_writer:
+            chain = SequenceImporter(
                 archive, PAIR, looked, ImportOptions(lambda _pair, _size: None, CancelToken())
             )
             chain.run(pair_writer)
@@ -363,7 +363,7 @@ def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> No
         for seg in archive.segments("XBTUSD")
         for provenance in archive.footer(seg).imported
     ]
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         pair_writer.compact(every=True)
     merged = [
         provenance

@@ -22,7 +22,7 @@ from harvester.download.events import BackfillResult
 from harvester.schema import ROWS, no_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.integrity import verify
 from harvester.verify.status import status
@@ -358,7 +358,7 @@ def test_verify_reports_a_first_id_above_1_behind_empty_coverage(tmp_path: Path)
     market, begin_ns = every(60, 50), START_NS + 179 * SECOND_NS
     with serve(market) as exchange:
         Backfill(exchange.url, tmp_path).only(market.altname, Range(begin_ns, END_OF_TIME))
-    with writer(TradeStore(tmp_path), market.altname) as pair_writer:
+    with open_writer(TradeStore(tmp_path), market.altname) as pair_writer:
         pair_writer.want(Range(0, begin_ns))
         footer = Footer(Range(0, begin_ns), '{"altname":"XBTUSD"}')
         pair_writer.commit(footer.range, no_rows(), footer)
@@ -386,7 +386,7 @@ def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> No
     """An outage was once taken for an empty history: the first id shows it, the gap is filled."""
     market = every(60, 50)
     covered = Range(0, START_NS + 601 * SECOND_NS)
-    with writer(TradeStore(tmp_path), market.altname) as pair_writer:
+    with open_writer(TradeStore(tmp_path), market.altname) as pair_writer:
         pair_writer.want(covered)
         pair_writer.commit(
             covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}')

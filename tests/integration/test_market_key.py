@@ -35,7 +35,7 @@ from harvester.pair_selection import (
 from harvester.schema import no_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.integrity import verify
 
@@ -215,7 +215,7 @@ def test_a_pair_that_no_list_has_is_stored_with_the_key_of_its_first_answer(tmp_
     clock = Clock(FIRST_NS + DAY_NS)
     with Exchange([replace(old, altname="LUNCUSD", wsname="LUNC/USD")], clock=clock) as exchange:
         nights = Nights(tmp_path, exchange, clock)
-        with writer(TradeStore(tmp_path), "LUNAUSD") as pair_writer:
+        with open_writer(TradeStore(tmp_path), "LUNAUSD") as pair_writer:
             pair_writer.want(Range(0, FIRST_NS))
         assert row_of(nights.refresh(), "LUNAUSD")["state"] == "complete"
         held = nights.history("LUNAUSD")
@@ -271,10 +271,10 @@ def mixed(folder: Path, *keys: str) -> TradeStore:
     archive = TradeStore(folder)
     for place, key in enumerate(keys):
         span = Range(FIRST_NS + place * 10, FIRST_NS + place * 10 + 10)
-        with writer(archive, "LUNAUSD") as pair_writer:
+        with open_writer(archive, "LUNAUSD") as pair_writer:
             # Each in an archive of its own, as no writer puts them together any more.
             alone = TradeStore(folder / f"alone{place}")
-            with writer(alone, "LUNAUSD") as other:
+            with open_writer(alone, "LUNAUSD") as other:
                 [made] = other.commit(span, no_rows(), Footer(span, spelled(key)))
             pair_writer.want(span)
             target = folder / made.path
@@ -297,7 +297,7 @@ def keys_on_disk(archive: TradeStore) -> list[tuple[int, str]]:
 def test_a_writer_refuses_the_trades_of_another_market(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
-    with writer(archive, "LUNAUSD") as pair_writer, pytest.raises(MarketChanged) as caught:
+    with open_writer(archive, "LUNAUSD") as pair_writer, pytest.raises(MarketChanged) as caught:
         pair_writer.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
     assert str(caught.value) == MESSAGE
     assert len(archive.segments("LUNAUSD")) == 1
@@ -316,7 +316,7 @@ def test_files_without_a_key_are_no_fault(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
     nameless = msgspec.json.encode(Pair(altname="LUNAUSD")).decode()
-    with writer(archive, "LUNAUSD") as pair_writer:
+    with open_writer(archive, "LUNAUSD") as pair_writer:
         pair_writer.commit(span, no_rows(), Footer(span, nameless))
         assert verify(archive, "LUNAUSD").faults == []
         pair_writer.compact(every=True)
@@ -325,7 +325,7 @@ def test_files_without_a_key_are_no_fault(tmp_path: Path) -> None:
 
 def test_a_compaction_merges_no_two_markets(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA", "OLDLUNA", "NEWLUNA", "NEWLUNA", "NEWLUNA")
-    with writer(archive, "LUNAUSD") as pair_writer:
+    with open_writer(archive, "LUNAUSD") as pair_writer:
         assert pair_writer.compact(every=True) == (5, 2)
     assert keys_on_disk(archive) == [(20, "OLDLUNA"), (30, "NEWLUNA")]
 
@@ -333,14 +333,14 @@ def test_a_compaction_merges_no_two_markets(tmp_path: Path) -> None:
 def test_a_stream_of_another_market_leaves_the_archive_as_it_was(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
-    with writer(archive, "LUNAUSD") as pair_writer, pytest.raises(MarketChanged):
+    with open_writer(archive, "LUNAUSD") as pair_writer, pytest.raises(MarketChanged):
         pair_writer.commit_stream(iter([]), lambda: Footer(span, spelled("NEWLUNA"), source="csv"))
     assert len(archive.segments("LUNAUSD")) == 1
 
 
 def test_a_pair_that_is_held_without_a_key_takes_that_of_the_exchange(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "")
-    with writer(archive, "LUNAUSD") as pair_writer:
+    with open_writer(archive, "LUNAUSD") as pair_writer:
         pair_writer.check_market("NEWLUNA")
         span = Range(FIRST_NS + 10, FIRST_NS + 20)
         pair_writer.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))

@@ -27,17 +27,17 @@ from harvester.pair_selection import (
     KnownPairs,
     PairName,
     PairSelection,
+    altname_of_known_pair,
     choose,
     choose_targets,
     known_pairs,
-    resolve_held,
-    resolve_named,
+    resolve_stored,
 )
 from harvester.query.views import write_database
 from harvester.server.responses import ApiResponder
 from harvester.storage import archive_files
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 TOKEN = Market(
@@ -100,7 +100,7 @@ def test_a_backfill_of_neither_spelling_names_both(exchange: Exchange, tmp_path:
     assert str(caught.value) == BOTH
 
 
-@pytest.mark.parametrize("find_pair", [resolve_held, resolve_named])
+@pytest.mark.parametrize("find_pair", [resolve_stored, altname_of_known_pair])
 def test_what_is_held_is_looked_up_by_the_exact_spelling(find_pair: Any, folder: Path) -> None:
     found = [find_pair(TradeStore(folder), name) for name in ("AAPLxUSD", "AAPLXUSD")]
     assert [getattr(pair, "altname", pair) for pair in found] == ["AAPLxUSD", "AAPLXUSD"]
@@ -109,7 +109,7 @@ def test_what_is_held_is_looked_up_by_the_exact_spelling(find_pair: Any, folder:
     assert str(caught.value) == BOTH
 
 
-@pytest.mark.parametrize("find_pair", [resolve_held, resolve_named])
+@pytest.mark.parametrize("find_pair", [resolve_stored, altname_of_known_pair])
 def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
     find_pair: Any, token_only: Path
 ) -> None:
@@ -120,11 +120,11 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
 def test_what_was_only_requested_is_looked_up_by_the_exact_spelling(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     for name in ROWS:
-        with writer(archive, name) as pair_writer:
+        with open_writer(archive, name) as pair_writer:
             pair_writer.want(Range(0, 10))
-    assert [resolve_named(archive, name) for name in ROWS] == list(ROWS)
+    assert [altname_of_known_pair(archive, name) for name in ROWS] == list(ROWS)
     with pytest.raises(AmbiguousPair) as caught:
-        resolve_named(archive, "aaplxusd")
+        altname_of_known_pair(archive, "aaplxusd")
     assert str(caught.value) == BOTH
 
 
@@ -266,7 +266,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
     monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
     with (
         pytest.raises(ArchiveUnwritable) as caught,
-        writer(TradeStore(tmp_path), "AAPLXUSD"),
+        open_writer(TradeStore(tmp_path), "AAPLXUSD"),
     ):
         pass
     assert sorted(tmp_path.rglob("*")) == before
@@ -289,7 +289,7 @@ def test_on_a_disk_that_ignores_case_a_pair_that_another_run_just_wrote_is_seen(
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire_late)
     with (
         pytest.raises(ArchiveUnwritable, match="can't be stored next to AAPLxUSD"),
-        writer(TradeStore(tmp_path), "AAPLXUSD"),
+        open_writer(TradeStore(tmp_path), "AAPLXUSD"),
     ):
         pass
 
@@ -299,7 +299,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
 ) -> None:
     (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
     monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
-    with writer(TradeStore(tmp_path), "AAPLxUSD") as pair_writer:
+    with open_writer(TradeStore(tmp_path), "AAPLxUSD") as pair_writer:
         assert pair_writer.pair == "AAPLxUSD"
 
 

@@ -16,7 +16,13 @@ from kraken_server import Exchange
 from harvester import config
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
-from harvester.pair_selection import PairName, PairSelection, choose, resolve_held, resolve_named
+from harvester.pair_selection import (
+    PairName,
+    PairSelection,
+    altname_of_known_pair,
+    choose,
+    resolve_stored,
+)
 from harvester.storage.trade_store import TradeStore
 
 
@@ -151,5 +157,5 @@ def test_an_altname_is_resolved_without_listing_all_other_pairs(
 ) -> None:
     archive = archive_of(tmp_path, PLAIN)
     monkeypatch.setattr(TradeStore, "held", lambda _self: pytest.fail("all pairs were listed"))
-    assert resolve_held(archive, "XBTUSD").wsname == "XBT/USD"
-    assert resolve_named(archive, "XBTUSD") == "XBTUSD"
+    assert resolve_stored(archive, "XBTUSD").wsname == "XBT/USD"
+    assert altname_of_known_pair(archive, "XBTUSD") == "XBTUSD"

@@ -22,7 +22,7 @@ from harvester.download.events import Day, PageRead, Replaced
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range
 from harvester.verify.integrity import verify
 
@@ -74,7 +74,7 @@ def test_compaction_leaves_imported_and_downloaded_trades_apart(started: Any) ->
     scenario = started(TRADES)
     scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
     scenario.fill()
-    with writer(TradeStore(scenario.folder), PAIR) as writing:
+    with open_writer(TradeStore(scenario.folder), PAIR) as writing:
         writing.compact(every=True)
     assert scenario.sources() == ["api", "csv", "api"]
     imported = TradeStore(scenario.folder).segments(PAIR)[1].range
@@ -85,7 +85,7 @@ def test_compaction_leaves_imported_and_downloaded_trades_apart(started: Any) ->
         call for call in scenario.exchange.calls[calls:] if call.rows and "since" in call.params
     ]
     assert min(int(call.params["since"]) for call in pages) >= imported.after - 2 * SECOND_NS
-    with writer(TradeStore(scenario.folder), PAIR) as writing:
+    with open_writer(TradeStore(scenario.folder), PAIR) as writing:
         writing.compact(every=True)
     assert scenario.sources() == ["api"]
     scenario.check()
@@ -467,7 +467,7 @@ def test_files_that_round_differently_are_no_difference(started: Any) -> None:
     scenario = started(trades)
     scenario.take_in(csv_files.seven_columns(trades[half - 1 :]))
     scenario.take_in(csv_files.three_columns(trades, "up"), KnownComplete(0))
-    with writer(TradeStore(scenario.folder), PAIR) as pair_writer:
+    with open_writer(TradeStore(scenario.folder), PAIR) as pair_writer:
         pair_writer.compact(every=True)
     assert len(imported_paths(scenario.folder)) == 1
     done = scenario.redownload()
@@ -639,7 +639,7 @@ def test_of_an_imported_and_a_downloaded_segment_of_one_range_the_downloaded_one
     archive.write_database(tmp_path / "views.db")
     with duckdb.connect(str(tmp_path / "views.db"), read_only=True) as connection:
         assert connection.sql(count).fetchall() == [(len(TRADES), expected_sum)]
-    with writer(TradeStore(scenario.folder), PAIR):
+    with open_writer(TradeStore(scenario.folder), PAIR):
         pass
     assert imported_paths(scenario.folder) == []
     scenario.check()

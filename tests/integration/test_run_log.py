@@ -186,7 +186,7 @@ def test_where_the_run_failed_the_record_is_not_complained_of(archive: TradeStor
 def test_a_large_log_keeps_its_newest_half(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_log, "MOST_BYTES", 4_000)
+    monkeypatch.setattr(run_log, "MAX_BYTES", 4_000)
     sizes = []
     for number in range(20):
         with record_run(archive, f"run {number}", {}, settings(), warned):

@@ -32,7 +32,7 @@ from harvester.query.result import Result, batch_stream, source_of_sql
 from harvester.query.sql import connect_views
 from harvester.query.views import write_database
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range, parse_interval
 
 COLUMNS = {
@@ -418,7 +418,7 @@ def test_a_database_stays_right_as_the_archive_grows(tmp_path: Path) -> None:
     hold(archive, cut(BUSY, [0, BUSY[400][1]]))
     [(early,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
     hold(archive, cut(BUSY, [BUSY[400][1], BUSY[-1][1]]))
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         pair_writer.compact(every=True)
     [(late,)] = connection.sql("SELECT count(*) FROM tape('XBTUSD')").fetchall()
     assert early == len([row for row in BUSY if row[1] <= BUSY[400][1]])

@@ -22,7 +22,7 @@ from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 from harvester.verify.integrity import verify
 
@@ -87,7 +87,7 @@ def rolled(harmed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     `verify` computes them again in many parts.
     """
     monkeypatch.setattr(sql, "_PART_ROWS", 50)
-    with writer(TradeStore(harmed), "XBTUSD") as pair_writer:
+    with open_writer(TradeStore(harmed), "XBTUSD") as pair_writer:
         roll_up(pair_writer, parse_levels(["1m", "1h"]))
     return harmed
 

@@ -35,11 +35,11 @@ from harvester.query import candles
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, ResultSource
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive_files import keep_pairs, want
+from harvester.storage.archive_files import store_pairs, want
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import PairFile
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 YEARS = list(expected(sample_trades.market(sample_trades.new_years(each=200))))
@@ -52,14 +52,14 @@ def filled(path: Path, *, rolled: bool = False) -> harvester.Archive:
     turns = [candle_oracle.midnight_ns(date(year, 1, 1)) - 1 for year in (2019, 2020, 2022, 2023)]
     hold(Disk(path), cut(YEARS, sorted({0, *turns, *stamps[::80], stamps[-1] + DAY})))
     if rolled:
-        with writer(Disk(path), "XBTUSD") as pair_writer:
+        with open_writer(Disk(path), "XBTUSD") as pair_writer:
             roll_up(pair_writer, parse_levels(["1h"]))
     return harvester.open(path)
 
 
 def compact(path: str) -> None:
     """Merge all that can be, so that files go."""
-    with writer(Disk(path), "XBTUSD") as pair_writer:
+    with open_writer(Disk(path), "XBTUSD") as pair_writer:
         before, after = pair_writer.compact(every=True)
     assert after < before
 
@@ -349,7 +349,7 @@ def test_a_candle_query_lists_its_files_for_its_pair_its_notes_and_its_rows_once
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = filled(tmp_path, rolled=True)
-    keep_pairs(LocalStore(tmp_path), b'{"XBTUSD": {"altname": "XBTUSD"}}')
+    store_pairs(LocalStore(tmp_path), b'{"XBTUSD": {"altname": "XBTUSD"}}')
     want(LocalStore(tmp_path), "XBTUSD", Range(0, DAY))
     trades, rollups = "trades/pair=XBTUSD", "candles/interval=1h/pair=XBTUSD"
     files, listed = LocalStore.files, list[str]()

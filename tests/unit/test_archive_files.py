@@ -196,6 +196,6 @@ def test_ranges_that_were_put_in_another_order_by_hand_count(store: LocalStore) 
 
 def test_what_names_are_resolved_with_is_kept(store: LocalStore) -> None:
     assert store.read("pairs.json") is None
-    archive_files.keep_pairs(store, b'{"XBTUSD":{"altname":"XBTUSD"}}')
+    archive_files.store_pairs(store, b'{"XBTUSD":{"altname":"XBTUSD"}}')
     assert json.loads(store.read("pairs.json") or b"") == {"XBTUSD": {"altname": "XBTUSD"}}
     assert store.files("staging") == []

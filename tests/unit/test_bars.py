@@ -24,7 +24,7 @@ from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesN
 from harvester.query.bars import BYS, MAX_WAITING_BATCHES, BarQuery, By, bar_batches, parse_size
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range, union
 
 PAIR = "XBTUSD"
@@ -77,7 +77,7 @@ def counted_between_gaps(
 def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
     """An archive of these segments."""
     archive = TradeStore(folder)
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         for span, rows in parts:
             made = [dict(zip(NAMES, row, strict=True)) for row in rows]
             batch = pa.RecordBatch.from_pylist(made, schema=schema.ROWS)

@@ -14,7 +14,7 @@ from candle_cases import PAIR, cut, hold
 from kraken_market import expected
 
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range, parse_moment, range_between
 from harvester.verify.integrity import digests
 from harvester.verify.reports import Digest
@@ -79,7 +79,7 @@ def test_a_digest_does_not_depend_on_the_boundaries_of_segments(
     truth = digests(archive_of(tmp_path / "a", [100, 200]), PAIR)
     archive = archive_of(tmp_path / "b", places)
     assert digests(archive, PAIR) == truth
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
     assert digests(TradeStore(tmp_path / "b"), PAIR, workers=1) == truth
 

@@ -21,7 +21,7 @@ from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import Range, missing
 
 PAIR = "XBTUSD"
@@ -61,7 +61,7 @@ def test_what_a_killed_import_leaves_between_its_segments_is_a_gap(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "data"
-    with writer(TradeStore(folder), PAIR) as pair_writer:
+    with open_writer(TradeStore(folder), PAIR) as pair_writer:
         pair_writer.want(Range(0, YEARS[0][0].true_ns // 2))
     seen = []
 

@@ -20,7 +20,7 @@ from harvester.csv_import.stored_check import KeyedRows, Rounding, RoundingCount
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 START_S = 1_600_000_000
@@ -120,7 +120,7 @@ def test_what_is_measured_lies_well_inside_of_what_is_held_and_is_no_more_than_a
         for at in range(START_S, START_S + 100)
     ]
     archive = TradeStore(tmp_path)
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         for first, last in ((10, 20), (50, 90)):
             held = Range((START_S + first) * SECOND_NS, (START_S + last) * SECOND_NS)
             inside = [row for row in rows if held.after < row[1] <= held.through]

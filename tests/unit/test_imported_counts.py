@@ -23,7 +23,7 @@ def api(
         "last_trade_id": last,
         "lead": without_ids,
         "trail": without_ids,
-        "unasked_jumps": unconfirmed,
+        "unconfirmed_id_gaps": unconfirmed,
     }
 
 
@@ -39,7 +39,7 @@ def found(
     confirmed = tuple(ConfirmedIdGap(*id_gap) for id_gap in confirmed_id_gaps)
     bounds = pairwise(range(after, after + 10 * len(segments) + 1, 10))
     footers = [
-        Footer(Range(*ends), "", jumps=confirmed, **fields)
+        Footer(Range(*ends), "", confirmed_id_gaps=confirmed, **fields)
         for fields, ends in zip(segments, bounds, strict=True)
     ]
     return [
@@ -101,6 +101,8 @@ def test_where_ids_skip_all_the_time_too_few_trades_prove_nothing() -> None:
 
 def test_nothing_is_known_across_a_gap_in_coverage() -> None:
     left = Footer(Range(0, 10), "", first_trade_id=1, last_trade_id=10, rows=10)
-    imported = Footer(Range(11, 20), "", "csv", rows=1, lead=1, trail=1)
+    imported = Footer(
+        Range(11, 20), "", "csv", rows=1, rows_before_first_id=1, rows_after_last_id=1
+    )
     right = Footer(Range(20, 30), "", first_trade_id=21, last_trade_id=30, rows=10)
     assert wrong_counts([left, imported, right]) == []

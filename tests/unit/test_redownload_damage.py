@@ -16,7 +16,7 @@ from redownloads import PAIR, TRADES, aside, imported_paths, started
 import harvester
 from harvester.csv_import import redownload
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 
 __all__ = ["started"]
 
@@ -112,7 +112,7 @@ def test_what_a_crash_left_of_a_replacement_is_kept_where_the_downloaded_file_is
     paths = [scenario.folder / s.path for s in TradeStore(scenario.folder).segments(PAIR)]
     [merged] = [other for other in paths if other != path]
     harm(merged)
-    with writer(TradeStore(scenario.folder), PAIR):
+    with open_writer(TradeStore(scenario.folder), PAIR):
         assert path.read_bytes() == imported
 
 

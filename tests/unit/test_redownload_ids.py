@@ -20,7 +20,7 @@ from harvester.download import completeness
 from harvester.errors import ImportIncomplete
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import DAY, Range
 from harvester.verify.integrity import verify
 
@@ -34,25 +34,25 @@ def footers(folder: Path) -> list[Footer]:
 
 def excused(folder: Path) -> int:
     """How many skips of ids are excused, wherever they are."""
-    return sum(each.unasked_jumps for each in footers(folder))
+    return sum(each.unconfirmed_id_gaps for each in footers(folder))
 
 
 def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
     """How many id gaps of the true trades are not on record as confirmed."""
-    known = {tuple(id_gap) for each in footers(folder) for id_gap in each.jumps}
+    known = {tuple(id_gap) for each in footers(folder) for id_gap in each.confirmed_id_gaps}
     ids = [each.trade_id or 0 for each in trades]
     return sum(here - before > 1 and (before, here) not in known for before, here in pairwise(ids))
 
 
 def merged(folder: Path) -> None:
-    with writer(TradeStore(folder), PAIR) as pair_writer:
+    with open_writer(TradeStore(folder), PAIR) as pair_writer:
         pair_writer.compact(every=True)
 
 
 def lose(folder: Path, ids: Iterable[int]) -> None:
     """Take trades out of their segments, the footers agreeing with what is left."""
     archive, gone = TradeStore(folder), set(ids)
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         for segment in archive.segments(PAIR):
             batches = archive.scan(PAIR, segment.range)
             if gone & {
@@ -94,7 +94,7 @@ def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) ->
     scenario.take_in(csv_files.seven_columns(file))
     scenario.backfill().run(PAIR)
     merged(scenario.folder)
-    assert [(footer.source, footer.unasked_jumps) for footer in footers(scenario.folder)] == [
+    assert [(footer.source, footer.unconfirmed_id_gaps) for footer in footers(scenario.folder)] == [
         ("api", 0),
         ("csv", 100),
         ("api", 0),
@@ -121,7 +121,7 @@ def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> 
     assert [each.source for each in footers(scenario.folder)][:2] == ["api", "csv"]
     assert (id_faults(scenario.folder), excused(scenario.folder)) == ([], 0)
     [lost] = alone(trades[:59], 1)
-    with writer(TradeStore(scenario.folder), PAIR) as writing:
+    with open_writer(TradeStore(scenario.folder), PAIR) as writing:
         lose_of(writing, TradeStore(scenario.folder).segments(PAIR)[0], [lost])
     assert id_faults(scenario.folder) == [
         f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
@@ -155,7 +155,7 @@ def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> 
     merged(scenario.folder)
     found = footers(scenario.folder)
     assert [footer.source for footer in found] == ["api", "csv", "api"]
-    assert sum(len(footer.across_files) for footer in found) == 1
+    assert sum(len(footer.id_gaps_across_imports) for footer in found) == 1
     assert excused(scenario.folder) == 0
     [lost] = alone(TRADES[4_500:], 1)
     lose(scenario.folder, [lost])
@@ -180,9 +180,9 @@ def test_id_gaps_of_the_exchange_stay_on_record(started: Any, chance: float) -> 
     scenario.check()
     found = footers(scenario.folder)
     # The id gap at an end of what was downloaded again is on record on both sides of it.
-    confirmed = {id_gap for each in found for id_gap in each.jumps}
+    confirmed = {id_gap for each in found for id_gap in each.confirmed_id_gaps}
     assert len(confirmed) + excused(scenario.folder) == skips
-    assert bool(sum(each.unasked_jumps for each in found)) == (chance == 0.5)
+    assert bool(sum(each.unconfirmed_id_gaps for each in found)) == (chance == 0.5)
 
 
 def test_frequent_id_gaps_stay_excused_where_two_years_of_a_file_touch(started: Any) -> None:
@@ -218,7 +218,7 @@ def test_a_confirmed_id_gap_stays_with_its_trades(started: Any) -> None:
     scenario.take_in(file, KnownComplete(0, sample_trades.utc_ns(2024, 6, 1) // SECOND_NS))
     assert scenario.backfill().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
     merged(scenario.folder)
-    assert [(each.source, each.jumps) for each in footers(scenario.folder)] == [
+    assert [(each.source, each.confirmed_id_gaps) for each in footers(scenario.folder)] == [
         ("api", (ConfirmedIdGap(3, 104),)),
         ("csv", ()),
     ]
@@ -226,7 +226,9 @@ def test_a_confirmed_id_gap_stays_with_its_trades(started: Any) -> None:
     merged(scenario.folder)
     scenario.check()
     archive = TradeStore(scenario.folder)
-    assert [(each.year, archive.footer(each).jumps) for each in archive.segments(PAIR)] == [
+    assert [
+        (each.year, archive.footer(each).confirmed_id_gaps) for each in archive.segments(PAIR)
+    ] == [
         (2023, (ConfirmedIdGap(3, 104),)),
         (2024, ()),
     ]
@@ -275,7 +277,7 @@ def test_an_id_gap_across_a_gap_without_trades_is_on_record(started: Any) -> Non
     for span in (Range(0, left), Range(right, NOW_NS), Range(0, NOW_NS)):
         assert scenario.backfill().only(PAIR, span=span).exit_status == 0
     assert id_faults(scenario.folder) == []
-    assert {id_gap for each in footers(scenario.folder) for id_gap in each.jumps} == {
+    assert {id_gap for each in footers(scenario.folder) for id_gap in each.confirmed_id_gaps} == {
         ConfirmedIdGap(500, 508)
     }
 

@@ -37,7 +37,7 @@ from harvester.query.plan import FILLS, plan_query, split_query
 from harvester.query.rollups import RollupReport, parse_levels
 from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range, parse_interval
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def test_a_bucket_that_two_segments_share_is_in_both(tmp_path: Path) -> None:
 def test_compaction_takes_the_rollups_of_what_it_merged(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     rolled(archive)
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
     assert archive.rollups(PAIR) == []
     assert list(tmp_path.glob("candles/**/*.parquet")) == []
@@ -287,7 +287,7 @@ def test_what_a_crash_left_without_a_segment_is_swept(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     rolled(archive)
     (archive.root / archive.segments(PAIR)[0].path).unlink()
-    with writer(archive, PAIR):
+    with open_writer(archive, PAIR):
         pass
     assert [rollup.interval for rollup in archive.rollups(PAIR)] == ["1h", "1m"]
 

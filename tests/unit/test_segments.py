@@ -212,7 +212,9 @@ def test_all_files_have_one_schema(tmp_path: Path, kind: str) -> None:
 
 def test_the_footer_describes_the_rows_of_the_segment(tmp_path: Path) -> None:
     rows = [(None, 5, 0, *REST), (7, 6, 0, *REST), (9, 6, 1, *REST), (None, 8, 0, *REST)]
-    given = Footer(Range(4, 9), "{}", cursor="0000000000000000008", jumps=(ConfirmedIdGap(7, 9),))
+    given = Footer(
+        Range(4, 9), "{}", cursor="0000000000000000008", confirmed_id_gaps=(ConfirmedIdGap(7, 9),)
+    )
     store, staged, full = written(tmp_path, rows, given)
     assert full == Footer(
         range=Range(4, 9),
@@ -222,9 +224,9 @@ def test_the_footer_describes_the_rows_of_the_segment(tmp_path: Path) -> None:
         rows=4,
         first_trade_id=7,
         last_trade_id=9,
-        lead=1,
-        trail=1,
-        jumps=(ConfirmedIdGap(7, 9),),
+        rows_before_first_id=1,
+        rows_after_last_id=1,
+        confirmed_id_gaps=(ConfirmedIdGap(7, 9),),
         checksum=checksum(rows),
     )
     assert read_footer(store, staged) == full
@@ -233,7 +235,7 @@ def test_the_footer_describes_the_rows_of_the_segment(tmp_path: Path) -> None:
 def test_a_plain_reader_finds_the_footer_as_text(tmp_path: Path) -> None:
     rows = [(7, 5, 0, *REST)]
     footer = Footer(
-        Range(4, 9), '{"altname":"XBTUSD"}', source="csv", jumps=(ConfirmedIdGap(6, 7),)
+        Range(4, 9), '{"altname":"XBTUSD"}', source="csv", confirmed_id_gaps=(ConfirmedIdGap(6, 7),)
     )
     store, staged, _ = written(tmp_path, rows, footer)
     found = {
@@ -252,7 +254,7 @@ def test_a_plain_reader_finds_the_footer_as_text(tmp_path: Path) -> None:
         "harvester.last_trade_id": "7",
         "harvester.rows_before_first_id": "0",
         "harvester.rows_after_last_id": "0",
-        "harvester.jumps": "[[6,7]]",
+        "harvester.confirmed_id_gaps": "[[6,7]]",
         "harvester.jumps_not_asked_for": "0",
         "harvester.rows_sha256": checksum(rows),
     }
@@ -261,7 +263,12 @@ def test_a_plain_reader_finds_the_footer_as_text(tmp_path: Path) -> None:
 def test_rows_without_any_id_are_all_counted_before_and_after_the_ids(tmp_path: Path) -> None:
     rows = [(None, at, 0, *REST) for at in (5, 6, 7)]
     _, _, full = written(tmp_path, rows, Footer(Range(4, 9), "{}"))
-    assert (full.first_trade_id, full.last_trade_id, full.lead, full.trail) == (None, None, 3, 3)
+    assert (
+        full.first_trade_id,
+        full.last_trade_id,
+        full.rows_before_first_id,
+        full.rows_after_last_id,
+    ) == (None, None, 3, 3)
 
 
 def test_rows_before_the_first_and_after_the_last_id_are_counted_over_row_groups(
@@ -271,7 +278,12 @@ def test_rows_before_the_first_and_after_the_last_id_are_counted_over_row_groups
     ids = [None, None, None, 4, 5, None, None, None]
     rows = [(trade_id, at, 0, *REST) for at, trade_id in enumerate(ids, 1)]
     _, _, full = written(tmp_path, rows, Footer(Range(0, 9), "{}"))
-    assert (full.first_trade_id, full.last_trade_id, full.lead, full.trail) == (4, 5, 3, 3)
+    assert (
+        full.first_trade_id,
+        full.last_trade_id,
+        full.rows_before_first_id,
+        full.rows_after_last_id,
+    ) == (4, 5, 3, 3)
 
 
 REST = expected(sample_trades.market(sample_trades.xbtusd_like(1)))[0][3:]

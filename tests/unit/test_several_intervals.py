@@ -20,7 +20,7 @@ from harvester.query.candles import QuerySession, batches_by_interval, run_share
 from harvester.query.plan import FILLS, CandleQuery
 from harvester.query.sql import connect
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range, parse_interval, union
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def test_a_compaction_between_two_lengths_changes_nothing(tmp_path: Path) -> Non
     for interval, batches in found:
         made.append(pa.Table.from_batches(batches))
         if interval.text == "1m":
-            with writer(TradeStore(tmp_path), PAIR) as pair_writer:
+            with open_writer(TradeStore(tmp_path), PAIR) as pair_writer:
                 pair_writer.compact(every=True)
     assert len(archive.segments(PAIR)) < 6
     assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
@@ -271,7 +271,7 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
         made = plan.plan_query(*of)
         if not is_compacted:
             is_compacted.append(True)
-            with writer(TradeStore(tmp_path), PAIR) as pair_writer:
+            with open_writer(TradeStore(tmp_path), PAIR) as pair_writer:
                 pair_writer.compact(every=True)
         return made
 

@@ -22,7 +22,7 @@ from harvester.storage import parquet_files as segments_module
 from harvester.storage import trade_store as module
 from harvester.storage.segment import Footer, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 __all__ = ["archive"]
@@ -88,7 +88,7 @@ def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_i
     if raw is not None:
         archive.store.write(f"wanted/{PAIR}.json", raw, PAIR)
     assert (archive.wanted(PAIR), archive.gaps(PAIR)) == ([Range(5, 35)], [Range(10, 20)])
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.want(Range(40, 50))
     assert archive.gaps(PAIR) == [Range(10, 20), Range(40, 50)]
 
@@ -158,7 +158,7 @@ def test_a_scan_under_way_survives_a_compaction(archive: TradeStore) -> None:
     split(archive)
     reader = archive.scan(PAIR)
     first = seen(iter([next(reader)]))
-    with writer(TradeStore(archive.root), PAIR) as pair_writer:
+    with open_writer(TradeStore(archive.root), PAIR) as pair_writer:
         assert pair_writer.compact(every=True) == (3, 1)
     assert first + seen(reader) == places(ROWS, Range(0, 40))
 
@@ -168,7 +168,7 @@ def test_a_scan_that_listed_before_a_compaction_lists_again(
 ) -> None:
     split(archive)
     listed = archive.segments(PAIR)
-    with writer(TradeStore(archive.root), PAIR) as pair_writer:
+    with open_writer(TradeStore(archive.root), PAIR) as pair_writer:
         pair_writer.compact(every=True)
     real, listings = archive.segments, [listed]
     monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())
@@ -218,7 +218,7 @@ def test_queries_during_a_compaction_have_the_same_results(
     """As one span of a pair does, at its ends, while the segments of another are merged."""
     split(archive)
     want, listed = ASKED[name](archive), archive.segments(PAIR)
-    with writer(TradeStore(archive.root), PAIR) as pair_writer:
+    with open_writer(TradeStore(archive.root), PAIR) as pair_writer:
         pair_writer.compact(every=True)
     archive.forget_pair(PAIR)
     real, listings = archive.segments, [listed]

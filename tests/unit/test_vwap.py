@@ -19,7 +19,7 @@ from harvester.query.bars import BarQuery, bar_batches, parse_size
 from harvester.query.candle_sql import with_vwap
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import writer
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 UNIT = Decimal("1e-10")
@@ -43,7 +43,7 @@ def vwaps(archive: TradeStore, trades: int) -> dict[str, float | None]:
         "bar": bar["vwap"],
         "sql": found.fetchall()[0][0],
     }
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         roll_up(pair_writer, parse_levels(["1m"]))
     return made | {"roll-ups": answer(ohlc(archive, ask("1h")))[0]["vwap"]}
 

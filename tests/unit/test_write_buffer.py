@@ -19,7 +19,7 @@ from harvester.schema import ROWS
 from harvester.storage.id_gaps import IdGap
 from harvester.storage.segment import ConfirmedIdGap
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import END_OF_TIME, Range
 
 TARGET = "{}/trades/pair=A/year=1970/0000000000000000000-0000000000000000001.parquet"
@@ -51,7 +51,7 @@ def backlog_of(*buffers: WriteBuffer, most_rows: int) -> MemoryBudget:
 def test_a_flush_writes_only_complete_rows(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     events: list[Event] = []
-    with writer(archive, "A") as pair_writer:
+    with open_writer(archive, "A") as pair_writer:
         buffer = buffer_of(pair_writer, events)
         buffer.add(rows(1, 2, 3, 3), 2)
         asyncio.run(buffer.flush())
@@ -67,7 +67,7 @@ def test_rows_left_by_a_flush_are_written_with_the_next(tmp_path: Path) -> None:
         buffer.add(rows(4), 9)
         await buffer.flush()
 
-    with writer(archive, "A") as pair_writer:
+    with open_writer(archive, "A") as pair_writer:
         buffer = buffer_of(pair_writer)
         buffer.add(rows(1, 2, 3, 3), 2)
         asyncio.run(both(buffer))
@@ -81,7 +81,7 @@ def test_an_id_gap_at_the_end_of_the_range_is_recorded_in_the_last_segment(
     """A flush in the background may be the one that reaches up to there."""
     archive = TradeStore(tmp_path)
     inside, at_end = IdGap(3, 6, 3, 6), IdGap(6, 9, 6, END_OF_TIME)
-    with writer(archive, "A") as pair_writer:
+    with open_writer(archive, "A") as pair_writer:
         buffer = buffer_of(pair_writer)
         buffer.note([inside], [inside])
         buffer.add(rows(1, 2, 3), 4)
@@ -91,7 +91,7 @@ def test_an_id_gap_at_the_end_of_the_range_is_recorded_in_the_last_segment(
         asyncio.run(buffer.flush())
         asyncio.run(buffer.flush(final=True))
     footers = [archive.footer(segment) for segment in archive.segments("A")]
-    assert [(each.jumps, each.unasked_jumps) for each in footers] == [
+    assert [(each.confirmed_id_gaps, each.unconfirmed_id_gaps) for each in footers] == [
         ((), 0),
         ((ConfirmedIdGap(3, 6), ConfirmedIdGap(6, 9)), 2),
     ]
@@ -105,13 +105,13 @@ def test_an_id_gap_is_recorded_in_the_segment_of_the_trade_behind_it(tmp_path: P
         buffer.add(rows(7), 9)
         await buffer.flush()
 
-    with writer(archive, "A") as pair_writer:
+    with open_writer(archive, "A") as pair_writer:
         buffer = buffer_of(pair_writer)
         buffer.add(rows(1, 2), 5)
         buffer.cursor = "1"
         buffer.note([IdGap(2, 7, 2, 7)])
         asyncio.run(both(buffer))
-    recorded = [archive.footer(segment).jumps for segment in archive.segments("A")]
+    recorded = [archive.footer(segment).confirmed_id_gaps for segment in archive.segments("A")]
     assert recorded == [(), (ConfirmedIdGap(2, 7),)]
 
 
@@ -121,7 +121,7 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise ArchiveUnwritable("the disk is full")
 
-    with writer(archive, "A") as pair_writer:
+    with open_writer(archive, "A") as pair_writer:
         buffer = buffer_of(pair_writer)
         buffer.add(rows(1, 2, 3), 3)
         with monkeypatch.context() as patched:
@@ -135,8 +135,8 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_downloads_wait_while_too_many_rows_are_buffered(tmp_path: Path) -> None:
     with (
-        writer(TradeStore(tmp_path), "A") as pair_writer,
-        writer(TradeStore(tmp_path), "B") as other,
+        open_writer(TradeStore(tmp_path), "A") as pair_writer,
+        open_writer(TradeStore(tmp_path), "B") as other,
     ):
         small, large = buffer_of(pair_writer), buffer_of(other)
 
@@ -154,8 +154,8 @@ def test_near_the_limit_the_largest_buffer_is_written_while_downloads_continue(
     tmp_path: Path,
 ) -> None:
     with (
-        writer(TradeStore(tmp_path), "A") as pair_writer,
-        writer(TradeStore(tmp_path), "B") as other,
+        open_writer(TradeStore(tmp_path), "A") as pair_writer,
+        open_writer(TradeStore(tmp_path), "B") as other,
     ):
         written = asyncio.Event()
         small = buffer_of(pair_writer)
@@ -174,7 +174,7 @@ def test_near_the_limit_the_largest_buffer_is_written_while_downloads_continue(
 
 
 def test_well_below_the_limit_nothing_is_written(tmp_path: Path) -> None:
-    with writer(TradeStore(tmp_path), "A") as pair_writer:
+    with open_writer(TradeStore(tmp_path), "A") as pair_writer:
         buffer = buffer_of(pair_writer)
 
         async def go() -> bool:
@@ -189,7 +189,7 @@ def test_well_below_the_limit_nothing_is_written(tmp_path: Path) -> None:
 
 def test_while_a_buffer_is_written_the_next_largest_is_chosen(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
-    with writer(archive, "A") as pair_writer, writer(archive, "B") as other:
+    with open_writer(archive, "A") as pair_writer, open_writer(archive, "B") as other:
         small, large = buffer_of(pair_writer), buffer_of(other)
 
         async def go() -> None:
@@ -209,7 +209,7 @@ def test_while_a_buffer_is_written_the_next_largest_is_chosen(tmp_path: Path) ->
 def test_an_error_of_a_flush_by_another_download_is_raised_by_the_buffers_own_download(
     tmp_path: Path,
 ) -> None:
-    with writer(TradeStore(tmp_path), "A") as pair_writer:
+    with open_writer(TradeStore(tmp_path), "A") as pair_writer:
         buffer = buffer_of(pair_writer)
 
         async def go() -> None:
@@ -226,7 +226,7 @@ def test_an_error_of_a_flush_by_another_download_is_raised_by_the_buffers_own_do
 
 
 def test_a_removed_buffer_is_not_counted(tmp_path: Path) -> None:
-    with writer(TradeStore(tmp_path), "A") as pair_writer:
+    with open_writer(TradeStore(tmp_path), "A") as pair_writer:
         buffer = buffer_of(pair_writer)
 
         async def go() -> None:
@@ -273,8 +273,8 @@ def test_files_of_one_pair_at_a_time_are_merged(
         return during
 
     with (
-        writer(TradeStore(tmp_path), "A") as pair_writer,
-        writer(TradeStore(tmp_path), "B") as other,
+        open_writer(TradeStore(tmp_path), "A") as pair_writer,
+        open_writer(TradeStore(tmp_path), "B") as other,
     ):
         during = asyncio.run(go(pair_writer, other))
     assert (during, begun) == (["A"], ["A", "B"])

@@ -21,12 +21,12 @@ from segment_rows import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
-from harvester.storage.archive_files import QuarantineNote, keep_pairs
+from harvester.storage.archive_files import QuarantineNote, store_pairs
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import stage_segment
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import Range
 
 PAIR = "XBTUSD"
@@ -51,7 +51,7 @@ def commit(
 
 def committed(archive: TradeStore, trade_rows: list[Row], spans: list[Range]) -> None:
     """Commit rows range by range."""
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         for span in spans:
             commit(pair_writer, span, trade_rows)
 
@@ -114,7 +114,7 @@ def test_any_trades_in_any_segments_are_read_back_before_and_after_compaction(
     spans = cuts(trade_rows, number) if trade_rows else [Range(0, 10)]
     committed(archive, trade_rows, spans)
     assert held(archive) == trade_rows
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
     assert held(archive) == trade_rows
     assert archive.coverage(PAIR) == [Range(spans[0].after, spans[-1].through)]
@@ -179,12 +179,12 @@ def test_an_id_gap_is_recorded_in_both_segments_beside_it(archive: TradeStore) -
         (number, at, 0, *HISTORY[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
     id_gaps = (ConfirmedIdGap(1, 5), ConfirmedIdGap(5, 9), ConfirmedIdGap(9, 20))
-    with writer(archive, PAIR) as pair_writer:
-        footer = Footer(Range(0, 1), "{}", jumps=id_gaps, unasked_jumps=3)
+    with open_writer(archive, PAIR) as pair_writer:
+        footer = Footer(Range(0, 1), "{}", confirmed_id_gaps=id_gaps, unconfirmed_id_gaps=3)
         commit(pair_writer, Range(turn - 10, turn + 10), trade_rows, footer)
     footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
-    assert [written.jumps for written in footers] == [id_gaps[:2], id_gaps[1:]]
-    assert sum(written.unasked_jumps for written in footers) == 3
+    assert [written.confirmed_id_gaps for written in footers] == [id_gaps[:2], id_gaps[1:]]
+    assert sum(written.unconfirmed_id_gaps for written in footers) == 3
 
 
 def test_counted_id_gaps_are_recorded_in_the_segments_that_have_them(
@@ -195,17 +195,17 @@ def test_counted_id_gaps_are_recorded_in_the_segments_that_have_them(
     trade_rows: list[Row] = [
         (number, at, 0, *HISTORY[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
-    with writer(archive, PAIR) as pair_writer:
-        footer = Footer(Range(0, 1), "{}", unasked_jumps=4)
+    with open_writer(archive, PAIR) as pair_writer:
+        footer = Footer(Range(0, 1), "{}", unconfirmed_id_gaps=4)
         commit(pair_writer, Range(turn - 10, turn + 10), trade_rows, footer)
     footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
-    assert [written.unasked_jumps for written in footers] == [1, 3]
+    assert [written.unconfirmed_id_gaps for written in footers] == [1, 3]
 
 
 def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: TradeStore) -> None:
     span = Range(HISTORY[0][1] - 1, HISTORY[-1][1])
     footer = Footer(Range(0, 1), "{}", source="csv", cursor="1705792331777820800", rows=99)
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         commit(pair_writer, span, HISTORY, footer)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
@@ -228,7 +228,7 @@ def test_rows_outside_the_range_or_out_of_order_are_an_error(
 ) -> None:
     rows: list[Row] = [(at, stamp, 0, *HISTORY[0][3:]) for at, stamp in enumerate(stamps, 1)]
     with (
-        writer(archive, PAIR) as pair_writer,
+        open_writer(archive, PAIR) as pair_writer,
         pytest.raises(AssertionError) as caught,
     ):
         pair_writer.commit(span, batch(rows, ROWS), NOTE)
@@ -282,15 +282,15 @@ def test_the_next_run_sweeps_what_a_crash_left_in_staging(archive: TradeStore) -
     with pytest.raises(Crash):
         commit(crashing(archive, commits=0), Range(0, 2**62), HISTORY)
     after = TradeStore(archive.root)
-    with writer(after, PAIR):
+    with open_writer(after, PAIR):
         assert after.store.files("staging") == []
 
 
 def test_the_sweep_of_one_pair_leaves_the_staging_of_another(archive: TradeStore) -> None:
-    with writer(archive, "ETHUSD"):
+    with open_writer(archive, "ETHUSD"):
         staged = archive.store.stage("ETHUSD")
         (archive.root / staged).write_bytes(b"x")
-        with writer(archive, PAIR):
+        with open_writer(archive, PAIR):
             pass
         assert (archive.root / staged).exists()
 
@@ -305,7 +305,7 @@ def test_a_crash_between_the_years_of_a_commit_keeps_the_first_whole(archive: Tr
 
 def test_a_writer_that_fails_leaves_no_staged_file(archive: TradeStore) -> None:
     archive.store = Fragile(archive.root, commits=0)
-    with pytest.raises(Crash), writer(archive, PAIR) as pair_writer:
+    with pytest.raises(Crash), open_writer(archive, PAIR) as pair_writer:
         commit(pair_writer, Range(0, 2**62), HISTORY)
     assert archive.store.files("staging") == []
 
@@ -316,7 +316,7 @@ def test_a_full_disk_at_the_commit_is_an_error_and_leaves_no_segment(
     def full(_handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.want(Range(0, 10))
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(ArchiveUnwritable) as caught:
@@ -331,7 +331,7 @@ def test_a_full_disk_at_the_commit_is_an_error_and_leaves_no_segment(
 def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
     archive: TradeStore,
 ) -> None:
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.commit(Range(0, 100), batch([], ROWS), NOTE)
         assert pair_writer.uncover(Range(90, 100))
         assert archive.coverage(PAIR) == [Range(0, 90)]
@@ -339,7 +339,7 @@ def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
 
 
 def test_only_segments_are_in_the_folder_trades(archive: TradeStore) -> None:
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.want(Range(0, 2**62))
         commit(pair_writer, Range(0, 2**62), HISTORY)
         pair_writer.compact(every=True)
@@ -347,8 +347,8 @@ def test_only_segments_are_in_the_folder_trades(archive: TradeStore) -> None:
 
 
 def test_the_root_of_an_archive_has_these_entries(archive: TradeStore) -> None:
-    keep_pairs(archive.store, b"{}")
-    with writer(archive, PAIR) as pair_writer:
+    store_pairs(archive.store, b"{}")
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.want(Range(0, 2**62))
         commit(pair_writer, Range(0, 2**62), HISTORY)
         pair_writer.compact(every=True)
@@ -364,9 +364,9 @@ def test_the_root_of_an_archive_has_these_entries(archive: TradeStore) -> None:
 
 def test_two_writers_of_a_pair_keep_each_other_out(archive: TradeStore) -> None:
     with (
-        writer(archive, PAIR),
+        open_writer(archive, PAIR),
         pytest.raises(ArchiveLocked),
-        writer(TradeStore(archive.root), PAIR),
+        open_writer(TradeStore(archive.root), PAIR),
     ):
         pass
 
@@ -377,7 +377,7 @@ def test_two_writers_of_a_pair_keep_each_other_out(archive: TradeStore) -> None:
 def test_merging_keeps_rows_checksum_and_range(archive: TradeStore) -> None:
     spans = cuts(HISTORY, 5)
     committed(archive, HISTORY, spans)
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         assert pair_writer.compact() == (5, 1)
     (segment,) = archive.segments(PAIR)
     footer = archive.footer(segment)
@@ -390,25 +390,30 @@ def test_compaction_keeps_id_gaps_and_the_last_cursor(archive: TradeStore) -> No
     spans = cuts(HISTORY, 3)
     ids = [[row[0] for row in HISTORY if s.after < row[1] <= s.through] for s in spans]
     given_footers = [
-        Footer(spans[0], "old", cursor="1", jumps=(ConfirmedIdGap(0, ids[0][0]),)),
-        Footer(spans[1], "mid", cursor="2", unasked_jumps=2),
-        Footer(spans[2], "new", jumps=(ConfirmedIdGap(8, ids[2][1]),), unasked_jumps=1),
+        Footer(spans[0], "old", cursor="1", confirmed_id_gaps=(ConfirmedIdGap(0, ids[0][0]),)),
+        Footer(spans[1], "mid", cursor="2", unconfirmed_id_gaps=2),
+        Footer(
+            spans[2],
+            "new",
+            confirmed_id_gaps=(ConfirmedIdGap(8, ids[2][1]),),
+            unconfirmed_id_gaps=1,
+        ),
     ]
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         for span, footer in zip(spans, given_footers, strict=True):
             commit(pair_writer, span, HISTORY, footer)
         pair_writer.compact(every=True)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
     assert (found.pair, found.source, found.cursor) == ("new", "api", "2")
-    assert found.jumps == (ConfirmedIdGap(0, ids[0][0]), ConfirmedIdGap(8, ids[2][1]))
-    assert found.unasked_jumps == 3
+    assert found.confirmed_id_gaps == (ConfirmedIdGap(0, ids[0][0]), ConfirmedIdGap(8, ids[2][1]))
+    assert found.unconfirmed_id_gaps == 3
 
 
 def test_merging_keeps_imported_and_downloaded_trades_apart(archive: TradeStore) -> None:
     spans = cuts(HISTORY, 6)
     sources = ["csv", "csv", "api", "api", "csv", "csv"]
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         for span, source in zip(spans, sources, strict=True):
             commit(pair_writer, span, HISTORY, Footer(span, "pair", source=source))
         pair_writer.compact(every=True)
@@ -422,7 +427,7 @@ def test_merging_stays_within_years(archive: TradeStore) -> None:
     spans = cuts(YEARS, 30)
     committed(archive, YEARS, spans)
     years = {segment.year for segment in archive.segments(PAIR)}
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
     assert sorted(segment.year for segment in archive.segments(PAIR)) == sorted(years)
     assert held(archive) == YEARS
@@ -431,7 +436,7 @@ def test_merging_stays_within_years(archive: TradeStore) -> None:
 def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
     spans = cuts(HISTORY, 5)
     committed(archive, HISTORY, [spans[0], spans[1], spans[3], spans[4]])
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         assert pair_writer.compact(every=True) == (4, 2)
     assert archive.coverage(PAIR) == [
         Range(spans[0].after, spans[1].through),
@@ -441,7 +446,7 @@ def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
 
 def test_merging_what_is_merged_does_nothing(archive: TradeStore) -> None:
     committed(archive, HISTORY, cuts(HISTORY, 5))
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
         before = parquets(archive)
         assert pair_writer.compact(every=True) == (1, 1)
@@ -468,7 +473,7 @@ def test_a_segment_whose_rows_differ_from_its_footer_is_not_merged(archive: Trad
     spoil(archive, damaged, [(*inside[0][:3], Decimal("0.1"), *inside[0][4:]), *inside[1:]])
     before = parquets(archive)
     fresh = TradeStore(archive.root)
-    with writer(fresh, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
+    with open_writer(fresh, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
         pair_writer.compact(every=True)
     assert str(caught.value) == (
         f"{fresh.location(damaged)} has other rows than its footer says: "
@@ -483,7 +488,7 @@ def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -
     narrow = archive.segments(PAIR)[0]
     renamed = segment_path(PAIR, Range(spans[0].after, spans[1].through), spans[0].through)
     (archive.root / narrow.path).rename(archive.root / renamed)
-    with writer(archive, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
+    with open_writer(archive, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
         pair_writer.compact(every=True)
     assert str(caught.value) == (
         f"{archive.root}/{renamed} has other rows than its footer says: "
@@ -506,7 +511,7 @@ def test_a_crash_between_merger_and_removal_is_right_to_read_and_healed_by_the_n
     after = TradeStore(archive.root)
     assert len(after.segments(PAIR)) == 5 - removals
     assert held(after) == HISTORY
-    with writer(after, PAIR):
+    with open_writer(after, PAIR):
         assert [segment.range for segment in after.segments(PAIR)] == [
             Range(spans[0].after, spans[-1].through)
         ]
@@ -537,21 +542,21 @@ def small(*stamps: int) -> list[Row]:
 def test_a_sweep_keeps_a_segment_whose_rows_its_wider_neighbour_lacks(archive: TradeStore) -> None:
     wide = placed(archive, Range(0, 40), small(5, 35))
     narrow = placed(archive, Range(10, 20), small(15))
-    with writer(archive, PAIR):
+    with open_writer(archive, PAIR):
         assert parquets(archive) == sorted([wide, narrow])
 
 
 def test_a_sweep_keeps_a_segment_beside_one_renamed_to_cover_it(archive: TradeStore) -> None:
     renamed = placed(archive, Range(0, 10), small(5), name=Range(0, 40))
     narrow = placed(archive, Range(10, 20), small(15))
-    with writer(archive, PAIR):
+    with open_writer(archive, PAIR):
         assert parquets(archive) == sorted([renamed, narrow])
 
 
 def test_a_sweep_keeps_a_segment_that_was_itself_renamed(archive: TradeStore) -> None:
     wide = placed(archive, Range(0, 40), small(5, 15, 35))
     renamed = placed(archive, Range(50, 60), small(), name=Range(20, 30))
-    with writer(archive, PAIR):
+    with open_writer(archive, PAIR):
         assert parquets(archive) == sorted([wide, renamed])
 
 
@@ -560,7 +565,7 @@ def test_a_sweep_keeps_segments_that_overlap_in_part(archive: TradeStore) -> Non
         placed(archive, Range(0, 20), small(5, 15)),
         placed(archive, Range(10, 30), small(15, 25)),
     ]
-    with writer(archive, PAIR):
+    with open_writer(archive, PAIR):
         assert parquets(archive) == sorted(paths)
 
 
@@ -568,7 +573,7 @@ def test_a_sweep_removes_what_lies_in_a_wider_one_row_by_row(archive: TradeStore
     wide = placed(archive, Range(0, 40), small(5, 15, 35))
     placed(archive, Range(10, 20), small(15))
     placed(archive, Range(20, 30), small())
-    with writer(archive, PAIR):
+    with open_writer(archive, PAIR):
         assert parquets(archive) == [wide]
 
 
@@ -578,7 +583,7 @@ def test_segments_that_overlap_in_part_are_merged_without_repeating_a_row(
     placed(archive, Range(0, 20), small(5, 15))
     placed(archive, Range(10, 30), small(15, 25))
     placed(archive, Range(30, 40), small(35))
-    with writer(archive, PAIR) as pair_writer:
+    with open_writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
     assert [row[1] for row in held(archive)] == [5, 15, 25, 35]
     assert archive.coverage(PAIR) == [Range(0, 40)]
@@ -595,7 +600,7 @@ def test_trades_survive_any_sequence_of_commits_compactions_and_crashes(
     chance.shuffle(spans)
     done: list[Range] = []
     for span in spans:
-        with writer(archive, PAIR) as pair_writer:
+        with open_writer(archive, PAIR) as pair_writer:
             commit(pair_writer, span, HISTORY)
             done.append(span)
         if chance.random() < 0.5:
@@ -612,8 +617,8 @@ def test_trades_survive_any_sequence_of_commits_compactions_and_crashes(
 
 
 def test_names_are_kept_under_a_lock_of_their_own(archive: TradeStore) -> None:
-    with writer(archive, PAIR):
-        keep_pairs(archive.store, b'{"XBTUSD":{}}')
+    with open_writer(archive, PAIR):
+        store_pairs(archive.store, b'{"XBTUSD":{}}')
     assert archive.store.files("staging") == []
 
 
@@ -622,7 +627,7 @@ def test_a_quarantined_segment_is_no_longer_listed(archive: TradeStore) -> None:
     committed(archive, trade_rows, [Range(0, trade_rows[-1][1])])
     [segment] = archive.segments("XBTUSD")
     archive.footer(segment)
-    with writer(archive, "XBTUSD") as pair_writer:
+    with open_writer(archive, "XBTUSD") as pair_writer:
         to = pair_writer.quarantine(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
     assert to == f"quarantine/XBTUSD/0001/{Path(segment.path).name}"
     assert archive.segments("XBTUSD") == []
