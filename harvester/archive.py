@@ -1546,8 +1546,7 @@ class Archive:
                 complete: a `PairReport`, `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
             estimate_trades: before a repair, request weekly trade counts, so that events contain
                 an estimate of the trades that are left.
-            cancel: ends a repair or the comparison with the exchange early once its `cancel()` is
-                called, from any thread.
+            cancel: ends a repair early once its `cancel()` is called, from any thread.
 
         Returns:
             A report per pair, from after the repair if there was one. `faults` is empty if nothing
@@ -1594,8 +1593,7 @@ class Archive:
                 run_in_thread(
                     lambda stop: maintenance.compare_with_exchange(
                         TradeStore(self.path), settings, reports, listener, stop
-                    ),
-                    cancel,
+                    )
                 )
             if against_csv:
                 maintenance.compare_with_csv(

@@ -15,17 +15,9 @@ import numpy as np
 from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
 from harvester.schema import RowsChecksum, no_rows
+from harvester.storage import id_gaps
 from harvester.storage.compaction import is_being_replaced
-from harvester.storage.id_gaps import (
-    BEFORE_FIRST_ID,
-    IdGap,
-    LastId,
-    gap_at_end,
-    imported_gap_text,
-    wrong_counts,
-    wrong_ids_advice,
-    wrong_orders,
-)
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId, gap_at_end
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
@@ -68,7 +60,7 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
     gaps += _gaps_at_boundaries(report, found)
     unexplained = [located for located in gaps if located.gap.sides not in confirmed]
     report.notes += [
-        f"{report.pair}: {imported_gap_text(report.pair, *gap.sides, gap.rows)}"
+        f"{report.pair}: {id_gaps.imported_gap_text(report.pair, *gap.sides, gap.rows)}"
         for gap, *_ in unexplained
         if gap.sides in across
     ]
@@ -76,11 +68,11 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
     # No path, as `--repair` moves no imported file: `--replace-imported` downloads its range.
     for findings in sound:
         if findings.contradiction:
-            text = f"{findings.contradiction}: {wrong_ids_advice(report.pair)}"
+            text = f"{findings.contradiction}: {id_gaps.wrong_ids_advice(report.pair)}"
             report.faults.append(Fault(report.pair, findings.segment.range, None, text))
-    for wrong in wrong_orders(footers):
+    for wrong in id_gaps.wrong_orders(footers):
         report.faults.append(Fault(report.pair, wrong.within, None, wrong.text(report.pair)))
-    for count in wrong_counts(footers):
+    for count in id_gaps.wrong_counts(footers):
         text = count.text(report.pair)
         if not count.is_proved:
             report.notes.append(f"{report.pair}: {text}")

@@ -459,7 +459,7 @@ def forget_id_gaps(file: Path) -> None:
     """Remove the id gaps from a footer."""
     footer = pq.read_metadata(file).metadata
     kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
-    kept[b"harvester.confirmed_id_gaps"] = b"[]"
+    kept[b"harvester.jumps"] = b"[]"
     table = pq.ParquetFile(file).read().replace_schema_metadata(kept)
     pq.write_table(table, file, **WRITER_OPTIONS)
 

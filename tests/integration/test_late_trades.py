@@ -103,7 +103,7 @@ def test_a_trade_late_by_more_than_settle_is_recorded_as_an_id_gap(tmp_path: Pat
         two_runs(exchange, tmp_path, clock)
     number = TRADES[missing].trade_id or 0
     id_gaps = [
-        json.loads(pq.read_metadata(file).metadata[b"harvester.confirmed_id_gaps"])
+        json.loads(pq.read_metadata(file).metadata[b"harvester.jumps"])
         for file in sorted(tmp_path.glob("trades/**/*.parquet"))
     ]
     assert [each for id_gap in id_gaps for each in id_gap] == [[number - 1, number + 1]]

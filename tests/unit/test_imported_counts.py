@@ -21,8 +21,8 @@ def api(
         "rows": rows if first is None or last is None else last - first + 1,
         "first_trade_id": first,
         "last_trade_id": last,
-        "lead": without_ids,
-        "trail": without_ids,
+        "rows_before_first_id": without_ids,
+        "rows_after_last_id": without_ids,
         "unconfirmed_id_gaps": unconfirmed,
     }
 

@@ -254,7 +254,7 @@ def test_a_plain_reader_finds_the_footer_as_text(tmp_path: Path) -> None:
         "harvester.last_trade_id": "7",
         "harvester.rows_before_first_id": "0",
         "harvester.rows_after_last_id": "0",
-        "harvester.confirmed_id_gaps": "[[6,7]]",
+        "harvester.jumps": "[[6,7]]",
         "harvester.jumps_not_asked_for": "0",
         "harvester.rows_sha256": checksum(rows),
     }
