@@ -95,10 +95,12 @@ def year_bar(pair_status: PairStatus, over: Sequence[int], signs: BarSigns) -> s
 
 def month_bars(pair_status: PairStatus, signs: BarSigns, width: int) -> list[str]:
     """A sign per month, year by year, as many years per line as fit into `width` characters."""
-    cells = []
-    for year in years([pair_status]):
-        bounds = [_month_bound(year, month) for month in range(1, 14)]
-        cells.append(f"{year} {_bar(pair_status, signs, bounds)}")
+    over = years([pair_status])
+    if not over:
+        return []
+    bounds = [_month_bound(year, month) for year in over for month in range(1, 13)]
+    bar = _bar(pair_status, signs, [*bounds, _month_bound(over.stop, 1)])
+    cells = [f"{year} {bar[12 * i : 12 * i + 12]}" for i, year in enumerate(over)]
     per_line = max(1, (width - 2) // 19)
     return ["  " + "  ".join(cells[i : i + per_line]) for i in range(0, len(cells), per_line)]
 
@@ -136,8 +138,7 @@ def _shared_ns(ranges: Sequence[Range], period: Range) -> int:
 
 
 def _month_bound(year: int, month: int) -> int:
-    """The last nanosecond before a month; month 13 is January of the next year."""
-    year, month = (year + 1, 1) if month == 13 else (year, month)
+    """The last nanosecond before a month."""
     return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * SECOND - 1
 
 

@@ -12,7 +12,7 @@ from harvester.csv_import.csv_files import KnownComplete
 from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, joined, no_rows, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS, QuietMoments, quiet_moments
-from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, missing, year_end, year_of
+from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
 # Times in a file are whole seconds, and nobody knows whether they were rounded down, up or to the
 # nearest second. So a boundary between imported and downloaded data is drawn only where this makes
@@ -81,7 +81,7 @@ class BoundaryFinder:
         self._uncovered = missing(everything, covered)
         self._gaps = missing(everything, [*covered, *unknown])
         self._on_covered = on_covered
-        self._quiet_s = 1 if is_exact else QUIET_S
+        self._is_exact = is_exact
         self._segment_rows = segment_rows
         self._max_waiting_rows = max_waiting_rows
         self._until_s = complete.until_s
@@ -128,7 +128,7 @@ class BoundaryFinder:
         seconds = stamps // SECOND
         if is_whole and self._until_s is not None:
             seconds = np.append(seconds, self._until_s)
-        moments = quiet_moments(seconds, self._last_s, self._quiet_s)
+        moments = quiet_moments(seconds, self._last_s, is_exact=self._is_exact)
         at = through = 0
         while True:
             if self._after is None:

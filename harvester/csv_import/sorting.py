@@ -215,11 +215,16 @@ class IdOrder:
                     return text
             ids, stamps = ids[start:], stamps[start:]
         kept = int(stamps.searchsorted(stamps[-1] - DISORDER_NS))
-        if kept:
-            at = int(ids[:kept].argmax())
-            self._top = max(self._top, LastId(int(ids[at]), 0, int(stamps[at])))
+        self._top = self._highest(ids[:kept], stamps)
         self._ids, self._stamps = ids[kept:].copy(), stamps[kept:].copy()
         return ""
+
+    def _highest(self, ids: Int64s, stamps: Int64s) -> LastId:
+        """The highest of some ids and of those before them, with its time."""
+        if not len(ids):
+            return self._top
+        at = int(ids.argmax())
+        return max(self._top, LastId(int(ids[at]), 0, int(stamps[at])))
 
     def _compared(self, ids: Int64s, stamps: Int64s) -> str:
         """What contradicts among rows of one numbering; empty if nothing does."""
@@ -235,10 +240,8 @@ class IdOrder:
         if not len(late):
             return ""
         row = int(late[0])
-        top, before = self._top, int(stamps.searchsorted(stamps[row] - DISORDER_NS))
-        if before:
-            at = int(ids[:before].argmax())
-            top = max(top, LastId(int(ids[at]), 0, int(stamps[at])))
+        before = int(stamps.searchsorted(stamps[row] - DISORDER_NS))
+        top = self._highest(ids[:before], stamps)
         return (
             f"trade id {ids[row]} of {show(int(stamps[row]))} is behind trade id {top.trade_id} of "
             f"{show(top.time_ns)}, but ids increase with time"

@@ -367,10 +367,16 @@ def _joined_runs(runs: Int64s) -> Int64s:
     # The run that reaches highest so far: its last id is the id before the next run.
     highest = np.maximum.accumulate(np.where(runs[:, 1] == reached, np.arange(len(runs)), 0))
     before = runs[highest[:-1]]
-    missing = runs[1:, 0] - before[:, 1] - 1 - abs(runs[1:, 4] - before[:, 5])
+    missing = _missing_between(before, runs[1:])
     starts = np.concatenate(([0], (missing > 0).nonzero()[0] + 1))
     ends = highest[np.append(starts[1:] - 1, len(runs) - 1)]
     return np.column_stack([runs[starts], runs[ends]])[:, [0, 7, 2, 9, 4, 11]]
+
+
+def _missing_between(left: Int64s, right: Int64s) -> Int64s:
+    """How many ids are missing before each right run; a row without an id uses one up."""
+    found: Int64s = right[:, 0] - left[:, 1] - 1 - abs(right[:, 4] - left[:, 5])
+    return found
 
 
 class MissingIds(NamedTuple):
@@ -420,5 +426,5 @@ def missing_ids(files: Sequence[IdRuns]) -> MissingIds:
         without_id += found.rows_without_id
     runs = _joined_runs(np.concatenate(parts))
     left, right = runs[:-1], runs[1:]
-    counts = right[:, 0] - left[:, 1] - 1 - abs(right[:, 4] - left[:, 5])
+    counts = _missing_between(left, right)
     return MissingIds(left[:, 1], right[:, 0], counts, np.column_stack([left[:, 3], right[:, 2]]))

@@ -37,6 +37,7 @@ from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, show
@@ -246,8 +247,8 @@ class PairDownload:
             gaps = [gap for gap in gaps if gap.after < gap.through]
             await self._begin(gaps, self.request.range)
         await self._download_ranges(gaps)
-        for gap in gaps[:1]:
-            await asyncio.to_thread(self.writer.want, gap, is_listed=True)
+        if gaps:
+            await asyncio.to_thread(self.writer.want, gaps[0], is_listed=True)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -410,25 +411,29 @@ def check_imported_counts(store: TradeStore, pair: str) -> None:
         ImportIncomplete: they are fewer or more than the ids on both sides leave room for, or have
             ids that are not between those.
     """
-    check_order_of_imports(store, pair)
-    footers = [store.footer(piece.segment) for piece in store.pieces(pair)]
+    footers = check_order_of_imports(store, pair)
     for count in wrong_counts(footers):
         if count.is_proved:
             raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
 
 
-def check_order_of_imports(store: TradeStore, pair: str) -> None:
+def check_order_of_imports(store: TradeStore, pair: str) -> list[Footer]:
     """Check that the ids of imported trades, if they have any, are between those around them.
 
     Args:
         store: the archive.
         pair: altname.
 
+    Returns:
+        The footers of the segments that are read, in order.
+
     Raises:
         ImportIncomplete: an id is not above that of the segment before it.
     """
-    for wrong in wrong_orders(store.footer(piece.segment) for piece in store.pieces(pair)):
+    footers = [store.footer(piece.segment) for piece in store.pieces(pair)]
+    for wrong in wrong_orders(footers):
         raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
+    return footers
 
 
 def _chunks(within: Range) -> list[Range]:

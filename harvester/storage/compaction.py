@@ -230,19 +230,20 @@ class QuietMoments(NamedTuple):
 
 
 def quiet_moments(
-    seconds: Int64s, before_s: int | None = None, quiet_s: int = QUIET_S
+    seconds: Int64s, before_s: int | None = None, *, is_exact: bool = False
 ) -> QuietMoments:
     """Find the quiet moments before and between rows.
 
     Args:
         seconds: of the rows, in order, in UNIX seconds.
         before_s: the second of the row before them; None if it is unknown.
-        quiet_s: how long after a row a boundary may be; 1 if any second may begin with one.
+        is_exact: find a boundary between any two seconds with rows, quiet or not.
     """
     first = seconds[:1] if before_s is None else [before_s]
     before = np.concatenate((first, seconds[:-1]))[: len(seconds)]
-    rows = (seconds - before >= quiet_s + (quiet_s == QUIET_S)).nonzero()[0]
-    return QuietMoments(rows, before[rows] + quiet_s, seconds[rows] - (quiet_s == QUIET_S))
+    after_s, ahead_s = (1, 0) if is_exact else (QUIET_S, 1)
+    rows = (seconds - before >= after_s + ahead_s).nonzero()[0]
+    return QuietMoments(rows, before[rows] + after_s, seconds[rows] - ahead_s)
 
 
 def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> Range:

@@ -39,7 +39,7 @@ from harvester.storage.segment import (
     segment_path,
 )
 from harvester.storage.trade_store import TradeStore, without_future
-from harvester.times import Range, missing, overlap, show, union
+from harvester.times import Range, enclosing_range, missing, overlap, show, union
 
 REDOWNLOADS = "staging/_redownload"
 """The folder of the staging archives of trades that are to replace imported ones, one a pair."""
@@ -116,11 +116,12 @@ class Writer:
             is_listed: whether the exchange knows the pair, as far as is known; None: as before.
             was_covered: whether the range was covered, and has to be reported while it is not.
         """
-        before, covered = self.requests(), self.archive.coverage(self.pair)
+        before = self.requests()
+        covered = self.archive.coverage(self.pair) if was_covered or not before.ranges else []
         # What lies before the end of the coverage counts anyway.
         is_end = was_covered and (not covered or requested.through >= covered[-1].through)
         after = archive_files.Requests(
-            union([*before.ranges, requested, *self.archive.wanted(self.pair)]),
+            union([*(before.ranges or enclosing_range(covered)), requested]),
             before.is_unlisted if is_listed is None else not is_listed,
             0 if is_listed else max(before.counts_through, requested.through if is_end else 0),
         )

@@ -395,21 +395,27 @@ def test_a_run_whose_time_is_up_ends_well_and_names_what_is_unfinished(
     )
 
 
-def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs: list[module._Refresh] = []
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[module._Refresh]:
+    """Every refresh that is begun, so that a test can end its time."""
+    begun: list[module._Refresh] = []
 
     class Refreshing(module._Refresh):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
-            runs.append(self)
+            begun.append(self)
 
+    monkeypatch.setattr(module, "_Refresh", Refreshing)
+    return begun
+
+
+def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
+    nights: Nights, runs: list[module._Refresh]
+) -> None:
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
             runs[0].time_is_up()
 
-    monkeypatch.setattr(module, "_Refresh", Refreshing)
     report = nights.refresh("XBTUSD", listener=listen)
     assert states(report) == {"XBTUSD": "unfinished"}
     assert (report["exit_status"], only(report)["exit_status"]) == (0, 0)
@@ -417,17 +423,9 @@ def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
 
 
 def test_a_run_that_is_cancelled_after_its_time_limit_stays_cancelled(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
+    nights: Nights, runs: list[module._Refresh]
 ) -> None:
     """A sync follows the refresh if the time is up, and not if the user has ended the run."""
-    runs: list[module._Refresh] = []
-
-    class Refreshing(module._Refresh):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
-            runs.append(self)
-
-    monkeypatch.setattr(module, "_Refresh", Refreshing)
     for is_cancelled in (False, True):
         stop = CancelToken()
 
