@@ -126,7 +126,9 @@ class BackfillRun:
             return results
 
     async def estimate(self, cancel: CancelToken) -> BackfillEstimate:
-        """Estimate what `run` would download; `Begun` tells how many pairs are asked for.
+        """Estimate what `run` would download, and write nothing.
+
+        `Begun` says for how many pairs the exchange is asked.
 
         Raises:
             UnknownPair: no market has one of the names.
@@ -135,7 +137,8 @@ class BackfillRun:
         """
         exchange = self.settings.exchange
         async with Client(exchange, on_wait=self._waiting) as client:
-            pairs = await cancel.guard(choose(client, self.store, self.selection))
+            chosen = choose(client, self.store, self.selection, may_write=False)
+            pairs = await cancel.guard(chosen)
             clock = ExchangeClock(client, self.settings.refresh.settle_s)
             requests = [BackfillRequest(pair, self.time_range) for pair in pairs]
             pairs_missing = [

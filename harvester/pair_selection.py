@@ -198,7 +198,9 @@ class PairSelection:
     asset_class: str | None = None
 
 
-async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> list[Pair]:
+async def choose(
+    client: Client, archive: TradeStore, choice: PairSelection, *, may_write: bool = True
+) -> list[Pair]:
     """The selected pairs, each once, in the order of their names.
 
     Patterns and `everything` select from what the exchange lists now. For names alone the exchange
@@ -208,6 +210,7 @@ async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> 
         client: of the exchange.
         archive: whose pairs.json is read and updated.
         choice: what the user selected.
+        may_write: whether pairs.json may be written.
 
     Raises:
         UnknownPair: no market has a name, matches a pattern, is quoted in that currency, or is of
@@ -221,7 +224,7 @@ async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> 
             # Answers are compared with the pair's key, so a pair without its own needs the list.
             if all(pair.key and not pair.is_delisted for pair in pairs):
                 return pairs
-    listed, known = await list_pairs(client, archive)
+    listed, known = await list_pairs(client, archive, may_write=may_write)
     kept = renamed(listed, known, archive.held())
     stored_names = {now.altname: name for name, now in kept.items()}
     selectable = {}
@@ -235,7 +238,7 @@ async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> 
 
 
 async def list_pairs(
-    client: Client, archive: TradeStore, *, may_be_empty: bool = False
+    client: Client, archive: TradeStore, *, may_be_empty: bool = False, may_write: bool = True
 ) -> tuple[dict[str, Pair], dict[str, Pair]]:
     """Request the exchange's pairs and write pairs.json; pairs with stored trades are kept in it.
 
@@ -243,6 +246,7 @@ async def list_pairs(
         client: of the exchange.
         archive: whose pairs.json is written.
         may_be_empty: whether an empty list is a good answer.
+        may_write: whether pairs.json may be written.
 
     Returns:
         The pairs that the exchange lists now, and those of pairs.json, both by altname.
@@ -262,7 +266,8 @@ async def list_pairs(
             logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
             # The name keeps meaning the market whose trades are stored.
             pairs[name] = kept
-    store_pairs(archive.store, msgspec.json.encode(pairs))
+    if may_write:
+        store_pairs(archive.store, msgspec.json.encode(pairs))
     return listed, pairs
 
 

@@ -110,8 +110,12 @@ class RangeDownload:
             self._memory.buffers.discard(self._buffer)
             done.set()
             await waiting
-            await self._await_flush()
-            await self._buffer.flush(final=is_complete)
+            try:
+                await self._await_flush()
+                await self._buffer.flush(final=is_complete)
+            finally:
+                # What was not committed is downloaded again.
+                self._download.trades -= self._buffer.rows
         self._is_closed = True
         newest = self._pages.newest_rows
         if newest is not None and self._error is None:
@@ -217,6 +221,7 @@ class RangeDownload:
             since_ns = skipped_ns + MIN_MARGIN_NS * 4**tries
             skipped_ns = since_ns + MIN_MARGIN_NS
         self._stuck = (skipped_ns, cursor, tries + 1)
+        self._download.trades -= self._buffer.rows
         self._buffer.skip_to(skipped_ns)
         return PageMerger(skipped_ns, first_since=since_ns)
 

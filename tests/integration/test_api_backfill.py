@@ -284,7 +284,7 @@ def test_a_cancelled_token_downloads_nothing(archive: harvester.Archive) -> None
 
 
 def test_an_estimate_counts_what_is_missing_and_downloads_no_trades(
-    archive: harvester.Archive, exchange: Exchange
+    archive: harvester.Archive, exchange: Exchange, tmp_path: Path
 ) -> None:
     calls = len(exchange.calls)
     estimate = archive.estimate_backfill("XBT/USD", "BTTUSD", until=UNTIL)
@@ -294,7 +294,7 @@ def test_an_estimate_counts_what_is_missing_and_downloads_no_trades(
     ]
     assert (estimate.total.pairs, estimate.total.trades, estimate.total.calls) == (2, 5_500, 10)
     assert [call for call in exchange.calls[calls:] if call.path.endswith("Trades")] == []
-    assert archive.held() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_pairs_of_a_quote(archive: harvester.Archive) -> None:

@@ -200,6 +200,16 @@ def test_an_interrupted_run_keeps_its_trades_and_the_next_continues(tmp_path: Pa
     assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 
 
+@pytest.mark.parametrize("name", ["runs of id 0", "alike at neighbouring nanoseconds"])
+def test_an_interrupted_run_counts_the_trades_that_it_stored(name: str, tmp_path: Path) -> None:
+    market, stored = MARKETS[name](), 0
+    with serve(market) as exchange:
+        for pages in (1, 2):
+            run = Backfill(exchange.url, tmp_path, stop_after_pages=pages).only(market.altname)
+            before, stored = stored, len(rows_on_disk(tmp_path, market.altname))
+            assert (run.exit_status, run.trades) == (130, stored - before)
+
+
 def test_a_resumed_run_begins_with_how_many_trades_of_the_request_are_stored(
     tmp_path: Path,
 ) -> None:
