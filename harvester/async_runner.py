@@ -59,7 +59,7 @@ class BackfillRun:
     """A backfill: which pairs, which range, and how.
 
     Attributes:
-        store: a store of its own, as the run may be in another thread than its caller.
+        archive: opened for this run, as it may be in another thread than its caller.
         settings: the effective settings.
         selection: which pairs.
         time_range: which part of their trade history.
@@ -70,7 +70,7 @@ class BackfillRun:
         warn: receives a warning if the run log can't be written.
     """
 
-    store: TradeStore
+    archive: TradeStore
     settings: Settings
     selection: PairSelection
     time_range: Range
@@ -100,16 +100,16 @@ class BackfillRun:
             "newest_first": self.newest_first,
             "replace_imported": self.replace_imported,
         }
-        with record_run(self.store, "backfill", request, self.settings, self.warn) as record:
+        with record_run(self.archive, "backfill", request, self.settings, self.warn) as record:
             async with Client(
                 self.settings.exchange, on_wait=self._waiting, on_pace=self._paced
             ) as client:
                 try:
-                    pairs = await cancel.guard(choose(client, self.store, selection))
+                    pairs = await cancel.guard(choose(client, self.archive, selection))
                     self.progress(Begun(len(pairs)))
                     results = await backfill(
                         client,
-                        self.store,
+                        self.archive,
                         [BackfillRequest(pair, time_range) for pair in pairs],
                         self.settings,
                         RunOptions(
@@ -137,7 +137,7 @@ class BackfillRun:
         """
         exchange = self.settings.exchange
         async with Client(exchange, on_wait=self._waiting) as client:
-            chosen = choose(client, self.store, self.selection, may_write=False)
+            chosen = choose(client, self.archive, self.selection, may_write=False)
             pairs = await cancel.guard(chosen)
             clock = ExchangeClock(client, self.settings.refresh.settle_s)
             requests = [BackfillRequest(pair, self.time_range) for pair in pairs]
@@ -145,7 +145,7 @@ class BackfillRun:
                 MissingData(
                     request.pair,
                     lacking(
-                        self.store, request, await cancel.guard(clock.settled_ns(request.pair))
+                        self.archive, request, await cancel.guard(clock.settled_ns(request.pair))
                     ),
                 )
                 for request in requests
@@ -159,8 +159,8 @@ class BackfillRun:
             estimate = estimate_pair(pair_missing, trades.get(name), exchange.rate)
             if self.replace_imported:
                 # Without what is in the staging archive already.
-                imported = imported_segments(self.store, name, self.time_range)
-                rows = sum(rows_to_download(self.store, segment) for segment in imported)
+                imported = imported_segments(self.archive, name, self.time_range)
+                rows = sum(rows_to_download(self.archive, segment) for segment in imported)
                 estimate = add_redownload(estimate, len(imported), rows, exchange.rate)
             estimates.append(estimate)
         estimates.sort(key=lambda pair: -1 if pair.trades is None else pair.trades, reverse=True)
@@ -178,7 +178,7 @@ class RefreshRun:
     """A refresh: which pairs, and for how long.
 
     Attributes:
-        store: a store of its own, as the run may be in another thread than its caller.
+        archive: opened for this run, as it may be in another thread than its caller.
         settings: the effective settings.
         names: names of pairs in any spelling, or patterns; none for those of the settings.
         asset_class: limits patterns, and all stored pairs, to this class; None for all classes.
@@ -188,7 +188,7 @@ class RefreshRun:
         warn: receives a warning if the run log can't be written.
     """
 
-    store: TradeStore
+    archive: TradeStore
     settings: Settings
     names: Sequence[str]
     asset_class: str | None
@@ -209,7 +209,7 @@ class RefreshRun:
             "max_minutes": self.max_minutes,
         }
         # Before the record of the run would begin an archive in a wrong folder.
-        named_pairs(self.store, self.settings, self.names)
+        named_pairs(self.archive, self.settings, self.names)
         max_s = None if self.max_minutes is None else self.max_minutes * 60
         options = RunOptions(
             self.progress,
@@ -218,9 +218,9 @@ class RefreshRun:
             # Only `backfill --replace-imported` corrects it, so a nightly run does not fail by it.
             notes_import_counts=True,
         )
-        with record_run(self.store, "refresh", request, self.settings, self.warn) as record:
+        with record_run(self.archive, "refresh", request, self.settings, self.warn) as record:
             result = await refresh(
-                self.store,
+                self.archive,
                 self.settings,
                 options,
                 self.names,
@@ -239,7 +239,7 @@ class FollowRun:
     """Following pairs: which, from when on, and how.
 
     Attributes:
-        store: a store of its own, as the run is in another thread than its caller.
+        archive: opened for this run, as it is in another thread than its caller.
         settings: the effective settings.
         selection: which pairs.
         after: see `follow`.
@@ -248,7 +248,7 @@ class FollowRun:
         warn: receives a warning if the run log can't be written.
     """
 
-    store: TradeStore
+    archive: TradeStore
     settings: Settings
     selection: PairSelection
     after: int | None
@@ -269,9 +269,9 @@ class FollowRun:
             "since": None if self.after is None else show(self.after + 1),
             "every_s": self.every_s,
         }
-        with record_run(self.store, "follow", request, self.settings, self.warn) as record:
+        with record_run(self.archive, "follow", request, self.settings, self.warn) as record:
             result = await follow(
-                self.store,
+                self.archive,
                 self.settings,
                 RunOptions(self.progress, cancel),
                 self.selection,

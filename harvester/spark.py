@@ -79,8 +79,8 @@ def candles(  # noqa: PLR0913 - the parameters of `Archive.ohlc`
         TradeStore(root),
         pairs,
         time_range,
-        lambda store, listing: _frame(
-            spark, store, listing, length, time_range, all_columns=all_columns
+        lambda archive, listing: _frame(
+            spark, archive, listing, length, time_range, all_columns=all_columns
         ),
     )
 
@@ -122,12 +122,12 @@ def write_candles(  # noqa: PLR0913, PLR0917 - as `candles`
         ArchiveDamaged: compaction removes files again and again.
     """
     length, time_range = candle_interval(interval), parse_range(since or "start", until)
-    store, place = TradeStore(root), os.fspath(out).rstrip("/")
-    _check_outside(place, store)
+    archive, place = TradeStore(root), os.fspath(out).rstrip("/")
+    _check_outside(place, archive)
     folder = f"{place}/interval={length.name}"
 
-    def write(store: TradeStore, listing: Listing) -> None:
-        frame = _frame(spark, store, listing, length, time_range, all_columns=all_columns)
+    def write(archive: TradeStore, listing: Listing) -> None:
+        frame = _frame(spark, archive, listing, length, time_range, all_columns=all_columns)
         (
             frame.repartition("pair")
             .sortWithinPartitions("pair", "time")
@@ -137,23 +137,23 @@ def write_candles(  # noqa: PLR0913, PLR0917 - as `candles`
             .parquet(folder)
         )
 
-    _on_listing(store, pairs, time_range, write)
+    _on_listing(archive, pairs, time_range, write)
     return folder
 
 
-def _check_outside(out: str, store: TradeStore) -> None:
+def _check_outside(out: str, archive: TradeStore) -> None:
     """Raise UsageError if files in `out` would be mixed up with those of the archive."""
     url = urlsplit(out)
     is_local = url.scheme in ("", "file")
-    if is_local and Path(url.path).resolve().is_relative_to(Path(store.path).resolve()):
-        raise UsageError(f"{out} lies in the archive {store.path}: give a folder outside it")
+    if is_local and Path(url.path).resolve().is_relative_to(Path(archive.path).resolve()):
+        raise UsageError(f"{out} lies in the archive {archive.path}: give a folder outside it")
 
 
 # --- listing --------------------------------------------------------------------------------------
 
 
 def _on_listing(
-    store: TradeStore,
+    archive: TradeStore,
     pairs: str | Sequence[str] | None,
     time_range: Range,
     fn: Callable[[TradeStore, Listing], T],
@@ -161,34 +161,34 @@ def _on_listing(
     """Run `fn` on a listing of some pairs; if a file vanished meanwhile, list again and retry."""
     wanted = [pairs] if isinstance(pairs, str) else pairs
     if wanted is None:
-        names = store.held()
+        names = archive.held()
     else:
-        names = [resolve_stored(store, name).altname for name in wanted]
+        names = [resolve_stored(archive, name).altname for name in wanted]
     if not names:
-        advice = f"the archive at {store.path} is empty" if wanted is None else "pairs is empty"
+        advice = f"the archive at {archive.path} is empty" if wanted is None else "pairs is empty"
         raise NothingHeld(advice)
 
     def run() -> T:
-        listing = {name: store.pieces(name, time_range) for name in dict.fromkeys(names)}
+        listing = {name: archive.pieces(name, time_range) for name in dict.fromkeys(names)}
         try:
-            return fn(store, listing)
+            return fn(archive, listing)
         except Exception as error:
             before, too_large, _ = str(error).partition(f": {TOO_LARGE}")
             if too_large:
                 pair = before.split()[-1]
                 raise ValueDoesNotFit(f"{pair}{too_large}") from error
-            existing = {segment for name in listing for segment in store.segments(name)}
+            existing = {segment for name in listing for segment in archive.segments(name)}
             if any(piece.segment not in existing for part in listing.values() for piece in part):
                 # Spark's errors differ between versions and modes, but the file is gone in all.
                 raise FileNotFoundError(str(error)) from error
             raise
 
-    return with_snapshot_retry(run, store.path)
+    return with_snapshot_retry(run, archive.path)
 
 
 def _frame(
     spark: SparkSession,
-    store: TradeStore,
+    archive: TradeStore,
     listing: Listing,
     interval: Interval,
     time_range: Range,
@@ -197,7 +197,7 @@ def _frame(
 ) -> DataFrame:
     """Return the candles of a listing."""
     grid = make_grid(interval, 0, None, _covering(listing, time_range))
-    trades = _read_trades(spark, store, listing, time_range)
+    trades = _read_trades(spark, archive, listing, time_range)
     covered = {pair: union(piece.within for piece in part) for pair, part in listing.items()}
     sql = candles_sql("{trades}", grid, covered if all_columns else None)
     return spark.sql(sql, trades=trades)
@@ -222,14 +222,14 @@ TRADES = (
 
 
 def _read_trades(
-    spark: SparkSession, store: TradeStore, listing: Listing, time_range: Range
+    spark: SparkSession, archive: TradeStore, listing: Listing, time_range: Range
 ) -> DataFrame:
     """The trades of a listing, each moment from one file only."""
     pieces = [piece for part in listing.values() for piece in part]
     if not pieces:
         return spark.createDataFrame([], TRADES).withColumnRenamed("time", "time_ns")
-    base = _spark_path(store.store.location("trades"))
-    paths = [_escaped(_spark_path(store.location(piece.segment))) for piece in pieces]
+    base = _spark_path(archive.store.location("trades"))
+    paths = [_escaped(_spark_path(archive.location(piece.segment))) for piece in pieces]
 
     def read() -> DataFrame:
         # Spark has no nanoseconds by default: as BIGINT they are read without any setting. Others

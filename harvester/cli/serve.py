@@ -113,9 +113,9 @@ def _compare(
     )
 
 
-def _checksum(store: TradeStore) -> str:
+def _checksum(archive: TradeStore) -> str:
     checksum = RowsChecksum()
-    for batch in store.scan(ALTNAME):
+    for batch in archive.scan(ALTNAME):
         checksum.update(batch)
     return checksum.hexdigest()
 

@@ -108,7 +108,7 @@ class PairDownload:
         self.lost: list[Range] = []
         self.pages = PairPages(context, request.pair)
         self._options = context.options
-        self._store = context.archive
+        self._archive = context.archive
         self._pair = request.pair.altname
         self._done = Range(request.range.after, request.range.after)
         self._before: tuple[list[Range], Requests | None] = [], None
@@ -139,7 +139,7 @@ class PairDownload:
         error = await capture_error(self._fill())
         if error is not None:
             error = await self._explain(error)
-        return self.result(self._store.gaps(self._pair), error)
+        return self.result(self._archive.gaps(self._pair), error)
 
     def result(self, requested: list[Range], error: HarvesterError | None) -> BackfillResult:
         """The result so far.
@@ -149,7 +149,7 @@ class PairDownload:
             error: what ended the download early.
         """
         try:
-            coverage = self._store.coverage(self._pair)
+            coverage = self._archive.coverage(self._pair)
         except ArchiveDamaged as damage:
             # A folder of the pair is refused: nothing is known of it.
             requested, coverage, error = [], [], error or damage
@@ -166,7 +166,7 @@ class PairDownload:
 
     async def _backfill(self) -> None:
         self._done = await self._settled_request()
-        with open_writer(self._store, self._pair) as self.writer:
+        with open_writer(self._archive, self._pair) as self.writer:
             try:
                 await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
                 self._done = await self._download()
@@ -175,7 +175,7 @@ class PairDownload:
                     # A re-download may have turned covered ranges into gaps.
                     await self._download_ranges([])
                 await self._finish()
-                if any(segment.is_imported for segment in self._store.segments(self._pair)):
+                if any(segment.is_imported for segment in self._archive.segments(self._pair)):
                     await asyncio.to_thread(self._check_imports)
             except HarvesterError as error:
                 # While the lock is held, as what was requested may be taken back.
@@ -188,7 +188,7 @@ class PairDownload:
             ImportIncomplete: they are fewer or more than ids leave room for.
         """
         try:
-            check_imported_counts(self._store, self._pair)
+            check_imported_counts(self._archive, self._pair)
         except ImportIncomplete as lack:
             if not self._options.notes_import_counts:
                 raise
@@ -226,19 +226,19 @@ class PairDownload:
                 )
         if now is None or now.key == key:
             return error
-        footer = await asyncio.to_thread(self._store.market_footer, self._pair)
+        footer = await asyncio.to_thread(self._archive.market_footer, self._pair)
         is_stored = footer is not None and footer.key == key
         return MarketChanged(self._pair, key, now.key) if is_stored else error
 
     def _end_requests(self) -> None:
         """Record that the exchange does not know the pair; what this run requested is dropped."""
         covered, requested = self._before
-        has_downloaded = missing(self._store.coverage(self._pair), covered)
+        has_downloaded = missing(self._archive.coverage(self._pair), covered)
         self.writer.end_requests(None if has_downloaded else requested)
 
     async def _fill(self) -> None:
         await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
-        gaps = self._store.gaps(self._pair)
+        gaps = self._archive.gaps(self._pair)
         if gaps:
             settled_ns = await self._options.stop.guard(
                 self.context.clock.settled_ns(self.request.pair)
@@ -261,7 +261,7 @@ class PairDownload:
         async with self.context.maintenance:
             await asyncio.to_thread(run_maintenance, self.writer, rollups, self._options.listener)
         for error in self.incomplete:
-            pieces = self._store.pieces(self._pair, Range(error.after, error.through))
+            pieces = self._archive.pieces(self._pair, Range(error.after, error.through))
             if any(piece.segment.is_imported for piece in pieces):
                 raise error
 
@@ -283,7 +283,7 @@ class PairDownload:
             requested = await self._settled_request()
             is_caught_up = done is not None and requested.through - done.through < CATCH_UP_NS
             if requested.after < requested.through and not is_caught_up:
-                coverage = self._store.coverage(self._pair)
+                coverage = self._archive.coverage(self._pair)
                 if self._before[1] is None:
                     self._before = coverage, await asyncio.to_thread(self.writer.requests)
                 await asyncio.to_thread(self.writer.want, requested, is_listed=True)
@@ -295,7 +295,7 @@ class PairDownload:
                 if requested.through != end:
                     continue
             now_ns = self._options.now_ns()
-            await asyncio.to_thread(check_not_in_future, self._store, self._pair, now_ns)
+            await asyncio.to_thread(check_not_in_future, self._archive, self._pair, now_ns)
             done = done or requested
             is_complete = done.through >= end or not clock.is_behind
             if is_complete or await self._is_clock_plausible():
@@ -318,7 +318,7 @@ class PairDownload:
             pages.requested += 1
             page = await guard(self.context.client.page(self.request.pair, None))
             pages.newest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
-        covered = self._store.coverage(self._pair)
+        covered = self._archive.coverage(self._pair)
         known = {
             "it is requested from": self.request.range.after,
             "its newest trade is of": pages.newest_ns,
@@ -361,13 +361,13 @@ class PairDownload:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
             for part in ranges:
                 try:
-                    await RangeDownload(self, self.writer, self._store, part).run()
+                    await RangeDownload(self, self.writer, self._archive, part).run()
                 except ImportIncomplete as lack:
                     # The part itself is complete, and imported data ends no download of others.
                     self.incomplete.append(lack)
             if not self.lost:
                 return
-            ranges = missing(self.lost, self._store.coverage(self._pair))
+            ranges = missing(self.lost, self._archive.coverage(self._pair))
 
     async def _begin(self, ranges: list[Range], requested: Range) -> None:
         """Shorten requests that end in the future; report what is missing, and what is stored."""
@@ -389,39 +389,39 @@ class PairDownload:
         """
         rows = 0.0
         try:
-            for segment, within in self._store.pieces(self._pair, requested):
+            for segment, within in self._archive.pieces(self._pair, requested):
                 share = (within.through - within.after) / (
                     segment.range.through - segment.range.after
                 )
-                rows += self._store.footer(segment).rows * share
+                rows += self._archive.footer(segment).rows * share
         except (HarvesterError, FileNotFoundError):
             # The number is only displayed: the download itself reports what is wrong.
             return 0
         return round(rows)
 
 
-def check_imported_counts(store: TradeStore, pair: str) -> None:
+def check_imported_counts(archive: TradeStore, pair: str) -> None:
     """Check that imported trades fit the ids around them, in number and in order.
 
     Args:
-        store: the archive.
+        archive: the archive.
         pair: altname.
 
     Raises:
         ImportIncomplete: they are fewer or more than the ids on both sides leave room for, or have
             ids that are not between those.
     """
-    footers = check_order_of_imports(store, pair)
+    footers = check_order_of_imports(archive, pair)
     for count in wrong_counts(footers):
         if count.is_proved:
             raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
 
 
-def check_order_of_imports(store: TradeStore, pair: str) -> list[Footer]:
+def check_order_of_imports(archive: TradeStore, pair: str) -> list[Footer]:
     """Check that the ids of imported trades, if they have any, are between those around them.
 
     Args:
-        store: the archive.
+        archive: the archive.
         pair: altname.
 
     Returns:
@@ -430,7 +430,7 @@ def check_order_of_imports(store: TradeStore, pair: str) -> list[Footer]:
     Raises:
         ImportIncomplete: an id is not above that of the segment before it.
     """
-    footers = [store.footer(piece.segment) for piece in store.pieces(pair)]
+    footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
     for wrong in wrong_orders(footers):
         raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
     return footers

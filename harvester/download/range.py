@@ -44,7 +44,7 @@ class RangeDownload:
         self,
         download: PairDownload,
         writer: Writer,
-        store: TradeStore,
+        archive: TradeStore,
         within: Range,
         uncover: Callable[[Range], list[Range]] | None = None,
     ) -> None:
@@ -53,7 +53,7 @@ class RangeDownload:
         Args:
             download: of the pair.
             writer: the trades go to its archive.
-            store: the archive with the neighbours whose ids the range continues; not the writer's
+            archive: the archive with the neighbours whose ids the range continues; not the writer's
                 in a re-download.
             within: what to download.
             uncover: turns another range, which turns out to lack trades, into a gap, and returns
@@ -61,7 +61,7 @@ class RangeDownload:
         """
         context = download.context
         self._range = within
-        self._store = store
+        self._archive = archive
         self._uncovers = uncover or writer.uncover
         self._memory = context.memory
         self._flush_s = context.settings.archive.flush_s
@@ -76,7 +76,7 @@ class RangeDownload:
         self._buffer = WriteBuffer(writer, within.after, pair_json, self._listener, context.merging)
         self._ids = IdContinuityChecker(self._pages, self._pair, within, self._listener)
         self._merger = PageMerger(within.after)
-        self._has_imports = any(segment.is_imported for segment in store.segments(self._pair))
+        self._has_imports = any(segment.is_imported for segment in archive.segments(self._pair))
         self._left: LastId | None = None
         self._is_closed = False
         self._flushing: asyncio.Task[None] | None = None
@@ -98,7 +98,7 @@ class RangeDownload:
         waiting = asyncio.create_task(self._flush_while_waiting(done))
         try:
             beyond = await self._download_pages(self._continue_left_side())
-            stored = self._store.first_id_after(self._pair, self._range.through)
+            stored = self._archive.first_id_after(self._pair, self._range.through)
             rows = await self._ids.close(
                 stored or beyond,
                 is_imported=self._has_imports and self._is_imported_behind(),
@@ -318,13 +318,13 @@ class RangeDownload:
             The time of the last trade there; of an imported one the earliest time it can have. None
             if there is no trade.
         """
-        store, pair, after = self._store, self._pair, self._range.after
-        last_ns = store.last_time(pair, after)
-        found = store.last_id_before(pair, after)
+        archive, pair, after = self._archive, self._pair, self._range.after
+        last_ns = archive.last_time(pair, after)
+        found = archive.last_id_before(pair, after)
         if found is not None:
             self._left = LastId(*found)
         else:
-            covered = [part for part in store.coverage(pair) if part.through == after]
+            covered = [part for part in archive.coverage(pair) if part.through == after]
             is_empty = bool(covered) and covered[0].after == 0 and last_ns is None
             self._left = BEFORE_FIRST_ID if after == 0 or is_empty else None
             if self._has_imports and covered and covered[0].after == 0 and not is_empty:
@@ -333,25 +333,25 @@ class RangeDownload:
         if self._has_imports:
             left = self._left
             is_imported = left is not None and bool(self._imported_in(Range(left.time_ns, after)))
-            if last_ns is not None and store.is_imported(pair, last_ns):
+            if last_ns is not None and archive.is_imported(pair, last_ns):
                 last_ns -= SECOND
         self._ids.begin_at(self._left, is_imported=is_imported)
         return last_ns
 
     def _imported_from_first(self, after: int) -> LastId | None:
         """Id 0 and the trades behind it, where all is covered and the first ones were imported."""
-        pieces = self._store.pieces(self._pair, Range(0, after))
-        rows = [self._store.footer(piece.segment).rows for piece in pieces]
+        pieces = self._archive.pieces(self._pair, Range(0, after))
+        rows = [self._archive.footer(piece.segment).rows for piece in pieces]
         first = next(piece.segment for piece, count in zip(pieces, rows, strict=True) if count)
         return BEFORE_FIRST_ID._replace(rows_without_id=sum(rows)) if first.is_imported else None
 
     def _is_imported_behind(self) -> bool:
         """Whether there is imported data between the range and the first stored id behind it."""
         after = reached = self._range.through
-        for segment, within in self._store.pieces(self._pair, Range(after, EVERYTHING.through)):
+        for segment, within in self._archive.pieces(self._pair, Range(after, EVERYTHING.through)):
             if within.after != reached:
                 break
-            footer, bounds = self._store.footer(segment), self._store.bounds(segment)
+            footer, bounds = self._archive.footer(segment), self._archive.bounds(segment)
             if footer.rows_before_first_id == 0 and bounds is not None and bounds[0] > reached:
                 reached = bounds[0]
                 break
@@ -366,21 +366,21 @@ class RangeDownload:
         Where the pair is quiet, nothing else shows that a trade came later than it should: no id
         follows it. None if the time is not covered, or a trade of it is stored.
         """
-        store, pair = self._store, self._pair
-        last_ns = store.last_time(pair, newest_ns)
-        if last_ns == newest_ns or not store.pieces(pair, Range(newest_ns - 1, newest_ns)):
+        archive, pair = self._archive, self._pair
+        last_ns = archive.last_time(pair, newest_ns)
+        if last_ns == newest_ns or not archive.pieces(pair, Range(newest_ns - 1, newest_ns)):
             return None
-        if self._has_imports and store.is_imported(pair, newest_ns):
+        if self._has_imports and archive.is_imported(pair, newest_ns):
             # Imported times are whole seconds: the trade may be stored with the second next to it.
-            near_ns = store.last_time(pair, newest_ns + SECOND) or 0
+            near_ns = archive.last_time(pair, newest_ns + SECOND) or 0
             if near_ns > newest_ns - SECOND:
                 return None
-        parts = store.coverage(pair)
+        parts = archive.coverage(pair)
         covered = next(part for part in parts if part.after < newest_ns <= part.through)
         return Range(max(last_ns or 0, covered.after), newest_ns)
 
     def _imported_in(self, within: Range) -> str:
         """The location of the first imported segment in a range; empty if there is none."""
-        pieces = self._store.pieces(self._pair, within) if within.after < within.through else []
+        pieces = self._archive.pieces(self._pair, within) if within.after < within.through else []
         imported = (piece.segment for piece in pieces if piece.segment.is_imported)
-        return next(map(self._store.location, imported), "")
+        return next(map(self._archive.location, imported), "")

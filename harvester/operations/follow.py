@@ -236,7 +236,7 @@ class _FollowedPair:
         self.last_price: str | None = None
         self.is_behind = self.is_waiting = self.has_ended = False
         self._run, self._pair = run, pair
-        self._store, self._stop = run.context.archive, run.context.options.stop
+        self._archive, self._stop = run.context.archive, run.context.options.stop
         self._writer: Writer
         # Where it began, and the end of coverage, from which the next download goes on.
         self._begun: int | None = None
@@ -303,7 +303,7 @@ class _FollowedPair:
 
     async def _follow(self) -> None:
         every_s = SPARE_FACTOR * self._run.every_s
-        with open_writer(self._store, self.name, command="follow") as self._writer:
+        with open_writer(self._archive, self.name, command="follow") as self._writer:
             try:
                 while True:
                     begun_s = time.monotonic()
@@ -372,12 +372,12 @@ class _FollowedPair:
         """Choose where to begin: what is stored goes on, and what is not stored begins now."""
         after, now_ns = self._run.after, self._run.context.options.now_ns()
         if after is None:
-            after = last_start(self._store.wanted(self.name), now_ns)
+            after = last_start(self._archive.wanted(self.name), now_ns)
         self._begun = self._after = settled_ns if after is None else after
         self.reached_ns = self._covered_through()
 
     def _covered_through(self) -> int | None:
-        coverage = self._store.coverage(self.name)
+        coverage = self._archive.coverage(self.name)
         return coverage[-1].through if coverage else None
 
     def _read_newest(self, page: TradesPage) -> None:
@@ -447,4 +447,4 @@ class _FollowedPair:
         context = self._run.context
         run_maintenance(self._writer, context.settings.candles.rollups, context.options.listener)
         # Over days, what is known of files that are gone would add up.
-        self._store.forget_pair(self.name)
+        self._archive.forget_pair(self.name)
