@@ -152,7 +152,7 @@ class BackfillRun:
             ]
             incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]
             self.progress(Begun(len(incomplete)))
-            trades = await count_missing_trades(client, exchange, cancel, incomplete)
+            trades = await count_missing_trades(client, exchange, cancel, incomplete, clock.time_ns)
         estimates = []
         for pair_missing in pairs_missing:
             name = pair_missing.pair.altname

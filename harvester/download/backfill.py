@@ -174,7 +174,11 @@ class MissingData(NamedTuple):
 
 
 async def count_missing_trades(
-    client: Client, exchange: ExchangeSettings, stop: CancelToken, pairs: Sequence[MissingData]
+    client: Client,
+    exchange: ExchangeSettings,
+    stop: CancelToken,
+    pairs: Sequence[MissingData],
+    now_ns: int,
 ) -> dict[str, int]:
     """Estimate how many trades are missing of each pair, with one call a pair.
 
@@ -186,6 +190,7 @@ async def count_missing_trades(
         exchange: its rate, the number of calls at once, and the wait after a failure.
         stop: cancels a call.
         pairs: the pairs, and what is missing of each.
+        now_ns: the exchange's time.
 
     Returns:
         The estimates by altname. Pairs that the exchange says nothing of are not in it.
@@ -208,7 +213,7 @@ async def count_missing_trades(
                 pass
             else:
                 failures = 0
-                trades[entry.pair.altname] = expected_trades(weeks, entry.ranges)
+                trades[entry.pair.altname] = expected_trades(weeks, entry.ranges, now_ns)
             if left:
                 await stop.guard(asyncio.sleep(pause_s))
 

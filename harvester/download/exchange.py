@@ -22,7 +22,16 @@ from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, times, trade_ids
 from harvester.storage.id_gaps import IdGap
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, UNITS_NS, Range, show
+from harvester.times import (
+    BEGINNING_NS,
+    DAY,
+    END_OF_TIME,
+    SECOND,
+    UNITS_NS,
+    Range,
+    overlap,
+    show,
+)
 
 if TYPE_CHECKING:
     from harvester.download.pair import PairDownload
@@ -405,16 +414,19 @@ class PairPages:
 WEEK = UNITS_NS["w"]
 
 
-def expected_trades(weeks: list[tuple[int, int]], ranges: list[Range]) -> int:
+def expected_trades(weeks: list[tuple[int, int]], ranges: list[Range], now_ns: int) -> int:
     """About how many trades are in some ranges; within a week they count as evenly spread.
 
     Args:
         weeks: the trades of each week of a pair, as (open time in ns, count).
         ranges: the ranges.
+        now_ns: the exchange's time: the week that it is in is counted up to then.
     """
     total = 0.0
     for open_ns, count in weeks:
+        week = Range(open_ns, max(open_ns + 1, min(open_ns + WEEK, now_ns)))
         for part in ranges:
-            overlap = min(part.through, open_ns + WEEK) - max(part.after, open_ns)
-            total += count * max(0, overlap) / WEEK
+            within = overlap(part, week)
+            if within is not None:
+                total += count * (within.through - within.after) / (week.through - week.after)
     return round(total)

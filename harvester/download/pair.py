@@ -378,7 +378,7 @@ class PairDownload:
         if self._options.estimates:
             if ranges:
                 weeks = await self.pages.weekly_counts()
-                expected = expected_trades(weeks, ranges) if weeks else None
+                expected = expected_trades(weeks, ranges, clock.time_ns) if weeks else None
             stored = await asyncio.to_thread(self._count_stored, requested)
         self._options.listener(Started(self._pair, ranges, expected, stored))
 

@@ -17,7 +17,7 @@ import pytest
 import sample_trades
 from backfills import foreign_files, rows_on_disk, serve
 from kraken_faults import Faults
-from kraken_market import expected
+from kraken_market import Clock, Trade, expected
 from kraken_server import Exchange
 
 import harvester
@@ -295,6 +295,21 @@ def test_an_estimate_counts_what_is_missing_and_downloads_no_trades(
     assert (estimate.total.pairs, estimate.total.trades, estimate.total.calls) == (2, 5_500, 10)
     assert [call for call in exchange.calls[calls:] if call.path.endswith("Trades")] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_estimate_of_a_week_that_has_not_ended(tmp_path: Path) -> None:
+    # Kraken's weeks begin on Thursday: 30 May 2024 was one. A trade each minute of three days.
+    begin_ns, minute_ns = sample_trades.utc_ns(2024, 5, 30), 60 * 10**9
+    market = sample_trades.market(
+        Trade(begin_ns + place * minute_ns + 1, "1.0", "1.0", "b", "l", "", place + 1)
+        for place in range(3 * 1440)
+    )
+    with serve(market, clock=Clock(begin_ns + 3 * 1440 * minute_ns)) as exchange:
+        archive = opened(exchange.url, tmp_path, **{"refresh.settle_s": 60})
+        everything = archive.estimate_backfill(market.altname)
+        last_day = archive.estimate_backfill(market.altname, since="2024-06-01")
+    assert everything.total.trades == pytest.approx(3 * 1440, abs=3)
+    assert last_day.total.trades == pytest.approx(1440, abs=3)
 
 
 def test_all_pairs_of_a_quote(archive: harvester.Archive) -> None:
