@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
 from harvester.download.exchange import PairPages
-from harvester.download.page_merge import FULL_PAGE, MIN_MARGIN_NS
+from harvester.download.page_merge import MIN_MARGIN_NS
 from harvester.kraken.answers import PageNotCovered
-from harvester.kraken.trades import TradesPage
+from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.schema import joined, no_rows, sort_rows, times
 from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
@@ -137,7 +137,7 @@ async def _page_from_before(
         page = await source.page(max(0, after - back_ns))
         if page.rows.num_rows and int(times(page.rows).max()) > after:
             return page
-        if page.rows.num_rows < FULL_PAGE:
+        if page.rows.num_rows < PAGE_ROWS:
             return None
         back_ns //= 20
     return None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import Int64s, joined, merge_rows, no_rows, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import find_gaps
 from harvester.times import SECOND
@@ -28,8 +29,6 @@ CLOSE_NS = 60 * SECOND
 
 So a nightly download, which finds the latest trades there, needs no second answer.
 """
-
-FULL_PAGE = 1_000
 
 MAX_DOUBTS = 2
 """A page that contradicts earlier rows, or itself, is requested again at most this often."""
@@ -136,7 +135,7 @@ class PageMerger:
         if self.is_too_coarse(unit_ns):
             self._margin_ns = unit_ns
             return MergeStep(no_rows(), JoinResult.REQUEST_EARLIER)
-        is_full = rows.num_rows >= FULL_PAGE
+        is_full = rows.num_rows >= PAGE_ROWS
         sent, rows = rows, sort_rows(rows)
         stamps = times(rows)
         newest_ns = int(stamps[-1])

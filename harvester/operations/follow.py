@@ -14,7 +14,6 @@ from typing import NamedTuple
 from harvester.config import Settings
 from harvester.download.events import BackfillResult, Committed, Event, Followed, Noted, PageRead
 from harvester.download.exchange import CATCH_UP_NS, BackfillRequest, DownloadContext, RunOptions
-from harvester.download.page_merge import FULL_PAGE
 from harvester.download.pair import PairDownload, run_maintenance
 from harvester.errors import (
     ExchangeError,
@@ -26,7 +25,7 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.kraken.trades import TradesPage
+from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.pair_selection import PairSelection, choose, last_start
 from harvester.schema import Int64s, no_rows, sort_rows, times
 from harvester.storage.trade_store import TradeStore
@@ -386,7 +385,7 @@ class _FollowedPair:
         rows = sort_rows(page.rows)
         self._newest_times = times(rows)
         self.last_price = f"{rows.column('price')[-1].as_py().normalize():f}"
-        is_full = rows.num_rows >= FULL_PAGE
+        is_full = rows.num_rows >= PAGE_ROWS
         self._shows_all_new = not is_full or int(self._newest_times[0]) <= self._after
 
     def _is_due(self, settled_ns: int) -> bool:

@@ -35,8 +35,8 @@ def test_trades_that_no_page_can_show_do_not_hold_a_backfill_up(
         pytest.MonkeyPatch.context() as patch,
         serve(market, faults=faults, page_size=5) as exchange,
     ):
-        patch.setattr(completeness, "FULL_PAGE", 5)
-        patch.setattr(page_merge, "FULL_PAGE", 5)
+        patch.setattr(completeness, "PAGE_ROWS", 5)
+        patch.setattr(page_merge, "PAGE_ROWS", 5)
         backfill = Backfill(exchange.url, folder)
         backfill.only(market.altname, Range(BEGIN_NS - 101, BEGIN_NS + 99_901))
         result = backfill.only(market.altname)

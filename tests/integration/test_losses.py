@@ -203,8 +203,8 @@ def test_any_trades_with_false_answers_are_exact_or_have_a_gap_on_record(
         pytest.MonkeyPatch.context() as patch,
         serve(market, faults=faults, page_size=size) as exchange,
     ):
-        patch.setattr(completeness, "FULL_PAGE", size)
-        patch.setattr(page_merge, "FULL_PAGE", size)
+        patch.setattr(completeness, "PAGE_ROWS", size)
+        patch.setattr(page_merge, "PAGE_ROWS", size)
         for span in [*spans, ALL, ALL, ALL]:
             outcome = Backfill(exchange.url, folder).only(market.altname, span)
             if is_called_complete(folder, market, outcome):
@@ -229,8 +229,8 @@ def test_trades_a_nanosecond_apart_that_fill_a_page_do_not_hold_a_backfill_up(
         for number, stamp in enumerate(stamps, 1)
     ]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(completeness, "FULL_PAGE", 5)
-    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    monkeypatch.setattr(completeness, "PAGE_ROWS", 5)
+    monkeypatch.setattr(page_merge, "PAGE_ROWS", 5)
     faults = Faults(script=["first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname)
@@ -244,8 +244,8 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
 ) -> None:
     trades = [Trade(START_NS, "41450.0", "0.0001", "b", "m", "", number) for number in range(1, 7)]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(completeness, "FULL_PAGE", 5)
-    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    monkeypatch.setattr(completeness, "PAGE_ROWS", 5)
+    monkeypatch.setattr(page_merge, "PAGE_ROWS", 5)
     faults = Faults(script=[None, "first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname)
@@ -293,8 +293,8 @@ def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(completeness, "FULL_PAGE", 5)
-    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    monkeypatch.setattr(completeness, "PAGE_ROWS", 5)
+    monkeypatch.setattr(page_merge, "PAGE_ROWS", 5)
     market = every(60, 20, first_id)
     until = END_OF_TIME if until_s is None else START_NS + until_s * SECOND_NS
     rows = [row for row in expected(market) if row[1] <= until]
@@ -444,8 +444,8 @@ def test_a_trade_withheld_far_behind_the_last_id_is_reported_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows without ids behind it are many: they are stored before the next id shows a loss."""
-    monkeypatch.setattr(completeness, "FULL_PAGE", 8)
-    monkeypatch.setattr(page_merge, "FULL_PAGE", 8)
+    monkeypatch.setattr(completeness, "PAGE_ROWS", 8)
+    monkeypatch.setattr(page_merge, "PAGE_ROWS", 8)
     monkeypatch.setattr(completeness, "MAX_KEPT_BACK", 10)
     market = sample_trades.market(
         [

@@ -166,7 +166,7 @@ def test_a_page_that_leaves_out_the_last_row_held_is_never_joined() -> None:
 def test_a_last_row_that_every_answer_prints_too_late_does_not_end_the_range(
     has_ids: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    monkeypatch.setattr(page_merge, "PAGE_ROWS", 5)
     second_ns, limit = 1_000_000_000, 1_600_000_012_000_000_000
     merger, found = PageMerger(1_599_999_999_000_000_000), 0
     for _ in range(20):
