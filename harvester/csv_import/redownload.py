@@ -238,12 +238,17 @@ class _Redownload:
         self._options.listener(Replaced(self._pair, segment.range, rows))
 
     def _differing_days(self, segment: Segment, staged: list[Segment]) -> list[Day]:
-        """The days on which file and exchange differ; all rows are compared with their checksums.
+        """The days on which a row or a trade has no counterpart of its price, volume and second.
 
-        Nobody knows how a file rounds its times: the way that fits best is used. Rows of files that
-        round differently may be in one segment, so a day counts only if a row or a trade of it has
-        no counterpart within a second.
+        Nobody knows how a file rounds its times, and rows of files that round differently may be in
+        one segment: the sums of the days are counted by the way that fits best.
         """
+        rows, _ = self._keyed([segment])
+        trades, _ = self._keyed(staged)
+        is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
+        rows_alone, trades_alone = rows.stamps[~is_found], trades.stamps[~is_used]
+        if not len(rows_alone) and not len(trades_alone):
+            return []
         file = DaySums()
         for batch in verified_rows(self._archive, [segment]):
             file.add(batch)
@@ -251,16 +256,12 @@ class _Redownload:
         for batch in verified_rows(self._archive, staged):
             for days in by_way:
                 days.add(batch)
-        differing = min((file.differing(days) for days in by_way), key=len)
-        if not differing:
-            return []
-        rows, _ = self._keyed([segment])
-        trades, _ = self._keyed(staged)
-        is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
-        alone = np.concatenate([rows.stamps[~is_found], trades.stamps[~is_used]])
+        exchange = min(by_way, key=lambda days: len(file.differing(days)))
+        alone = np.concatenate([rows_alone, trades_alone])
         around = np.concatenate([alone - TOLERANCE_NS, alone, alone + TOLERANCE_NS])
-        days_alone = {str(np.datetime64(day, "D")) for day in set((around // DAY).tolist())}
-        return [day for day in differing if day.day in days_alone]
+        differing = set(file.differing(exchange)) & set((around // DAY).tolist())
+        # Sums may be equal where prices are not, or where two volumes are exchanged.
+        return file.compared(exchange, sorted(differing | set((rows_alone // DAY).tolist())))
 
     def _days_not_shown(self, segment: Segment, staged: list[Segment]) -> set[int]:
         """The numbers of the days on which the file has a row that is no trade of the exchange.
@@ -330,16 +331,20 @@ class DaySums:
                 before.rows + found["volume_count"], before.volume + found["volume_sum"]
             )
 
-    def differing(self, exchange: DaySums) -> list[Day]:
-        """The days on which the exchange has other sums, in order."""
+    def differing(self, exchange: DaySums) -> list[int]:
+        """The numbers of the days on which the exchange has other sums."""
+        days = self.sums.keys() | exchange.sums.keys()
+        return [day for day in days if self.sums.get(day) != exchange.sums.get(day)]
+
+    def compared(self, exchange: DaySums, days: list[int]) -> list[Day]:
+        """Both sums of some days, by their numbers."""
         return [
             Day(
                 str(np.datetime64(day, "D")),
                 *self.sums.get(day, DaySum()),
                 *exchange.sums.get(day, DaySum()),
             )
-            for day in sorted(self.sums.keys() | exchange.sums.keys())
-            if self.sums.get(day) != exchange.sums.get(day)
+            for day in days
         ]
 
 

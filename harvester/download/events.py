@@ -109,6 +109,11 @@ class Day(NamedTuple):
     exchange_volume: Decimal
 
     def __str__(self) -> str:
+        if (self.file_rows, self.file_volume) == (self.exchange_rows, self.exchange_volume):
+            return (
+                f"{self.day}: file and exchange have {self.file_rows:,} trades of volume "
+                f"{self.file_volume:f}, but not the same ones"
+            )
         return (
             f"{self.day}: the file has {self.file_rows:,} trades of volume {self.file_volume:f}, "
             f"the exchange {self.exchange_rows:,} of {self.exchange_volume:f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -338,6 +339,37 @@ def test_an_altered_volume_is_reported_with_its_day(started: Any) -> None:
     assert (done.exit_status, done.replacement.days) == (
         4,
         (Day("2024-02-03", 5, Decimal("65.00000001"), 5, Decimal(65)),),
+    )
+    assert len(kept(scenario.folder)) == 1
+    scenario.check()
+
+
+def another_price(trades: list[Trade]) -> list[Trade]:
+    return [*trades[:11], replace(trades[11], price="41450.20000"), *trades[12:]]
+
+
+def exchanged_volumes(trades: list[Trade]) -> list[Trade]:
+    first, second = trades[11:13]
+    return [
+        *trades[:11],
+        replace(first, volume=second.volume),
+        replace(second, volume=first.volume),
+        *trades[13:],
+    ]
+
+
+@pytest.mark.parametrize("alter", [another_price, exchanged_volumes])
+def test_prices_and_volumes_that_differ_are_reported_though_all_sums_are_equal(
+    started: Any, alter: Callable[[list[Trade]], list[Trade]]
+) -> None:
+    trades = days_apart(6)
+    scenario = started(trades)
+    data = csv_files.three_columns(alter(trades))
+    scenario.take_in(data)
+    done = scenario.redownload()
+    assert (done.exit_status, done.replacement.days) == (
+        4,
+        (Day("2024-02-03", 5, Decimal(65), 5, Decimal(65)),),
     )
     assert len(kept(scenario.folder)) == 1
     scenario.check()
