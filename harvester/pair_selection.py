@@ -26,6 +26,7 @@ from harvester.errors import (
 from harvester.kraken.pairs import (
     Pair,
     PairIndex,
+    is_listed,
     is_pattern,
     match_pattern,
     of_class,
@@ -280,14 +281,34 @@ class ListedPairs:
         # Commands that only read have no use for it, and it takes a twentieth of their time.
         import asyncio  # noqa: PLC0415
 
-        self._pairs: dict[str, Pair] | None = None
+        self._pairs: tuple[dict[str, Pair], dict[str, Pair]] | None = None
         self._lock = asyncio.Lock()
 
     async def get(self) -> dict[str, Pair]:
-        """The pairs by altname; see `list_pairs`."""
+        """The pairs by altname, with those of stored trades; see `list_pairs`."""
+        return (await self._request())[1]
+
+    async def find(self, pair: Pair) -> tuple[Pair, bool]:
+        """A pair with the key that requests need, and whether the exchange lists or knows it.
+
+        Of a pair that it does not list, trades are requested to find out.
+        """
+        listed, known = await self._request()
+        pair = pair if pair.key else known.get(pair.altname, pair)
+        if pair.is_delisted or is_listed(pair, listed):
+            return pair, not pair.is_delisted
+        try:
+            await self._client.page(pair, None)
+        except ExchangeRefused as refusal:
+            if "Unknown asset pair" in str(refusal):
+                return pair, False
+            raise
+        return pair, True
+
+    async def _request(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         async with self._lock:
             if self._pairs is None:
-                self._pairs = (await list_pairs(self._client, self._archive))[1]
+                self._pairs = await list_pairs(self._client, self._archive)
         return self._pairs
 
 

@@ -14,6 +14,7 @@ from harvester.cli.run_context import display, run_context
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN
+from harvester.times import missing
 from harvester.verify.against_kraken import EXCHANGE_STEPS, FileChoice
 from harvester.verify.reports import (
     Comparison,
@@ -65,7 +66,8 @@ def verify(
     --against-csv reads Kraken_OHLCVT.zip and files like it; no network.
 
     --repair moves broken files into the folder quarantine/, each with a note, downloads their
-    ranges and what else is missing, and checks again. Nothing is deleted.
+    ranges and what else is missing, and checks again. Nothing is deleted, and of a pair that the
+    exchange does not list nothing is moved that would have to be downloaded.
 
     Example: harvester verify XBT/USD --repair
     """
@@ -167,14 +169,18 @@ def _print_pair(report: PairReport, *, exact: bool) -> None:
 
 
 def _print_repair(report: RepairReport, *, exact: bool) -> None:
-    if report.uncovered:
-        more = len(report.uncovered) - 1
-        ranges = f"{report.uncovered[0]}, and {more} more" if more else f"{report.uncovered[0]}"
-        output.result(f"{report.pair}: trades were missing, downloaded again: {ranges}")
+    for text, found in (
+        ("imported trades are kept in", report.kept),
+        ("trades were missing, downloaded again:", missing(report.uncovered, report.missing)),
+        ("trades were missing, not downloaded yet:", report.missing),
+    ):
+        if found:
+            more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+            output.result(f"{report.pair}: {text} {found[0]}{more}")
     if report.pages:
         trades, pages = output.counted(report.trades, "trade"), output.counted(report.pages, "page")
         output.result(f"{report.pair}: downloaded {trades} in {pages}")
-    if report.moved or report.pages or report.error is None:
+    if report.moved or report.uncovered or report.pages or report.error is None:
         _print_pair(report.after, exact=exact)
 
 
@@ -183,8 +189,11 @@ def _print_repair_error(report: RepairReport, quarantine: str) -> None:
     text = str(report.error)
     named = text if text.startswith(report.pair) else f"{report.pair}: {text}"
     left = "nothing was moved"
-    if report.moved:
-        left = f"moved files are kept in {quarantine}; the missing ranges stay recorded"
+    if report.moved or report.kept:
+        files = "moved files" if report.moved else "imported trades"
+        left = f"{files} are kept in {quarantine}; the missing ranges stay recorded"
+    elif report.uncovered:
+        left += "; the missing ranges stay recorded"
     output.error(named, f"{report.pair}: {left}")
 
 

@@ -40,6 +40,7 @@ from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import (
     REDOWNLOADS,
+    Uncovered,
     Writer,
     open_writer,
     staged_segments,
@@ -185,7 +186,7 @@ class _Redownload:
         """Download what is not staged yet of the range of an imported segment."""
         await self._options.stop.guard(asyncio.sleep(0))
 
-        def uncover(lost: Range) -> list[Range]:
+        def uncover(lost: Range) -> list[Uncovered]:
             # A neighbour may lack trades that the exchange shows by now. They are downloaded later.
             outside = missing([lost], [segment.range])
             uncovered = [self._download.writer.uncover(part) for part in outside]

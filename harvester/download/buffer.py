@@ -12,7 +12,7 @@ from harvester.download.events import Committed, Listener
 from harvester.schema import split_at
 from harvester.storage.id_gaps import IdGap
 from harvester.storage.segment import ConfirmedIdGap, Footer
-from harvester.storage.writer import Writer
+from harvester.storage.writer import Uncovered, Writer
 from harvester.times import END_OF_TIME, Range
 
 COMPACT_EVERY = 16
@@ -160,7 +160,9 @@ class WriteBuffer:
                 async with self._merging:
                     await asyncio.to_thread(self._writer.compact)
 
-    async def uncover(self, uncover: Callable[[Range], list[Range]], lost: Range) -> list[Range]:
+    async def uncover(
+        self, uncover: Callable[[Range], list[Uncovered]], lost: Range
+    ) -> list[Uncovered]:
         """Remove a range that lacks trades from coverage, while no buffer is written.
 
         Args:

@@ -33,7 +33,7 @@ from harvester.errors import (
     capture_error,
 )
 from harvester.kraken.answers import OtherMarket
-from harvester.kraken.pairs import Pair
+from harvester.kraken.pairs import Pair, is_listed
 from harvester.schema import times
 from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
@@ -216,8 +216,7 @@ class PairDownload:
         with suppress(Exception):
             listed = await self._options.stop.guard(self.context.client.pairs())
         now = listed.get(self._pair)
-        is_listed = key in {pair.key for pair in listed.values()} if key else self._pair in listed
-        if is_unknown and listed and not is_listed:
+        if is_unknown and listed and not is_listed(self.request.pair, listed):
             await asyncio.to_thread(self._end_requests)
             if now is None:
                 return ExchangeRefused(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from harvester.download.pair import PairDownload
     from harvester.kraken.trades import TradesPage
-    from harvester.storage.writer import Writer
+    from harvester.storage.writer import Uncovered, Writer
 
 MAX_OVERFILL = 1.25
 """Trades may exceed the flush size by this factor while a segment is written or merged.
@@ -46,7 +46,7 @@ class RangeDownload:
         writer: Writer,
         archive: TradeStore,
         within: Range,
-        uncover: Callable[[Range], list[Range]] | None = None,
+        uncover: Callable[[Range], list[Uncovered]] | None = None,
     ) -> None:
         """Create the download of one range; nothing is requested yet.
 
@@ -305,8 +305,10 @@ class RangeDownload:
                 f"`harvester verify {self._pair} --repair` downloads them"
             )
             return
-        self._download.lost += gaps
-        text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
+        self._download.lost += [gap.range for gap in gaps]
+        copies = ", ".join(gap.copy for gap in gaps if gap.copy)
+        kept = f" (imported trades of it are kept in {copies})" if copies else ""
+        text = f"{what} were missing from {lost}{kept}, which is a gap now and is downloaded again"
         self._listener(Noted(self._pair, text))
 
     # What is stored on both sides of the range: ids to continue, times, and imported data.

@@ -103,6 +103,17 @@ def delisted_pair(altname: str) -> Pair:
     return Pair(altname=altname, key=f"{_DELISTED}{altname}")
 
 
+def is_listed(pair: Pair, listed: dict[str, Pair]) -> bool:
+    """Whether the exchange's list has a market, under its name or another one.
+
+    Args:
+        pair: the market; without a key it is known by its altname only.
+        listed: the exchange's pairs by altname.
+    """
+    keys = {other.key for other in listed.values()}
+    return pair.key in keys if pair.key else pair.altname in listed
+
+
 _Decimals = Annotated[int, msgspec.Meta(ge=0, le=40)]
 
 

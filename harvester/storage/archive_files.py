@@ -380,22 +380,26 @@ def quarantine_copy(store: LocalStore, note: QuarantineNote) -> str:
     return to
 
 
-def quarantine_segment_copy(store: LocalStore, note: QuarantineNote) -> str:
+def quarantine_segment_copy(store: LocalStore, note: QuarantineNote, staged: str = "") -> str:
     """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
 
     Args:
         store: the archive's files.
         note: which file, and why.
+        staged: a staged file to be moved there instead of a copy of the file in the note.
     """
     name, parent = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
     for folder in store.folders(parent):
         to = f"{parent}/{folder}/{name}"
         if _path_in_note(store, f"{parent}/{folder}/{NOTE}") == note.path and store.same(
-            note.path, to
+            staged or note.path, to
         ):
             return to
     to = _prepare_folder(store, note)
-    store.copy(note.path, to, note.pair)
+    if staged:
+        store.commit(staged, to)
+    else:
+        store.copy(note.path, to, note.pair)
     return to
 
 

@@ -267,10 +267,10 @@ def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> R
     return Range(max(covered.after, begin_s * SECOND - 1), min(covered.through, end_s * SECOND - 1))
 
 
-def footers_without(
+def footers_around(
     store: LocalStore, segment: Segment, footer: Footer, lost: Range
-) -> list[Footer]:
-    """The footers of the parts of a segment before and after a range; none for an empty part.
+) -> tuple[list[Footer], Footer]:
+    """The footers of the parts of a segment around a range, none for an empty part; and its own.
 
     Args:
         store: the archive's files.
@@ -283,5 +283,6 @@ def footers_without(
     ranges = [Range(covered.after, after), Range(after, through), Range(through, covered.through)]
     columns = ["trade_id", "time"]
     rows = [list(read_batches(store, segment.path, part, columns)) for part in ranges]
-    before, _, behind = footers_by_part(footer, list(zip(ranges, rows, strict=True)))
-    return [part for part in (before, behind) if part.range.after < part.range.through]
+    before, inside, behind = footers_by_part(footer, list(zip(ranges, rows, strict=True)))
+    outside = [part for part in (before, behind) if part.range.after < part.range.through]
+    return outside, inside

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
-from harvester.schema import RowsChecksum, times, with_ties
+from harvester.schema import RowsChecksum, clip, times, with_ties
 from harvester.storage import archive_files
 from harvester.storage.archive_files import (
     QuarantineNote,
@@ -17,12 +18,13 @@ from harvester.storage.archive_files import (
     locked,
     quarantine_copy,
     quarantine_file,
+    quarantine_segment_copy,
 )
 from harvester.storage.compaction import (
     are_ordered_within,
     between_quiet_moments,
+    footers_around,
     footers_by_part,
-    footers_without,
     is_within,
     plan_merges,
     split_by_year,
@@ -46,6 +48,18 @@ REDOWNLOADS = "staging/_redownload"
 
 Progress = Callable[[str, int, int], None]
 """Called with the pair, the number of merged files so far, and that of all files to be merged."""
+
+
+class Uncovered(NamedTuple):
+    """A range that was covered and is a gap now.
+
+    Attributes:
+        range: the range.
+        copy: where its imported trades are kept in quarantine; empty if it had none.
+    """
+
+    range: Range
+    copy: str = ""
 
 
 @contextmanager
@@ -186,11 +200,12 @@ class Writer:
         footers = footers_by_part(self.archive.footer(segment), [(shortened, [])])
         return self._replace(segment, footers)[0]
 
-    def uncover(self, lost: Range) -> list[Range]:
+    def uncover(self, lost: Range) -> list[Uncovered]:
         """Remove a range that lacks trades from coverage, and record it as requested: now a gap.
 
         Segments are split at its ends, and rows inside it are deleted. Imported segments are split
-        at the quiet moments around it. After a crash each segment is as it was, or split.
+        at the quiet moments around it, and their rows inside are kept in quarantine, as it is not
+        certain that the exchange shows them. After a crash each segment is as it was, or split.
 
         Returns:
             What was covered and is a gap now; empty if nothing of the range was covered.
@@ -207,11 +222,32 @@ class Writer:
             part = Range(after, min(through, segment.range.through))
             if segment.is_imported:
                 part = between_quiet_moments(self._store, segment, part)
-            self.want(part, was_covered=True)
             footer = self.archive.footer(segment)
-            self._replace(segment, footers_without(self._store, segment, footer, part))
-            removed.append(part)
+            outside, inside = footers_around(self._store, segment, footer, part)
+            copy = self._keep_rows(segment, inside, lost) if segment.is_imported else ""
+            self.want(part, was_covered=True)
+            self._replace(segment, outside)
+            removed.append(Uncovered(part, copy))
         return removed
+
+    def _keep_rows(self, segment: Segment, part: Footer, lost: Range) -> str:
+        """Copy the rows in a part of a segment into quarantine; return the path, if there are any.
+
+        Args:
+            segment: that has the rows.
+            part: the footer of the part.
+            lost: the range that lacks trades, for the note.
+        """
+        rows = (clip(batch, part.range) for batch in verified_rows(self.archive, [segment]))
+        staged, footer = stage_segment(self._store, self.pair, rows, part)
+        to = ""
+        if footer.bounds is not None:
+            path = segment_path(self.pair, footer.range, footer.bounds[1], is_imported=True)
+            fault = f"trades were missing in {lost}"
+            note = QuarantineNote(self.pair, path, footer.range, [fault], [footer.range])
+            to = quarantine_segment_copy(self._store, note, staged)
+        self._store.remove(staged)
+        return to
 
     def _replace(self, segment: Segment, footers: Sequence[Footer]) -> list[Segment]:
         """Replace a segment by its rows in some parts of its range, one segment per footer.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harvester.download.backfill import fill
 from harvester.download.exchange import DownloadContext
-from harvester.errors import ArchiveDamaged, ExchangeError, UnreadableAnswer, capture_error
+from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_selection import ListedPairs, known_pairs
 from harvester.schema import RowsChecksum
@@ -19,10 +19,10 @@ from harvester.storage.compaction import is_being_replaced, is_within
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
 from harvester.storage.segment import Footer, Segment
 from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
-from harvester.storage.writer import Writer, open_writer
-from harvester.times import Range, enclosing_range, missing, union
+from harvester.storage.writer import Uncovered, Writer, open_writer
+from harvester.times import Range, enclosing_range, missing, overlap, union
 from harvester.verify.integrity import verify
-from harvester.verify.reports import Fault, Moved, PairReport, RepairReport
+from harvester.verify.reports import Fault, Moved, PairReport, RepairReport, unknown_pair
 
 # --- plan of a repair -----------------------------------------------------------------------------
 
@@ -211,10 +211,11 @@ class Repairer:
     async def repair(self, report: PairReport) -> RepairReport:
         """Repair the faults of a pair; an error that ends it early is in the result.
 
-        In this order: verify under the lock; ask the exchange for its clock, if something is to be
-        downloaded; cut ranges that end in the future; record the ranges that each broken file
-        should have had as wanted; move the file into quarantine; download what is missing; make
-        roll-ups; verify again. After a crash at any step, the next run completes the repair.
+        In this order: verify under the lock; ask the exchange for its clock and its pairs, if
+        something is to be downloaded; cut ranges that end in the future; record the ranges that
+        each broken file should have had as wanted; move the file into quarantine; download what is
+        missing; make roll-ups; verify again. After a crash at any step, the next run completes the
+        repair.
         """
         result = RepairReport(report.pair, report, report)
         pair_repair = _PairRepair(self, result)
@@ -228,12 +229,10 @@ class Repairer:
             now_ns = self.run.options.now_ns()
             return await asyncio.to_thread(verify, self.run.archive, name, now_ns=now_ns)
 
-    async def pair_of(self, name: str) -> Pair:
-        """A pair with the key that requests need; the exchange is asked for its pairs once."""
+    async def pair_of(self, name: str) -> tuple[Pair, bool]:
+        """A pair with the key that requests need, and whether the exchange knows it."""
         pair = self._known.get(name, Pair(altname=name))
-        if pair.key:
-            return pair
-        return (await self.run.options.stop.guard(self._listed.get())).get(name, pair)
+        return await self.run.options.stop.guard(self._listed.find(pair))
 
 
 class _PairRepair:
@@ -247,6 +246,8 @@ class _PairRepair:
         self._pair = Pair(altname=result.pair)
         self._result = result
         self._changed = False
+        # Whether the exchange does not know the pair: nothing of it can be downloaded again.
+        self._is_unknown = False
 
     async def run(self) -> None:
         result = self._result
@@ -264,6 +265,9 @@ class _PairRepair:
             await self._cut_future(writer)
             await self._quarantine(writer)
             await self._uncover(writer)
+            if self._is_unknown:
+                await self._end_unknown(writer)
+                return
             # What is missing after the first round was requested in it.
             if before == (len(result.moved), len(result.uncovered)) and (
                 round_number or not result.after.faults
@@ -276,15 +280,24 @@ class _PairRepair:
             result.pages += outcome.pages
             result.error = outcome.error
             await self._verify()
-            if isinstance(outcome.error, ExchangeError) and not result.after.faults:
-                # The exchange does not know the pair any more, so nothing counts as missing.
-                result.error = None
             if outcome.error is not None and not isinstance(outcome.error, ArchiveDamaged):
                 return
 
     async def _verify(self) -> None:
-        self._result.after = await self._repairer.verify(self._name)
+        result = self._result
+        result.after = await self._repairer.verify(self._name)
         self._changed = False
+        if result.uncovered:
+            gaps = self._archive.gaps(self._name)
+            found = (overlap(gap, part) for gap in gaps for part in result.uncovered)
+            result.missing = [part for part in found if part]
+
+    async def _end_unknown(self, writer: Writer) -> None:
+        """Say what stays missing of a pair that the exchange does not know; all of it stays."""
+        await asyncio.to_thread(writer.end_requests)
+        await self._verify()
+        gaps = self._archive.gaps(self._name)
+        self._result.error = unknown_pair(self._result.after, gaps)
 
     async def _cut_future(self, writer: Writer) -> None:
         """Cut ranges that end in the future after their last trade; the rest is downloaded.
@@ -304,12 +317,16 @@ class _PairRepair:
             return
         clock = self._run.clock
         settled_ns = await self._run.options.stop.guard(clock.settled_ns())
+        if any(segment.is_imported for segment in segments):
+            await self._ask_exchange()
         if clock.is_behind:
             raise UnreadableAnswer(
                 f"{self._name}: {clock.describe()}: as they differ, it is not certain that "
                 f"{segments[0].path} ends in the future"
             )
         for segment in segments:
+            if segment.is_imported and self._is_unknown:
+                continue  # Its last trades would have to be downloaded.
             bounds = self._archive.bounds(segment)
             if bounds is not None and bounds[1] <= now_ns:
                 self._changed = True
@@ -323,8 +340,9 @@ class _PairRepair:
     ) -> None:
         if segment.is_imported:
             # It may end at a quiet moment only: the trades after the last one are downloaded.
-            gaps = writer.uncover(Range(last_ns, segment.range.through))
-            self._result.uncovered += [Range(gap.after, settled_ns) for gap in gaps]
+            writer.check_market(self._pair.key)
+            for gap in writer.uncover(Range(last_ns, segment.range.through)):
+                self._add_uncovered(Uncovered(Range(gap.range.after, settled_ns), gap.copy))
             return
         wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
         for requested in wanted:
@@ -335,6 +353,10 @@ class _PairRepair:
     def _add_moved(self, moved: Moved) -> None:
         self._result.moved.append(moved)
         self._repairer.on_move(moved)
+
+    def _add_uncovered(self, gap: Uncovered) -> None:
+        self._result.uncovered.append(gap.range)
+        self._result.kept += [gap.copy] if gap.copy else []
 
     async def _quarantine(self, writer: Writer) -> None:
         """Move broken files until none is left; then only missing ranges are faults."""
@@ -357,15 +379,19 @@ class _PairRepair:
         if not lost:
             return
         await self._ask_exchange()
+        if self._is_unknown:
+            return
+        writer.check_market(self._pair.key)
         self._changed = True
         for known in lost:
-            await asyncio.to_thread(writer.uncover, known)
-        self._result.uncovered += lost
+            for gap in await asyncio.to_thread(writer.uncover, known):
+                self._add_uncovered(gap)
 
     async def _ask_exchange(self) -> int:
-        """Ask for the time up to which trades are final, in nanoseconds, and for the pair's key."""
+        """Ask for the time up to which trades are final, in nanoseconds, and for the pair."""
         settled_ns = await self._run.options.stop.guard(self._run.clock.settled_ns())
-        self._pair = await self._repairer.pair_of(self._name)
+        self._pair, is_known = await self._repairer.pair_of(self._name)
+        self._is_unknown = not is_known
         return settled_ns
 
     async def _check_exchange(
@@ -373,7 +399,8 @@ class _PairRepair:
     ) -> list[BrokenFile]:
         """Ask the exchange before a file is moved whose trades must be downloaded again.
 
-        If the exchange does not answer, nothing is moved.
+        If the exchange does not answer, nothing is moved; if it does not know the pair, only files
+        whose trades other files have.
         """
         guard = self._run.options.stop.guard
         wanted = self._wanted()
@@ -385,6 +412,8 @@ class _PairRepair:
             await guard(asyncio.sleep(0))
             return broken
         settled_ns = await self._ask_exchange()
+        if self._is_unknown:
+            return [file for file in broken if not missing(file.refetch, kept)]
         limit_ns = max([settled_ns, *(known.through for known in wanted)])
         return [file.limited_to(limit_ns) for file in broken]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
 from harvester.storage.segment import Segment
-from harvester.times import Range, show
+from harvester.times import Range, show, union
 
 # --- digests --------------------------------------------------------------------------------------
 
@@ -179,6 +179,8 @@ class RepairReport:
         after: the verification after it.
         moved: the files that were moved into quarantine, and those whose range was cut.
         uncovered: ranges that were covered and lacked trades; they became gaps.
+        missing: what of these could not be downloaded.
+        kept: the files in quarantine with the imported trades of these ranges.
         trades: number of trades downloaded.
         pages: number of pages downloaded.
         error: the error that ended the repair early; None if there was none.
@@ -189,6 +191,8 @@ class RepairReport:
     after: PairReport
     moved: list[Moved] = field(default_factory=list)
     uncovered: list[Range] = field(default_factory=list)
+    missing: list[Range] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     trades: int = 0
     pages: int = 0
     error: HarvesterError | None = None
@@ -204,11 +208,30 @@ class RepairReport:
             "before": _counts_and_faults(self.before),
             "moved": [moved._asdict() for moved in self.moved],
             "uncovered": self.uncovered,
+            "kept": self.kept,
             "trades": self.trades,
             "pages": self.pages,
             "error": None if self.error is None else str(self.error),
             "exit_status": self.exit_status,
         }
+
+
+def unknown_pair(report: PairReport, gaps: Sequence[Range]) -> ArchiveIncomplete | None:
+    """The error that the faults of a pair can't be repaired; None if there are none.
+
+    Args:
+        report: of a pair that the exchange does not know.
+        gaps: its gaps.
+    """
+    lost = (fault.missing_range for fault in report.faults if fault.missing_range)
+    found = union([*gaps, *lost])
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    lack = f"; trades may be missing in {found[0]}{more}" if found else ""
+    error = ArchiveIncomplete(
+        f"{report.pair}: the exchange does not list this pair any more: nothing of it can be "
+        f"downloaded, and what is stored stays{lack}"
+    )
+    return error if report.faults else None
 
 
 # --- comparison of candles ------------------------------------------------------------------------

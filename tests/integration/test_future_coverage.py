@@ -176,6 +176,21 @@ def test_an_imported_range_is_cut_at_a_quiet_moment(rounding: str, tmp_path: Pat
     assert TradeStore(folder).wanted("XBTUSD")[-1].through == SETTLED_NS
 
 
+def test_an_imported_range_of_a_pair_that_is_not_listed_any_more_is_not_cut(
+    tmp_path: Path,
+) -> None:
+    folder, file = tmp_path / "data", tmp_path / "XBTUSD.csv"
+    file.write_bytes(csv_files.three_columns(TRADES[:2_000]))
+    imported(folder, file, whole=KnownComplete(0, NOW_NS // SECOND_NS + 90 * 86_400))
+    before = rows_on_disk(folder, "XBTUSD")
+    with Lying(MARKET, lambda now_s: now_s, times=0) as exchange:
+        exchange.add(sample_trades.tiny_coin(60, 172))
+        exchange.delist("XBTUSD")
+        done = repaired(exchange, folder)
+    assert (done.exit_status, done.moved, done.uncovered) == (4, [], [])
+    assert rows_on_disk(folder, "XBTUSD") == before
+
+
 def test_a_crash_between_the_new_file_and_the_old_file_is_repaired_by_the_next_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

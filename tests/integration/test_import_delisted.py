@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import csv_files
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 import sample_trades
 from backfills import rows_on_disk, serve
 from command_line import own_environment, run_harvester
-from kraken_market import Clock, Market
+from kraken_faults import Faults
+from kraken_market import Clock, Market, Trade
 from kraken_server import Exchange
 
 from harvester.kraken.pairs import usual_altname
@@ -68,6 +71,13 @@ def command(exchange: Exchange, tmp_path: Path) -> Any:
 def volumes(folder: Path, pair: str = "FOOUSD") -> list[Decimal]:
     """The volume of each stored trade, in order."""
     return [row[4] for row in rows_on_disk(folder / "data", pair)]
+
+
+def rows_of(file: Path) -> list[tuple[Any, ...]]:
+    """The rows of a segment, as `rows_on_disk` gives them."""
+    table = pq.ParquetFile(file).read()
+    table = table.set_column(1, "time", table.column("time").cast("int64"))
+    return list(zip(*table.to_pydict().values(), strict=True))
 
 
 OLD_VOLUMES = [Decimal(trade.volume) for trade in OLD]
@@ -225,6 +235,151 @@ def test_a_damaged_end_of_a_delisted_pair_stays_a_gap(command: Any, tmp_path: Pa
     for arguments in (("verify", "--repair"), ("backfill", "FOOUSD"), ("refresh",)):
         command(*arguments)
         assert not is_complete(command)
+
+
+# --- a repair -------------------------------------------------------------------------------------
+
+DENSE = [
+    Trade(
+        sample_trades.utc_ns(2024, 3, 31, 23, 40) + at * 10**9 + 345_678_901,
+        "5.5",
+        f"{at + 1}.50000000",
+        "b",
+        "m",
+        "",
+        at + 1,
+    )
+    for at in range(2_400)
+]
+"""A trade each second around the turn of two quarters: there is no quiet moment among them."""
+QUARTERS = {2: DENSE[1_205:], 1: DENSE[:1_195]}
+"""Ten trades are missing where the quarters meet."""
+FOO = Market("FOOUSD", "FOOZUSD", "FOO/USD", "FOO", "ZUSD", trades=OLD)
+UNKNOWN = (
+    "harvester: FOOUSD: the exchange does not list this pair any more: nothing of it can be "
+    "downloaded, and what is stored stays; trades may be missing in {}\nFOOUSD: nothing was moved\n"
+)
+
+
+def import_quarters(command: Any, folder: Path) -> None:
+    for quarter, trades in QUARTERS.items():
+        name = f"Kraken_Trading_History_Q{quarter}_2024.zip"
+        csv_files.packed(folder / name, {"FOOUSD.csv": csv_files.seven_columns(trades)})
+        done = command("import", name, "--delisted")
+        assert done.status == 0, done.err
+
+
+def quarantined(folder: Path) -> list[Path]:
+    """The files in quarantine, without the notes."""
+    return sorted((folder / "data/quarantine").rglob("*.parquet"))
+
+
+def volumes_of(trades: Sequence[Trade]) -> list[Decimal]:
+    return [Decimal(trade.volume) for trade in trades]
+
+
+def test_a_repair_takes_no_trade_of_a_delisted_pair_away(command: Any, tmp_path: Path) -> None:
+    import_quarters(command, tmp_path)
+    assert command("verify").status == 4
+    for _ in range(2):
+        done = command("verify", "--repair")
+        lack = "2024-03-31 23:59:54.3456788 to 2024-04-01 00:00:05.3456788"
+        assert (done.status, done.err) == (4, UNKNOWN.format(lack))
+        assert "downloaded" not in done.out
+        assert volumes(tmp_path) == volumes_of([*QUARTERS[1], *QUARTERS[2]])
+    assert (command("status").status, quarantined(tmp_path)) == (0, [])
+
+
+def import_between_downloads(command: Any, exchange: Exchange, folder: Path) -> None:
+    """The ids on both sides of the import show that it lacks a trade."""
+    exchange.add(FOO)
+    ends = [OLD[at].true_ns // 10**9 + 5 for at in (50, 250)]
+    assert command("backfill", "FOO/USD", "--until", str(ends[0])).status == 0
+    assert command("backfill", "FOO/USD", "--since", str(ends[1])).status == 0
+    (folder / "FOOUSD.csv").write_bytes(csv_files.three_columns([*OLD[:150], *OLD[151:]]))
+    assert command("import", "FOOUSD.csv").status == 0
+    assert command("backfill", "FOO/USD").status == 4
+    assert volumes(folder) == volumes_of([*OLD[:150], *OLD[151:]])
+
+
+def test_a_repair_takes_no_trade_away_of_a_pair_that_was_delisted_since(
+    command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    import_between_downloads(command, exchange, tmp_path)
+    exchange.delist("FOOUSD")
+    done = command("verify", "--repair")
+    assert done.status == 4
+    assert "the exchange does not list this pair any more" in done.err
+    assert done.err.endswith("FOOUSD: nothing was moved\n")
+    assert volumes(tmp_path) == volumes_of([*OLD[:150], *OLD[151:]])
+    assert quarantined(tmp_path) == []
+
+
+def test_what_needs_no_download_is_repaired_of_a_delisted_pair(
+    command: Any, tmp_path: Path
+) -> None:
+    import_quarters(command, tmp_path)
+    assert command("rollup").status == 0
+    broken = next((tmp_path / "data/candles").rglob("*.parquet"))
+    broken.write_bytes(broken.read_bytes()[:-100])
+    done = command("verify", "--repair")
+    assert (done.status, len(quarantined(tmp_path)), broken.exists()) == (4, 1, False)
+    assert volumes(tmp_path) == volumes_of([*QUARTERS[1], *QUARTERS[2]])
+
+
+def test_a_pair_that_the_exchange_answers_for_is_repaired_though_it_is_not_listed(
+    command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    exchange.add(LISTED)
+    assert command("backfill", "FOOUSD").status == 0
+    exchange.unlisted.add("FOOUSD")
+    [file] = (tmp_path / "data/trades").rglob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert command("verify", "--repair").status == 0
+    assert volumes(tmp_path) == volumes_of(NEW)
+
+
+def test_imported_trades_that_a_repair_downloads_again_are_kept(
+    command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    import_between_downloads(command, exchange, tmp_path)
+    before = rows_on_disk(tmp_path / "data", "FOOUSD")
+    done = command("verify", "--repair")
+    assert (done.status, volumes(tmp_path)) == (0, OLD_VOLUMES)
+    [copy] = quarantined(tmp_path)
+    kept = rows_of(copy)
+    assert len(kept) > 190
+    assert set(kept) <= set(before)
+    path = copy.relative_to(tmp_path / "data").as_posix()
+    assert (
+        f"FOOUSD: imported trades are kept in {path}\nFOOUSD: trades were missing, downloaded "
+        "again: "
+    ) in done.out
+
+
+def test_imported_trades_come_back_from_quarantine_if_the_exchange_fails_meanwhile(
+    command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    import_between_downloads(command, exchange, tmp_path)
+    before = rows_on_disk(tmp_path / "data", "FOOUSD")
+    exchange.faults = Faults(script={"FOOUSD": ["unknown_pair"] * 9})
+    done = command("verify", "--repair")
+    assert (done.status, len(volumes(tmp_path)) < 110) == (3, True)
+    assert "downloaded again" not in done.out
+    assert "FOOUSD: trades were missing, not downloaded yet: 2024-01-20 " in done.out
+    assert done.err.endswith(
+        f"FOOUSD: imported trades are kept in {tmp_path}/data/quarantine/FOOUSD; the missing "
+        "ranges stay recorded\n"
+    )
+    [copy] = quarantined(tmp_path)
+    note = json.loads((copy.parent / "note.json").read_text())
+    assert (note["pair"], [note["range"]]) == ("FOOUSD", note["wanted"])
+    assert note["faults"][0].startswith("trades were missing in 2024-01-20 ")
+    copy.replace(tmp_path / "data" / note["path"])
+    assert rows_on_disk(tmp_path / "data", "FOOUSD") == before
+    exchange.faults = Faults()
+    assert command("verify", "--repair").status == 0
+    assert volumes(tmp_path) == OLD_VOLUMES
 
 
 # --- the exchange can't be asked ------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import csv_files
+import pyarrow.parquet as pq
 import pytest
 import sample_trades
 from backfills import Backfill, rows_on_disk, serve
@@ -125,11 +126,17 @@ def test_a_range_that_an_import_turns_out_to_lack_joins_what_stays_imported(
         imported(folder, file, whole=KnownComplete(0, MIDNIGHT_S + 600))
         lost = Range(first_ns, first_ns + lost_ms[1] * 1_000_000)
         archive = TradeStore(folder)
-        coverage = archive.coverage("XBTUSD")
+        coverage, before = archive.coverage("XBTUSD"), volumes(folder)
         with open_writer(archive, "XBTUSD") as pair_writer:
-            removed = pair_writer.uncover(lost)
+            removed = [gap.range for gap in pair_writer.uncover(lost)]
         assert archive.coverage("XBTUSD") == missing(coverage, removed)
         assert missing([lost], removed) == missing([lost], coverage)
+        # The rows that are imported no more are in quarantine.
+        copies = [
+            pq.ParquetFile(path).read() for path in (folder / "quarantine").rglob("*.parquet")
+        ]
+        kept = [volume for copy in copies for volume in copy.column("volume").to_pylist()]
+        assert sorted([*volumes(folder), *kept]) == before
         fill(folder, market)
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
 
