@@ -11,10 +11,13 @@ import numpy as np
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.sorting import MAX_STEP_BACK_S
-from harvester.csv_import.uncovered_times import MAX_RUNS, around, missing_ids
+from harvester.csv_import.uncovered_times import MAX_RUNS, IdRuns, around, missing_ids
 from harvester.errors import DamagedFile
+from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap
 from harvester.storage.segment import ImportedRange
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 
 
@@ -110,44 +113,87 @@ class UncoveredIds(NamedTuple):
     Attributes:
         ranges: the time around these places, which is not covered.
         notes: sentences for users.
+        counted: the ids on both sides of the places that count as covered; None if all do.
     """
 
     ranges: list[Range]
     notes: list[str]
+    counted: frozenset[tuple[int, int]] | None
+
+    def are_counted(self, gap: IdGap) -> bool:
+        """Whether the time of an id gap counts as covered."""
+        return self.counted is None or gap.sides in self.counted
 
 
-def uncovered_ids(
-    files: Sequence[ScannedFile], covered: Sequence[Range], pair: str
-) -> UncoveredIds:
+def uncovered_ids(files: Sequence[ScannedFile], archive: TradeStore, pair: Pair) -> UncoveredIds:
     """Find where trade ids are missing in a chain of files, and which of that time not to cover.
 
-    In some markets ids skip all the time; then missing ids prove nothing.
+    Also between the files and the stored trades that they meet. In some markets ids skip all the
+    time; then missing ids prove nothing.
 
     Args:
         files: the chain.
-        covered: what the archive covers already; places in it are filled.
-        pair: altname, for the notes.
+        archive: what it covers already is filled.
+        pair: the pair of the files.
     """
-    notes = []
-    if not all(file.id_runs.is_known for file in files):
+    notes, covered = [], archive.coverage(pair.altname)
+    is_known = all(file.id_runs.is_known for file in files)
+    if not is_known:
         notes.append("its trade ids skip too often, or are in no order: missing ids are not found")
-    lacking = missing_ids([file.id_runs for file in files])
+    before, behind = _stored_ids(files, archive, pair.altname) if is_known else ([], [])
+    lacking = missing_ids([*before, *(file.id_runs for file in files), *behind])
     if len(lacking.counts) <= MAX_RUNS:
         is_open = [bool(missing([around_], covered)) for around_ in lacking.ranges()]
         lacking = lacking.where(np.array(is_open, bool))
     is_split = lacking.to_split_at(sum(file.rows for file in files))
     reason = "too many to be requested, so that time counts as covered"
     if files[0].is_vouched_for:
-        is_split = np.zeros_like(is_split)
+        # Stored trades say more, if the place can be downloaded.
+        stored = [] if pair.is_delisted else [found.runs[0, 0] for found in (*before, *behind)]
+        is_split &= np.isin(lacking.before, stored) | np.isin(lacking.behind, stored)
         reason = "that time counts as covered, because you gave --whole-since and --whole-until"
     split, counted = lacking.where(is_split), lacking.where(~is_split)
     ranges = union(split.ranges())
     if ranges:
-        advice = f"`harvester backfill {pair}` downloads that time"
+        advice = f"`harvester backfill {pair.altname}` downloads that time"
         notes.append(f"{split.text()}; {advice}; {gap_note(ranges)}")
     if len(counted.counts):
         notes.append(f"{counted.text()}: {reason}")
-    return UncoveredIds(ranges, notes)
+    sides = zip(counted.before.tolist(), counted.behind.tolist(), strict=True)
+    return UncoveredIds(ranges, notes, frozenset(sides) if is_known else None)
+
+
+def _stored_ids(
+    files: Sequence[ScannedFile], archive: TradeStore, pair: str
+) -> tuple[list[IdRuns], list[IdRuns]]:
+    """The last stored id before the files and the first one behind them, if they meet there.
+
+    They meet if no time between is left uncovered. Before a market's first trade stands id 0.
+    """
+    runs = np.concatenate([file.id_runs.runs for file in files])
+    if not len(runs):
+        return [], []
+    first_ns = min(file.first_ns for file in files if file.first_ns is not None)
+    last_ns = max(file.last_ns for file in files if file.last_ns is not None)
+    covered, begins_ns = archive.coverage(pair), files[0].begins_ns or 0
+    before, behind = list[IdRuns](), list[IdRuns]()
+    reached = max((span.through for span in covered if span.after < first_ns), default=0)
+    if begins_ns - 1 <= reached < first_ns:
+        known = archive.last_id_before(pair, reached)
+        is_first = not missing([Range(0, max(1, reached))], [*covered, Range(0, 1)])
+        has_all_ids = not any(file.id_runs.rows_without_id for file in files)
+        if is_first and has_all_ids and archive.last_time(pair, reached) is None:
+            known = BEFORE_FIRST_ID
+        if known is not None and known[0] < runs[:, 0].min():
+            before = [IdRuns(np.array([[known[0]] * 2 + [reached] * 2 + [0] * 2]), known[1])]
+    opens = min((span.after for span in covered if span.through > last_ns), default=END_OF_TIME)
+    following = (
+        archive.first_id_after(pair, opens) if last_ns <= opens <= files[-1].ends_ns else None
+    )
+    if following is not None and following[0] > runs[:, 1].max():
+        number, without_id = following
+        behind = [IdRuns(np.array([[number] * 2 + [opens + 1] * 2 + [without_id] * 2]))]
+    return before, behind
 
 
 def is_in_order(chain: Sequence[ScannedFile]) -> bool:

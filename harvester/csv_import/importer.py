@@ -25,13 +25,13 @@ from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_id_order, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
 from harvester.download.events import CancelToken
-from harvester.download.pair import check_order_of_imports
+from harvester.download.pair import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
-from harvester.schema import clip, times
+from harvester.schema import clip, no_rows, times
 from harvester.storage.archive_files import QuarantineNote
-from harvester.storage.id_gaps import IdGap, LastId, find_gaps
+from harvester.storage.id_gaps import IdGap, LastId, find_gaps, gap_at_end
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
@@ -192,7 +192,7 @@ class SequenceImporter:
         self._archive, self._pair = archive, pair
         self._files, self._options = files, options
         self._unproved = union(span for file in files for span in file.unproved)
-        lacking = uncovered_ids(files, archive.coverage(pair.altname), pair.altname)
+        self._lacking = lacking = uncovered_ids(files, archive, pair)
         known_bad = [*bad_times, *self._unproved, *unreadable_times(files)]
         self._bad_times = union([*known_bad, *lacking.ranges])
         self._is_in_order, self._steps_back = is_in_order(files), TimeDisorder()
@@ -245,7 +245,7 @@ class SequenceImporter:
                 self._want(writer, (self._steps_back.latest_ns // SECOND + 1) * SECOND - 1)
         self._check_row_counts()
         check.raise_error()
-        check_order_of_imports(self._archive, self._pair.altname)
+        check_imported_counts(self._archive, self._pair.altname)
         check_stop(self._options.stop)
 
     def check_skipped(self, writer: Writer) -> None:
@@ -269,7 +269,7 @@ class SequenceImporter:
 
     def _parts(self, boundaries: BoundaryFinder, writer: Writer) -> Iterator[SegmentPart]:
         sorter = Sorter()
-        for rows in in_id_order(self._sorted(sorter, writer), self._pair.altname):
+        for rows in in_id_order(self._sorted(sorter, writer), self._archive, self._pair.altname):
             yield from boundaries.push(rows)
             if self._options.stop.is_cancelled:
                 yield from boundaries.finish(is_end_of_file=False)
@@ -334,16 +334,11 @@ class SequenceImporter:
     # --- writing segments ------------------------------------------------------------------------
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
-        """Write one segment.
-
-        Args:
-            writer: the writer of the pair.
-            first: the first part of the segment.
-            more: the other parts of it, and of the segments behind it.
-        """
+        """Write one segment: its first part, and those of `more` up to its end."""
         after, through = first.after, -1
-        gap_count, gaps_at_start, written = 0, list[IdGap](), RowCount()
-        if after != self._through_ns:
+        gap_count, at_ends, written = 0, list[IdGap](), RowCount()
+        is_next = after == self._through_ns
+        if not is_next:
             known = self._archive.last_id_before(self._pair.altname, after)
             self._last_id = known and LastId(*known)
         id_before = self._last_id
@@ -355,11 +350,10 @@ class SequenceImporter:
                     through = part.through
                     return
                 found, self._last_id = find_gaps(self._last_id, part.rows)
-                # An id gap at the start of the segment is recorded with the ids on both sides. Were
-                # it only counted, the count would remain after the rows on its other side were
-                # replaced.
+                # An id gap at an end of the segment is recorded with its ids: a count would remain
+                # after the rows on its other side were replaced.
                 at_start = [gap for gap in found if id_before and gap.after_id == id_before[0]]
-                gaps_at_start.extend(at_start)
+                at_ends.extend(gap for gap in at_start if is_next or self._lacking.are_counted(gap))
                 gap_count += len(found) - len(at_start)
                 written.add(part.rows)
                 yield part.rows
@@ -369,13 +363,16 @@ class SequenceImporter:
             self._states.check()
             self._want(writer, through)
             span = Range(after, through)
+            next_id = self._archive.first_id_after(self._pair.altname, through)
+            at_end = gap_at_end(self._last_id, next_id, no_rows())
+            at_ends.extend(filter(self._lacking.are_counted, at_end))
             return Footer(
                 span,
                 msgspec.json.encode(self._pair).decode(),
                 source="csv",
                 unconfirmed_id_gaps=gap_count,
                 imported=imported_ranges(self._files, span),
-                id_gaps_across_imports=tuple(ConfirmedIdGap(*gap.sides) for gap in gaps_at_start),
+                id_gaps_across_imports=tuple(ConfirmedIdGap(*gap.sides) for gap in at_ends),
             )
 
         segment = writer.commit_stream(rows(), footer)

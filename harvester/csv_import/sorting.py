@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from harvester.errors import BadFile
 from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times, trade_ids
 from harvester.storage.filesystem import writing
-from harvester.storage.id_gaps import LastId
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FIRST_IDS, FirstTrades, LastId
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, show
 
 
@@ -182,42 +183,199 @@ def _write_run(rows: pa.RecordBatch, path: str) -> _Run:
     return _Run(mapped, stamps, stamps[_SAMPLE_EVERY - 1 :: _SAMPLE_EVERY].copy())
 
 
-# --- order of ids --------------------------------------------------------------------------------
+# --- what ids say of rows -------------------------------------------------------------------------
 
 DISORDER_NS = MAX_STEP_BACK_S * SECOND
 """Within this time, rows need not be in the order of their ids."""
+NO_TIMES = np.empty(0, np.int64)
+
+
+class _Room:
+    """Checks that rows without an id are no more than the ids around them leave room for.
+
+    They are counted between ids that no other id of the file is on the wrong side of. A row without
+    an id may be on the other side of an id of the same second.
+    """
+
+    def __init__(self) -> None:
+        self._ids = self._stamps = NO_TIMES
+        """The last rows; those before them are only counted."""
+        self._top = self._used = self._without_id = 0
+        """The highest id before these rows; the number of different ids, and of rows without."""
+        self._done_ns = -1
+        """Ids up to this time are compared."""
+        self._most: tuple[int, ...] = (-END_OF_TIME, 0, 0, 0)
+        """The unused ids up to an id, less the rows without one up to it: the highest such number;
+        with that id, and both numbers."""
+
+    def surplus(self, ids: Int64s, stamps: Int64s, *, is_end: bool = False) -> str:
+        """Add the next rows; returns what contradicts, empty if nothing does."""
+        ids, stamps = np.concatenate((self._ids, ids)), np.concatenate((self._stamps, stamps))
+        if not len(ids):
+            return ""
+        kept = int(stamps.searchsorted(stamps[-1] - DISORDER_NS - SECOND))
+        has_id = ids != 0
+        numbers = ids[has_id]
+        text, dropped = "", int(has_id[:kept].sum())
+        # Nearly all files have an id in each row.
+        if self._without_id or len(numbers) < len(ids):
+            is_other = np.zeros(len(numbers), np.int64)
+            is_other[np.unique(numbers, return_index=True)[1]] = 1
+            used = self._used + is_other.cumsum()
+            end_ns = END_OF_TIME if is_end else int(stamps[-1]) - DISORDER_NS
+            text = self._compared(numbers, stamps[has_id], stamps[~has_id], used, end_ns)
+            self._used += int(is_other[:dropped].sum())
+            self._without_id += kept - dropped
+        self._top = max(self._top, int(numbers[:dropped].max(initial=0)))
+        self._ids, self._stamps = ids[kept:].copy(), stamps[kept:].copy()
+        return text
+
+    def _compared(
+        self, numbers: Int64s, stamps: Int64s, without_id: Int64s, used: Int64s, end_ns: int
+    ) -> str:
+        """Compare the rows without an id up to each id with the unused ids up to it.
+
+        Args:
+            numbers: the ids.
+            stamps: their times.
+            without_id: the times of the rows without an id.
+            used: how many different ids there are up to each id.
+            end_ns: ids behind this time are compared later, as lower ones may follow.
+        """
+        before = np.maximum.accumulate(np.concatenate(([self._top], numbers)))[:-1]
+        lowest = np.minimum.accumulate(numbers[::-1])[::-1]
+        is_between = (before < numbers) & (lowest == numbers)
+        at = (is_between & (self._done_ns < stamps) & (stamps <= end_ns)).nonzero()[0]
+        self._done_ns = end_ns
+        if not len(at):
+            return ""
+        numbers, stamps = numbers[at], stamps[at]
+        unused = numbers - used[at]
+        late = self._without_id + without_id.searchsorted(stamps + SECOND, side="right")
+        early = self._without_id + without_id.searchsorted(stamps - SECOND)
+        room = np.maximum.accumulate(np.concatenate(([self._most[0]], unused - late)))[1:]
+        over = (unused - early < room).nonzero()[0]
+        stop = int(over[0]) if len(over) else len(at) - 1
+        left = stop - int((unused - late)[stop::-1].argmax())
+        if (unused - late)[left] >= self._most[0]:
+            found = (unused - late, numbers, unused, late)
+            self._most = tuple(int(column[left]) for column in found)
+        if not len(over):
+            return ""
+        _, number, unused_before, rows_before = self._most
+        return (
+            f"between trade ids {number} and {numbers[stop]} there are "
+            f"{early[stop] - rows_before:,} rows without an id, but "
+            f"{unused[stop] - unused_before:,} unused ids"
+        )
 
 
 class IdOrder:
-    """Checks rows in order of time: ids increase, and no id is there at two times."""
+    """Checks rows in order of time by their ids.
 
-    def __init__(self) -> None:
-        """Start before the first row."""
-        self._ids = self._stamps = np.empty(0, np.int64)
-        """The rows of the last `DISORDER_NS`."""
-        self._top = LastId(0, 0, 0)
+    Ids increase, no id is there at two times, and rows without an id are no more than ids leave
+    room for. Ids may begin again with 1, as those of a market that is listed again, if id 2 follows
+    and the trades are other ones than the first ones in the file or in the archive.
+    """
+
+    def __init__(self, archive: TradeStore, pair: str) -> None:
+        """Start before the first row.
+
+        Args:
+            archive: where the first trades are looked up if ids begin again.
+            pair: altname.
+        """
+        self._archive, self._pair = archive, pair
+        self._ids = self._stamps = NO_TIMES
+        """The rows with an id of the last `DISORDER_NS`."""
+        self._top = BEFORE_FIRST_ID
         """The highest id before them."""
+        self._last_id = 0
+        self._room = _Room()
+        self._known: FirstTrades | None = None
+        """The first trades in these rows; None if they begin with another id than 1."""
+        self._again: tuple[FirstTrades, LastId] | None = None
+        """The first trades since ids began again, and the highest id before; None if judged."""
 
     def contradiction(self, rows: pa.RecordBatch) -> str:
         """Add the next rows; returns what contradicts, empty if nothing does."""
+        if not self._last_id and rows.column("trade_id").null_count == rows.num_rows:
+            return ""
+        ids = trade_ids(rows)
+        at = ids.nonzero()[0]
+        numbers = ids[at]
+        before = np.concatenate(([self._last_id], numbers[:-1]))
+        # The very first trades may be out of order.
+        begins = at[(numbers == 1) & (before > FIRST_IDS)].tolist()
+        for number, (start, stop) in enumerate(pairwise([0, *begins, len(ids)])):
+            text = self._begin_again() if number else ""
+            if text := text or self._added(rows.slice(start, stop - start)):
+                return text
+        return ""
+
+    def finish(self, *, is_whole: bool) -> str:
+        """End the rows; returns what contradicts, empty if nothing does.
+
+        Args:
+            is_whole: whether these are all rows of a file, so that no other one follows.
+        """
+        text = self._room.surplus(NO_TIMES, NO_TIMES, is_end=True)
+        return text or self._judged(is_end=is_whole)
+
+    def _begin_again(self) -> str:
+        text = self.finish(is_whole=True)
+        self._again = FirstTrades(), self._highest(self._ids, self._stamps)
+        self._ids = self._stamps = NO_TIMES
+        self._top, self._room = BEFORE_FIRST_ID, _Room()
+        return text
+
+    def _added(self, rows: pa.RecordBatch) -> str:
+        """Add rows of one numbering."""
         ids, stamps = trade_ids(rows), times(rows)
+        text = self._room.surplus(ids, stamps)
         if not ids.all():
             stamps, ids = stamps[ids != 0], ids[ids != 0]
         if not len(ids):
-            return ""
+            return text
+        if not self._last_id and ids[0] == 1:
+            self._known = FirstTrades()
+        self._last_id = int(ids[-1])
+        if self._known is not None and not self._known.is_complete and self._again is None:
+            self._known.add(rows)
+        if self._again is not None:
+            self._again[0].add(rows)
+            text = text or (self._judged() if self._again[0].is_complete else "")
         ids, stamps = np.concatenate((self._ids, ids)), np.concatenate((self._stamps, stamps))
         if not (ids[0] > self._top.trade_id and (ids[1:] > ids[:-1]).all()):
-            begins = ((ids[1:] == 1) & (ids[:-1] > 1)).nonzero()[0] + 1
-            for start, stop in pairwise([0, *begins.tolist(), len(ids)]):
-                if start:
-                    self._top = LastId(0, 0, 0)
-                if text := self._compared(ids[start:stop], stamps[start:stop]):
-                    return text
-            ids, stamps = ids[start:], stamps[start:]
+            text = text or self._compared(ids, stamps)
         kept = int(stamps.searchsorted(stamps[-1] - DISORDER_NS))
         self._top = self._highest(ids[:kept], stamps)
         self._ids, self._stamps = ids[kept:].copy(), stamps[kept:].copy()
-        return ""
+        return text
+
+    def _judged(self, *, is_end: bool = False) -> str:
+        """What contradicts where ids began again; empty if they are those of a new listing."""
+        if self._again is None:
+            return ""
+        (again, top), self._again = self._again, None
+        for known in (self._known, self._stored()):
+            if known is not None and again.are_again(known):
+                times_text = f"at {show(known.begins_ns)} and at {show(again.begins_ns)}"
+                return f"trade id 1 is there twice, {times_text}, with the same price and volume"
+        if again.following_id is None and (again.goes_on or not is_end):
+            return ""
+        following = f"trade id {again.following_id} follows it instead of 2"
+        return (
+            f"trade id 1 of {show(again.begins_ns)} is behind trade id {top.trade_id} of "
+            f"{show(top.time_ns)}, and {following if again.following_id else 'nothing follows it'}"
+        )
+
+    def _stored(self) -> FirstTrades:
+        """The first trades in the archive; none if no segment begins with id 1."""
+        for piece in self._archive.pieces(self._pair):
+            if self._archive.footer(piece.segment).first_trade_id == 1:
+                return FirstTrades(self._archive.scan(self._pair, piece.within))
+        return FirstTrades()
 
     def _highest(self, ids: Int64s, stamps: Int64s) -> LastId:
         """The highest of some ids and of those before them, with its time."""
@@ -248,24 +406,26 @@ class IdOrder:
         )
 
 
-def in_id_order(batches: Iterable[pa.RecordBatch], pair: str) -> Iterator[pa.RecordBatch]:
-    """Pass on sorted rows whose trade ids, if they have any, increase with time.
+def in_id_order(
+    batches: Iterable[pa.RecordBatch], archive: TradeStore, pair: str
+) -> Iterator[pa.RecordBatch]:
+    """Pass on sorted rows that their trade ids, if they have any, do not contradict.
 
     Args:
         batches: batches of `schema.ROWS`, in order.
-        pair: altname, for the message.
+        archive: where the first trades are looked up if ids begin again.
+        pair: altname.
 
     Raises:
-        BadFile: an id is there at two times, or behind a higher one.
+        BadFile: see `IdOrder`.
     """
-    order = IdOrder()
-    for rows in batches:
-        if rows.column("trade_id").null_count < rows.num_rows:
-            text = order.contradiction(rows)
-            if text:
-                raise BadFile(
-                    f"{text}: nothing was imported, as the file may have trades twice or wrong "
-                    "ids. Import another copy of it; or `harvester backfill "
-                    f"{pair}` downloads the trades"
-                )
-        yield rows
+    order = IdOrder(archive, pair)
+    for rows in chain(batches, [None]):
+        text = order.finish(is_whole=True) if rows is None else order.contradiction(rows)
+        if text:
+            raise BadFile(
+                f"{text}: nothing was imported, as the file may have trades twice or wrong ids. "
+                f"Import another copy of it; or `harvester backfill {pair}` downloads the trades"
+            )
+        if rows is not None:
+            yield rows

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
 from harvester.download.exchange import PairPages
-from harvester.download.page_merge import MIN_MARGIN_NS
+from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, lost_range, rows_in_gap
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.schema import joined, no_rows, sort_rows, times
@@ -17,12 +17,9 @@ from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
     IdGap,
     LastId,
-    fill_gaps,
     find_gaps,
     gap_at_end,
     imported_gap_text,
-    lost_range,
-    rows_in_gap,
 )
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 

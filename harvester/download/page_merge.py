@@ -5,12 +5,22 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from harvester.kraken.trades import PAGE_ROWS
-from harvester.schema import Int64s, joined, merge_rows, no_rows, sort_rows, times, trade_ids
-from harvester.storage.id_gaps import find_gaps
-from harvester.times import SECOND
+from harvester.schema import (
+    Int64s,
+    clip,
+    joined,
+    merge_rows,
+    no_rows,
+    sort_rows,
+    times,
+    trade_ids,
+)
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, find_gaps
+from harvester.times import END_OF_TIME, SECOND, Range
 
 # The rule (docs/design.md, "Joining pages"): with L the published time of the last row so far, the
 # next page is requested from a margin before L. Of the new page, rows before L are dropped and rows
@@ -348,3 +358,89 @@ def _first_id(rows: pa.RecordBatch) -> tuple[int, int] | None:
     ids = trade_ids(rows)
     places = ids.nonzero()[0]
     return (int(ids[places[0]]), int(places[0])) if len(places) else None
+
+
+# --- filling id gaps ------------------------------------------------------------------------------
+
+
+def fill_gaps(
+    rows: pa.RecordBatch, gaps: list[IdGap], found: pa.RecordBatch, within: Range
+) -> pa.RecordBatch:
+    """Add the rows that another answer has in the gaps, from one side of each gap to the other.
+
+    The trades on both sides are included: if that answer shows them with another price or volume,
+    those are separate trades. Only rows published `within` a range are added.
+    """
+    ids, times_ns = trade_ids(found), times(found)
+    is_in_gap = np.zeros(len(ids), dtype=np.bool_)
+    for gap in gaps:
+        sides = _find_sides(ids, times_ns, gap)
+        if sides is not None:
+            left, right = sides
+            is_in_gap[max(0, left[0]) : right[-1] + 1] = True
+    if not is_in_gap.any():
+        return rows
+    return merge_rows(rows, clip(found.filter(pa.array(is_in_gap)), within))
+
+
+def rows_in_gap(found: pa.RecordBatch, gap: IdGap) -> pa.RecordBatch | None:
+    """The rows that an answer has in an id gap; None if it does not have both sides of the gap.
+
+    Every answer to `since=0` has the side before a market's first trade (id 0).
+    """
+    sides = _find_sides(trade_ids(found), times(found), gap)
+    if sides is None:
+        return None
+    first, last = int(sides[0][-1]), int(sides[1][0])
+    return found.slice(first + 1, last - first - 1)
+
+
+def lost_range(found: pa.RecordBatch, gap: IdGap, within: Range) -> Range | None:
+    """The range outside of `within` where an answer has trades of an id gap: they were lost there.
+
+    It begins after the trade on the gap's left side and ends before the one on its right side. If a
+    lost trade has the same time as one of them, it includes all trades of that time. None if the
+    answer has no such trade, or not both sides of the gap.
+    """
+    times_ns = times(found)
+    sides = _find_sides(trade_ids(found), times_ns, gap)
+    if sides is None:
+        return None
+    first, last = int(sides[0][-1]), int(sides[1][0])
+    between = times_ns[first + 1 : last]
+    early = between[between <= within.after]
+    late = between[between > within.through]
+    if len(early):
+        start_ns = gap.after_ns if int(early[0]) > gap.after_ns else gap.after_ns - 1
+        return Range(max(0, start_ns), within.after)
+    if len(late):
+        right_ns = int(times_ns[last])
+        return Range(within.through, right_ns if int(late[-1]) == right_ns else right_ns - 1)
+    return None
+
+
+def _find_sides(ids: Int64s, times_ns: Int64s, gap: IdGap) -> tuple[Int64s, Int64s] | None:
+    """Indexes of the trades on both sides of a gap; None if one side is missing.
+
+    Several trades may have the id and time of a side. The index before a market's first trade is
+    -1.
+    """
+    left = np.array([-1])
+    if gap.after_id != BEFORE_FIRST_ID.trade_id:
+        left = _indexes_of(ids, times_ns, gap.after_id, gap.after_ns)
+    right = _indexes_of(ids, times_ns, gap.before_id, gap.before_ns)
+    right = right[right > left[0]] if len(left) else right[:0]
+    if len(right) == 0:
+        return None
+    if gap.before_ns == END_OF_TIME:
+        right = right[:1]
+    return left[left < right[0]], right
+
+
+def _indexes_of(ids: Int64s, times_ns: Int64s, trade_id: int, time_ns: int) -> Int64s:
+    """Indexes of a trade, by id and time: ids that restart from 1 may occur twice."""
+    is_same = ids == trade_id
+    if time_ns != END_OF_TIME:
+        is_same = is_same & (times_ns == time_ns)
+    indexes: Int64s = is_same.nonzero()[0]
+    return indexes

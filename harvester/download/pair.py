@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 
 from harvester.download.events import (
@@ -37,7 +38,6 @@ from harvester.kraken.pairs import Pair, is_listed
 from harvester.schema import times
 from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
-from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, show
@@ -410,29 +410,12 @@ def check_imported_counts(archive: TradeStore, pair: str) -> None:
         ImportIncomplete: they are fewer or more than the ids on both sides leave room for, or have
             ids that are not between those.
     """
-    footers = check_order_of_imports(archive, pair)
+    footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
+    for wrong in wrong_orders(footers, partial(archive.scan, pair)):
+        raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
     for count in wrong_counts(footers):
         if count.is_proved:
             raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
-
-
-def check_order_of_imports(archive: TradeStore, pair: str) -> list[Footer]:
-    """Check that the ids of imported trades, if they have any, are between those around them.
-
-    Args:
-        archive: the archive.
-        pair: altname.
-
-    Returns:
-        The footers of the segments that are read, in order.
-
-    Raises:
-        ImportIncomplete: an id is not above that of the segment before it.
-    """
-    footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
-    for wrong in wrong_orders(footers):
-        raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
-    return footers
 
 
 def _chunks(within: Range) -> list[Range]:

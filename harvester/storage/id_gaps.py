@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.schema import Int64s, clip, merge_rows, times, trade_ids
+from harvester.schema import times, trade_ids
 from harvester.storage.segment import Footer
 from harvester.times import END_OF_TIME, Range
 
@@ -145,114 +147,11 @@ def gap_at_end(
     return [IdGap(last.trade_id, next_id, last.time_ns, END_OF_TIME, start, rows.num_rows, between)]
 
 
-# --- Filling id gaps ------------------------------------------------------------------------------
-
-
-def fill_gaps(
-    rows: pa.RecordBatch, gaps: list[IdGap], found: pa.RecordBatch, within: Range
-) -> pa.RecordBatch:
-    """Add the rows that another answer has in the gaps, from one side of each gap to the other.
-
-    The trades on both sides are included: if that answer shows them with another price or volume,
-    those are separate trades.
-
-    Args:
-        rows: the rows with the gaps, in order.
-        gaps: the gaps that were requested again, in order.
-        found: the rows of that answer, in order.
-        within: only rows published in this range are added.
-    """
-    ids, times_ns = trade_ids(found), times(found)
-    is_in_gap = np.zeros(len(ids), dtype=np.bool_)
-    for gap in gaps:
-        sides = _find_sides(ids, times_ns, gap)
-        if sides is not None:
-            left, right = sides
-            is_in_gap[max(0, left[0]) : right[-1] + 1] = True
-    if not is_in_gap.any():
-        return rows
-    return merge_rows(rows, clip(found.filter(pa.array(is_in_gap)), within))
-
-
-def rows_in_gap(found: pa.RecordBatch, gap: IdGap) -> pa.RecordBatch | None:
-    """The rows that an answer has in an id gap; None if it does not have both sides of the gap.
-
-    Every answer to `since=0` has the side before a market's first trade (id 0).
-
-    Args:
-        found: the answer's rows, in order.
-        gap: the gap in question.
-    """
-    sides = _find_sides(trade_ids(found), times(found), gap)
-    if sides is None:
-        return None
-    first, last = int(sides[0][-1]), int(sides[1][0])
-    return found.slice(first + 1, last - first - 1)
-
-
-def lost_range(found: pa.RecordBatch, gap: IdGap, within: Range) -> Range | None:
-    """The range outside of `within` where an answer has trades of an id gap: they were lost there.
-
-    It begins after the trade on the gap's left side and ends before the one on its right side. If a
-    lost trade has the same time as one of them, it includes all trades of that time.
-
-    Args:
-        found: the answer's rows, in order.
-        gap: a gap at one end of `within`.
-        within: the downloaded range; trades in it are not lost.
-
-    Returns:
-        None if the answer has no such trade, or not both sides of the gap.
-    """
-    times_ns = times(found)
-    sides = _find_sides(trade_ids(found), times_ns, gap)
-    if sides is None:
-        return None
-    first, last = int(sides[0][-1]), int(sides[1][0])
-    between = times_ns[first + 1 : last]
-    early = between[between <= within.after]
-    late = between[between > within.through]
-    if len(early):
-        start_ns = gap.after_ns if int(early[0]) > gap.after_ns else gap.after_ns - 1
-        return Range(max(0, start_ns), within.after)
-    if len(late):
-        right_ns = int(times_ns[last])
-        return Range(within.through, right_ns if int(late[-1]) == right_ns else right_ns - 1)
-    return None
-
-
-def _find_sides(ids: Int64s, times_ns: Int64s, gap: IdGap) -> tuple[Int64s, Int64s] | None:
-    """Indexes of the trades on both sides of a gap; None if one side is missing.
-
-    Several trades may have the id and time of a side. The index before a market's first trade is
-    -1.
-    """
-    left = np.array([-1])
-    if gap.after_id != BEFORE_FIRST_ID.trade_id:
-        left = _indexes_of(ids, times_ns, gap.after_id, gap.after_ns)
-    right = _indexes_of(ids, times_ns, gap.before_id, gap.before_ns)
-    right = right[right > left[0]] if len(left) else right[:0]
-    if len(right) == 0:
-        return None
-    if gap.before_ns == END_OF_TIME:
-        right = right[:1]
-    return left[left < right[0]], right
-
-
-def _indexes_of(ids: Int64s, times_ns: Int64s, trade_id: int, time_ns: int) -> Int64s:
-    """Indexes of a trade, by id and time: ids that restart from 1 may occur twice."""
-    is_same = ids == trade_id
-    if time_ns != END_OF_TIME:
-        is_same = is_same & (times_ns == time_ns)
-    indexes: Int64s = is_same.nonzero()[0]
-    return indexes
-
-
 # --- counts of imported trades -------------------------------------------------------------------
 
-# A CSV file has no trade ids. But each trade of the exchange has one more than the trade before it,
-# so the ids on both sides of imported trades say how many trades there must be between them. Before
-# a market's first trade stands id 0.
+# Each trade of the exchange has one id more than the trade before it. So the ids on both sides of
+# imported trades without ids say how many trades there must be between them, and where imported
+# trades with ids meet others, none may be missing. Before a market's first trade stands id 0.
 
 
 class WrongCount(NamedTuple):
@@ -264,9 +163,10 @@ class WrongCount(NamedTuple):
         imported: how many imported trades without an id are between.
         rows: how many trades without an id are between, downloaded ones included.
         expected: how many there should be: the ids between, less those of confirmed id gaps.
-        within: from the start of the first imported range between to the end of the last one.
+        within: from the start of the first imported range between to the end of the last one; the
+            range of the imported trade at a side, if there is none between.
         is_proved: False if they are fewer, and the market's ids skip so often that its id gaps are
-            only counted, and not requested again.
+            only counted, and not requested again; or if that is on record for these ids.
     """
 
     after_id: int
@@ -298,10 +198,12 @@ class WrongCount(NamedTuple):
 class _Stretch:
     """The trades without an id since the last one that has an id."""
 
-    def __init__(self, after_id: int | None) -> None:
+    def __init__(self, after_id: int | None, beside: Range | None = None) -> None:
         self.after_id = after_id
         self.imported = self.rows = 0
         self.within: Range | None = None
+        self.beside = beside
+        """The range of an imported trade whose id is at a side; None if both were downloaded."""
 
     def add(self, footer: Footer, rows: int) -> None:
         """Add the trades without an id at one end of a segment; `rows` is their number."""
@@ -318,21 +220,23 @@ class _Stretch:
 def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
     """Find imported trades that are fewer or more than the ids on both sides leave room for.
 
-    Too many are only imported ones: of a trade that the exchange shows without an id, nobody knows
-    whether it uses one up.
+    Fewer, also where imported trades with ids meet others and ids between are missing. Too many are
+    only imported ones: of a trade that the exchange shows without an id, nobody knows whether it
+    uses one up.
 
     Args:
         footers: of the segments of a pair that are read, in order.
     """
     footers = list(footers)
     found = [
-        (before_id, stretch, stretch.within)
+        (before_id, stretch, within)
         for before_id, stretch in _stretches(footers)
-        if stretch.within is not None
+        if (within := stretch.within or stretch.beside) is not None
     ]
     if not found:
         return []
     confirmed = {tuple(gap) for footer in footers for gap in footer.confirmed_id_gaps}
+    across = {tuple(gap) for footer in footers for gap in footer.id_gaps_across_imports}
     skips_often = any(footer.unconfirmed_id_gaps for footer in footers if footer.source != "csv")
     wrong = []
     for before_id, stretch, within in found:
@@ -345,7 +249,8 @@ def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
         expected = before_id - after_id - 1 - skipped
         if stretch.rows < expected or stretch.imported > expected:
             counts = (stretch.imported, stretch.rows, expected)
-            is_proved = stretch.imported > expected or not skips_often
+            is_excused = stretch.beside is not None and (after_id, before_id) in across
+            is_proved = stretch.imported > expected or not (skips_often or is_excused)
             wrong.append(WrongCount(after_id, before_id, *counts, within, is_proved))
     return wrong
 
@@ -366,8 +271,10 @@ def _stretches(footers: Iterable[Footer]) -> Iterator[tuple[int, _Stretch]]:
             continue
         if footer.rows_before_first_id:
             stretch.add(footer, footer.rows_before_first_id)
+        beside = footer.range if footer.source == "csv" else None
+        stretch.beside = stretch.beside or beside
         yield footer.first_trade_id, stretch
-        stretch = _Stretch(footer.last_trade_id)
+        stretch = _Stretch(footer.last_trade_id, beside)
         if footer.rows_after_last_id:
             stretch.add(footer, footer.rows_after_last_id)
 
@@ -376,7 +283,64 @@ def _stretches(footers: Iterable[Footer]) -> Iterator[tuple[int, _Stretch]]:
 
 # The ids of a market increase with time, apart from trades of nearly the same time. Where those of
 # imported trades do not, the file has trades twice or wrong ids. A market that is listed again
-# begins again with id 1.
+# begins again with id 1: then its trades go on with id 2, and are other ones than those before.
+
+FIRST_IDS = 3
+"""Ids that begin again are compared with the earlier ones up to this id."""
+
+
+class FirstTrades:
+    """The trades of a market's first ids, by which ids that begin again are judged."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
+        """Start with the rows from a trade with id 1 on; no rows if it is not known."""
+        self.begins_ns = 0
+        """The time of that trade."""
+        self.following_id: int | None = None
+        """An id that is too high to follow the ids before it; None if there is none."""
+        self._trades: dict[int, tuple[Decimal, Decimal]] = {}
+        """Price and volume, by id."""
+        self._rows_without_id = 0
+        for rows in batches:
+            self.add(rows)
+            if self.is_complete:
+                break
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether more rows add nothing."""
+        return len(self._trades) == FIRST_IDS or self.following_id is not None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another id follows id 1."""
+        return len(self._trades) > 1
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Add the next rows, in order."""
+        ids, begin = trade_ids(rows), self._rows_without_id
+        for count, index in enumerate(ids.nonzero()[0].tolist()):
+            if self.is_complete:
+                return
+            trade_id, self._rows_without_id = int(ids[index]), begin + index - count
+            if trade_id > len(self._trades) + self._rows_without_id + 1:
+                self.following_id = trade_id
+                return
+            if not self._trades:
+                self.begins_ns = int(times(rows)[index])
+            price, volume = (rows.column(name)[index].as_py() for name in ("price", "volume"))
+            self._trades.setdefault(trade_id, (price, volume))
+        self._rows_without_id = begin + len(ids) - int((ids != 0).sum())
+
+    def are_again(self, known: FirstTrades) -> bool:
+        """Whether they are the earlier trades of the same ids, as far as these are known."""
+        common = self._trades.keys() & known._trades.keys()
+        is_later = known.begins_ns < self.begins_ns
+        return (
+            bool(common)
+            and is_later
+            and all(self._trades[at] == known._trades[at] for at in common)
+        )
 
 
 class WrongOrder(NamedTuple):
@@ -408,19 +372,24 @@ def wrong_ids_advice(pair: str) -> str:
     )
 
 
-def wrong_orders(footers: Iterable[Footer]) -> Iterator[WrongOrder]:
+def wrong_orders(
+    footers: Iterable[Footer], read: Callable[[Range], Iterable[pa.RecordBatch]]
+) -> Iterator[WrongOrder]:
     """Find imported segments whose ids do not fit those of their neighbours.
 
     Args:
         footers: of the segments of a pair that are read, in order.
+        read: returns the stored trades of a range; it is called only where ids begin again.
     """
-    before: Footer | None = None
-    for footer in footers:
-        if footer.first_trade_id is None:
+    numbered = [footer for footer in footers if footer.first_trade_id is not None]
+    first = next((footer for footer in numbered if footer.first_trade_id == 1), None)
+    for before, footer in pairwise(numbered):
+        ends = before.last_trade_id or 0, footer.first_trade_id or 0
+        imported = [each for each in (before, footer) if each.source == "csv"]
+        if ends[1] > ends[0] or not imported:
             continue
-        if before is not None and 1 < footer.first_trade_id <= (before.last_trade_id or 0):
-            imported = [each for each in (before, footer) if each.source == "csv"]
-            if imported:
-                ends = before.last_trade_id or 0, footer.first_trade_id
-                yield WrongOrder(*ends, imported[-1].range)
-        before = footer
+        if ends[1] == 1 and first is not None:
+            again = FirstTrades(read(footer.range))
+            if again.following_id is None and not again.are_again(FirstTrades(read(first.range))):
+                continue
+        yield WrongOrder(*ends, imported[-1].range)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class _LocatedIdGap(NamedTuple):
     right: SegmentFindings
 
 
-def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
+def check_ids(report: PairReport, archive: TradeStore, found: Sequence[SegmentFindings]) -> None:
     """Report id gaps that no footer explains, and imported trades that are too few or too many.
 
     An id gap beside imported rows with ids, whose reason could not be found out, is a note and no
@@ -64,15 +65,22 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
         for gap, *_ in unexplained
         if gap.sides in across
     ]
-    _report_gaps(report, [located for located in unexplained if located.gap.sides not in across])
+    counts = {count.sides: count for count in id_gaps.wrong_counts(footers)}
+    unexplained = [located for located in unexplained if located.gap.sides not in across]
+    # Of a pair that has id gaps at nearly every trade, footers count them and do not list them.
+    if len(unexplained) <= report.unconfirmed_id_gaps:
+        proved = {sides for sides, count in counts.items() if count.is_proved}
+        unexplained = [located for located in unexplained if located.gap.sides in proved]
+    _report_gaps(report, unexplained)
     # No path, as `--repair` moves no imported file: `--replace-imported` downloads its range.
     for findings in sound:
         if findings.contradiction:
             text = f"{findings.contradiction}: {id_gaps.wrong_ids_advice(report.pair)}"
             report.faults.append(Fault(report.pair, findings.segment.range, None, text))
-    for wrong in id_gaps.wrong_orders(footers):
+    for wrong in id_gaps.wrong_orders(footers, partial(archive.scan, report.pair)):
         report.faults.append(Fault(report.pair, wrong.within, None, wrong.text(report.pair)))
-    for count in id_gaps.wrong_counts(footers):
+    located_sides = {located.gap.sides for located in gaps}
+    for count in [each for sides, each in counts.items() if sides not in located_sides]:
         text = count.text(report.pair)
         if not count.is_proved:
             report.notes.append(f"{report.pair}: {text}")
@@ -83,9 +91,6 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
 
 
 def _report_gaps(report: PairReport, gaps: Sequence[_LocatedIdGap]) -> None:
-    # Of a pair that has id gaps at nearly every trade, footers count them and do not list them.
-    if len(gaps) <= report.unconfirmed_id_gaps:
-        return
     for gap, left, right in gaps[:MAX_GAPS_LISTED]:
         affected = Range(left.segment.range.after, right.segment.range.through)
         other_path = None if left is right else left.segment.path
@@ -229,7 +234,7 @@ def _report(
         report.add_fault(segment, future_fault(segment, now_ns))
     _check_markets(report, found)
     _check_overlaps(report, segments)
-    check_ids(report, read)
+    check_ids(report, archive, read)
     _check_gaps(report, archive, segments, now_ns)
     _check_foreign_files(report, archive)
     return report

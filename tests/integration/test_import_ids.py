@@ -16,11 +16,15 @@ import pytest
 import sample_trades
 from backfills import rows_on_disk, serve
 from command_line import own_environment, run_harvester
+from csv_imports import imported
 from kraken_market import Trade, expected, time_literal
 from kraken_server import Exchange
 
+from harvester.csv_import import importer
+from harvester.csv_import.file_sequence import UncoveredIds
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
+from harvester.verify.integrity import verify
 
 SECONDS = 3
 TRADES = [
@@ -132,6 +136,79 @@ def test_missing_rows_where_two_quarters_meet_are_downloaded(tmp_path: Path, mis
     assert ids(tmp_path) == [trade.trade_id for trade in trades]
 
 
+@pytest.mark.parametrize("lacking", ["at its end", "at its start"])
+@pytest.mark.parametrize("bounds", [[], ["--whole-since", "2024", "--whole-until", "2024-04"]])
+def test_missing_rows_where_a_file_meets_stored_trades_are_downloaded(
+    tmp_path: Path, lacking: str, bounds: list[str]
+) -> None:
+    april_ns = sample_trades.utc_ns(2024, 4, 1)
+    at = 1_500
+    shift_ns = april_ns - TRADES[at].true_ns + 100_000_000
+    trades = [replace(trade, true_ns=trade.true_ns + shift_ns) for trade in TRADES]
+    rows, quarter, side = trades[: at - 10], "Q1", "--since"
+    if lacking == "at its start":
+        rows, quarter, side, bounds = trades[at + 10 : 2_000], "Q2", "--until", []
+    file = f"Kraken_Trading_History_{quarter}_2024.zip"
+    csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(rows)})
+    with Commands(tmp_path, trades) as command:
+        assert command("backfill", "XBTUSD", side, "2024-04-01").status == 0
+        done = command("import", file, *bounds)
+        assert (done.status, "10 trade ids are missing at 1 place" in done.err) == (0, True)
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in trades]
+
+
+def test_missing_rows_before_the_first_of_a_whole_history_are_downloaded(
+    command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    packed = tmp_path / "Kraken_Trading_History.zip"
+    csv_files.packed(packed, {"XBTUSD.csv": csv_files.seven_columns(TRADES[4:2_000])})
+    done = command("import", packed.name)
+    assert "4 trade ids are missing at 1 place, the first between ids 0 and 5" in done.err
+    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+@pytest.mark.parametrize("side", ["--since", "--until"])
+def test_ids_that_skip_all_the_time_are_no_fault_where_a_file_meets_stored_trades(
+    tmp_path: Path, side: str
+) -> None:
+    april_ns = sample_trades.utc_ns(2024, 4, 1)
+    shift_ns = april_ns - TRADES[1_500].true_ns + 100_000_000
+    skipping = [
+        replace(trade, true_ns=trade.true_ns + shift_ns, trade_id=3 * (trade.trade_id or 0))
+        for trade in TRADES
+    ]
+    rows, quarter = (skipping[:1_500], "Q1") if side == "--since" else (skipping[1_500:], "Q2")
+    file = f"Kraken_Trading_History_{quarter}_2024.zip"
+    csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(rows)})
+    with Commands(tmp_path, skipping) as command:
+        assert command("backfill", "XBTUSD", side, "2024-04-01").status == 0
+        assert statuses(command, f"import {file}", "backfill XBTUSD", "verify") == [0, 0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in skipping]
+
+
+def test_an_archive_that_lacks_rows_where_a_file_meets_stored_trades_says_so_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier builds imported such files."""
+    monkeypatch.setattr(importer, "uncovered_ids", lambda *_: UncoveredIds([], [], frozenset()))
+    april_ns = sample_trades.utc_ns(2024, 4, 1)
+    shift_ns = april_ns - TRADES[1_500].true_ns + 100_000_000
+    trades = [replace(trade, true_ns=trade.true_ns + shift_ns) for trade in TRADES]
+    file = tmp_path / "Kraken_Trading_History_Q1_2024.zip"
+    csv_files.packed(file, {"XBTUSD.csv": csv_files.seven_columns(trades[:1_490])})
+    with Commands(tmp_path, trades) as command:
+        assert command("backfill", "XBTUSD", "--since", "2024-04-01").status == 0
+        imported(tmp_path / "data", file)
+        commands = ("backfill XBTUSD", "backfill XBTUSD", "verify", "backfill XBTUSD")
+        assert statuses(command, *commands) == [4, 4, 4, 4]
+        assert "between ids 1490 and 1501" in command("backfill", "XBTUSD").err
+        command("backfill", "XBTUSD", "--replace-imported")
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in trades]
+
+
 @pytest.mark.parametrize("order", [-1, 1])
 def test_missing_rows_of_a_file_in_any_order_are_downloaded(
     command: Callable[..., Answer], tmp_path: Path, order: int
@@ -224,6 +301,12 @@ def _renumbered(change: Callable[[int, int], int]) -> list[str]:
     ]
 
 
+TWICE = [
+    replace(trade, price=TRADES[at % 1_000].price, volume=TRADES[at % 1_000].volume)
+    for at, trade in enumerate(TRADES[:2_000])
+]
+"""The first thousand trades, and again at other times."""
+
 CONTRADICTIONS = {
     "each row twice": (
         [row for trade in MIDDLE for row in (line(trade, 4), line(trade))],
@@ -249,6 +332,27 @@ CONTRADICTIONS = {
         _renumbered(lambda at, number: 1_000 if at == 1_500 else number),
         "id 1000 is there twice, at 2024-01-20T00:49:57.1234567Z and at 2024-01-20T01:30:00.123",
     ),
+    "rows without an id twice": (
+        [
+            line(replace(trade, trade_id=0 if 500 <= at < 520 else trade.trade_id))
+            for at, trade in enumerate(MIDDLE)
+            for _ in range(1 + (500 <= at < 520))
+        ],
+        "between trade ids 800 and 821 there are 40 rows without an id, but 20 unused ids",
+    ),
+    "a single id 1": (
+        _renumbered(lambda at, number: 1 if at == 700 else number),
+        "id 1 of 2024-01-20T00:50:00.1234567Z is behind trade id 1000 of "
+        "2024-01-20T00:49:57.1234567Z, and trade id 1002 follows it instead of 2",
+    ),
+    "a last id 1": (
+        _renumbered(lambda at, number: 1 if at == len(MIDDLE) - 1 else number),
+        "is behind trade id 2399 of 2024-01-20T01:59:54.1234567Z, and nothing follows it",
+    ),
+    "the first trades again": (
+        [line(replace(trade, trade_id=at % 1_000 + 1)) for at, trade in enumerate(TWICE)],
+        "trade id 1 is there twice, at 2024-01-20T00:00:00.1234567Z and at 2024-01-20T00:50:00.123",
+    ),
 }
 
 
@@ -267,13 +371,62 @@ def test_a_file_whose_ids_contradict_is_refused(
     assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
 
 
+@pytest.mark.parametrize("first_id", [301, 1])
 def test_ids_that_begin_again_with_1_are_those_of_a_market_that_was_listed_again(
-    command: Callable[..., Answer], tmp_path: Path
+    command: Callable[..., Answer], tmp_path: Path, first_id: int
 ) -> None:
-    write(tmp_path, _renumbered(lambda at, number: number if at < 1_000 else at - 999))
-    done = command("import", "XBTUSD.csv", "--json")
+    write(tmp_path, _renumbered(lambda at, _: first_id + at if at < 1_000 else at - 999))
+    bounds = ["--whole-since", "2024-01-20", "--whole-until", "2024-01-21"]
+    done = command("import", "XBTUSD.csv", "--json", *bounds)
     [report] = json.loads(done.out)["files"]
-    assert (done.status, report["imported"]["rows"]) == (0, report["read"]["rows"] - 2)
+    assert (done.status, report["imported"]["rows"]) == (0, len(MIDDLE))
+    assert statuses(command, "verify") == [0]
+
+
+def test_rows_without_ids_that_are_stored_twice_are_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier builds imported such files."""
+    monkeypatch.setattr(importer, "in_id_order", lambda batches, *_: batches)
+    lines, message = CONTRADICTIONS["rows without an id twice"]
+    write(tmp_path, lines)
+    imported(tmp_path / "data", tmp_path / "XBTUSD.csv")
+    faults = verify(TradeStore(tmp_path / "data"), "XBTUSD").faults
+    [fault] = [fault for fault in faults if not fault.text.startswith("missing")]
+    assert message in fault.text
+    assert "`harvester backfill XBTUSD --replace-imported`" in fault.text
+
+
+LATE_NS = (9 * 3_600 + 300) * SECOND
+
+
+@pytest.mark.parametrize("is_again", [True, False])
+def test_a_file_from_trade_1_on_that_begins_behind_stored_trades(
+    tmp_path: Path, is_again: bool
+) -> None:
+    """With all times nine hours late it has the stored trades again; else it is a new listing."""
+    trades = [
+        replace(trade, true_ns=trade.true_ns + at * 100 * SECOND + 12 * 3_600 * SECOND * (at > 600))
+        for at, trade in enumerate(TRADES[:1_200])
+    ]
+    late = [replace(trade, true_ns=trade.true_ns + LATE_NS) for trade in trades[:600]]
+    if not is_again:
+        late = [replace(trade, volume=f"{at + 1}.5") for at, trade in enumerate(late)]
+    write(tmp_path, [line(trade) for trade in late])
+    until = time_literal(late[-1].true_ns + 60 * SECOND, 0)
+    bounds = ["--whole-since", "2024-01-20T09:00", "--whole-until", until]
+    with Commands(tmp_path, trades) as command:
+        assert command("backfill", "XBTUSD", "--until", "2024-01-20T09:00").status == 0
+        stored = len(ids(tmp_path))
+        done = command("import", "XBTUSD.csv", *bounds)
+        assert (done.status, "ids increase with time" in done.err) == (4 * is_again, is_again)
+        assert statuses(command, "verify") == [4 * is_again]
+        assert len(ids(tmp_path)) == stored + 600
+        if is_again:
+            assert statuses(command, "backfill XBTUSD", "backfill XBTUSD") == [4, 4]
+            command("backfill", "XBTUSD", "--replace-imported")
+            assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+            assert ids(tmp_path) == [trade.trade_id for trade in trades]
 
 
 @pytest.mark.parametrize("shift", [10**6, -100])

@@ -99,6 +99,26 @@ def test_where_ids_skip_all_the_time_too_few_trades_prove_nothing() -> None:
     assert found(LEFT, csv(11), skipping) == [((10, 21), 11, 10, True)]
 
 
+def numbered(first: int, last: int, **fields: Any) -> dict[str, Any]:
+    """Imported trades with ids."""
+    return api(first, last) | {"source": "csv"} | fields
+
+
+def test_no_id_is_missing_where_imported_trades_meet_others() -> None:
+    assert found(LEFT, numbered(11, 20), RIGHT) == []
+    assert found(LEFT, numbered(13, 20), RIGHT) == [((10, 13), 0, 2, True)]
+    assert found(LEFT, numbered(11, 15), RIGHT) == [((15, 21), 0, 5, True)]
+    assert found(LEFT, numbered(11, 15), numbered(18, 20), RIGHT) == [((15, 18), 0, 2, True)]
+    assert found(numbered(3, 20), RIGHT, after=0) == [((0, 3), 0, 2, True)]
+    assert found(LEFT, numbered(11, 15), RIGHT, confirmed_id_gaps=((15, 21),)) == []
+
+
+def test_ids_that_are_on_record_as_skipped_beside_imported_trades_prove_nothing() -> None:
+    skipped = numbered(11, 15, id_gaps_across_imports=((15, 21),))
+    assert found(LEFT, skipped, RIGHT) == [((15, 21), 0, 5, False)]
+    assert found(LEFT, numbered(11, 15), api(21, 30, unconfirmed=3)) == [((15, 21), 0, 5, False)]
+
+
 def test_nothing_is_known_across_a_gap_in_coverage() -> None:
     left = Footer(Range(0, 10), "", first_trade_id=1, last_trade_id=10, rows=10)
     imported = Footer(

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from kraken_market import Market, Trade, expected
 
 from harvester.download import page_merge
-from harvester.download.page_merge import JoinResult, PageMerger
+from harvester.download.page_merge import JoinResult, PageMerger, fill_gaps, rows_in_gap
 from harvester.schema import ROWS, merge_rows, no_rows, sort_rows
-from harvester.storage.id_gaps import IdGap, LastId, fill_gaps, find_gaps, rows_in_gap
+from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.times import Range
 
 FAR = 4_000_000_000_000_000_000

@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trade_batches import batch
 
+from harvester.download.page_merge import fill_gaps, rows_in_gap
 from harvester.schema import ROWS as ROW_SCHEMA
 from harvester.schema import merge_rows, sort_rows, times, trade_ids
-from harvester.storage.id_gaps import LastId, fill_gaps, find_gaps, rows_in_gap
+from harvester.storage.id_gaps import LastId, find_gaps
 from harvester.times import Range
 
 Row = tuple[int, int]
