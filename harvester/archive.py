@@ -599,7 +599,8 @@ class Archive:
             from harvester.async_runner import ask_market_names
 
             # A separate store, because the request is made in another thread.
-            known = ask_market_names(self._settings, TradeStore(self.path, is_written=True))
+            ask_market_names(self._settings, TradeStore(self.path, is_written=True))
+            known = known_pairs(self._store)
         found = search(text, of_class(known.values(), asset_class))
         if not found:
             limit = f" of the class {asset_class}" if asset_class else ""

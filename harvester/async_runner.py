@@ -348,7 +348,7 @@ def ask_market_names(
     cancel: CancelToken | None = None,
     record: RunRecord | None = None,
 ) -> dict[str, Pair]:
-    """Ask the exchange for its markets and keep their names; wait for the answer.
+    """Ask the exchange which markets it lists and keep their names; wait for the answer.
 
     Args:
         settings: where the exchange is.
@@ -364,7 +364,7 @@ def ask_market_names(
     async def ask(stop: CancelToken) -> dict[str, Pair]:
         async with Client(settings.exchange) as client:
             try:
-                return (await stop.guard(list_pairs(client, archive)))[1]
+                return (await stop.guard(list_pairs(client, archive)))[0]
             finally:
                 if record is not None:
                     record.calls, record.refusals = client.calls, client.refusals

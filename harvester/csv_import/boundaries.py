@@ -73,7 +73,8 @@ class BoundaryFinder:
             complete: the time for which the file contains every trade.
             unknown: ranges in which the file may lack rows; no segment covers them.
             on_covered: called with the rows of time that is covered already, in order.
-            is_exact: any second may begin with a boundary, as nothing can be downloaded beside it.
+            is_exact: any second may begin with a boundary, as nothing can be downloaded beside it,
+                and covered time may end inside a second; see `rows_at_ends`.
             segment_rows: a segment of this many rows ends at the next quiet moment.
             max_waiting_rows: rows kept in memory until a quiet moment comes.
         """
@@ -109,6 +110,20 @@ class BoundaryFinder:
                 self._first_ns = int(times(rows)[0])
             yield from self._divide(rows)
 
+    def notes(self, pair: str) -> Iterator[str]:
+        """Sentences about the rows at boundaries that `backfill` downloads; see the attributes."""
+        advice = f"`harvester backfill {pair}` downloads them"
+        if self.busy_stretches:
+            yield (
+                f"{self.busy_stretches} times, too many trades to keep in memory follow each other "
+                f"without two seconds in which there is none: they were not imported, and {advice}"
+            )
+        for year in self.year_ends:
+            yield (
+                f"there are trades at the end of {year}, where a segment has to end: some seconds "
+                f"are not covered there, and {advice}"
+            )
+
     def finish(self, *, is_end_of_file: bool = True) -> Iterator[SegmentPart]:
         """End the last segment. Reading may have stopped before the end of the file."""
         yield from self._divide(no_rows(), is_last=True, is_whole=is_end_of_file)
@@ -125,7 +140,7 @@ class BoundaryFinder:
         """
         rows = joined([self._waiting, rows])
         stamps = times(rows)
-        seconds = stamps // SECOND
+        seconds = self._seconds_of(stamps)
         if is_whole and self._until_s is not None:
             seconds = np.append(seconds, self._until_s)
         moments = quiet_moments(seconds, self._last_s, is_exact=self._is_exact)
@@ -138,13 +153,13 @@ class BoundaryFinder:
             if self._split_at_year_end(stamps, at, moments):
                 continue
             gap = self._gaps[0]
-            end_s = (gap.through + 1) // SECOND
+            end_s = self._seconds(gap)[1]
             last = moments.firsts.searchsorted(end_s, side="right") - 1
-            end = int(moments.rows[last])
+            end = min(int(moments.rows[last]), int(stamps.searchsorted(gap.through, side="right")))
             is_end = is_last and self._until_s is None and gap.through >= stamps[-1]
             # A last row may have a wrong time, too: the silence before it counts as unknown.
             quiet_s = int((moments.firsts if is_end else moments.lasts)[last])
-            through = min(quiet_s, end_s) * SECOND - 1
+            through = min(min(quiet_s, end_s) * SECOND - 1, gap.through)
             yield from self._write(rows.slice(at, end - at))
             at = end
             if not is_last and gap.through >= stamps[-1]:
@@ -178,8 +193,9 @@ class BoundaryFinder:
         """
         while self._gaps:
             gap = self._gaps[0]
-            begin_s = -(-(gap.after + 1) // SECOND)
-            found = max(moments.rows.searchsorted(at), moments.lasts.searchsorted(begin_s))
+            begin_s, end_s = self._seconds(gap)
+            earliest = max(at, int(times(rows).searchsorted(gap.after, side="right")))
+            found = max(moments.rows.searchsorted(earliest), moments.lasts.searchsorted(begin_s))
             if found == len(moments.rows):
                 break
             first = int(moments.rows[found])
@@ -190,15 +206,36 @@ class BoundaryFinder:
             at, second = first, max(int(moments.firsts[found]), begin_s)
             if self._begins_unknown and (self._first_ns is None or gap.after < self._first_ns):
                 second = max(int(moments.lasts[found]), begin_s)
-            if second < (gap.through + 1) // SECOND:
+            if second < end_s:
                 # The trade history begins at 0.
-                self._after = 0 if second == 1 and gap.after == 0 else second * SECOND - 1
+                is_start = second == 1 and gap.after == 0
+                self._after = 0 if is_start else max(second * SECOND - 1, gap.after)
                 self._begins_unknown = False
                 return at
             # The gap is too short, or has too many trades, for a boundary at both ends.
             self._gaps.pop(0)
         self._skip(rows.slice(at))
         return len(rows)
+
+    def _seconds(self, gap: Range) -> tuple[int, int]:
+        """The first second of a gap, and the second behind it.
+
+        Where boundaries are exact, the seconds that it begins and ends in belong to it.
+        """
+        begin_ns, end_ns = gap.after + 1, gap.through + 1
+        if self._is_exact:
+            return begin_ns // SECOND, -(-end_ns // SECOND)
+        return -(-begin_ns // SECOND), end_ns // SECOND
+
+    def _seconds_of(self, stamps: Int64s) -> Int64s:
+        """The seconds of rows. Where boundaries are exact, covered rows have none of a gap's."""
+        seconds = stamps // SECOND
+        for gap in self._uncovered if self._is_exact else ():
+            begin_s, end_s = self._seconds(gap)
+            low, high = (stamps.searchsorted(end, side="right") for end in gap)
+            np.minimum(seconds[:low], begin_s - 1, out=seconds[:low])
+            np.maximum(seconds[high:], end_s, out=seconds[high:])
+        return seconds
 
     def _split_at_year_end(self, stamps: Int64s, at: int, moments: QuietMoments) -> bool:
         """Split the first gap in two where the year turns among its rows.

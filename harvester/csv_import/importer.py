@@ -16,8 +16,10 @@ from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
 from harvester.csv_import.file_sequence import (
     FileStates,
+    RowsAtEnds,
     imported_ranges,
     is_in_order,
+    rows_at_ends,
     uncovered_ids,
     unreadable_times,
 )
@@ -170,7 +172,7 @@ class ImportOptions(NamedTuple):
 class SequenceImporter:
     """Imports consecutive files of one pair."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that an import needs
         self,
         archive: TradeStore,
         pair: Pair,
@@ -178,6 +180,8 @@ class SequenceImporter:
         options: ImportOptions,
         bad_times: Sequence[Range] = (),
         states: FileStates | None = None,
+        *,
+        is_delisted: bool = False,
     ) -> None:
         """Prepare the import; nothing is written yet.
 
@@ -188,11 +192,13 @@ class SequenceImporter:
             options: progress callback, cancel token, and what to do with bad rows.
             bad_times: ranges in which other files of the pair have unreadable rows.
             states: of the files before they were scanned; None for those of now.
+            is_delisted: whether nothing of the pair can be downloaded.
         """
-        self._archive, self._pair = archive, pair
+        self._archive, self._pair, self._is_delisted = archive, pair, is_delisted
         self._files, self._options = files, options
         self._unproved = union(span for file in files for span in file.unproved)
-        self._lacking = lacking = uncovered_ids(files, archive, pair)
+        self._backfill = "" if is_delisted else f"`harvester backfill {pair.altname}`"
+        self._lacking = lacking = uncovered_ids(files, archive, pair.altname, self._backfill)
         known_bad = [*bad_times, *self._unproved, *unreadable_times(files)]
         self._bad_times = union([*known_bad, *lacking.ranges])
         self._is_in_order, self._steps_back = is_in_order(files), TimeDisorder()
@@ -210,7 +216,7 @@ class SequenceImporter:
             sum(member.size for member in members),
             bad=sum(file.bad for file in files),
             bad_rows=[*chain.from_iterable(file.bad_rows for file in files)][:MAX_BAD_ROWS_LISTED],
-            is_delisted=pair.is_delisted,
+            is_delisted=is_delisted,
             notes=lacking.notes,
         )
 
@@ -221,15 +227,21 @@ class SequenceImporter:
             BadFile: a file can't be read, has changed since it was scanned, or its ids contradict.
             ArchiveDamaged: rows of time that is covered already are not stored there, or ids do not
                 fit those of the stored trades around them.
+            ArchiveHasGaps: rows may be stored already, and were not imported.
             Interrupted: `stop` was cancelled.
             ArchiveUnwritable: the operating system refused to write.
             MarketChanged: the archive has trades of another market under this name.
         """
         writer.check_market(self._pair.key)
-        check = StoredCheck(self._archive, self._pair.altname)
-        bounds = (self._archive.coverage(self._pair.altname), self._complete, self._bad_times)
-        boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._pair.is_delisted)
-        parts = iterate_ahead(self._parts(boundaries, writer))
+        check = StoredCheck(self._archive, self._pair.altname, self._backfill)
+        at_ends, name = RowsAtEnds(set(), {}, []), self._pair.altname
+        if self._is_delisted:
+            rows = self._sorted(Sorter(), writer, is_counted=False)
+            at_ends = rows_at_ends(self._archive, name, self._files, rows, self._bad_times)
+        unknown = [*self._bad_times, *at_ends.in_doubt]
+        bounds = (self._archive.coverage(name), self._complete, unknown)
+        boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
+        parts = iterate_ahead(self._parts(boundaries, writer, at_ends))
         try:
             for first in parts:
                 self._commit(writer, first, parts)
@@ -245,6 +257,7 @@ class SequenceImporter:
                 self._want(writer, (self._steps_back.latest_ns // SECOND + 1) * SECOND - 1)
         self._check_row_counts()
         check.raise_error()
+        at_ends.raise_doubt()
         check_imported_counts(self._archive, self._pair.altname)
         check_stop(self._options.stop)
 
@@ -258,7 +271,7 @@ class SequenceImporter:
         ranges = missing(self._skipped_ranges, missing([Range(0, END_OF_TIME)], covered))
         if not ranges:
             return
-        check = StoredCheck(self._archive, self._pair.altname)
+        check = StoredCheck(self._archive, self._pair.altname, self._backfill)
         for rows in self._sorted(Sorter(), writer, is_counted=False):
             for span in ranges:
                 check.push(clip(rows, span))
@@ -267,9 +280,13 @@ class SequenceImporter:
 
     # --- reading and sorting, in a thread of its own ----------------------------------------------
 
-    def _parts(self, boundaries: BoundaryFinder, writer: Writer) -> Iterator[SegmentPart]:
+    def _parts(
+        self, boundaries: BoundaryFinder, writer: Writer, at_ends: RowsAtEnds
+    ) -> Iterator[SegmentPart]:
         sorter = Sorter()
-        for rows in in_id_order(self._sorted(sorter, writer), self._archive, self._pair.altname):
+        sorted_rows = self._sorted(sorter, writer)
+        in_order = in_id_order(sorted_rows, self._archive, self._pair.altname, self._backfill)
+        for rows in at_ends.applied(in_order, boundaries.already_covered.add):
             yield from boundaries.push(rows)
             if self._options.stop.is_cancelled:
                 yield from boundaries.finish(is_end_of_file=False)
@@ -314,17 +331,7 @@ class SequenceImporter:
 
     def _report_order(self, sorter: Sorter) -> None:
         self.report.repeats = sorter.repeats
-        if sorter.repeats.rows:
-            self.report.notes.append(
-                f"{sorter.repeats.rows} rows equal another row in every field, trade id included: "
-                "each trade was imported once"
-            )
-        if self._steps_back.count:
-            count, farthest_s = self._steps_back.count, self._steps_back.farthest_back_ns / SECOND
-            self.report.notes.append(
-                f"times step back {count} times, by {farthest_s:g} s at most: rows were sorted by "
-                "time, rows of equal time kept their order"
-            )
+        self.report.notes += [*sorter.notes(), *self._steps_back.notes()]
         if self._unproved:
             self.report.notes.append(
                 "no rows for long, rows out of place, or a last line without its end: "
@@ -404,27 +411,18 @@ class SequenceImporter:
         if (rounding := self.report.rounding) is not None:
             words = rounding.words("trades stored already")
             self.report.notes.append(f"its times are whole seconds, {words}")
-        if counts.busy_stretches:
-            self.report.notes.append(
-                f"{counts.busy_stretches} times, too many trades to keep in memory follow each "
-                "other without two seconds in which there is none: they were not imported, and "
-                f"`harvester backfill {self.report.pair}` downloads them"
-            )
-        for year in counts.year_ends:
-            self.report.notes.append(
-                f"there are trades at the end of {year}, where a segment has to end: some seconds "
-                f"are not covered there, and `harvester backfill {self.report.pair}` downloads them"
-            )
+        self.report.notes += counts.notes(self.report.pair)
+        download = f"{self._backfill} downloads it" if self._backfill else "nothing can download it"
         if self.report.bad:
             self.report.notes.append(
                 f"{self.report.bad:,} rows can't be read: the time around them is not covered, and "
-                f"`harvester backfill {self.report.pair}` downloads it"
+                f"{download}"
             )
         if self.report.has_no_boundary:
             self.report.notes.append(
                 "no row was imported, because no boundary could be drawn between two seconds "
                 "without a trade: say for which time the files are complete (--whole-since, "
-                f"--whole-until), or download it with `harvester backfill {self.report.pair}`"
+                f"--whole-until); {download}"
             )
 
     def _check_row_counts(self) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any, NamedTuple
 
+import msgspec
+
 from harvester.argument_types import Moment, moment_ns
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, find
 from harvester.errors import ExchangeError, UsageError
@@ -33,7 +35,10 @@ LONGEST_ALTNAME = 40
 
 
 AskExchange = Callable[[], dict[str, Pair]]
-"""Asks the exchange for its pairs, by altname."""
+"""Asks the exchange for the pairs that it lists now, by altname; pairs.json has them from then on.
+"""
+Listed = dict[str, Pair] | None
+"""The pairs that the exchange lists now, by altname; None if it did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,13 @@ class PairFiles(NamedTuple):
         pair: the pair.
         members: its CSV files.
         complete: the time for which they together contain every trade, as the user said.
+        is_delisted: whether nothing of the pair can be downloaded.
     """
 
     pair: Pair
     members: list[Member]
     complete: KnownComplete = UNKNOWN
+    is_delisted: bool = False
 
     @property
     def size(self) -> int:
@@ -154,9 +161,9 @@ def match_files(
 ) -> MatchedFiles:
     """Find the CSV files of a request and the pair of each of them.
 
-    The exchange is asked only if the archive does not know one of the names. If the exchange can't
-    be reached, the names that the archive knows must do, and a warning is logged. So is a warning
-    about files whose names match no pair.
+    The exchange is asked only if the archive does not know one of the names, or to know which pairs
+    are delisted. If it can't be reached, the names that the archive knows must do, and a warning is
+    logged. So is a warning about files whose names match no pair.
 
     Args:
         request: what to import.
@@ -170,27 +177,27 @@ def match_files(
     """
     members = find(request.files)
 
-    def ask() -> tuple[dict[str, Pair], bool]:
+    def ask() -> tuple[dict[str, Pair], Listed]:
         try:
-            return ask_exchange(), True
+            listed = ask_exchange()
         except ExchangeError as error:
             logger.warning("%s; using the pair names that the archive knows", error)
-            return known_pairs(archive), False
+            return known_pairs(archive), None
+        return listed | known_pairs(archive), listed
 
     if request.pair is not None:
-        pair = _pair_of_only_file(request, request.pair, members, archive, ask)
-        return MatchedFiles([PairFiles(pair, members, request.complete)], [])
+        files = _pair_of_only_file(request, request.pair, members, archive, ask)
+        return MatchedFiles([files], [])
     try:
         matched = _match_by_name(request, members, known_pairs(archive))
-        needs_exchange = bool(matched.unknown)
+        needs_exchange = request.delisted or bool(matched.unknown)
     except UsageError:
         needs_exchange = True
     if needs_exchange:
-        known, is_answered = ask()
-        delisted = request.delisted and is_answered
-        matched = _match_by_name(request, members, known, delisted=delisted)
+        known, listed = ask()
+        matched = _match_by_name(request, members, known, listed)
         if matched.unknown:
-            message = _unknown_files_message(matched.unknown, is_answered=is_answered)
+            message = _unknown_files_message(matched.unknown, is_answered=listed is not None)
             matched = matched._replace(message=message)
             logger.warning("%s", message)
     return matched
@@ -214,25 +221,26 @@ def _match_by_name(
     request: ImportRequest,
     members: Sequence[Member],
     known: dict[str, Pair],
-    *,
-    delisted: bool = False,
+    listed: Listed = None,
 ) -> MatchedFiles:
     """Group files by the pair that their names say, in the order of each pair's first file.
 
     A file whose name matches no pair counts as one of a pair of that name, which is imported only
-    if `delisted` says so.
+    if delisted pairs are, and the exchange does not list it.
     """
     names = PairIndex(known.values())
     files: dict[str, PairFiles] = {}
     for member in members:
         pair = names.find(member.stem) or delisted_pair(usual_altname(member.stem))
-        files.setdefault(pair.altname, PairFiles(pair, [], request.complete)).members.append(member)
+        if pair.altname not in files:
+            files[pair.altname] = _pair_files(request, pair, [], listed)
+        files[pair.altname].members.append(member)
     if request.pairs:
         selected = _select(request.pairs, files, known)
         files = {name: found for name, found in files.items() if name in selected}
     pairs, unknown = [], list[str]()
     for name, found in files.items():
-        if name in known or (delisted and _is_altname(name)):
+        if name in known or (request.delisted and listed is not None and _is_altname(name)):
             pairs.append(found)
         else:
             unknown += map(str, found.members)
@@ -264,22 +272,38 @@ def _pair_of_only_file(
     text: str,
     members: Sequence[Member],
     archive: TradeStore,
-    ask: Callable[[], tuple[dict[str, Pair], bool]],
-) -> Pair:
+    ask: Callable[[], tuple[dict[str, Pair], Listed]],
+) -> PairFiles:
     if len(members) != 1:
         raise UsageError(
             f"--pair {text} names the pair of one file, but {len(members)} were given: give one "
             "file, or leave out --pair, so that each file's name says its pair"
         )
-    pair = PairIndex(known_pairs(archive).values()).find(text)
-    if pair is not None:
-        return pair
-    known, is_answered = ask()
-    if request.delisted and _is_altname(text):
-        name = usual_altname(text)
-        unlisted = delisted_pair(name) if is_answered else Pair(altname=name)
-        return PairIndex(known.values()).find(text) or unlisted
-    return resolve(text, known.values())
+    known, listed = known_pairs(archive), None
+    pair = PairIndex(known.values()).find(text)
+    if pair is None or request.delisted:
+        known, listed = ask()
+        pair = PairIndex(known.values()).find(text)
+    if pair is None and request.delisted and _is_altname(text):
+        pair = Pair(altname=usual_altname(text))
+    return _pair_files(request, pair or resolve(text, known.values()), list(members), listed)
+
+
+def _pair_files(
+    request: ImportRequest, pair: Pair, members: list[Member], listed: Listed
+) -> PairFiles:
+    """A pair with its files, delisted if the exchange was asked and does not list its market.
+
+    The market is known by its key: the exchange may list it under another name, or another market
+    under this name. A market whose key nobody knows any more gets that of a delisted one.
+    """
+    is_delisted = pair.is_delisted
+    if request.delisted and listed is not None:
+        keys = {there.key for there in listed.values()}
+        is_delisted = pair.key not in keys if pair.key else pair.altname not in listed
+        if is_delisted and not pair.key:
+            pair = msgspec.structs.replace(pair, key=delisted_pair(pair.altname).key)
+    return PairFiles(pair, members, request.complete, is_delisted)
 
 
 def _is_altname(name: str) -> bool:

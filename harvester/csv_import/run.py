@@ -322,7 +322,15 @@ def _import_chains(
     bad_times = union(span for file in scanned for span in file.bad_times)
     with open_writer(archive, name) as pair_writer:
         importers = [
-            SequenceImporter(archive, files.pair, chain, options, bad_times, states)
+            SequenceImporter(
+                archive,
+                files.pair,
+                chain,
+                options,
+                bad_times,
+                states,
+                is_delisted=files.is_delisted,
+            )
             for chain in chains(scanned, files.complete)
         ]
         for importer in importers:

@@ -50,6 +50,14 @@ class TimeDisorder:
         self.count = 0
         self.farthest_back_ns = 0
 
+    def notes(self) -> Iterator[str]:
+        """A sentence about times that step back, if there are any."""
+        if self.count:
+            yield (
+                f"times step back {self.count} times, by {self.farthest_back_ns / SECOND:g} s at "
+                "most: rows were sorted by time, rows of equal time kept their order"
+            )
+
     def add(self, stamps: Int64s) -> None:
         """Add the next times of the file in nanoseconds, at least one."""
         before = np.maximum.accumulate(np.concatenate(([self.latest_ns], stamps[:-1])))
@@ -73,6 +81,14 @@ class Sorter:
         self._latest = -1
         self.repeats = RowCount()
         """Removed rows: they equal another row in every field, trade id included."""
+
+    def notes(self) -> Iterator[str]:
+        """A sentence about removed rows, if there are any."""
+        if self.repeats.rows:
+            yield (
+                f"{self.repeats.rows} rows equal another row in every field, trade id included: "
+                "each trade was imported once"
+            )
 
     def push(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Add the next rows, and return in order those that no later row can precede."""
@@ -407,7 +423,7 @@ class IdOrder:
 
 
 def in_id_order(
-    batches: Iterable[pa.RecordBatch], archive: TradeStore, pair: str
+    batches: Iterable[pa.RecordBatch], archive: TradeStore, pair: str, backfill: str
 ) -> Iterator[pa.RecordBatch]:
     """Pass on sorted rows that their trade ids, if they have any, do not contradict.
 
@@ -415,6 +431,7 @@ def in_id_order(
         batches: batches of `schema.ROWS`, in order.
         archive: where the first trades are looked up if ids begin again.
         pair: altname.
+        backfill: the command that downloads the trades, for the message; empty if nothing can.
 
     Raises:
         BadFile: see `IdOrder`.
@@ -425,7 +442,8 @@ def in_id_order(
         if text:
             raise BadFile(
                 f"{text}: nothing was imported, as the file may have trades twice or wrong ids. "
-                f"Import another copy of it; or `harvester backfill {pair}` downloads the trades"
+                "Import another copy of it"
+                + (f"; or {backfill} downloads the trades" if backfill else "")
             )
         if rows is not None:
             yield rows

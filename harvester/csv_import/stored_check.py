@@ -9,9 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.errors import ArchiveDamaged, HarvesterError
-from harvester.schema import Int64s, decimal_words, times
+from harvester.schema import Int64s, decimal_words, times, trade_ids
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, Range, missing, show, union
+from harvester.times import SECOND, Range, show, union
 
 # --- how a file rounds its times ------------------------------------------------------------------
 
@@ -56,12 +56,15 @@ class Rounding(NamedTuple):
         }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
 
 
+Flags = NDArray[np.bool_]
+
+
 class KeyedRows(NamedTuple):
     """Trades as they are compared.
 
     Attributes:
         stamps: times in nanoseconds, shape (rows,).
-        hashes: a hash of price and volume, shape (rows,).
+        hashes: a hash of price and volume, or the trade id; shape (rows,).
     """
 
     stamps: Int64s
@@ -76,11 +79,20 @@ class KeyedRows(NamedTuple):
         start, stop = (int(self.stamps.searchsorted(end, side="right")) for end in span)
         return self.part(start, stop)
 
+    def where(self, is_chosen: Flags) -> KeyedRows:
+        """Some of the rows, as a copy."""
+        return KeyedRows(self.stamps[is_chosen], self.hashes[is_chosen])
+
 
 def rows_of(batch: pa.RecordBatch) -> KeyedRows:
     """The rows of a batch of `schema.ROWS` or `schema.TRADES`, as a copy."""
     low, high = (words.astype(np.uint64) for words in decimal_words(batch.column("volume")))
     return KeyedRows(times(batch).copy(), _mixed(_mixed(price_hashes(batch) + low) + high))
+
+
+def rows_by_id(batch: pa.RecordBatch) -> KeyedRows:
+    """The rows of a batch in which all have trade ids, which are compared then, as a copy."""
+    return KeyedRows(times(batch).copy(), trade_ids(batch).astype(np.uint64))
 
 
 def price_hashes(batch: pa.RecordBatch) -> NDArray[np.uint64]:
@@ -164,32 +176,25 @@ TOLERANCE_NS = SECOND + 100_000
 """A file rounds by less than a second, and the exchange's own times are off by up to 50 µs."""
 
 
-class _Part(NamedTuple):
-    """A covered range, and whether its trades came from the API."""
-
-    span: Range
-    is_api: bool
-
-
 class StoredCheck:
     """Checks that rows of one pair, in order of time, are stored in the archive."""
 
-    def __init__(self, archive: TradeStore, pair: str) -> None:
+    def __init__(self, archive: TradeStore, pair: str, backfill: str = "") -> None:
         """Start at the beginning of the trade history.
 
         Args:
             archive: where the rows should be stored; it covers now the time of all of them.
             pair: altname.
+            backfill: the command that downloads trades, for the message; empty if nothing can.
         """
         self._archive = archive
         self._pair = pair
+        self._backfill = backfill
+        self._covered = archive.coverage(pair)
         pieces = archive.pieces(pair)
-        api = union(piece.within for piece in pieces if not piece.segment.is_imported)
-        self._parts = sorted(
-            [_Part(span, True) for span in api]
-            + [_Part(span, False) for span in missing(archive.coverage(pair), api)]
-        )
-        self._ends = np.array(sorted(end for span in api for end in span), dtype=np.int64)
+        self._api = union(piece.within for piece in pieces if not piece.segment.is_imported)
+        """The ranges whose trades came from the API."""
+        self._ends = np.array(sorted(end for span in self._api for end in span), dtype=np.int64)
         self._waiting: list[KeyedRows] = []
         self._waiting_rows = 0
         self._trades = joined([])
@@ -221,12 +226,13 @@ class StoredCheck:
         if self.error is not None:
             raise self.error
         if self.absent:
+            command = f"{self._backfill[:-1]} --replace-imported`"
+            advice = f"; {command} downloads imported ranges again" if self._backfill else ""
             raise ArchiveDamaged(
                 f"{self.absent:,} of {self.of:,} rows of time that is covered already are not "
                 f"stored there, the first of {show(self._first_ns)}, the last of "
                 f"{show(self._last_ns)}: either another file, imported before, claimed that time, "
-                "or this file has trades that the exchange does not have; `harvester backfill "
-                f"{self._pair} --replace-imported` downloads imported ranges again"
+                f"or this file has trades that the exchange does not have{advice}"
             )
 
     def finish(self) -> None:
@@ -235,34 +241,34 @@ class StoredCheck:
         if self.error is not None:
             return
         try:
-            for part in self._parts:
-                inside = rows.within(part.span)
+            for span in self._covered:
+                inside = rows.within(span)
                 if len(inside.stamps):
                     self.of += len(inside.stamps)
-                    self._compare(inside, part)
+                    self._compare(inside, span)
         except HarvesterError as reason:
             self.error = reason
 
-    def _compare(self, rows: KeyedRows, part: _Part) -> None:
+    def _compare(self, rows: KeyedRows, covered: Range) -> None:
         first, last = int(rows.stamps[0]), int(rows.stamps[-1])
         span = Range(
-            max(part.span.after, first - TOLERANCE_NS - 1, self._read_through),
-            min(part.span.through, last + TOLERANCE_NS),
+            max(covered.after, first - TOLERANCE_NS - 1, self._read_through),
+            min(covered.through, last + TOLERANCE_NS),
         )
-        trades, count = [self._trades.within(part.span)], 0
+        trades, count = [self._trades.within(covered)], 0
         if span.after < span.through:
             for batch in self._archive.scan(self._pair, span):
                 trades.append(rows_of(batch))
                 count += batch.num_rows
                 if count >= BATCH_ROWS:
                     bound = int(trades[-1].stamps[-1]) - TOLERANCE_NS - 1
-                    rows, left = self._matched(rows, joined(trades), bound, part)
+                    rows, left = self._matched(rows, joined(trades), bound)
                     trades, count = [left], 0
             self._read_through = span.through
-        _, self._trades = self._matched(rows, joined(trades), last, part)
+        _, self._trades = self._matched(rows, joined(trades), last)
 
     def _matched(
-        self, rows: KeyedRows, trades: KeyedRows, bound: int, part: _Part
+        self, rows: KeyedRows, trades: KeyedRows, bound: int
     ) -> tuple[KeyedRows, KeyedRows]:
         """Match rows with trades up to a time.
 
@@ -270,16 +276,15 @@ class StoredCheck:
             rows: in order of time.
             trades: in order of time.
             bound: rows up to this time are matched, in nanoseconds.
-            part: the range of the rows and trades.
 
         Returns:
             The rows after `bound`, and the trades that may still match them.
         """
         stop = int(rows.stamps.searchsorted(bound, side="right"))
         early = rows.part(0, stop)
-        if part.is_api:
+        for span in self._api:
             # However such a row was rounded, all trades that it may be are in the range.
-            inner = Range(part.span.after + 2 * SECOND, part.span.through - 2 * SECOND)
+            inner = Range(span.after + 2 * SECOND, span.through - 2 * SECOND)
             sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.of)
             self.rounding.compare(sample, trades)
         is_found, is_used = match_rows(early, trades, TOLERANCE_NS)
@@ -296,11 +301,7 @@ class StoredCheck:
             self._last_ns = int(absent[-1])
             self.absent += len(absent)
         keep = ~is_used & (trades.stamps > bound - TOLERANCE_NS)
-        left = KeyedRows(trades.stamps[keep], trades.hashes[keep])
-        return rows.part(stop, len(rows.stamps)), left
-
-
-Flags = NDArray[np.bool_]
+        return rows.part(stop, len(rows.stamps)), trades.where(keep)
 
 
 def match_rows(rows: KeyedRows, trades: KeyedRows, tolerance_ns: int) -> tuple[Flags, Flags]:

@@ -420,9 +420,8 @@ def _check_replaceable(target: Path, file: str) -> None:
             f"{log} holds changes to a database of that name: open that one with DuckDB, which "
             "writes them into it, or remove the file; or choose another name"
         )
-    if not target.exists():
-        return
-    if not target.is_file() or not _is_duckdb(target) or not _has_only_views(target):
+    is_such = target.is_file() and _is_duckdb(target) and _has_only_views(target)
+    if target.exists() and not is_such:
         raise UsageError(
             f"{file} is there already and is not, or not only, a database of such views: "
             "choose another name, or remove it first"
@@ -438,19 +437,15 @@ def _is_duckdb(target: Path) -> bool:
 def _has_only_views(target: Path) -> bool:
     try:
         with duckdb.connect(str(target), read_only=True) as connection:
-            others = connection.execute(
+            [(*others, view_names, macros)] = connection.execute(
                 "SELECT (SELECT count(*) FROM duckdb_tables()), "
                 "(SELECT count(*) FROM duckdb_sequences()), "
                 "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
                 "(SELECT count(*) FROM duckdb_schemas() "
-                "WHERE NOT internal AND schema_name <> 'harvester')"
+                "WHERE NOT internal AND schema_name <> 'harvester'), "
+                "(SELECT list(view_name) FROM duckdb_views() WHERE NOT internal), "
+                "(SELECT list(function_name) FROM duckdb_functions() WHERE NOT internal)"
             ).fetchall()
-            rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
-            view_names = {name for (name,) in rows.fetchall()}
-            rows = connection.execute(
-                "SELECT function_name FROM duckdb_functions() WHERE NOT internal"
-            )
-            macros = {name for (name,) in rows.fetchall()}
     except duckdb.Error:
         return False
-    return others == [(0, 0, 0, 0)] and view_names == _VIEWS and macros <= _MACROS
+    return not any(others) and {*(view_names or ())} == _VIEWS and {*(macros or ())} <= _MACROS

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -437,3 +439,118 @@ def test_bounds_that_contradict_each_other_are_refused(command: Any) -> None:
         2,
         "harvester: --whole-since 2024 is not before --whole-until 2023: swap them\n",
     )
+
+
+# --- nothing is stored twice where files and downloads meet ---------------------------------------
+
+TURN_NS = sample_trades.utc_ns(2024, 4, 1)
+BUSY = [
+    Trade(TURN_NS + (at - 150) * 700_000_000 + 123_456_789, "5.5", f"{at % 40}.5", "b", "m", "", at)
+    for at in range(1, 301)
+]
+"""A trade each 0.7 s, without a quiet moment; of each price and volume one each 28 s."""
+SINCE, UNTIL = ("--whole-since", "2024-03-31"), ("--whole-until", "2024-04-02")
+
+
+@pytest.mark.parametrize("is_later_first", [False, True])
+@pytest.mark.parametrize("ways", list(product(csv_files.ROUNDINGS, repeat=2)), ids="-".join)
+def test_two_files_that_overlap_are_stored_once_however_they_round(
+    ways: tuple[str, str], is_later_first: bool, command: Any, tmp_path: Path
+) -> None:
+    steps = [("early", BUSY[:200], ways[0], SINCE), ("late", BUSY[90:], ways[1], UNTIL)]
+    for folder, rows, way, bounds in reversed(steps) if is_later_first else steps:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "FOOUSD.csv").write_bytes(csv_files.three_columns(rows, way))
+        done = command("import", folder, "--delisted", *bounds)
+        assert (done.status, "backfill" in done.err) == (0, False)
+    assert volumes(tmp_path) == volumes_of(BUSY)
+    assert is_complete(command)
+
+
+@pytest.mark.parametrize("is_later_first", [False, True])
+@pytest.mark.parametrize("ways", list(product(csv_files.ROUNDINGS, repeat=2)), ids="-".join)
+def test_a_trade_in_two_quarters_is_stored_once_or_left_out_with_a_message(
+    ways: tuple[str, str], is_later_first: bool, command: Any, tmp_path: Path
+) -> None:
+    """A file with both sides of the turn decides it."""
+    turn_s = TURN_NS // 10**9
+    first = [trade for trade in BUSY if csv_files.second(trade, ways[0]) < turn_s]
+    second = [trade for trade in BUSY if csv_files.second(trade, ways[1]) >= turn_s]
+    both = {trade.trade_id for trade in first} & {trade.trade_id for trade in second}
+    known = sorted({trade.trade_id: trade for trade in first + second}.items())
+    steps = [(1, first, ways[0]), (2, second, ways[1])]
+    for quarter, rows, way in reversed(steps) if is_later_first else steps:
+        name = tmp_path / f"Kraken_Trading_History_Q{quarter}_2024.zip"
+        csv_files.packed(name, {"FOOUSD.csv": csv_files.three_columns(rows, way)})
+        done = command("import", name.name, "--delisted")
+    assert (done.status, "may be trades that are stored" in done.err) == (
+        4 * bool(both),
+        bool(both),
+    )
+    assert is_complete(command) == (not both)
+    if both:
+        (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(BUSY, ways[0]))
+        assert command("import", "FOOUSD.csv", "--delisted", *SINCE, *UNTIL).status == 0
+        assert is_complete(command)
+    assert volumes(tmp_path) == volumes_of([trade for _, trade in known])
+
+
+def test_trades_that_are_alike_for_longer_than_is_compared_are_left_out(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = csv_files.three_columns(replace(trade, volume="1.5") for trade in BUSY).splitlines(True)
+    for folder, part, bounds in (("a", rows[:200], SINCE), ("b", rows[10:], UNTIL)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "FOOUSD.csv").write_bytes(b"".join(part))
+        done = command("import", folder, "--delisted", *bounds)
+    assert (done.status, "may be trades that are stored" in done.err) == (4, True)
+    assert not is_complete(command)
+    assert 290 < len(volumes(tmp_path)) <= 300
+
+
+@pytest.fixture
+def downloaded(command: Any, exchange: Exchange) -> None:
+    """Download the pair but for its middle and its last minute; then it is delisted."""
+    exchange.add(replace(LISTED, trades=BUSY))
+    for span in (("--until", "2024-03-31T23:59:00.5"), ("--since", "2024-03-31T23:59:50.3")):
+        assert command("backfill", "FOO/USD", "--until", "2024-04-01T00:00:45.9", *span).status == 0
+    exchange.delist("FOOUSD")
+
+
+@pytest.mark.parametrize("named", [(), ("--pair", "FOO/USD")])
+@pytest.mark.parametrize("way", csv_files.ROUNDINGS)
+@pytest.mark.usefixtures("downloaded")
+def test_what_was_not_downloaded_of_a_pair_before_it_was_delisted_is_imported(
+    way: str, named: tuple[str, ...], command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(BUSY, way))
+    assert len(volumes(tmp_path)) < len(BUSY)
+    for _ in range(2):
+        done = command("import", "FOOUSD.csv", "--delisted", *named, *SINCE, *UNTIL)
+        assert (done.status, "backfill" in done.err) == (0, False)
+        assert volumes(tmp_path) == volumes_of(BUSY)
+        assert is_complete(command)
+    store = TradeStore(tmp_path / "data")
+    assert {store.footer(part).key for part in store.segments("FOOUSD")} == {"FOO2ZUSD"}
+
+
+@pytest.mark.usefixtures("downloaded")
+def test_a_name_of_another_market_now_does_not_keep_the_rest_of_a_delisted_pair_out(
+    command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    exchange.add(replace(LISTED, key="FOO3ZUSD"))
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(BUSY))
+    assert command("import", "FOOUSD.csv", "--delisted", *SINCE, *UNTIL).status == 0
+    assert volumes(tmp_path) == volumes_of(BUSY)
+
+
+@pytest.mark.parametrize("arguments", [("--delisted",), ()])
+@pytest.mark.usefixtures("downloaded")
+def test_a_pair_is_only_delisted_if_the_exchange_does_not_list_it(
+    arguments: tuple[str, ...], command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    if arguments:
+        exchange.add(replace(LISTED, altname="FOO9USD", trades=BUSY))
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(BUSY))
+    done = command("import", "FOOUSD.csv", *arguments)
+    assert "where `harvester backfill FOOUSD` downloads the trades" in done.err
