@@ -60,8 +60,7 @@ def create_statements(
         trades: the query behind the view `trades`.
         names: altnames by exact spelling, which the macros accept; after it, in any case.
         stored: the altnames that are accepted, all others being unknown; None accepts all.
-        unknown: the error message for any other name, with `{}` for the name; None accepts the
-            name as an altname.
+        unknown: the error message for any other name, with `{}` for it; None takes it as altname.
         is_kept: for a file, which other versions of DuckDB open: `ohlc` takes one pair only.
     """
     yield "CREATE SCHEMA harvester"
