@@ -803,7 +803,8 @@ def test_a_busy_file_of_which_no_row_can_be_imported_does_not_end_well(
     )
     assert "no row was imported, because" in done.err
     quiet = command("XBTUSD.csv", "-q")
-    assert (quiet.status, quiet.err) == (
+    # Before it stands that the exchange could not be asked, as it is for every delisted pair.
+    assert (quiet.status, "".join(quiet.err.splitlines(keepends=True)[1:])) == (
         4,
         f"harvester: XBTUSD: 0 of {rows} rows imported, {rows} skipped at boundaries, where "
         "`harvester backfill XBTUSD` downloads the trades\n",
