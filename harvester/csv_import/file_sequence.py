@@ -165,7 +165,8 @@ def uncovered_ids(
         is_split &= np.isin(lacking.before, stored) | np.isin(lacking.behind, stored)
         reason = "that time counts as covered, because you gave --whole-since and --whole-until"
     split, counted = lacking.where(is_split), lacking.where(~is_split)
-    ranges = union(split.ranges())
+    # Where nothing can be downloaded, all rows are stored.
+    ranges = union(split.ranges(is_exact=not backfill))
     if ranges:
         advice = f"{backfill} downloads that time; " if backfill else ""
         notes.append(f"{split.text()}; {advice}{gap_note(ranges)}")

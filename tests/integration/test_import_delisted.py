@@ -27,7 +27,7 @@ from harvester.storage import archive_files
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
-from harvester.times import Range
+from harvester.times import Range, missing
 
 NOW_NS = sample_trades.utc_ns(2024, 9, 1)
 OLD = sample_trades.xbtusd_like(300, 91, start_ns=sample_trades.utc_ns(2024, 1, 20), gap_s=60.0)
@@ -257,10 +257,6 @@ DENSE = [
 QUARTERS = {2: DENSE[1_205:], 1: DENSE[:1_195]}
 """Ten trades are missing where the quarters meet."""
 FOO = Market("FOOUSD", "FOOZUSD", "FOO/USD", "FOO", "ZUSD", trades=OLD)
-UNKNOWN = (
-    "harvester: FOOUSD: the exchange does not list this pair any more: nothing of it can be "
-    "downloaded, and what is stored stays; trades may be missing in {}\nFOOUSD: nothing was moved\n"
-)
 
 
 def import_quarters(command: Any, folder: Path) -> None:
@@ -280,16 +276,24 @@ def volumes_of(trades: Sequence[Trade]) -> list[Decimal]:
     return [Decimal(trade.volume) for trade in trades]
 
 
-def test_a_repair_takes_no_trade_of_a_delisted_pair_away(command: Any, tmp_path: Path) -> None:
+GAP_ENDS = ((2024, 3, 31, 23, 59, 55), (2024, 4, 1))
+
+
+def test_where_ids_of_a_delisted_pair_are_missing_all_rows_are_stored_and_stay(
+    command: Any, tmp_path: Path
+) -> None:
     import_quarters(command, tmp_path)
-    assert command("verify").status == 4
-    for _ in range(2):
-        done = command("verify", "--repair")
-        lack = "2024-03-31 23:59:54.3456788 to 2024-04-01 00:00:05.3456788"
-        assert (done.status, done.err) == (4, UNKNOWN.format(lack))
+    for words in (["status"], ["verify", "--repair"], ["status"]):
+        done = command(*words)
+        assert done.status == 0
         assert "downloaded" not in done.out
         assert volumes(tmp_path) == volumes_of([*QUARTERS[1], *QUARTERS[2]])
-    assert (command("status").status, quarantined(tmp_path)) == (0, [])
+    # From behind the second of the last row to where the other quarter was complete before.
+    gap = Range(*(sample_trades.utc_ns(*when) - 1 for when in GAP_ENDS))
+    archive = TradeStore(tmp_path / "data")
+    ends = QUARTERS[1][0].true_ns, QUARTERS[2][-1].true_ns
+    assert missing([Range(*ends)], archive.coverage("FOOUSD")) == [gap]
+    assert quarantined(tmp_path) == []
 
 
 def import_between_downloads(command: Any, exchange: Exchange, folder: Path) -> None:
@@ -299,7 +303,7 @@ def import_between_downloads(command: Any, exchange: Exchange, folder: Path) -> 
     assert command("backfill", "FOO/USD", "--until", str(ends[0])).status == 0
     assert command("backfill", "FOO/USD", "--since", str(ends[1])).status == 0
     (folder / "FOOUSD.csv").write_bytes(csv_files.three_columns([*OLD[:150], *OLD[151:]]))
-    assert command("import", "FOOUSD.csv").status == 0
+    assert command("import", "FOOUSD.csv").status == 4
     assert command("backfill", "FOO/USD").status == 4
     assert volumes(folder) == volumes_of([*OLD[:150], *OLD[151:]])
 
@@ -318,15 +322,16 @@ def test_a_repair_takes_no_trade_away_of_a_pair_that_was_delisted_since(
 
 
 def test_what_needs_no_download_is_repaired_of_a_delisted_pair(
-    command: Any, tmp_path: Path
+    command: Any, exchange: Exchange, tmp_path: Path
 ) -> None:
-    import_quarters(command, tmp_path)
+    import_between_downloads(command, exchange, tmp_path)
+    exchange.delist("FOOUSD")
     assert command("rollup").status == 0
     broken = next((tmp_path / "data/candles").rglob("*.parquet"))
     broken.write_bytes(broken.read_bytes()[:-100])
     done = command("verify", "--repair")
     assert (done.status, len(quarantined(tmp_path)), broken.exists()) == (4, 1, False)
-    assert volumes(tmp_path) == volumes_of([*QUARTERS[1], *QUARTERS[2]])
+    assert volumes(tmp_path) == volumes_of([*OLD[:150], *OLD[151:]])
 
 
 def test_a_pair_that_the_exchange_answers_for_is_repaired_though_it_is_not_listed(
