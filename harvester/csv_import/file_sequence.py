@@ -159,14 +159,19 @@ def uncovered_ids(
         lacking = lacking.where(np.array(is_open, bool))
     is_split = lacking.to_split_at(sum(file.rows for file in files))
     reason = "too many to be requested, so that time counts as covered"
+    if not backfill:
+        # All rows are stored, and only whole seconds between them are left out.
+        reason = "nothing can download them, so that time counts as covered"
+        after, through = lacking.seconds_between().T
+        is_split &= after < through
     if files[0].is_vouched_for:
         # Stored trades say more, if the place can be downloaded.
         stored = [] if not backfill else [found.runs[0, 0] for found in (*before, *behind)]
         is_split &= np.isin(lacking.before, stored) | np.isin(lacking.behind, stored)
         reason = "that time counts as covered, because you gave --whole-since and --whole-until"
     split, counted = lacking.where(is_split), lacking.where(~is_split)
-    # Where nothing can be downloaded, all rows are stored.
-    ranges = union(split.ranges(is_exact=not backfill))
+    between = [Range(*span) for span in split.seconds_between().tolist()]
+    ranges = union(split.ranges() if backfill else between)
     if ranges:
         advice = f"{backfill} downloads that time; " if backfill else ""
         notes.append(f"{split.text()}; {advice}{gap_note(ranges)}")

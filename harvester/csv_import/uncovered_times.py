@@ -413,12 +413,14 @@ class MissingIds(NamedTuple):
         is_wide: NDArray[np.bool_] = self.counts > WIDE_GAPS * np.median(self.counts)
         return is_wide if is_wide.sum() <= most else np.zeros_like(is_wide)
 
-    def ranges(self, *, is_exact: bool = False) -> list[Range]:
-        """The time around each place; if exact, the whole seconds between the rows there."""
-        if is_exact:
-            ends = np.sort(self.times) // SECOND * SECOND + np.array([SECOND - 1, -1])
-            return [Range(after, through) for after, through in ends.tolist() if after < through]
+    def ranges(self) -> list[Range]:
+        """The time around each place."""
         return [around(*sorted(pair)) for pair in self.times.tolist()]
+
+    def seconds_between(self) -> Int64s:
+        """The whole seconds between the rows at each place, maybe none; (after, through), in ns."""
+        ends: Int64s = np.sort(self.times) // SECOND * SECOND + np.array([SECOND - 1, -1])
+        return ends
 
 
 def missing_ids(files: Sequence[IdRuns]) -> MissingIds:

@@ -296,6 +296,25 @@ def test_where_ids_of_a_delisted_pair_are_missing_all_rows_are_stored_and_stay(
     assert quarantined(tmp_path) == []
 
 
+def test_ids_of_a_delisted_pair_that_are_missing_within_a_second_are_noted(
+    command: Any, tmp_path: Path
+) -> None:
+    begin_ns = sample_trades.utc_ns(2024, 1, 20)
+    trades = [
+        Trade(begin_ns + at * 10**8, "5.5", f"{at + 1}.5", "b", "m", "", at + 1)
+        for at in range(600)
+        if at not in range(303, 306)
+    ]
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.seven_columns(trades))
+    done = command("import", "FOOUSD.csv", "--delisted")
+    note = (
+        "FOOUSD: 3 trade ids are missing at 1 place, the first between ids 303 and 307: nothing "
+        "can download them, so that time counts as covered"
+    )
+    assert (done.status, note in done.err.splitlines()) == (0, True), done.err
+    assert volumes(tmp_path) == volumes_of(trades)[10:-10]
+
+
 def import_between_downloads(command: Any, exchange: Exchange, folder: Path) -> None:
     """The ids on both sides of the import show that it lacks a trade."""
     exchange.add(FOO)
