@@ -18,6 +18,7 @@ from harvester.kraken.pairs import (
     Pair,
     PairIndex,
     delisted_pair,
+    is_listed,
     is_pattern,
     match_pattern,
     resolve,
@@ -299,8 +300,7 @@ def _pair_files(
     """
     is_delisted = pair.is_delisted
     if request.delisted and listed is not None:
-        keys = {there.key for there in listed.values()}
-        is_delisted = pair.key not in keys if pair.key else pair.altname not in listed
+        is_delisted = not is_listed(pair, listed)
         if is_delisted and not pair.key:
             pair = msgspec.structs.replace(pair, key=delisted_pair(pair.altname).key)
     return PairFiles(pair, members, request.complete, is_delisted)
