@@ -17,10 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import corruption
+import csv_files
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,11 +31,12 @@ from backfills import Backfill, foreign_files, rows_on_disk, serve
 from command_line import run_harvester
 from corruption import END, HARMS, MARKET, PAIR, RANGES, TRADES, Harm, path_of, segment
 from crash_points import Plan
-from download_kills import dying, is_dead
+from csv_imports import imported
+from download_kills import Killed, dying, is_dead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_faults import Faults
-from kraken_market import Clock, expected
+from kraken_market import SECOND_NS, Clock, Trade, expected
 from kraken_server import Exchange
 from kraken_socket import Call
 
@@ -723,6 +726,40 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_repair_ends_it(
         assert foreign_files(folder) == []
         shutil.rmtree(folder)
     assert steps > least
+
+
+def test_imported_trades_are_kept_whenever_a_run_that_uncovers_them_is_killed(
+    tmp_path: Path,
+) -> None:
+    minute_ns = 60 * SECOND_NS
+    begin_ns = sample_trades.utc_ns(2024, 1, 20)
+    trades = [
+        Trade(begin_ns + at * minute_ns, "5.5", f"{at + 1}.5", "b", "l", "", at + 1)
+        for at in range(40)
+    ]
+    volumes = {Decimal(trade.volume) for trade in trades[1:-1]}
+    data, file = tmp_path / "data", tmp_path / f"{PAIR}.csv"
+    file.write_bytes(csv_files.three_columns(trades))
+    imported(data, file)
+    lost = Range(begin_ns + 15 * minute_ns, begin_ns + 25 * minute_ns)
+
+    def left(folder: Path) -> list[Decimal]:
+        copies = map(pq.read_table, (folder / "quarantine").rglob("*.parquet"))
+        kept = [volume for copy in copies for volume in copy.column("volume").to_pylist()]
+        return sorted([*kept, *(row[4] for row in rows_on_disk(folder, PAIR))])
+
+    for steps in itertools.count():
+        folder = Path(shutil.copytree(data, tmp_path / str(steps)))
+        archive = dying(folder, steps, is_truncating=bool(steps % 2))
+        with contextlib.suppress(Killed), open_writer(archive, PAIR) as writer:
+            writer.uncover(lost)
+        assert set(left(folder)) == volumes, steps
+        with open_writer(TradeStore(folder), PAIR) as writer:
+            writer.uncover(lost)
+        assert left(folder) == sorted(volumes), steps
+        if not is_dead(archive):
+            break
+    assert steps > 5
 
 
 @pytest.mark.parametrize(("nth", "when"), [(1, "after"), (2, "before"), (3, "after")])
