@@ -7,6 +7,7 @@ record batches all the way, so that no digit is ever turned into a float.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -124,14 +125,14 @@ def split_at(
 
     Returns both parts; no batch in them is empty.
     """
-    upto: list[pa.RecordBatch] = []
-    after: list[pa.RecordBatch] = []
-    for batch in batches:
-        count = int(times(batch).searchsorted(through, side="right"))
+    batches = [batch for batch in batches if batch.num_rows]
+    at = bisect_right(batches, through, key=lambda batch: int(times(batch)[-1]))
+    upto, after = batches[:at], batches[at:]
+    if after:
+        count = int(times(after[0]).searchsorted(through, side="right"))
         if count:
-            upto.append(batch.slice(0, count))
-        if count < batch.num_rows:
-            after.append(batch.slice(count))
+            upto.append(after[0].slice(0, count))
+            after[0] = after[0].slice(count)
     return upto, after
 
 
