@@ -30,6 +30,7 @@ from harvester.download.events import CancelToken
 from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.schema import ROWS, int64s_as, times
+from harvester.storage.archive_files import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
@@ -86,8 +87,11 @@ def test_a_backfill_with_flushes_compaction_and_roll_ups_never_blocks_the_loop(
             {"exchange.url": exchange.url, "exchange.rate": 0, "archive.flush_rows": 2_000},
             environment={},
         )
-        # Certificates are read and libraries loaded before anything is downloaded.
+        # Certificates are read and libraries loaded before anything is downloaded; that of locks by
+        # the run log, which is locked first.
         client = Client(settings.exchange)
+        with locked(tmp_path / "locks", "runs"):
+            pass
 
         async def run_backfill() -> Any:
             async with client:
