@@ -23,6 +23,7 @@ from harvester.errors import (
     UsageError,
     market_changed_text,
 )
+from harvester.kraken.answers import is_unknown_pair
 from harvester.kraken.pairs import (
     Pair,
     PairIndex,
@@ -300,7 +301,7 @@ class ListedPairs:
         try:
             await self._client.page(pair, None)
         except ExchangeRefused as refusal:
-            if "Unknown asset pair" in str(refusal):
+            if is_unknown_pair(refusal):
                 return pair, False
             raise
         return pair, True

@@ -203,14 +203,14 @@ def _stored_ids(
         if is_first and has_all_ids and archive.last_time(pair, reached) is None:
             known = BEFORE_FIRST_ID
         if known is not None and known[0] < runs[:, 0].min():
-            before = [IdRuns(np.array([[known[0]] * 2 + [reached] * 2 + [0] * 2]), known[1])]
+            before = [IdRuns(np.repeat([[known[0], reached, 0]], 2, axis=1), known[1])]
     opens = min((span.after for span in covered if span.through > last_ns), default=END_OF_TIME)
     following = (
         archive.first_id_after(pair, opens) if last_ns <= opens <= files[-1].ends_ns else None
     )
     if following is not None and following[0] > runs[:, 1].max():
         number, without_id = following
-        behind = [IdRuns(np.array([[number] * 2 + [opens + 1] * 2 + [without_id] * 2]))]
+        behind = [IdRuns(np.repeat([[number, opens + 1, without_id]], 2, axis=1))]
     return before, behind
 
 

@@ -233,7 +233,7 @@ class SequenceImporter:
             MarketChanged: the archive has trades of another market under this name.
         """
         writer.check_market(self._pair.key)
-        check = StoredCheck(self._archive, self._pair.altname, self._backfill)
+        check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
         at_ends, name = RowsAtEnds(set(), {}, []), self._pair.altname
         if self._is_delisted:
             rows = self._sorted(Sorter(), writer, is_counted=False)
@@ -271,7 +271,7 @@ class SequenceImporter:
         ranges = missing(self._skipped_ranges, missing([Range(0, END_OF_TIME)], covered))
         if not ranges:
             return
-        check = StoredCheck(self._archive, self._pair.altname, self._backfill)
+        check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
         for rows in self._sorted(Sorter(), writer, is_counted=False):
             for span in ranges:
                 check.push(clip(rows, span))
@@ -370,9 +370,10 @@ class SequenceImporter:
             self._states.check()
             self._want(writer, through)
             span = Range(after, through)
-            next_id = self._archive.first_id_after(self._pair.altname, through)
-            at_end = gap_at_end(self._last_id, next_id, no_rows())
-            at_ends.extend(filter(self._lacking.are_counted, at_end))
+            if self._last_id is not None:
+                next_id = self._archive.first_id_after(self._pair.altname, through)
+                at_end = gap_at_end(self._last_id, next_id, no_rows())
+                at_ends.extend(filter(self._lacking.are_counted, at_end))
             return Footer(
                 span,
                 msgspec.json.encode(self._pair).decode(),

@@ -32,7 +32,7 @@ from harvester.download.events import (
 from harvester.download.pair import PairDownload
 from harvester.download.range import RangeDownload
 from harvester.errors import ArchiveDamaged, ImportIncomplete
-from harvester.schema import no_rows, times, trade_ids
+from harvester.schema import Int64s, no_rows, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_segment_copy
 from harvester.storage.compaction import is_within
 from harvester.storage.id_gaps import LastId, find_gaps, gap_at_end
@@ -209,10 +209,9 @@ class _Redownload:
         if gaps:
             self._leave(segment, f"the exchange does not show all of {gaps[0]}")
             return
-        days = self._differing_days(segment, staged)
+        days, not_shown = self._compare(segment, staged)
         self._report_days(days)
-        unproved = _unproved_days(view, segment)
-        lost = unproved & self._days_not_shown(segment, staged) if unproved else set()
+        lost = not_shown & _unproved_days(view, segment) if not_shown else set()
         if lost:
             # An answer may have left some out: the next run asks for these days again.
             for found in staged:
@@ -238,18 +237,41 @@ class _Redownload:
         self._result = self._result._replace(replaced=(*self._result.replaced, segment.range))
         self._options.listener(Replaced(self._pair, segment.range, rows))
 
-    def _differing_days(self, segment: Segment, staged: list[Segment]) -> list[Day]:
-        """The days on which a row or a trade has no counterpart of its price, volume and second.
+    def _compare(self, segment: Segment, staged: list[Segment]) -> tuple[list[Day], set[int]]:
+        """Compare the rows of the file with the exchange's trades.
+
+        Returns:
+            The days on which a row or a trade has no counterpart of its price, volume and second;
+            and the numbers of those on which the file has a row that is no trade of the exchange: a
+            row is one of the same price within a second, as old files round volumes. Sums do not
+            show that: where the file lacks a trade, and an answer left out another, they may be
+            equal.
+        """
+        rows, row_prices = self._keyed([segment])
+        trades, trade_prices = self._keyed(staged)
+        is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
+        rows = KeyedRows(rows.stamps[~is_found], row_prices[~is_found])
+        trades = KeyedRows(trades.stamps[~is_used], trade_prices[~is_used])
+        if not len(rows.stamps) and not len(trades.stamps):
+            return [], set()
+        is_found, _ = match_rows(rows, trades, TOLERANCE_NS)
+        not_shown = set((rows.stamps[~is_found] // DAY).tolist())
+        return self._days_without(segment, staged, rows.stamps, trades.stamps), not_shown
+
+    def _days_without(
+        self, segment: Segment, staged: list[Segment], row_stamps: Int64s, trade_stamps: Int64s
+    ) -> list[Day]:
+        """The days of rows and trades without a counterpart, with their sums.
 
         Nobody knows how a file rounds its times, and rows of files that round differently may be in
         one segment: the sums of the days are counted by the way that fits best.
+
+        Args:
+            segment: the imported segment.
+            staged: the segments with the exchange's trades.
+            row_stamps: the times of these rows.
+            trade_stamps: the times of these trades.
         """
-        rows, _ = self._keyed([segment])
-        trades, _ = self._keyed(staged)
-        is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
-        rows_alone, trades_alone = rows.stamps[~is_found], trades.stamps[~is_used]
-        if not len(rows_alone) and not len(trades_alone):
-            return []
         file = DaySums()
         for batch in verified_rows(self._archive, [segment]):
             file.add(batch)
@@ -258,25 +280,11 @@ class _Redownload:
             for days in by_way:
                 days.add(batch)
         exchange = min(by_way, key=lambda days: len(file.differing(days)))
-        alone = np.concatenate([rows_alone, trades_alone])
+        alone = np.concatenate([row_stamps, trade_stamps])
         around = np.concatenate([alone - TOLERANCE_NS, alone, alone + TOLERANCE_NS])
         differing = set(file.differing(exchange)) & set((around // DAY).tolist())
         # Sums may be equal where prices are not, or where two volumes are exchanged.
-        return file.compared(exchange, sorted(differing | set((rows_alone // DAY).tolist())))
-
-    def _days_not_shown(self, segment: Segment, staged: list[Segment]) -> set[int]:
-        """The numbers of the days on which the file has a row that is no trade of the exchange.
-
-        Sums do not show it: where the file lacks a trade, and an answer left out another, they may
-        be equal. A row is a trade of the same price within a second; old files round volumes.
-        """
-        rows, row_prices = self._keyed([segment])
-        trades, trade_prices = self._keyed(staged)
-        is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
-        rows = KeyedRows(rows.stamps[~is_found], row_prices[~is_found])
-        trades = KeyedRows(trades.stamps[~is_used], trade_prices[~is_used])
-        is_found, _ = match_rows(rows, trades, TOLERANCE_NS)
-        return set((rows.stamps[~is_found] // DAY).tolist())
+        return file.compared(exchange, sorted(differing | set((row_stamps // DAY).tolist())))
 
     def _keyed(self, segments: list[Segment]) -> tuple[KeyedRows, NDArray[np.uint64]]:
         """The rows of segments as they are compared, and a hash of each one's price."""

@@ -179,17 +179,17 @@ TOLERANCE_NS = SECOND + 100_000
 class StoredCheck:
     """Checks that rows of one pair, in order of time, are stored in the archive."""
 
-    def __init__(self, archive: TradeStore, pair: str, backfill: str = "") -> None:
+    def __init__(self, archive: TradeStore, pair: str, *, is_delisted: bool = False) -> None:
         """Start at the beginning of the trade history.
 
         Args:
             archive: where the rows should be stored; it covers now the time of all of them.
             pair: altname.
-            backfill: the command that downloads trades, for the message; empty if nothing can.
+            is_delisted: whether nothing of the pair can be downloaded.
         """
         self._archive = archive
         self._pair = pair
-        self._backfill = backfill
+        self._is_delisted = is_delisted
         self._covered = archive.coverage(pair)
         pieces = archive.pieces(pair)
         self._api = union(piece.within for piece in pieces if not piece.segment.is_imported)
@@ -226,8 +226,8 @@ class StoredCheck:
         if self.error is not None:
             raise self.error
         if self.absent:
-            command = f"{self._backfill[:-1]} --replace-imported`"
-            advice = f"; {command} downloads imported ranges again" if self._backfill else ""
+            command = f"`harvester backfill {self._pair} --replace-imported`"
+            advice = "" if self._is_delisted else f"; {command} downloads imported ranges again"
             raise ArchiveDamaged(
                 f"{self.absent:,} of {self.of:,} rows of time that is covered already are not "
                 f"stored there, the first of {show(self._first_ns)}, the last of "

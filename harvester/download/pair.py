@@ -33,7 +33,7 @@ from harvester.errors import (
     UnreadableAnswer,
     capture_error,
 )
-from harvester.kraken.answers import OtherMarket
+from harvester.kraken.answers import OtherMarket, is_unknown_pair
 from harvester.kraken.pairs import Pair, is_listed
 from harvester.schema import times
 from harvester.storage.archive_files import Requests
@@ -208,7 +208,7 @@ class PairDownload:
         If its list lacks the key, too, what can't be downloaded does not count as requested.
         """
         key = self.request.pair.key
-        is_unknown = isinstance(error, ExchangeRefused) and "Unknown asset pair" in str(error)
+        is_unknown = is_unknown_pair(error)
         if not (is_unknown or isinstance(error.__cause__, OtherMarket)):
             return error
         listed: dict[str, Pair] = {}

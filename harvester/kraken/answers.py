@@ -27,8 +27,9 @@ _RATE_ERRORS = ("EAPI:Rate limit exceeded", "EGeneral:Too many requests")
 _THROTTLED = "EService:Throttled"
 _TRANSIENT_ERRORS = ("EService:", "EDatabase:", "EGeneral:Internal error", "EGeneral:No data")
 _NOT_COVERED = ("EQuery:Not covered by this archive", "EQuery:Imported, not downloaded")
+_UNKNOWN_PAIR = "Unknown asset pair"
 _PERMANENT_ERRORS = (
-    "EQuery:Unknown asset pair",
+    f"EQuery:{_UNKNOWN_PAIR}",
     *_NOT_COVERED,
     "EGeneral:Invalid arguments",
     "EGeneral:Permission denied",
@@ -180,6 +181,11 @@ def _error_of(errors: list[str], what: str) -> Exception:
         kind = PageNotCovered if is_gap else ExchangeRefused
         return kind(f"{what}: the exchange refused: {reason}")
     return Transient(reason)
+
+
+def is_unknown_pair(error: Exception) -> bool:
+    """Whether the exchange refused a request because it does not know the pair."""
+    return isinstance(error, ExchangeRefused) and _UNKNOWN_PAIR in str(error)
 
 
 def _throttled_wait_s(text: str) -> float | None:

@@ -381,7 +381,7 @@ class _PairRepair:
         await self._ask_exchange()
         if self._is_unknown:
             return
-        writer.check_market(self._pair.key)
+        await asyncio.to_thread(writer.check_market, self._pair.key)
         self._changed = True
         for known in lost:
             for gap in await asyncio.to_thread(writer.uncover, known):

@@ -68,7 +68,7 @@ def test_damage_found_during_a_redownload_is_an_error_that_names_the_repair(
     scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
     scenario.fill()
     harmed: list[Path] = []
-    compare = redownload._Redownload._differing_days
+    compare = redownload._Redownload._compare
 
     def late(self: Any, segment: Any, staged: Any) -> Any:
         if not harmed:
@@ -76,7 +76,7 @@ def test_damage_found_during_a_redownload_is_an_error_that_names_the_repair(
             without_a_row(harmed[0])
         return compare(self, segment, staged)
 
-    monkeypatch.setattr(redownload._Redownload, "_differing_days", late)
+    monkeypatch.setattr(redownload._Redownload, "_compare", late)
     done = scenario.redownload()
     assert (done.exit_status, str(done.error)) == (
         4,
@@ -129,14 +129,14 @@ def test_a_replacement_hides_no_damage(
     if where == "imported":
         without_a_row(imported)
     else:
-        compare = redownload._Redownload._differing_days
+        compare = redownload._Redownload._compare
 
         def damaging(self: Any, segment: Any, staged: Any) -> Any:
             days = compare(self, segment, staged)
             without_a_row(min(aside(scenario.folder)))
             return days
 
-        monkeypatch.setattr(redownload._Redownload, "_differing_days", damaging)
+        monkeypatch.setattr(redownload._Redownload, "_compare", damaging)
     before = imported.read_bytes()
     done = scenario.redownload()
     assert (done.exit_status, imported.read_bytes()) == (4, before)
