@@ -188,11 +188,18 @@ class PairDownload:
             ImportIncomplete: they are fewer or more than ids leave room for.
         """
         try:
-            check_imported_counts(self._archive, self._pair)
+            check_imported_counts(self._archive, self._pair, self._stored_newest_id())
         except ImportIncomplete as lack:
             if not self._options.notes_import_counts:
                 raise
             self._options.listener(Noted(self._pair, str(lack).removeprefix(f"{self._pair}: ")))
+
+    def _stored_newest_id(self) -> int:
+        """The id of the exchange's newest trade; 0 if it is not covered, or was not requested."""
+        coverage = self._archive.coverage(self._pair)
+        newest_ns = self.pages.newest_ns or 0
+        is_stored = bool(coverage) and coverage[-1].after < newest_ns <= coverage[-1].through
+        return self.pages.newest_id if is_stored else 0
 
     async def _poll(self) -> None:
         await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
@@ -399,12 +406,13 @@ class PairDownload:
         return round(rows)
 
 
-def check_imported_counts(archive: TradeStore, pair: str) -> None:
+def check_imported_counts(archive: TradeStore, pair: str, newest_id: int = 0) -> None:
     """Check that imported trades fit the ids around them, in number and in order.
 
     Args:
         archive: the archive.
         pair: altname.
+        newest_id: the id of the exchange's newest trade, if it is stored; 0 if unknown.
 
     Raises:
         ImportIncomplete: they are fewer or more than the ids on both sides leave room for, or have
@@ -413,7 +421,7 @@ def check_imported_counts(archive: TradeStore, pair: str) -> None:
     footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
     for wrong in wrong_orders(footers, partial(archive.scan, pair)):
         raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
-    for count in wrong_counts(footers):
+    for count in wrong_counts(footers, newest_id):
         if count.is_proved:
             raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
 

@@ -217,7 +217,7 @@ class _Stretch:
         self.rows += rows
 
 
-def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
+def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCount]:
     """Find imported trades that are fewer or more than the ids on both sides leave room for.
 
     Fewer, also where imported trades with ids meet others and ids between are missing. Too many are
@@ -226,11 +226,12 @@ def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
 
     Args:
         footers: of the segments of a pair that are read, in order.
+        newest_id: the id of the exchange's newest trade, if it is stored; 0 if unknown.
     """
     footers = list(footers)
     found = [
         (before_id, stretch, within)
-        for before_id, stretch in _stretches(footers)
+        for before_id, stretch in _stretches(footers, newest_id)
         if (within := stretch.within or stretch.beside) is not None
     ]
     if not found:
@@ -255,10 +256,11 @@ def wrong_counts(footers: Iterable[Footer]) -> list[WrongCount]:
     return wrong
 
 
-def _stretches(footers: Iterable[Footer]) -> Iterator[tuple[int, _Stretch]]:
+def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int, _Stretch]]:
     """Each first id behind a stretch of trades without one, and that stretch.
 
-    Behind a gap in coverage no id is known.
+    Behind a gap in coverage no id is known. Behind all stands the newest trade, which is the last
+    of its stretch. There, too many imported trades are none: they may be newer than the answer.
     """
     reached = -1
     stretch = _Stretch(None)
@@ -277,6 +279,9 @@ def _stretches(footers: Iterable[Footer]) -> Iterator[tuple[int, _Stretch]]:
         stretch = _Stretch(footer.last_trade_id, beside)
         if footer.rows_after_last_id:
             stretch.add(footer, footer.rows_after_last_id)
+    if newest_id and stretch.rows:
+        stretch.rows, stretch.imported = stretch.rows - 1, 0
+        yield newest_id, stretch
 
 
 # --- order of ids --------------------------------------------------------------------------------

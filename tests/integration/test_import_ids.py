@@ -209,6 +209,22 @@ def test_an_archive_that_lacks_rows_where_a_file_meets_stored_trades_says_so_eac
     assert ids(tmp_path) == [trade.trade_id for trade in trades]
 
 
+def test_rows_without_ids_that_are_fewer_than_the_newest_id_says_are_a_fault(
+    command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """No trade follows the file, so none is downloaded whose id would show it."""
+    packed = tmp_path / "Kraken_Trading_History_Q1_2024.zip"
+    rows = [*TRADES[:1_000], *TRADES[1_007:]]
+    csv_files.packed(packed, {"XBTUSD.csv": csv_files.three_columns(rows)})
+    assert command("import", packed.name).status == 0
+    done = command("backfill", "XBTUSD")
+    assert (done.status, len(ids(tmp_path))) == (4, 2_993)
+    assert "between ids 0 and 3000 there are 2,992 imported trades, but 2,999 unused" in done.err
+    command("backfill", "XBTUSD", "--replace-imported")
+    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
 @pytest.mark.parametrize("order", [-1, 1])
 def test_missing_rows_of_a_file_in_any_order_are_downloaded(
     command: Callable[..., Answer], tmp_path: Path, order: int

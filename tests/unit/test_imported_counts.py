@@ -33,7 +33,10 @@ def csv(rows: int) -> dict[str, Any]:
 
 
 def found(
-    *segments: dict[str, Any], after: int = 7, confirmed_id_gaps: tuple[tuple[int, int], ...] = ()
+    *segments: dict[str, Any],
+    after: int = 7,
+    confirmed_id_gaps: tuple[tuple[int, int], ...] = (),
+    newest_id: int = 0,
 ) -> list[tuple[object, ...]]:
     """The wrong counts of segments that follow one another, the first one behind a time."""
     confirmed = tuple(ConfirmedIdGap(*id_gap) for id_gap in confirmed_id_gaps)
@@ -44,7 +47,7 @@ def found(
     ]
     return [
         (count.sides, count.imported, count.expected, count.is_proved)
-        for count in wrong_counts(footers)
+        for count in wrong_counts(footers, newest_id)
     ]
 
 
@@ -78,6 +81,22 @@ def test_coverage_from_the_beginning_continues_id_0() -> None:
     assert found(csv(21), RIGHT, after=0) == [((0, 21), 21, 20, True)]
     assert found(csv(13), RIGHT, after=0, confirmed_id_gaps=((0, 8),)) == []
     assert found(csv(19), RIGHT) == []
+
+
+def test_behind_the_last_download_they_are_as_many_as_ids_up_to_the_newest() -> None:
+    assert found(LEFT, csv(10), newest_id=20) == []
+    assert found(LEFT, csv(9), newest_id=20) == [((10, 20), 0, 9, True)]
+    assert found(csv(20), after=0, newest_id=20) == []
+    assert found(csv(17), after=0, newest_id=20) == [((0, 20), 0, 19, True)]
+    assert found(csv(17), after=0, newest_id=20, confirmed_id_gaps=((0, 4),)) == []
+
+
+def test_trades_behind_the_newest_that_is_known_are_not_too_many() -> None:
+    assert found(LEFT, csv(12), newest_id=20) == []
+    assert found(LEFT, csv(10), api(21, 30), newest_id=25) == []
+    assert found(csv(19), after=0, newest_id=20, confirmed_id_gaps=((0, 4),)) == []
+    assert found(LEFT, newest_id=10) == []
+    assert found(csv(17), newest_id=20) == []
 
 
 def test_trades_that_the_exchange_shows_without_an_id_are_never_too_many() -> None:
