@@ -43,7 +43,7 @@ def prepare(folder: Path, trades: int) -> None:
     with open_writer(store, PAIR) as pair_writer:
         for rows in chunks(trades):
             through = int(rows.column("time").cast(pa.int64())[-1].as_py())
-            pair_writer.want(Range(0, through))
+            pair_writer.record_requested(Range(0, through))
             footer = Footer(Range(after, through), described)
             pair_writer.commit(Range(after, through), rows, footer)
             after = through

@@ -70,7 +70,7 @@ def year_of_nights(folder: Path, trades: int, nights: int) -> dict[str, Any]:
         archive = TradeStore(folder)
         span = Range(first_ns + night * DAY - 1, first_ns + (night + 1) * DAY - 1)
         with open_writer(archive, PAIR) as pair_writer:
-            pair_writer.want(span)
+            pair_writer.record_requested(span)
             begun_s = time.perf_counter()
             (fresh,) = pair_writer.commit(span, moved(day, night), Footer(span, "{}"))
             commits.append(time.perf_counter() - begun_s)

@@ -202,6 +202,12 @@ class Interrupted(HarvesterError):
 
     exit_status = 130
 
+    def __init__(
+        self, text: str = "interrupted; the same command goes on where it stopped"
+    ) -> None:
+        """Create the error; `text` is the message."""
+        super().__init__(text)
+
 
 def not_installed(need: str, *packages: str) -> UsageError:
     """The error where an optional library is missing or too old, with the command that installs it.
@@ -230,17 +236,22 @@ async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
     try:
         await work
     except Exception as fault:  # noqa: BLE001 - an error of one pair must not end the others
-        error = fault
-        if not isinstance(error, HarvesterError):
-            error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
-            error.__cause__ = fault
-        # The local variables of its traceback would keep trades in memory.
-        seen: BaseException | None = error
-        while seen is not None:
-            traceback.clear_frames(seen.__traceback__)
-            seen = seen.__cause__ or seen.__context__
-        return error
+        return as_error(fault)
     return None
+
+
+def as_error(fault: Exception) -> HarvesterError:
+    """An exception that ended one pair's work, as an error that can be kept until the run ends."""
+    error = fault
+    if not isinstance(error, HarvesterError):
+        error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
+        error.__cause__ = fault
+    # The local variables of its traceback would keep trades in memory.
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+    return error
 
 
 # --- text from outside ----------------------------------------------------------------------------

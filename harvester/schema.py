@@ -247,10 +247,12 @@ class RowsChecksum:
     1 market, 2 limit), misc's length in bytes (uint32, all ones for null), then misc's UTF-8.
     """
 
-    def __init__(self) -> None:
-        """Start without rows."""
+    def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
+        """Start with the rows of some batches of `TRADES`."""
         self._hash = hashlib.sha256()
         self.rows = 0
+        for batch in batches:
+            self.update(batch)
 
     def update(self, trades: pa.RecordBatch) -> None:
         """Add the next rows, a batch of `TRADES`."""

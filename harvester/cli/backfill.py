@@ -279,7 +279,7 @@ def _print_results(
                         "gaps": result.gaps,
                         "error": str(result.error) if result.error else None,
                         "pace": pace_fields(result.pace),
-                        "replacement": result.replacement and result.replacement.plain(),
+                        "replacement": result.replacement and result.replacement.to_dict(),
                     }
                     for result in results
                 ],

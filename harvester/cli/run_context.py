@@ -242,7 +242,7 @@ class JsonLines:
             fields["left_s"] = _whole(pair_progress.left_s)
         if isinstance(event, events.BackfillResult):
             fields["error"] = None if event.error is None else str(event.error)
-            fields["replacement"] = None if event.replacement is None else event.replacement.plain()
+            fields["replacement"] = event.replacement and event.replacement.to_dict()
             fields["exit_status"] = event.exit_status
         return fields
 

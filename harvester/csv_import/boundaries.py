@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.csv_import.csv_files import KnownComplete
-from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, joined, no_rows, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS, QuietMoments, quiet_moments
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
@@ -27,6 +29,20 @@ SEGMENT_ROWS = LARGEST_IMPORTED_ROWS
 """A segment of this many rows ends at the next quiet moment."""
 MAX_WAITING_ROWS = 1_000_000
 """Rows kept in memory while no quiet moment comes; then they are skipped, up to the next one."""
+
+
+@dataclass(slots=True)
+class RowCount:
+    """A number of rows and the sum of their volumes."""
+
+    rows: int = 0
+    volume: Decimal = Decimal(0)
+
+    def add(self, rows: pa.RecordBatch, sign: int = 1) -> None:
+        """Add a batch of `schema.ROWS`; with `sign` -1, subtract it."""
+        if rows.num_rows:
+            self.rows += sign * rows.num_rows
+            self.volume += sign * pc.sum(rows.column("volume")).as_py()
 
 
 class SegmentPart(NamedTuple):
@@ -55,7 +71,7 @@ class BoundaryFinder:
         year_ends: years with trades at their end, so that a gap remains there.
     """
 
-    def __init__(  # noqa: PLR0913 - its rules
+    def __init__(
         self,
         covered: Sequence[Range],
         complete: KnownComplete,
@@ -63,8 +79,6 @@ class BoundaryFinder:
         on_covered: Callable[[pa.RecordBatch], None],
         *,
         is_exact: bool = False,
-        segment_rows: int = SEGMENT_ROWS,
-        max_waiting_rows: int = MAX_WAITING_ROWS,
     ) -> None:
         """Start before the first row.
 
@@ -75,16 +89,12 @@ class BoundaryFinder:
             on_covered: called with the rows of time that is covered already, in order.
             is_exact: any second may begin with a boundary, as nothing can be downloaded beside it,
                 and covered time may end inside a second; see `rows_at_ends`.
-            segment_rows: a segment of this many rows ends at the next quiet moment.
-            max_waiting_rows: rows kept in memory until a quiet moment comes.
         """
         everything = [Range(0, END_OF_TIME)]
         self._uncovered = missing(everything, covered)
         self._gaps = missing(everything, [*covered, *unknown])
         self._on_covered = on_covered
         self._is_exact = is_exact
-        self._segment_rows = segment_rows
-        self._max_waiting_rows = max_waiting_rows
         self._until_s = complete.until_s
         self._begins_unknown = complete.since_s is None
         """Whether the first row's time is all that shows where the file begins: it may be wrong."""
@@ -167,8 +177,8 @@ class BoundaryFinder:
             yield from self._close(through)
             self._after = None
             self._gaps.pop(0)
-        is_busy = rows.num_rows - at > self._max_waiting_rows
-        if is_busy or self._written >= self._segment_rows:
+        is_busy = rows.num_rows - at > MAX_WAITING_ROWS
+        if is_busy or self._written >= SEGMENT_ROWS:
             yield from self._close(through)
         if is_busy:
             # This bounds the memory that waiting rows need.

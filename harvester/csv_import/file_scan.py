@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -20,11 +21,11 @@ from harvester.csv_import.csv_files import (
     head,
     pieces,
 )
+from harvester.csv_import.id_checks import IdRunFinder, IdRuns
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
-from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
 from harvester.csv_import.uncovered_times import (
-    IdRunFinder,
-    IdRuns,
+    MAX_STEP_BACK_S,
+    TimeDisorder,
     TimeDoubts,
     UnreadableTimes,
     around,
@@ -392,9 +393,9 @@ def read_rows(member: Member, layout: Layout, sum_: str) -> Iterator[tuple[Parse
     """
     line = 1
     for block in blocks(member, sum_):
-        text = block
+        text = block.removeprefix(BOM_UTF8) if line == 1 else block
         if line == 1 and layout.has_header:
-            text, line = block.partition(b"\n")[2], 2
+            text, line = text.partition(b"\n")[2], 2
         parsed = parse(text, layout, line)
         line += parsed.line_count
         yield parsed, len(block)
@@ -403,7 +404,7 @@ def read_rows(member: Member, layout: Layout, sum_: str) -> Iterator[tuple[Parse
 def check_stop(stop: CancelToken | None) -> None:
     """Raise Interrupted if `stop` is set."""
     if stop is not None and stop.is_cancelled:
-        raise Interrupted("interrupted; the same command goes on where it stopped")
+        raise Interrupted
 
 
 def _range_by_name(member: Member, first_ns: int | None, last_ns: int | None) -> Range:

@@ -11,27 +11,28 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
+from harvester.csv_import.boundaries import BoundaryFinder, RowCount, SegmentPart
 from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
-from harvester.csv_import.file_sequence import (
+from harvester.csv_import.id_checks import in_id_order
+from harvester.csv_import.parse import BadRow
+from harvester.csv_import.stored_check import Rounding, RowsAtEnds, StoredCheck, rows_at_ends
+from harvester.csv_import.time_order import (
     FileStates,
-    RowsAtEnds,
+    Sorter,
     imported_ranges,
+    in_time_order,
     is_in_order,
-    rows_at_ends,
     uncovered_ids,
     unreadable_times,
 )
-from harvester.csv_import.parse import BadRow
-from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_id_order, in_time_order
-from harvester.csv_import.stored_check import Rounding, StoredCheck
+from harvester.csv_import.uncovered_times import TimeDisorder
 from harvester.download.events import CancelToken
 from harvester.download.pair import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
-from harvester.schema import clip, no_rows, times
+from harvester.schema import clip, times
 from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps, gap_at_end
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
@@ -372,7 +373,7 @@ class SequenceImporter:
             span = Range(after, through)
             if self._last_id is not None:
                 next_id = self._archive.first_id_after(self._pair.altname, through)
-                at_end = gap_at_end(self._last_id, next_id, no_rows())
+                at_end = gap_at_end(self._last_id, next_id)
                 at_ends.extend(filter(self._lacking.are_counted, at_end))
             return Footer(
                 span,
@@ -394,7 +395,7 @@ class SequenceImporter:
         """Record the time from the first row on as requested: what is not imported is a gap."""
         first_ns = self._steps_back.earliest_ns // SECOND * SECOND
         if first_ns <= through:
-            writer.want(Range(first_ns - 1, through))
+            writer.record_requested(Range(first_ns - 1, through))
 
     def _withdraw(self, writer: Writer) -> None:
         """Move segments of a file that turned out to be damaged into quarantine."""

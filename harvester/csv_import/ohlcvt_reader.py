@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
@@ -85,6 +86,8 @@ class _Reader:
             BadFile: a line is not a candle.
         """
         block = block.replace(b"\r\n", b"\n")
+        if self.line == 1:
+            block = block.removeprefix(BOM_UTF8)
         if self.line == 1 and _is_header(block.partition(b"\n")[0]):
             block, self.line = block.partition(b"\n")[2], 2
         try:

@@ -32,8 +32,8 @@ from harvester.download.events import (
 from harvester.download.pair import PairDownload
 from harvester.download.range import RangeDownload
 from harvester.errors import ArchiveDamaged, ImportIncomplete
-from harvester.schema import Int64s, no_rows, times, trade_ids
-from harvester.storage.archive_files import QuarantineNote, quarantine_segment_copy
+from harvester.schema import Int64s, times, trade_ids
+from harvester.storage.archive_files import QuarantineNote, quarantine_copy
 from harvester.storage.compaction import is_within
 from harvester.storage.id_gaps import LastId, find_gaps, gap_at_end
 from harvester.storage.segment import Segment, reading_order
@@ -42,6 +42,7 @@ from harvester.storage.writer import (
     REDOWNLOADS,
     Uncovered,
     Writer,
+    check_rows,
     open_writer,
     staged_segments,
     verified_rows,
@@ -176,8 +177,7 @@ class _Redownload:
         """Remove staged segments that are damaged; their ranges are downloaded again."""
         for segment in staged_segments(self._archive, self._pair):
             try:
-                for _ in verified_rows(self._archive, [segment]):
-                    pass
+                check_rows(self._archive, segment)
             except ArchiveDamaged as damage:
                 self._note(f"{damage}; it was removed")
                 self._archive.store.remove(segment.path)
@@ -227,7 +227,7 @@ class _Redownload:
         if days:
             faults = [f"the exchange does not agree: {day}" for day in days]
             note = QuarantineNote(self._pair, segment.path, segment.range, faults)
-            to = quarantine_segment_copy(self._archive.store, note)
+            to = quarantine_copy(self._archive.store, note)
             self._result = self._result._replace(kept=(*self._result.kept, to))
             self._note(f"{segment.path} does not agree with the exchange: a copy is in {to}")
         rows = self._archive.footer(segment).rows
@@ -380,7 +380,7 @@ def _unproved_days(view: TradeStore, segment: Segment) -> set[int]:
     id_after = view.first_id_after(pair, within.through)
     if last_id is None:
         mark(*within)
-    elif id_after is None or gap_at_end(last_id, id_after, no_rows()):
+    elif id_after is None or gap_at_end(last_id, id_after):
         mark(last_id.time_ns, within.through)
     return unproved
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from harvester.csv_import.csv_files import Member
 from harvester.csv_import.file_scan import ScannedFile, scan_file
-from harvester.csv_import.file_sequence import FileStates, chains
 from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.csv_import.pair_matching import (
     AskExchange,
@@ -20,6 +19,7 @@ from harvester.csv_import.pair_matching import (
     PairFiles,
     match_files,
 )
+from harvester.csv_import.time_order import FileStates, chains
 from harvester.download.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.errors import (
     GRAVEST_FIRST,
@@ -27,6 +27,7 @@ from harvester.errors import (
     BadFile,
     HarvesterError,
     UnknownPair,
+    as_error,
     gravest,
 )
 from harvester.storage.trade_store import TradeStore
@@ -342,21 +343,17 @@ def _import_chains(
             # Rows that one file left out must not be called covered by another file.
             if importer.report.error is None and not options.stop.is_cancelled:
                 importer.report.error = _error_of(partial(importer.check_skipped, pair_writer))
-        for report in reports:
-            options.done(report)
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.
-            pair_writer.compact()
+            reports[-1].error = reports[-1].error or _error_of(pair_writer.compact)
+        for report in reports:
+            options.done(report)
 
 
-def _error_of(work: Callable[[], None]) -> HarvesterError | None:
+def _error_of(work: Callable[[], object]) -> HarvesterError | None:
     """Do the work of one pair, and return the error that ended it, so that others go on."""
     try:
         work()
-    except HarvesterError as reason:
-        return reason
     except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
-        error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
-        error.__cause__ = fault
-        return error
+        return as_error(fault)
     return None

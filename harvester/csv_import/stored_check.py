@@ -1,17 +1,20 @@
-"""Compare the rows of a file with stored trades: how its times are rounded, what is not stored."""
+"""Compare the rows of a file with stored trades: rounding of times, and which rows are stored."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.errors import ArchiveDamaged, HarvesterError
-from harvester.schema import Int64s, decimal_words, times, trade_ids
+from harvester.csv_import.file_scan import ScannedFile
+from harvester.csv_import.time_order import Sorter
+from harvester.errors import ArchiveDamaged, ArchiveHasGaps, HarvesterError
+from harvester.schema import Int64s, clip, decimal_words, int64s_as, times, trade_ids
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, Range, show, union
+from harvester.times import SECOND, Range, missing, overlap, show, union
 
 # --- how a file rounds its times ------------------------------------------------------------------
 
@@ -351,3 +354,213 @@ def match_rows(rows: KeyedRows, trades: KeyedRows, tolerance_ns: int) -> tuple[F
             is_found[row_order[row]] = is_used[trade_order[free]] = True
             free += 1
     return is_found, is_used
+
+
+# --- rows at the ends of covered time -------------------------------------------------------------
+
+# Nothing of a delisted pair can be downloaded, so its imported ranges meet covered time between any
+# two trades. There, the time of a row does not show on which side its trade is, as it was rounded.
+# But the trades that are stored show it. Rows and trades of the same price and volume form a series
+# as long as each follows within a second, the most by which the times of a row and its trade
+# differ. If the file has all trades of a series, it has as many more rows as are not stored yet.
+
+CONTEXT_NS = 60 * SECOND
+"""Rows and trades this far from an end of covered time are compared."""
+
+
+class RowsAtEnds(NamedTuple):
+    """The rows of a file that are not imported as they are, by their indexes in order of time.
+
+    Attributes:
+        stored: indexes of rows that are stored already.
+        moved: of rows that are not stored though their time is covered, the nearest time that is
+            not covered, in nanoseconds, by index.
+        in_doubt: the seconds of rows of which that can't be decided.
+    """
+
+    stored: set[int]
+    moved: dict[int, int]
+    in_doubt: list[Range]
+
+    def raise_doubt(self) -> None:
+        """Report rows that may be stored already.
+
+        Raises:
+            ArchiveHasGaps: there are such rows.
+        """
+        if self.in_doubt:
+            raise ArchiveHasGaps(
+                f"rows of {', '.join(map(str, self.in_doubt))} were not imported, as they may be "
+                "trades that are stored with the second before or after: import a file that has "
+                "the minute on both sides, such as a newer Kraken_Trading_History.zip"
+            )
+
+    def applied(
+        self, batches: Iterable[pa.RecordBatch], on_stored: Callable[[pa.RecordBatch], None]
+    ) -> Iterator[pa.RecordBatch]:
+        """Pass on the rows that are not stored already, the moved ones with their new time.
+
+        Args:
+            batches: all rows of the file, in order of time.
+            on_stored: called with the rows that are stored already.
+        """
+        if not (self.stored or self.moved):
+            yield from batches
+            return
+        sorter, start = Sorter(), 0
+        for rows in batches:
+            here = range(start, start := start + rows.num_rows)
+            stored = [index - here.start for index in self.stored if index in here]
+            moved = {index - here.start: ns for index, ns in self.moved.items() if index in here}
+            stamps, is_new = times(rows).copy(), np.ones(rows.num_rows, bool)
+            stamps[[*moved]], is_new[stored] = [*moved.values()], False
+            at = rows.schema.get_field_index("time")
+            field = rows.schema.field(at)
+            placed = rows.set_column(at, field, int64s_as(field.type, stamps)) if moved else rows
+            on_stored(placed.filter(pa.array(~is_new)))
+            yield sorter.push(placed.filter(pa.array(is_new)))
+        yield sorter.finish()
+
+
+def rows_at_ends(
+    archive: TradeStore,
+    pair: str,
+    files: Sequence[ScannedFile],
+    batches: Iterable[pa.RecordBatch],
+    unknown: Sequence[Range],
+) -> RowsAtEnds:
+    """Compare the rows of a chain of files with the stored trades around ends of covered time.
+
+    Args:
+        archive: where the trades are.
+        pair: altname.
+        files: the chain.
+        batches: all rows of the files, in order of time.
+        unknown: ranges in which the files may lack rows.
+    """
+    whole = _whole_range(files)
+    covered = archive.coverage(pair)
+    ends = np.array([end for span in covered for end in span], np.int64)
+    windows = union(Range(end - CONTEXT_NS, end + CONTEXT_NS) for end in ends.tolist())
+    inside = {window: list[pa.RecordBatch]() for window in windows}
+    firsts, start = dict[Range, int](), 0
+    for rows in batches:
+        for window, parts in inside.items():
+            part = clip(rows, window)
+            if part.num_rows:
+                firsts.setdefault(window, start + int(times(rows).searchsorted(times(part)[0])))
+                parts.append(part)
+        start += rows.num_rows
+    found = RowsAtEnds(set(), {}, [])
+    for window, first in firsts.items():
+        parts = inside[window]
+        stored = list(archive.scan(pair, window._replace(after=max(0, window.after))))
+        has_ids = all((trade_ids(batch) > 0).all() for batch in (*parts, *stored))
+        keyed = rows_by_id if has_ids else rows_of
+        rows, trades = (joined([*map(keyed, some)]) for some in (parts, stored))
+        is_sure = np.full(len(trades.stamps), has_ids)
+        for span in missing(filter(None, [overlap(window, whole)]), unknown):
+            inner = Range(span.after + TOLERANCE_NS, span.through - TOLERANCE_NS)
+            is_sure |= (trades.stamps > inner.after) & (trades.stamps <= inner.through)
+        _decide(_Window(rows, trades, is_sure, ends, whole), first, found)
+    return found._replace(in_doubt=missing(found.in_doubt, unknown))
+
+
+def _whole_range(files: Sequence[ScannedFile]) -> Range:
+    """The range in which a chain has every trade; at an unknown end, without the second there."""
+    since_s, until_s = files[0].member.complete.since_s, files[-1].member.complete.until_s
+    if since_s is None:
+        since_s = min((file.first_ns for file in files if file.first_ns), default=0) // SECOND + 1
+    if until_s is None:
+        until_s = max(file.last_ns or 0 for file in files) // SECOND
+    return Range(since_s * SECOND - 1, until_s * SECOND - 1)
+
+
+class _Window(NamedTuple):
+    """Rows and trades around ends of covered time.
+
+    Attributes:
+        rows: of the file.
+        trades: that are stored.
+        is_sure: which trades the file has for sure; shape (trades,).
+        ends: of covered time, in order: where a range begins, where it ends, and so on.
+        whole: the range in which the file has every trade.
+    """
+
+    rows: KeyedRows
+    trades: KeyedRows
+    is_sure: Flags
+    ends: Int64s
+    whole: Range
+
+    def target(self, stamp: int, place: int) -> int | None:
+        """The time nearest to a row's that is not covered, at an end where both times meet.
+
+        Args:
+            stamp: the row's time.
+            place: how many ends are before it.
+
+        Returns:
+            The time; None if no end is within a second, or the file ends there as well.
+        """
+        near = enumerate(self.ends[max(0, place - 1) : place + 1].tolist(), max(0, place - 1))
+        # The time at which a covered range begins is not covered.
+        targets = [end + index % 2 for index, end in near if abs(end - stamp) <= TOLERANCE_NS]
+        inside = [ns for ns in targets if self.whole.after < ns <= self.whole.through]
+        return min(inside, key=lambda ns: abs(ns - stamp), default=None)
+
+
+def _decide(window: _Window, first: int, found: RowsAtEnds) -> None:
+    """Decide which rows of a window are stored; `first` is the index of its first row."""
+    both = joined([window.rows, window.trades])
+    stamps, count = both.stamps, len(window.rows.stamps)
+    # Covered time has odd places.
+    places = window.ends.searchsorted(stamps)
+    order = np.lexsort((stamps, both.hashes))
+    is_break = (np.diff(both.hashes[order]) != 0) | (np.diff(stamps[order]) > TOLERANCE_NS)
+    for series in np.split(order, is_break.nonzero()[0] + 1):
+        rows, trades = series[series < count], series[series >= count]
+        is_outside = places[series[0]] == places[series[-1]] and places[series[0]] % 2 == 0
+        if is_outside or not len(rows):
+            continue
+        is_sure = bool(window.is_sure[trades - count].all())
+        new = _new_rows(window.ends, stamps[series], places[trades], len(rows)) if is_sure else None
+        for index, row in enumerate(rows.tolist()):
+            stamp, place = int(stamps[row]), int(places[row])
+            target = window.target(stamp, place)
+            if target is None:
+                continue
+            if new is None:
+                begin_ns = stamp // SECOND * SECOND
+                found.in_doubt.append(Range(begin_ns - 1, begin_ns + SECOND - 1))
+            elif index in new and place % 2 == 1:
+                found.moved[first + row] = target
+            elif index not in new and place % 2 == 0:
+                found.stored.add(first + row)
+
+
+def _new_rows(ends: Int64s, stamps: Int64s, places: Int64s, rows: int) -> range | None:
+    """Which rows of a series are not stored, by their order; None if that can't be decided.
+
+    They are those behind the trades, before them, or between those of two covered ranges, whatever
+    the series reaches.
+
+    Args:
+        ends: of covered time.
+        stamps: the times of the series' rows and trades, in order.
+        places: how many of these ends are before each of its trades.
+        rows: number of its rows.
+    """
+    trades = len(places)
+    if rows <= trades:
+        return range(0)
+    if not trades:
+        return range(rows)
+    before, behind = int(places[0]), int(places[-1])
+    is_before = int(stamps[0]) <= int(ends[before - 1]) + TOLERANCE_NS
+    is_behind = int(stamps[-1]) > int(ends[behind]) - TOLERANCE_NS
+    is_between = before != behind
+    if is_before + is_behind + is_between != 1 or behind - before > 2:
+        return None
+    start = 0 if is_before else trades if is_behind else int((places == before).sum())
+    return range(start, start + rows - trades)

@@ -1,4 +1,4 @@
-"""Download what is missing of many pairs side by side, or estimate it (--dry-run)."""
+"""Download the missing ranges of many pairs in parallel, or estimate them (--dry-run)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def backfill(
             download = PairDownload(context, requests[index])
             refusal: HarvesterError | None = None
             if options.stop.is_cancelled:
-                refusal = Interrupted("interrupted; the same command goes on where it stopped")
+                refusal = Interrupted()
             elif exchange_is_silent:
                 refusal = ExchangeUnreachable(
                     f"{requests[index].pair.altname}: not started, as the exchange gave no good "
@@ -163,7 +163,7 @@ async def fill(context: DownloadContext, pair: Pair, writer: Writer) -> Backfill
 # --- estimates ------------------------------------------------------------------------------------
 
 MAX_FAILURES = 3
-"""After so many calls in a row without an answer no more are made: estimates are not worth them."""
+"""After so many calls in a row without an answer, no more are made for an estimate."""
 
 
 class MissingData(NamedTuple):

@@ -22,7 +22,7 @@ MAX_BUFFERED_ROWS = 1_000_000
 """Rows of all pairs together; beyond that the pair with most rows is written first."""
 
 BACKGROUND_FLUSH_FROM = 0.75
-"""From this part of the budget on buffers are written in the background, so that none must wait."""
+"""Above this fraction of the budget, the largest buffer is written in the background."""
 
 
 class WriteBuffer:
@@ -184,7 +184,7 @@ def _belongs(gap: IdGap, span: Range) -> bool:
 
 
 class MemoryBudget:
-    """Bounds the trades that wait in memory over all pairs, so that many cost no more than few.
+    """Limits the unwritten trades of all pairs together, so that many need no more than a few.
 
     The largest buffer is written first, one at a time: in the background once the bound comes
     near, and at the bound downloads wait for it.

@@ -30,7 +30,7 @@ from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 # before it, or an id that continues the last one before it; else where two answers begin alike.
 
 REQUESTS_BEFORE_START = 2
-"""Requests that look for a trade before the start, each nearer to it, as it may be a busy time."""
+"""At most this many requests look for a trade before the start, each beginning nearer to it."""
 
 ROWS_BEFORE = 300
 """About so many trades before the start are requested, by the density of those behind it."""
@@ -143,7 +143,7 @@ async def _page_from_before(
 async def last_id_of_imports(
     source: PairPages, rows: pa.RecordBatch, imported: LastId
 ) -> tuple[LastId | None, IdGap | None]:
-    """Find out what the ids behind trades must continue that were imported from the first one on.
+    """The id that the first downloaded one must follow, if all trades before were imported without.
 
     Only if the first id shows that they are fewer than the ids before it: a market's own first id
     may be above 1.
@@ -310,7 +310,7 @@ class IdContinuityChecker:
         """The id gaps of rows, and before `first_id` behind them; and the last id of the rows."""
         gaps, last_id = find_gaps(None if self._kept_back.num_rows else self._last_id, rows)
         if first_id is not None:
-            gaps += gap_at_end(last_id, first_id, rows)
+            gaps += gap_at_end(last_id, first_id)
         return gaps, last_id
 
     async def _fill_gaps(

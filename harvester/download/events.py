@@ -76,7 +76,7 @@ class CancelToken:
             if not self.is_cancelled:
                 raise
             task.uncancel()
-            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+            raise Interrupted from None
         finally:
             self._waiting.discard(task)
         return answer
@@ -119,7 +119,7 @@ class Day(NamedTuple):
             f"the exchange {self.exchange_rows:,} of {self.exchange_volume:f}"
         )
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "day": self.day,
@@ -166,12 +166,12 @@ class ReplacementResult(NamedTuple):
             parts.append(f"{_counted(self.days, 'day')} on which file and exchange differ")
         return ", ".join(parts)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "replaced": list(self.replaced),
             "not_replaced": [left._asdict() for left in self.left],
-            "days": [day.plain() for day in self.days],
+            "days": [day.to_dict() for day in self.days],
             "kept": list(self.kept),
         }
 

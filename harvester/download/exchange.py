@@ -21,7 +21,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, times, trade_ids
 from harvester.storage.id_gaps import IdGap
-from harvester.storage.trade_store import TOLERANCE_NS, TradeStore
+from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore
 from harvester.times import (
     BEGINNING_NS,
     DAY,
@@ -187,10 +187,10 @@ class ExchangeClock:
         for _ in range(CLOCK_ATTEMPTS):
             exchange_ns = await self._client.clock_ns()
             machine_ns = self._machine_ns()
-            if BEGINNING_NS <= exchange_ns <= machine_ns + TOLERANCE_NS:
+            if BEGINNING_NS <= exchange_ns <= machine_ns + CLOCK_TOLERANCE_NS:
                 self.time_ns, self._asked_s = exchange_ns, time.monotonic()
                 self.ahead_ns = exchange_ns - machine_ns
-                self.is_behind = self.ahead_ns < -TOLERANCE_NS
+                self.is_behind = self.ahead_ns < -CLOCK_TOLERANCE_NS
                 self.last_settled_ns = min(exchange_ns, machine_ns) - self._settle_ns
                 return
         raise UnreadableAnswer(

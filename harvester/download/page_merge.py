@@ -56,7 +56,7 @@ class JoinResult(Enum):
     NO_NEW_ROWS = auto()
     """A short page with nothing new: perhaps the end of history."""
     MISSING_OVERLAP = auto()
-    """It ends before the last rows so far, or leaves them out: an answer to another request."""
+    """It ends before the last rows so far, or leaves them out: request it again."""
     TIMESTAMP_FULL = auto()
     """More trades have one published time than the exchange can be made to show."""
     UNPROVEN_END = auto()

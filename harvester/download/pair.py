@@ -38,7 +38,7 @@ from harvester.kraken.pairs import Pair, is_listed
 from harvester.schema import times
 from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
-from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
+from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, show
 
@@ -74,7 +74,7 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
 CHUNK_NS = 30 * DAY
 
 MAX_LOSS_ROUNDS = 3
-"""Downloading a lost range may show another lost range beside it: so many rounds are made."""
+"""At most this many more rounds: a range that is downloaded again may show another to be lost."""
 
 
 class PairDownload:
@@ -254,7 +254,7 @@ class PairDownload:
             await self._begin(gaps, self.request.range)
         await self._download_ranges(gaps)
         if gaps:
-            await asyncio.to_thread(self.writer.want, gaps[0], is_listed=True)
+            await asyncio.to_thread(self.writer.record_requested, gaps[0], is_listed=True)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -292,7 +292,7 @@ class PairDownload:
                 coverage = self._archive.coverage(self._pair)
                 if self._before[1] is None:
                     self._before = coverage, await asyncio.to_thread(self.writer.requests)
-                await asyncio.to_thread(self.writer.want, requested, is_listed=True)
+                await asyncio.to_thread(self.writer.record_requested, requested, is_listed=True)
                 self._warn_about_clock(coverage)
                 ranges = missing([requested], coverage)
                 await self._begin(ranges, requested)
@@ -331,7 +331,7 @@ class PairDownload:
             "it is covered through": covered[-1].through if covered else 0,
         }
         latest_ns = max(known.values())
-        if latest_ns <= clock.time_ns + TOLERANCE_NS:
+        if latest_ns <= clock.time_ns + CLOCK_TOLERANCE_NS:
             return True
         await guard(clock.update())
         if not clock.is_behind:

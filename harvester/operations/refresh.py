@@ -394,7 +394,7 @@ class _Refresh:
     async def _maintain(self, name: str) -> None:
         """Compact and check the files of a pair that the exchange does not list any more."""
         if self._stop.is_cancelled_by_caller:
-            raise Interrupted("interrupted; the same command goes on where it stopped")
+            raise Interrupted
         with open_writer(self._archive, name) as pair_writer:
             await asyncio.to_thread(pair_writer.end_requests)
             await asyncio.to_thread(
@@ -411,7 +411,7 @@ class _Refresh:
             return None, None
         name = target.pair.altname
         try:
-            wanted = self._archive.wanted(name)
+            wanted = self._archive.requested(name)
         except HarvesterError as error:
             return None, error
         return Range(last_start(wanted, self._options.now_ns()) or 0, END_OF_TIME), None

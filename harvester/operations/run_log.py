@@ -278,7 +278,7 @@ def pair_results(
             moved=len(getattr(result, "moved", ())),
             covered_through_ns=reached.through if reached else None,
             error=None if result.error is None else str(result.error),
-            replacement=None if replaced is None else replaced.plain(),
+            replacement=None if replaced is None else replaced.to_dict(),
         )
         for result in results
         for reached in [getattr(result, "reached", None)]

@@ -216,7 +216,7 @@ class _Sync:
             FileNotFoundError: the file was removed or replaced since it was listed.
         """
         if self._cancel.is_cancelled:
-            raise Interrupted("interrupted; the same command goes on where it stopped")
+            raise Interrupted
         if stored is not None and self._record.has(entry, stored.e_tag):
             return
         with (self._archive.root / entry.path).open("rb") as file:

@@ -315,7 +315,7 @@ def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> l
         now_ns: what is later is not counted.
     """
     # The record of what was wanted is read first: what is downloaded after that is no gap.
-    ever_requested, covered = archive.wanted(pair), archive.coverage(pair)
+    ever_requested, covered = archive.requested(pair), archive.coverage(pair)
     if not covered:
         return []
     time_range = Range(time_range.after, min(time_range.through, END_OF_TIME))

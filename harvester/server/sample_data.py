@@ -111,7 +111,7 @@ def create_sample_archive(path: str | os.PathLike[str], trades: int, seed: int) 
     covered = Range(0, END_NS)
     pair_json = msgspec.json.encode(pair).decode()
     with open_writer(archive, pair.altname) as pair_writer:
-        pair_writer.want(covered)
+        pair_writer.record_requested(covered)
         pair_writer.commit(
             covered, sample_trades(trades, seed), Footer(covered, pair_json, source="made")
         )

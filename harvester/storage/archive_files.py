@@ -103,10 +103,10 @@ def mark(store: LocalStore, staging: str) -> None:
         write_json(store, "archive.json", _Mark(FORMAT, MADE_BY), staging)
 
 
-def wanted(store: LocalStore, pair: str) -> list[Range]:
-    """Read the ranges of a pair that were requested, merged; empty where there is no file.
+def requests(store: LocalStore, pair: str) -> Requests:
+    """Read what was requested of a pair; nothing where there is no file.
 
-    If there are segments and no file, the file was lost: see `TradeStore.wanted`.
+    If there are segments and no file, the file was lost: see `TradeStore.requested`.
 
     Args:
         store: the archive's files.
@@ -115,11 +115,6 @@ def wanted(store: LocalStore, pair: str) -> list[Range]:
     Raises:
         ArchiveDamaged: the file can't be read, or contains what harvester never writes.
     """
-    return list(requests(store, pair).ranges)
-
-
-def requests(store: LocalStore, pair: str) -> Requests:
-    """Read what was requested of a pair; see `wanted`."""
     raw = store.read(f"wanted/{pair}.json")
     if raw is None:
         return Requests([])
@@ -151,7 +146,7 @@ def _check_wanted(found: _Wanted, pair: str) -> None:
             raise msgspec.ValidationError(f"the range [{after}, {through}] is impossible: {why}")
 
 
-def want(store: LocalStore, pair: str, *ranges: Range) -> None:
+def add_requests(store: LocalStore, pair: str, *ranges: Range) -> None:
     """Record that ranges were requested, before they are downloaded.
 
     Args:
@@ -368,19 +363,7 @@ def quarantine_file(store: LocalStore, note: QuarantineNote) -> str:
     return to
 
 
-def quarantine_copy(store: LocalStore, note: QuarantineNote) -> str:
-    """Copy a small file into quarantine, with a note, and return the copy's path.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-    """
-    to = _prepare_folder(store, note)
-    store.write(to, store.read(note.path) or b"", note.pair)
-    return to
-
-
-def quarantine_segment_copy(store: LocalStore, note: QuarantineNote, staged: str = "") -> str:
+def quarantine_copy(store: LocalStore, note: QuarantineNote, staged: str = "") -> str:
     """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
 
     Args:

@@ -41,14 +41,14 @@ class LocalStore:
         self.filesystem: Any = fs.LocalFileSystem()
 
     duckdb_files: Any = None
-    """Opens the files for DuckDB, as `register_filesystem` takes it; None if DuckDB can itself."""
+    """The fsspec file system to register with DuckDB; None if DuckDB reads the files itself."""
 
     def location(self, path: str) -> str:
         """The absolute path of a file, as any Parquet reader opens it."""
         return f"{self.root}/{path}" if path else str(self.root)
 
     def files(
-        self, folder: str, *, refuse_links: bool = False, but: str | None = None
+        self, folder: str, *, refuse_links: bool = False, excluding: str | None = None
     ) -> list[Entry]:
         """List all files below a folder; none where the folder is absent.
 
@@ -56,7 +56,7 @@ class LocalStore:
             folder: path within the store.
             refuse_links: a symbolic link that leads to no file raises ArchiveDamaged; otherwise it
                 is listed as a file.
-            but: leave out folders whose path begins with this.
+            excluding: leave out folders whose path begins with this.
         """
         entries: list[Entry] = []
         if refuse_links and (self.root / folder).is_symlink():
@@ -68,7 +68,11 @@ class LocalStore:
                 for item in self._scan(current):
                     path = f"{current}/{item.name}"
                     is_folder, is_link = item.is_dir(follow_symlinks=False), _is_folder_link(item)
-                    if but is not None and path.startswith(but) and (is_folder or is_link):
+                    if (
+                        excluding is not None
+                        and path.startswith(excluding)
+                        and (is_folder or is_link)
+                    ):
                         continue
                     if is_folder:
                         pending.append(path)
@@ -240,7 +244,9 @@ def writing(path: str, place: str = "--data") -> Iterator[None]:
                 "it is on another disk than the archive's staging/, and files are renamed from "
                 "there: keep the whole archive on one disk"
             )
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif error.errno == errno.EROFS:
+            what = f"the disk is mounted read-only: choose another {place}"
+        elif error.errno in (errno.EACCES, errno.EPERM):
             what = f"no permission to write there: choose another {place} or change its owner"
         else:
             what = error.strerror or str(error)

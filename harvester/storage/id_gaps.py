@@ -24,17 +24,13 @@ class IdGap(NamedTuple):
         after_ns: the time of the trade before the gap.
         before_ns: the time of the trade behind it; END_OF_TIME if that trade is beyond the range's
             end, where only its id is known.
-        start: index of the first of the given rows in the gap; they have no ids.
-        stop: index after the last of them.
-        rows: rows without an id in the gap, also those before and after the given rows.
+        rows: rows without an id in the gap.
     """
 
     after_id: int
     before_id: int
     after_ns: int
     before_ns: int
-    start: int = 0
-    stop: int = 0
     rows: int = 0
 
     @property
@@ -116,8 +112,6 @@ def find_gaps(last: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], L
             int(numbers[i + 1]),
             int(times_ns[i]),
             int(times_ns[i + 1]),
-            max(0, int(indexes[i]) + 1),
-            int(indexes[i + 1]),
             int(indexes[i + 1] - indexes[i]) - 1,
         )
         for i in gap_starts
@@ -126,16 +120,13 @@ def find_gaps(last: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], L
     return gaps, new_last
 
 
-def gap_at_end(
-    last: LastId | None, following: tuple[int, int] | None, rows: pa.RecordBatch
-) -> list[IdGap]:
+def gap_at_end(last: LastId | None, following: tuple[int, int] | None) -> list[IdGap]:
     """The id gap between the end of a range and the data that follows it, if there is one.
 
     Args:
         last: the last trade with an id in the range.
         following: the id of the first trade with one behind the range, and the number of rows
             without an id before it there.
-        rows: the last rows of the range.
     """
     if last is None or following is None:
         return []
@@ -143,8 +134,7 @@ def gap_at_end(
     between = last.rows_without_id + rows_before
     if next_id - last.trade_id - 1 <= between:
         return []
-    start = max(0, rows.num_rows - last.rows_without_id)
-    return [IdGap(last.trade_id, next_id, last.time_ns, END_OF_TIME, start, rows.num_rows, between)]
+    return [IdGap(last.trade_id, next_id, last.time_ns, END_OF_TIME, between)]
 
 
 # --- counts of imported trades -------------------------------------------------------------------
@@ -198,16 +188,16 @@ class WrongCount(NamedTuple):
 class _Stretch:
     """The trades without an id since the last one that has an id."""
 
-    def __init__(self, after_id: int | None, beside: Range | None = None) -> None:
+    def __init__(self, after_id: int | None, imported_side: Range | None = None) -> None:
         self.after_id = after_id
         self.imported = self.rows = 0
         self.within: Range | None = None
-        self.beside = beside
-        """The range of an imported trade whose id is at a side; None if both were downloaded."""
+        self.imported_side = imported_side
+        """The range of an imported segment whose id is at an end; None if there is none."""
 
     def add(self, footer: Footer, rows: int) -> None:
         """Add the trades without an id at one end of a segment; `rows` is their number."""
-        if footer.source == "csv":
+        if footer.is_imported:
             self.imported += rows
             first = self.within or footer.range
             self.within = Range(first.after, footer.range.through)
@@ -232,13 +222,13 @@ def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCou
     found = [
         (before_id, stretch, within)
         for before_id, stretch in _stretches(footers, newest_id)
-        if (within := stretch.within or stretch.beside) is not None
+        if (within := stretch.within or stretch.imported_side) is not None
     ]
     if not found:
         return []
     confirmed = {tuple(gap) for footer in footers for gap in footer.confirmed_id_gaps}
     across = {tuple(gap) for footer in footers for gap in footer.id_gaps_across_imports}
-    skips_often = any(footer.unconfirmed_id_gaps for footer in footers if footer.source != "csv")
+    skips_often = any(footer.unconfirmed_id_gaps for footer in footers if not footer.is_imported)
     wrong = []
     for before_id, stretch, within in found:
         after_id = stretch.after_id
@@ -250,17 +240,17 @@ def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCou
         expected = before_id - after_id - 1 - skipped
         if stretch.rows < expected or stretch.imported > expected:
             counts = (stretch.imported, stretch.rows, expected)
-            is_excused = stretch.beside is not None and (after_id, before_id) in across
+            is_excused = stretch.imported_side is not None and (after_id, before_id) in across
             is_proved = stretch.imported > expected or not (skips_often or is_excused)
             wrong.append(WrongCount(after_id, before_id, *counts, within, is_proved))
     return wrong
 
 
 def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int, _Stretch]]:
-    """Each first id behind a stretch of trades without one, and that stretch.
+    """Yield each id that ends a stretch of trades without ids, and that stretch.
 
-    Behind a gap in coverage no id is known. Behind all stands the newest trade, which is the last
-    of its stretch. There, too many imported trades are none: they may be newer than the answer.
+    A gap in coverage begins a new stretch. The newest trade of the exchange ends the last one, and
+    is one of its trades. There, imported trades are not counted as too many, as they may be newer.
     """
     reached = -1
     stretch = _Stretch(None)
@@ -273,10 +263,10 @@ def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int,
             continue
         if footer.rows_before_first_id:
             stretch.add(footer, footer.rows_before_first_id)
-        beside = footer.range if footer.source == "csv" else None
-        stretch.beside = stretch.beside or beside
+        imported_side = footer.range if footer.is_imported else None
+        stretch.imported_side = stretch.imported_side or imported_side
         yield footer.first_trade_id, stretch
-        stretch = _Stretch(footer.last_trade_id, beside)
+        stretch = _Stretch(footer.last_trade_id, imported_side)
         if footer.rows_after_last_id:
             stretch.add(footer, footer.rows_after_last_id)
     if newest_id and stretch.rows:
@@ -390,7 +380,7 @@ def wrong_orders(
     first = next((footer for footer in numbered if footer.first_trade_id == 1), None)
     for before, footer in pairwise(numbered):
         ends = before.last_trade_id or 0, footer.first_trade_id or 0
-        imported = [each for each in (before, footer) if each.source == "csv"]
+        imported = [each for each in (before, footer) if each.is_imported]
         if ends[1] > ends[0] or not imported:
             continue
         if ends[1] == 1 and first is not None:

@@ -287,14 +287,14 @@ class ObjectStore(LocalStore):
         return f"{self.url}/{path}" if path else self.url
 
     def files(
-        self, folder: str, *, refuse_links: bool = False, but: str | None = None
+        self, folder: str, *, refuse_links: bool = False, excluding: str | None = None
     ) -> list[Entry]:
         """List all files below a folder, as `LocalStore.files` does; there are no links."""
         del refuse_links
-        if but is None:
+        if excluding is None:
             return [Entry(*found[:3]) for found in self.objects(folder)]
         folders = [f"{folder}/{name}" for name in self.folders(folder)]
-        others = [path for path in folders if not path.startswith(but)]
+        others = [path for path in folders if not path.startswith(excluding)]
         found = [entry for path in others for entry in self.files(path)]
         client, key = _client_and_key(self.location(folder))
         with _reporting(self.location(folder)):

@@ -173,8 +173,16 @@ def read_partials(store: LocalStore, path: str) -> Iterator[pa.RecordBatch]:
 READ_ROWS = 32_768
 """Rows read at a time: as fast as whole row groups, and a quarter of their memory."""
 
-REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
-"""Errors that keep this process from a file: a damaged file does not cause them."""
+REFUSALS = frozenset(
+    (
+        *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+        *(errno.EBUSY, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN),
+        *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+    )
+)
+"""Errors that keep this process from a file: rights, limits, a disk of the network that does not
+answer. A damaged file does not cause them."""
 
 
 def stage_segment(
@@ -232,9 +240,7 @@ def stage_segment(
                 bounds=None if first_ns is None or last_ns is None else (first_ns, last_ns),
             )
             writer.add_key_value_metadata(encode(footer))
-    check = RowsChecksum()
-    for batch in read_batches(store, staged):
-        check.update(batch)
+    check = RowsChecksum(read_batches(store, staged))
     if (check.rows, check.hexdigest()) != (footer.rows, footer.checksum):
         raise ArchiveDamaged(
             f"{location} does not read back as it was written: it was not added to the archive"

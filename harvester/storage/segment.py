@@ -89,6 +89,11 @@ class Footer:
     bounds: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
+    def is_imported(self) -> bool:
+        """Whether all of its trades come from a CSV file."""
+        return self.source == "csv"
+
+    @property
     def altname(self) -> str:
         """The pair's altname; empty where the footer does not have it."""
         return self._named.altname

@@ -198,7 +198,7 @@ class TradeStore:
             ArchiveDamaged: a folder is a symbolic link.
         """
         entries = self.store.files(f"trades/pair={pair}", refuse_links=True)
-        entries += self.store.files("trades", refuse_links=True, but="trades/pair=")
+        entries += self.store.files("trades", refuse_links=True, excluding="trades/pair=")
         paths = [entry.path for entry in entries if parse_path(*entry) is None]
         return sorted(path for path in paths if path.endswith(".parquet"))
 
@@ -227,7 +227,7 @@ class TradeStore:
         """Return the ranges that were downloaded or imported completely, merged and in order."""
         return union(segment.range for segment in self.segments(pair))
 
-    def wanted(self, pair: str) -> list[Range]:
+    def requested(self, pair: str) -> list[Range]:
         """Return the ranges that were ever requested.
 
         If that record was lost, this is everything from the first segment to the last. What can't
@@ -248,7 +248,7 @@ class TradeStore:
 
     def gaps(self, pair: str) -> list[Range]:
         """Return the ranges that were requested and are not covered."""
-        return missing(self.wanted(pair), self.coverage(pair))
+        return missing(self.requested(pair), self.coverage(pair))
 
     def pieces(self, pair: str, within: Range = EVERYTHING) -> list[Piece]:
         """List what to read for the trade history of a range, each moment from one segment only.
@@ -336,14 +336,22 @@ class TradeStore:
             within: the range.
 
         Raises:
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
+            ArchiveDamaged: a file can't be read, files keep vanishing, or an imported one that was
+                half read is replaced by downloaded trades, whose times are others.
         """
         # A batch may end inside a group of equal time: `yielded` rows past `reached` were yielded.
         reached, yielded = within.after, 0
+        is_imported = False
         for _ in range(MAX_LISTINGS):
             skip = yielded
             try:
                 for piece in self.pieces(pair, Range(reached, within.through)):
+                    if yielded and piece.segment.is_imported != is_imported:
+                        raise ArchiveDamaged(
+                            f"imported trades of {pair} were replaced while they were read: try "
+                            "again"
+                        )
+                    is_imported = piece.segment.is_imported
                     for batch in read_batches(self.store, piece.segment.path, piece.within):
                         fresh = batch.slice(skip)
                         skip -= batch.num_rows - fresh.num_rows
@@ -452,7 +460,7 @@ class TradeStore:
 # Coverage that ends in the future, left by a wrong clock: it claims that there are no trades in a
 # time that is still to come, so later runs would never download them.
 
-TOLERANCE_NS = DAY
+CLOCK_TOLERANCE_NS = DAY
 """Coverage may end this much after this machine's time before it counts as wrong."""
 
 
@@ -463,7 +471,7 @@ def ending_in_future(segments: Iterable[Segment], now_ns: int) -> list[Segment]:
         segments: of one pair.
         now_ns: this machine's time.
     """
-    return [segment for segment in segments if segment.range.through > now_ns + TOLERANCE_NS]
+    return [segment for segment in segments if segment.range.through > now_ns + CLOCK_TOLERANCE_NS]
 
 
 def future_fault(segment: Segment, now_ns: int) -> str:
@@ -523,7 +531,7 @@ def without_future(
     limit_ns = now_ns if until_ns is None else until_ns
     shortened = (
         requested._replace(through=min(requested.through, limit_ns))
-        if requested.through > now_ns + TOLERANCE_NS
+        if requested.through > now_ns + CLOCK_TOLERANCE_NS
         else requested
         for requested in wanted
     )

@@ -18,7 +18,6 @@ from harvester.storage.archive_files import (
     locked,
     quarantine_copy,
     quarantine_file,
-    quarantine_segment_copy,
 )
 from harvester.storage.compaction import (
     are_ordered_within,
@@ -118,7 +117,7 @@ class Writer:
         """What is on record as requested."""
         return archive_files.requests(self._store, self.pair)
 
-    def want(
+    def record_requested(
         self, requested: Range, *, is_listed: bool | None = None, was_covered: bool = False
     ) -> None:
         """Record a range as requested, before it is downloaded.
@@ -163,8 +162,8 @@ class Writer:
 
     def record_requested_if_lost(self, ranges: Iterable[Range]) -> None:
         """Record ranges as requested, if nothing is recorded."""
-        if not archive_files.wanted(self._store, self.pair):
-            archive_files.want(self._store, self.pair, *ranges)
+        if not self.requests().ranges:
+            archive_files.add_requests(self._store, self.pair, *ranges)
 
     def shorten_requested(self, now_ns: int, until_ns: int) -> None:
         """Shorten requested ranges that end in the future.
@@ -225,7 +224,7 @@ class Writer:
             footer = self.archive.footer(segment)
             outside, inside = footers_around(self._store, segment, footer, part)
             copy = self._keep_rows(segment, inside, lost) if segment.is_imported else ""
-            self.want(part, was_covered=True)
+            self.record_requested(part, was_covered=True)
             self._replace(segment, outside)
             removed.append(Uncovered(part, copy))
         return removed
@@ -245,7 +244,7 @@ class Writer:
             path = segment_path(self.pair, footer.range, footer.bounds[1], is_imported=True)
             fault = f"trades were missing in {lost}"
             note = QuarantineNote(self.pair, path, footer.range, [fault], [footer.range])
-            to = quarantine_segment_copy(self._store, note, staged)
+            to = quarantine_copy(self._store, note, staged)
         self._store.remove(staged)
         return to
 
@@ -256,8 +255,7 @@ class Writer:
         range, have the same rows, and are removed by the next writer.
         """
         # All rows are compared with the checksum before any is written.
-        for _ in verified_rows(self.archive, [segment]):
-            pass
+        check_rows(self.archive, segment)
         segments = [
             self._write(read_batches(self._store, segment.path, footer.range), footer)
             for footer in footers
@@ -487,7 +485,7 @@ class Writer:
     def _commit(self, staged: str, footer: Footer) -> Segment:
         """Move a staged file to the path that its footer, as it was written, gives it."""
         last_ns = footer.bounds[1] if footer.bounds else None
-        is_imported = footer.source == "csv"
+        is_imported = footer.is_imported
         path = segment_path(self.pair, footer.range, last_ns, is_imported=is_imported)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
@@ -506,9 +504,7 @@ class Writer:
         if footer.range != wide.range or inner.range != narrow.range:
             return None
         if wide.is_imported == narrow.is_imported:
-            checksum = RowsChecksum()
-            for batch in read_batches(self._store, wide.path, narrow.range):
-                checksum.update(batch)
+            checksum = RowsChecksum(read_batches(self._store, wide.path, narrow.range))
             return narrow if checksum.hexdigest() == inner.checksum else None
         # Between two steps of `replace_imported`. Downloaded trades that replace only a part of an
         # imported segment are kept in staging until all of it is replaced.
@@ -516,8 +512,7 @@ class Writer:
             staged = [segment.range for segment in staged_segments(self.archive, self.pair)]
             return None if missing([narrow.range], staged) else narrow
         try:
-            for _ in verified_rows(self.archive, [wide]):
-                pass
+            check_rows(self.archive, wide)
         except ArchiveDamaged:
             return None
         return narrow
@@ -569,6 +564,20 @@ def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[
                 f"{archive.location(segment)} has other rows than its footer says: "
                 f"{repair if is_stored else 'the same command downloads its range again'}"
             )
+
+
+def check_rows(archive: TradeStore, segment: Segment) -> None:
+    """Compare all rows of a segment with its checksum.
+
+    Args:
+        archive: that has the segment.
+        segment: is read completely.
+
+    Raises:
+        ArchiveDamaged: its rows are not those of its footer.
+    """
+    for _ in verified_rows(archive, [segment]):
+        pass
 
 
 def _in_order(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -203,14 +203,12 @@ class CandleComparison:
         session = QuerySession(self._local.archive, self._local.memory_limit)
 
         def join(plan: Plan) -> tuple[list[tuple[str | None, int, int]], pa.Table]:
-            connection = session.connect()
-            connection.register("exchange", candles)
-            connection.register("coverage", pa.Table.from_pylist(bounds, schema=_COVERAGE))
-            connection.execute(self._join_sql(session.sql(plan, PRICE_DECIMALS, connection)))
-            counts = connection.execute(_COUNTS_SQL).fetchall()
-            rows = connection.sql(_ROWS_SQL).to_arrow_table()
-            connection.close()
-            return counts, rows
+            with session.connect() as connection:
+                connection.register("exchange", candles)
+                connection.register("coverage", pa.Table.from_pylist(bounds, schema=_COVERAGE))
+                connection.execute(self._join_sql(session.sql(plan, PRICE_DECIMALS, connection)))
+                counts = connection.execute(_COUNTS_SQL).fetchall()
+                return counts, connection.sql(_ROWS_SQL).to_arrow_table()
 
         bounds = [covered._asdict() for covered in self._coverage]
         counts, rows = session.with_snapshot_retry(query, join)

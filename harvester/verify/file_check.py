@@ -11,7 +11,7 @@ from operator import itemgetter
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.sorting import IdOrder
+from harvester.csv_import.id_checks import IdOrder
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.rollups import parse_levels
 from harvester.query.sql import TRADE_COLUMNS, merge_partials, recompute_partials
@@ -223,7 +223,7 @@ class _Rows:
 
     def finish(self) -> None:
         footer, segment = self._footer, self._found.segment
-        if footer.source == "csv" and not self._found.contradiction:
+        if footer.is_imported and not self._found.contradiction:
             self._found.contradiction = self._id_order.finish(is_whole=False)
         if self._checksum.hexdigest() != footer.checksum:
             self._add_fault("the checksum of its rows is not that of its footer")
@@ -238,7 +238,7 @@ class _Rows:
         ):
             self._add_fault("its first and last trade ids are not those of its footer")
         if segment.path != segment_path(
-            segment.pair, segment.range, self._last_ns, is_imported=footer.source == "csv"
+            segment.pair, segment.range, self._last_ns, is_imported=footer.is_imported
         ):
             self._add_fault("its name or folder is not that of its source, range and last row")
 
@@ -287,7 +287,7 @@ class _Rows:
         decreases = int((np.diff(numbers) <= 0).sum())
         if decreases:
             found.notes.append(f"{found.segment.path}: trade ids decrease {decreases} times")
-        if self._footer.source == "csv" and not found.contradiction:
+        if self._footer.is_imported and not found.contradiction:
             found.contradiction = self._id_order.contradiction(batch)
         gaps, self._edge = find_gaps(self._edge, batch)
         found.last_id_ns = self._edge.time_ns if self._edge else 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
-from harvester.schema import RowsChecksum, no_rows
+from harvester.schema import RowsChecksum
 from harvester.storage import id_gaps
 from harvester.storage.compaction import is_being_replaced
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId, gap_at_end
@@ -134,13 +134,13 @@ def _gaps_at_boundaries(
         if edge == BEFORE_FIRST_ID and footer.rows_before_first_id:
             # Rows without ids come first: old answers of the exchange had none.
             edge = None
-        is_imported = footer.source == "csv"
+        is_imported = footer.is_imported
         following = (
             (footer.first_trade_id, footer.rows_before_first_id) if footer.first_trade_id else None
         )
         if is_imported and (footer.rows_before_first_id or not following):
             edge = None  # Rows of a CSV without ids are counted by `wrong_counts`.
-        for gap in gap_at_end(edge, following, no_rows()):
+        for gap in gap_at_end(edge, following):
             located = gap._replace(before_ns=findings.first_id_ns)
             yield _LocatedIdGap(located, left or findings, findings)
         edge = (
@@ -322,7 +322,7 @@ def _check_gaps(
     report: PairReport, archive: TradeStore, segments: list[Segment], now_ns: int
 ) -> None:
     try:
-        wanted = archive.wanted(report.pair)
+        wanted = archive.requested(report.pair)
     except ArchiveDamaged as damage:
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
@@ -391,9 +391,7 @@ def _whole_months(archive: TradeStore, pair: str, wanted: Range) -> list[int]:
 
 
 def _month(archive: TradeStore, pair: str, number: int) -> Month:
-    checksum = RowsChecksum()
-    for batch in archive.scan(pair, _range(number)):
-        checksum.update(batch)
+    checksum = RowsChecksum(archive.scan(pair, _range(number)))
     return Month(str(np.datetime64(number, "M")), checksum.rows, checksum.hexdigest())
 
 

@@ -58,11 +58,11 @@ class SegmentReader:
     def __init__(self, archive: TradeStore) -> None:
         self._store = archive.store
 
-    def claims(self, segment: Segment) -> Footer | None:
+    def unverified_footer(self, segment: Segment) -> Footer | None:
         """The footer of a file, unverified; None where it can't be read."""
         return read_unverified_footer(self._store, segment.path)
 
-    def agree(self, segment: Segment, other: Segment) -> bool:
+    def have_equal_rows(self, segment: Segment, other: Segment) -> bool:
         """Whether the checksums of the rows in the shared range are equal."""
         shared = Range(
             max(segment.range.after, other.range.after),
@@ -71,10 +71,7 @@ class SegmentReader:
         return self._checksum(segment, shared) == self._checksum(other, shared)
 
     def _checksum(self, segment: Segment, bounds: Range) -> str:
-        checksum = RowsChecksum()
-        for batch in read_batches(self._store, segment.path, bounds):
-            checksum.update(batch)
-        return checksum.hexdigest()
+        return RowsChecksum(read_batches(self._store, segment.path, bounds)).hexdigest()
 
 
 def plan_repair(
@@ -102,7 +99,7 @@ def plan_repair(
         texts = _texts(_overlapping(segments, reader))
     found = []
     for path, why in sorted(texts.items()):
-        ranges, is_guess = expected_ranges(known[path], reader.claims(known[path]))
+        ranges, is_guess = expected_ranges(known[path], reader.unverified_footer(known[path]))
         found.append(BrokenFile(path, known[path].range, tuple(why), ranges, is_guess))
     others = {path: why for path, why in alone.items() if path not in known}
     return [*_other_files(report.faults, others, report.pair), *found]
@@ -180,7 +177,7 @@ def _overlapping(segments: Sequence[Segment], reader: SegmentReader) -> Iterator
             kept.append(segment)
         elif is_being_replaced(kept[-1], segment):
             continue
-        elif not reader.agree(kept[-1], segment):
+        elif not reader.have_equal_rows(kept[-1], segment):
             before = kept.pop()
             yield before.path, f"it overlaps with {segment.path}, which has other trades"
             yield segment.path, f"it overlaps with {before.path}, which has other trades"
@@ -346,7 +343,7 @@ class _PairRepair:
             return
         wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
         for requested in wanted:
-            writer.want(requested)
+            writer.record_requested(requested)
         new_path = writer.shorten(segment, last_ns).path
         self._add_moved(Moved(self._name, segment.path, new_path, (fault,), tuple(wanted)))
 
@@ -419,7 +416,7 @@ class _PairRepair:
 
     def _wanted(self) -> list[Range]:
         try:
-            return archive_files.wanted(self._archive.store, self._name)
+            return list(archive_files.requests(self._archive.store, self._name).ranges)
         except ArchiveDamaged:
             return []
 
@@ -436,6 +433,6 @@ class _PairRepair:
                 new_path = writer.replace_requested(wanted, note)
             else:
                 for known in wanted:
-                    writer.want(known, was_covered=True)
+                    writer.record_requested(known, was_covered=True)
                 new_path = writer.quarantine(note)
             self._add_moved(Moved(self._name, file.path, new_path, file.faults, tuple(wanted)))

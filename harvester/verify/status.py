@@ -17,10 +17,11 @@ from harvester.errors import (
     ArchiveIncomplete,
     HarvesterError,
 )
+from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.archive_files import locked
-from harvester.storage.filesystem import Entry, LocalStore
+from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import opened
-from harvester.storage.segment import Segment, decode, parse_path, reading_order
+from harvester.storage.segment import Segment, decode
 from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
@@ -71,7 +72,7 @@ class SegmentSummaryCache:
         self._used: dict[str, _CachedSummary] = {}
         self._read = 0
 
-    def get(self, entry: Entry) -> SegmentSummary:
+    def get(self, segment: Segment) -> SegmentSummary:
         """Return the summary of a listed segment.
 
         Raises:
@@ -79,12 +80,12 @@ class SegmentSummaryCache:
             ArchiveTooNew: a newer harvester wrote it.
             ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
         """
-        cached = self._cached.get(entry.path)
-        if cached is None or cached[:2] != entry[1:]:
-            summary = read_summary(self._archive.store, entry.path)
-            cached = _CachedSummary(entry.size, entry.changed_ns, summary)
+        cached = self._cached.get(segment.path)
+        if cached is None or cached[:2] != (segment.size, segment.changed_ns):
+            summary = read_summary(self._archive.store, segment.path)
+            cached = _CachedSummary(segment.size, segment.changed_ns, summary)
             self._read += 1
-        self._used[entry.path] = cached
+        self._used[segment.path] = cached
         return cached.summary
 
     def save(self, *, whole: bool) -> None:
@@ -127,9 +128,6 @@ def _read_cache(store: LocalStore) -> dict[str, _CachedSummary]:
 
 
 # --- status ---------------------------------------------------------------------------------------
-
-PAGE_ROWS = 1000
-"""Trades of a full page."""
 
 EXTRA_CALLS_PER_GAP = 2
 """Calls for a gap apart from its pages: the page that shows its end, and the newest page."""
@@ -255,14 +253,14 @@ def _status_of(
 ) -> PairStatus:
     found = PairStatus(pair)
     try:
-        listed = _list_segments(archive, pair)
+        listed = archive.segments(pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
         return found
     known: dict[Segment, SegmentSummary] = {}
-    for segment, entry in listed.items():
+    for segment in listed:
         try:
-            known[segment] = summaries.get(entry)
+            known[segment] = summaries.get(segment)
         except ArchiveDamaged as damage:
             found.damaged.append(str(damage))
     _add_up(found, listed, known)
@@ -278,20 +276,9 @@ def _status_of(
     return found
 
 
-def _list_segments(archive: TradeStore, pair: str) -> dict[Segment, Entry]:
-    """A pair's segments by `after`, the widest first, as the store lists them."""
-    found = {}
-    for entry in archive.store.files(f"trades/pair={pair}", refuse_links=True):
-        segment = parse_path(*entry)
-        if segment is not None and segment.pair == pair:
-            found[segment] = entry
-    return {segment: found[segment] for segment in sorted(found, key=reading_order)}
-
-
 def _add_up(
-    found: PairStatus, listed: Iterable[Segment], known: dict[Segment, SegmentSummary]
+    found: PairStatus, segments: Sequence[Segment], known: dict[Segment, SegmentSummary]
 ) -> None:
-    segments = list(listed)
     found.files = len(segments)
     found.bytes = sum(segment.size for segment in segments)
     found.coverage = union(segment.range for segment in segments)
@@ -308,7 +295,7 @@ def _find_gaps(
     found: PairStatus, archive: TradeStore, segments: Iterable[Segment], now_ns: int
 ) -> None:
     try:
-        found.wanted = archive.wanted(found.pair)
+        found.wanted = archive.requested(found.pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
     found.gaps = missing(without_future(found.wanted, now_ns), found.coverage)

@@ -817,7 +817,7 @@ def refuse_moves(monkeypatch: pytest.MonkeyPatch, number: int, after: int = 0) -
     ("number", "what"),
     [
         (errno.ENOSPC, "the disk is full: make room, then run the same command again"),
-        (errno.EROFS, "no permission to write there: choose another --data or change its owner"),
+        (errno.EROFS, "the disk is mounted read-only: choose another --data"),
     ],
 )
 def test_where_the_machine_refuses_nothing_is_lost(

@@ -57,7 +57,7 @@ def add(folder: Path, parts: list[Range]) -> harvester.Archive:
     pair_json = msgspec.json.encode(SAMPLE_PAIR).decode()
     with open_writer(store, PAIR) as pair_writer:
         for part in parts:
-            pair_writer.want(part)
+            pair_writer.record_requested(part)
             first, last = times.searchsorted([part.after, part.through], side="right")
             rows = TRADES.slice(first, last - first)
             pair_writer.commit(part, rows, Footer(part, pair_json))

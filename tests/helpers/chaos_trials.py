@@ -12,7 +12,7 @@ from chaos_round import COMMANDS, COUNT, GAPS, LATENCY_S, SETTLE_S, Command, Rou
 from kraken_faults import Faults
 from kraken_market import SECOND_NS
 from ledger import Loss, staged, uncovered
-from process import DENIED, POLL_S, Ended, ended, hunt
+from process import DENIED, MOUNTED_READ_ONLY, POLL_S, Ended, ended, hunt
 
 
 class Trial(NamedTuple):
@@ -157,7 +157,7 @@ def read_only(round_: Round) -> None:
     with round_.disk.read_only() as wrapped:
         end = round_.victims.run(words.split(), wrapped=wrapped)
     round_.exchange.faults = round_.faults
-    _said_in_one_line(round_, end, DENIED)
+    _said_in_one_line(round_, end, MOUNTED_READ_ONLY if wrapped else DENIED)
     round_.tally.trials["a read-only folder"] += 1
     round_.check()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.file_scan import scan_file
-from harvester.csv_import.file_sequence import chains
 from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
+from harvester.csv_import.time_order import chains
 from harvester.download.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore

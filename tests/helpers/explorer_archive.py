@@ -51,7 +51,7 @@ def sample_archive(
         rows, after = sample_trades(trades, 7 + number), START_NS - 1
         described = msgspec.json.encode(pair).decode()
         with open_writer(store, pair.altname) as pair_writer:
-            pair_writer.want(Range(START_NS - 1, END_NS - 1))
+            pair_writer.record_requested(Range(START_NS - 1, END_NS - 1))
             for gap in [*(gaps if number == 0 else ()), Range(END_NS - 1, END_NS)]:
                 covered = Range(after, gap.after)
                 footer = Footer(covered, described, source="made")
@@ -67,7 +67,7 @@ def request_only(folder: Path, altname: str) -> None:
     pairs = [SAMPLE_PAIR, msgspec.structs.replace(SAMPLE_PAIR, **named)]
     store_pairs(store.store, msgspec.json.encode({pair.altname: pair for pair in pairs}))
     with open_writer(store, altname) as pair_writer:
-        pair_writer.want(Range(START_NS - 1, START_NS + DAY))
+        pair_writer.record_requested(Range(START_NS - 1, START_NS + DAY))
 
 
 def years_archive(folder: Path, trades: int = 30_000) -> harvester.Archive:
@@ -82,7 +82,7 @@ def years_archive(folder: Path, trades: int = 30_000) -> harvester.Archive:
     described = msgspec.json.encode(SAMPLE_PAIR).decode()
     with open_writer(store, SAMPLE_PAIR.altname) as pair_writer:
         covered = Range(0, END_NS)
-        pair_writer.want(covered)
+        pair_writer.record_requested(covered)
         pair_writer.commit(covered, rows, Footer(covered, described, source="made"))
     return harvester.open(folder)
 

@@ -26,6 +26,7 @@ SPARE_BYTES = 256 << 20
 FULL = "the disk is full: make room, then run the same command again"
 TOO_LARGE = "File too large"
 DENIED = "no permission to write there: choose another --data or change its owner"
+MOUNTED_READ_ONLY = "the disk is mounted read-only: choose another --data"
 
 
 class Ended(NamedTuple):

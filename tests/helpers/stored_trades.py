@@ -29,14 +29,14 @@ def made_rows(stamps: list[int], ids: list[int | None] | None = None) -> list[An
     return rows
 
 
-def put(archive: TradeStore, span: Range, rows: list[Any]) -> None:
+def put(archive: TradeStore, span: Range, rows: list[Any], *, is_imported: bool = False) -> None:
     """Commit the rows that lie in a range, past the writer."""
     inside = [row for row in rows if span.after < row[1] <= span.through]
-    footer = Footer(span, "{}")
+    footer = Footer(span, "{}", source="csv" if is_imported else "api")
     batches = [batch(inside)] if inside else []
     staged, _ = stage_segment(archive.store, PAIR, batches, footer)
     last = inside[-1][1] if inside else None
-    archive.store.commit(staged, segment_path(PAIR, span, last))
+    archive.store.commit(staged, segment_path(PAIR, span, last, is_imported=is_imported))
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def archive_with_gaps(
     store_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     history, after = sample_trades(30_000, 7), START - 1
     with open_writer(disk, "XBTUSD") as pair_writer:
-        pair_writer.want(Range(START - 1, END_NS - 1))
+        pair_writer.record_requested(Range(START - 1, END_NS - 1))
         for begins, ends in [*gaps, (END_NS, END_NS)]:
             span = Range(after, begins - 1)
             spelled = msgspec.json.encode(pair).decode()

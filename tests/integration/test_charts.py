@@ -157,7 +157,7 @@ def test_a_range_of_since_and_until_that_is_not_stored_is_a_gap(
 def test_what_was_ever_wanted_is_a_gap_where_it_is_not_held(tmp_path: Path) -> None:
     archive = held(tmp_path / "data", [(days(1, 2), [at(30)])])
     with open_writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
-        pair_writer.want(days(0, 3))
+        pair_writer.record_requested(days(0, 3))
     chart = archive.chart("XBT/USD", "1h")
     assert chart.notes == ("not downloaded: 2020-09-14 to 2020-09-15, 2020-09-16 to 2020-09-17",)
     assert "2 ranges are not downloaded, the widest from 2020-09-14 to 2020-09-15" in chart.html()
@@ -175,7 +175,7 @@ def test_a_history_wanted_from_the_beginning_moves_the_axis_no_further_than_the_
 ) -> None:
     archive = held(tmp_path / "data", [(days(0, 1), [at(5)])])
     with open_writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
-        pair_writer.want(Range(0, days(0, 1).through))
+        pair_writer.record_requested(Range(0, days(0, 1).through))
     chart = archive.chart("XBT/USD", "1h")
     assert chart.notes == ("not downloaded: the beginning to 2020-09-14",)
     assert chart.figure.layout.xaxis.range[0] > "2020-09-14T04:"

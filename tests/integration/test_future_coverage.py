@@ -173,7 +173,7 @@ def test_an_imported_range_is_cut_at_a_quiet_moment(rounding: str, tmp_path: Pat
     volumes = [row[4] for row in rows_on_disk(folder, "XBTUSD")]
     assert volumes == [row[4] for row in all_settled()]
     assert TradeStore(folder).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
-    assert TradeStore(folder).wanted("XBTUSD")[-1].through == SETTLED_NS
+    assert TradeStore(folder).requested("XBTUSD")[-1].through == SETTLED_NS
 
 
 def test_an_imported_range_of_a_pair_that_is_not_listed_any_more_is_not_cut(

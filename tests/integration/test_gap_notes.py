@@ -269,7 +269,7 @@ def test_what_was_requested_and_is_not_there_counts_without_bounds(tmp_path: Pat
     archive = made(tmp_path, [(days(1, 2), [at(30)])])
     assert gaps_in(archive, "XBTUSD", EVER, NOW) == []
     with open_writer(archive, "XBTUSD") as pair_writer:
-        pair_writer.want(days(0, 3))
+        pair_writer.record_requested(days(0, 3))
     assert gaps_in(archive, "XBTUSD", EVER, NOW) == [days(0, 1), days(2, 3)]
     assert gaps_in(archive, "XBTUSD", days(0, 1.5), NOW) == [days(0, 1)]
 

@@ -196,7 +196,7 @@ def test_a_gap_that_nothing_can_fill_goes_until_the_pair_is_listed_again(
     named = msgspec.json.encode({"altname": "FOOUSD", "key": key}).decode()
     with open_writer(store, "FOOUSD") as pair_writer:
         pair_writer.commit(span, no_rows(), Footer(span, named))
-        pair_writer.want(span._replace(through=sample_trades.utc_ns(2024, 8, 20)))
+        pair_writer.record_requested(span._replace(through=sample_trades.utc_ns(2024, 8, 20)))
     assert not is_complete(command)
     assert command(*cure).status == status
     assert is_complete(command)
@@ -219,7 +219,7 @@ def test_a_list_that_lacks_a_pair_hides_no_gap_of_it(
     exchange.add(LISTED)
     assert command("backfill", "FOOUSD", "--until", "2024-08-02").status == 0
     with open_writer(TradeStore(tmp_path / "data"), "FOOUSD") as pair_writer:
-        pair_writer.want(Range(0, sample_trades.utc_ns(2024, 8, 20)))
+        pair_writer.record_requested(Range(0, sample_trades.utc_ns(2024, 8, 20)))
     exchange.unlisted.add("FOOUSD")
     if url is None:
         assert command("refresh").status == 0

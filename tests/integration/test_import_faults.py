@@ -824,7 +824,7 @@ def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path
 CTRL_C_AT_THE_SECOND_BLOCK = """
 import os, signal, threading
 from harvester.cli.main import main
-from harvester.csv_import.sorting import Sorter
+from harvester.csv_import.time_order import Sorter
 from harvester.download.events import CancelToken
 
 cancelled, pushed = threading.Event(), []

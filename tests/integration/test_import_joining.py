@@ -23,8 +23,8 @@ from segment_rows import batch
 from harvester.csv_import import boundaries
 from harvester.csv_import.csv_files import KnownComplete, find, iterate_ahead
 from harvester.csv_import.file_scan import scan_file
-from harvester.csv_import.file_sequence import chains
 from harvester.csv_import.importer import ImportOptions, SequenceImporter
+from harvester.csv_import.time_order import chains
 from harvester.download.events import CancelToken
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
@@ -91,7 +91,7 @@ def test_an_import_and_downloads_together_are_the_whole_history(
     last_s = csv_files.second(market.trades[-1], "up")
     known = KnownComplete(0, last_s + 5) if whole else KnownComplete()
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boundaries.BoundaryFinder.__init__, "__kwdefaults__", _limits(segment_rows))
+        patch.setattr(boundaries, "SEGMENT_ROWS", segment_rows)
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csv_files.three_columns(market.trades, rounding))
         hold(folder, market, spans)
@@ -120,7 +120,7 @@ def test_a_range_that_an_import_turns_out_to_lack_joins_what_stays_imported(
     """A range becomes a gap between any two moments, inside of busy seconds too."""
     market, first_ns = market_of(gaps), START_NS + lost_ms[0] * 1_000_000
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boundaries.BoundaryFinder.__init__, "__kwdefaults__", _limits(segment_rows))
+        patch.setattr(boundaries, "SEGMENT_ROWS", segment_rows)
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csv_files.three_columns(market.trades, rounding))
         imported(folder, file, whole=KnownComplete(0, MIDNIGHT_S + 600))
@@ -170,7 +170,7 @@ def test_what_an_import_committed_before_it_was_killed_joins_the_api(
 
     whole_commit = Writer.commit_stream
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boundaries.BoundaryFinder.__init__, "__kwdefaults__", _limits(segment_rows))
+        patch.setattr(boundaries, "SEGMENT_ROWS", segment_rows)
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csv_files.three_columns(market.trades, rounding))
         patch.setattr(Writer, "commit_stream", commit_stream)
@@ -215,10 +215,6 @@ def test_a_trade_that_the_api_prints_a_second_later_is_there_once(tmp_path: Path
     imported(tmp_path / "data", tmp_path / "XBTUSD.csv", whole=KnownComplete(0, None))
     fill(tmp_path / "data", market)
     assert volumes(tmp_path / "data") == [1, 2, 3]
-
-
-def _limits(segment_rows: int) -> dict[str, Any]:
-    return {"segment_rows": segment_rows, "max_waiting_rows": boundaries.MAX_WAITING_ROWS}
 
 
 @settings(deadline=None, max_examples=30)
@@ -287,11 +283,7 @@ def test_an_import_done_twice_keeps_nothing_twice(tmp_path: Path) -> None:
 def test_a_long_range_without_a_quiet_moment_is_left_out_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        boundaries.BoundaryFinder.__init__,
-        "__kwdefaults__",
-        {"segment_rows": 10**6, "max_waiting_rows": 50},
-    )
+    monkeypatch.setattr(boundaries, "MAX_WAITING_ROWS", 50)
     monkeypatch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 2_000)
     market = market_of([0, 60_000, *([500] * 400), 60_000, 60_000])
     file = tmp_path / "XBTUSD.csv"

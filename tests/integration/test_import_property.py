@@ -17,13 +17,13 @@ from backfills import rows_on_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.csv_import import sorting
+from harvester.csv_import import time_order
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.importer import ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.run import import_pairs
-from harvester.csv_import.sorting import in_time_order
 from harvester.csv_import.stored_check import KeyedRows, match_rows
+from harvester.csv_import.time_order import in_time_order
 from harvester.download.events import CancelToken
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
@@ -245,9 +245,9 @@ def test_sorting_needs_memory_for_a_part_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs, slices and groups of equal time of all sizes; rows of one time stay as they came."""
-    monkeypatch.setattr(sorting, "RUN_ROWS", 500)
-    monkeypatch.setattr(sorting, "SLICE_ROWS", 100)
-    monkeypatch.setattr(sorting, "_SAMPLE_EVERY", 10)
+    monkeypatch.setattr(time_order, "RUN_ROWS", 500)
+    monkeypatch.setattr(time_order, "SLICE_ROWS", 100)
+    monkeypatch.setattr(time_order, "_SAMPLE_EVERY", 10)
     chance = random.Random(7)
     given_rows = [(chance.randrange(1_500), number) for number in range(5_000)]
     batches = [
@@ -263,6 +263,7 @@ def test_sorting_needs_memory_for_a_part_only(
     files = iter(range(1_000))
     sorted_ = list(in_time_order(batches, lambda: str(tmp_path / str(next(files)))))
     assert next(files) == 9
+    assert list(tmp_path.iterdir()) == []
     assert max(batch.num_rows for batch in sorted_) < 500
     found = [
         (int(at), int(volume))

@@ -198,7 +198,7 @@ def test_a_note_that_may_not_be_taken_away_still_releases_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(_path: Path, **_more: bool) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+        raise OSError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", denied)

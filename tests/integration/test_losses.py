@@ -359,7 +359,7 @@ def test_verify_reports_a_first_id_above_1_behind_empty_coverage(tmp_path: Path)
     with serve(market) as exchange:
         Backfill(exchange.url, tmp_path).only(market.altname, Range(begin_ns, END_OF_TIME))
     with open_writer(TradeStore(tmp_path), market.altname) as pair_writer:
-        pair_writer.want(Range(0, begin_ns))
+        pair_writer.record_requested(Range(0, begin_ns))
         footer = Footer(Range(0, begin_ns), '{"altname":"XBTUSD"}')
         pair_writer.commit(footer.range, no_rows(), footer)
     [fault] = verify(TradeStore(tmp_path), market.altname).faults
@@ -387,7 +387,7 @@ def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> No
     market = every(60, 50)
     covered = Range(0, START_NS + 601 * SECOND_NS)
     with open_writer(TradeStore(tmp_path), market.altname) as pair_writer:
-        pair_writer.want(covered)
+        pair_writer.record_requested(covered)
         pair_writer.commit(
             covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}')
         )

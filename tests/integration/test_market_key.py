@@ -216,7 +216,7 @@ def test_a_pair_that_no_list_has_is_stored_with_the_key_of_its_first_answer(tmp_
     with Exchange([replace(old, altname="LUNCUSD", wsname="LUNC/USD")], clock=clock) as exchange:
         nights = Nights(tmp_path, exchange, clock)
         with open_writer(TradeStore(tmp_path), "LUNAUSD") as pair_writer:
-            pair_writer.want(Range(0, FIRST_NS))
+            pair_writer.record_requested(Range(0, FIRST_NS))
         assert row_of(nights.refresh(), "LUNAUSD")["state"] == "complete"
         held = nights.history("LUNAUSD")
         assert held == until(old, nights.settled_ns)
@@ -276,7 +276,7 @@ def mixed(folder: Path, *keys: str) -> TradeStore:
             alone = TradeStore(folder / f"alone{place}")
             with open_writer(alone, "LUNAUSD") as other:
                 [made] = other.commit(span, no_rows(), Footer(span, spelled(key)))
-            pair_writer.want(span)
+            pair_writer.record_requested(span)
             target = folder / made.path
             target.parent.mkdir(parents=True, exist_ok=True)
             (folder / f"alone{place}" / made.path).rename(target)

@@ -121,7 +121,7 @@ def test_what_was_only_requested_is_looked_up_by_the_exact_spelling(tmp_path: Pa
     archive = TradeStore(tmp_path)
     for name in ROWS:
         with open_writer(archive, name) as pair_writer:
-            pair_writer.want(Range(0, 10))
+            pair_writer.record_requested(Range(0, 10))
     assert [altname_of_known_pair(archive, name) for name in ROWS] == list(ROWS)
     with pytest.raises(AmbiguousPair) as caught:
         altname_of_known_pair(archive, "aaplxusd")

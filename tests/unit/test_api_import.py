@@ -13,6 +13,7 @@ from harvester.operations.run_log import latest_runs
 from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import Writer
 
 ROWS = "".join(f"{1_704_067_200 + 10 * n},{100 + n},0.5\n" for n in range(100))
 
@@ -68,6 +69,18 @@ def test_an_import_that_a_full_disk_ends_claims_no_rows(
         [],
     )
     assert archive.held() == []
+
+
+def test_an_import_whose_files_can_not_be_merged_has_its_rows_all_the_same(
+    archive: harvester.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_writer: Writer, **_options: object) -> None:
+        raise harvester.ArchiveUnwritable("the disk is full")
+
+    monkeypatch.setattr(Writer, "compact", fail)
+    [report] = archive.import_csv(tmp_path / "XBTUSD.csv", check=False).reports
+    assert (str(report.error), report.exit_status) == ("the disk is full", 1)
+    assert report.imported.rows == len(archive.trades("XBT/USD")) > 90
 
 
 def test_an_import_beside_a_running_one_claims_no_count(

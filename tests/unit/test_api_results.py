@@ -35,7 +35,7 @@ from harvester.query import candles
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, ResultSource
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive_files import store_pairs, want
+from harvester.storage.archive_files import add_requests, store_pairs
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import PairFile
 from harvester.storage.trade_store import TradeStore as Disk
@@ -350,7 +350,7 @@ def test_a_candle_query_lists_its_files_for_its_pair_its_notes_and_its_rows_once
 ) -> None:
     archive = filled(tmp_path, rolled=True)
     store_pairs(LocalStore(tmp_path), b'{"XBTUSD": {"altname": "XBTUSD"}}')
-    want(LocalStore(tmp_path), "XBTUSD", Range(0, DAY))
+    add_requests(LocalStore(tmp_path), "XBTUSD", Range(0, DAY))
     trades, rollups = "trades/pair=XBTUSD", "candles/interval=1h/pair=XBTUSD"
     files, listed = LocalStore.files, list[str]()
 

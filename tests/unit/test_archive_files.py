@@ -94,13 +94,13 @@ def test_two_runs_may_mark_a_new_archive_at_once(store: LocalStore) -> None:
 
 
 def test_a_pair_without_requests_has_no_requested_ranges(store: LocalStore) -> None:
-    assert archive_files.wanted(store, "XBTUSD") == []
+    assert archive_files.requests(store, "XBTUSD").ranges == []
 
 
 def test_requested_ranges_are_the_union_of_all_requests(store: LocalStore) -> None:
     for span in (Range(50, 60), Range(0, 10), Range(10, 20), Range(55, 70)):
-        archive_files.want(store, "XBTUSD", span)
-    assert archive_files.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 70)]
+        archive_files.add_requests(store, "XBTUSD", span)
+    assert archive_files.requests(store, "XBTUSD").ranges == [Range(0, 20), Range(50, 70)]
 
 
 SPANS = st.lists(
@@ -117,26 +117,26 @@ def test_no_moment_ever_wanted_is_forgotten(
 ) -> None:
     store = LocalStore(tmp_path_factory.mktemp("wanted"))
     for span in spans:
-        archive_files.want(store, "A", span)
+        archive_files.add_requests(store, "A", span)
     moments = {at for wanted in spans for at in range(wanted.after + 1, wanted.through + 1)}
-    found = archive_files.wanted(store, "A")
+    found = archive_files.requests(store, "A").ranges
     assert {at for wanted in found for at in range(wanted.after + 1, wanted.through + 1)} == moments
 
 
 def test_what_is_wanted_already_is_not_written_again(store: LocalStore) -> None:
-    archive_files.want(store, "XBTUSD", Range(0, 10))
+    archive_files.add_requests(store, "XBTUSD", Range(0, 10))
     before = (store.root / "wanted/XBTUSD.json").stat().st_ino
-    archive_files.want(store, "XBTUSD", Range(2, 8))
+    archive_files.add_requests(store, "XBTUSD", Range(2, 8))
     assert (store.root / "wanted/XBTUSD.json").stat().st_ino == before
 
 
 def test_pairs_are_wanted_apart(store: LocalStore) -> None:
-    archive_files.want(store, "XBTUSD", Range(0, 10))
-    assert archive_files.wanted(store, "ETHUSD") == []
+    archive_files.add_requests(store, "XBTUSD", Range(0, 10))
+    assert archive_files.requests(store, "ETHUSD").ranges == []
 
 
 def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore) -> None:
-    archive_files.want(store, "XBTUSD", Range(0, 10))
+    archive_files.add_requests(store, "XBTUSD", Range(0, 10))
     assert json.loads((store.root / "wanted/XBTUSD.json").read_text()) == {
         "pair": "XBTUSD",
         "spans": [[0, 10]],
@@ -174,7 +174,7 @@ def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore
 def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, why: str) -> None:
     store.write("wanted/XBTUSD.json", raw, "A")
     with pytest.raises(ArchiveDamaged) as caught:
-        archive_files.wanted(store, "XBTUSD")
+        archive_files.requests(store, "XBTUSD")
     assert re.fullmatch(
         re.escape(f"{store.root}/wanted/XBTUSD.json can't be read (")
         + why
@@ -188,7 +188,7 @@ def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, wh
 
 def test_ranges_that_were_put_in_another_order_by_hand_count(store: LocalStore) -> None:
     store.write("wanted/XBTUSD.json", b'{"pair":"XBTUSD","spans":[[50,60],[0,10],[5,20]]}', "A")
-    assert archive_files.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 60)]
+    assert archive_files.requests(store, "XBTUSD").ranges == [Range(0, 20), Range(50, 60)]
 
 
 # Names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import stat
 import zipfile
@@ -262,7 +263,9 @@ def test_blocks_hold_whole_lines_and_lose_none(
     assert all(block.endswith(b"\n") for block in given)
 
 
-@pytest.mark.parametrize("header", [b"price,volume,timestamp,b/s,m/l,misc\n", b"\r\n", b""])
+@pytest.mark.parametrize(
+    "header", [b"price,volume,timestamp,b/s,m/l,misc\n", b"\r\n", codecs.BOM_UTF8, b""]
+)
 def test_an_only_row_without_its_line_end_is_read(tmp_path: Path, header: bytes) -> None:
     """A pair that was traded once in a quarter, in a file whose last line has no end."""
     row = b"9000.1,0.5,1588888888.5,b,m,,17"

@@ -62,7 +62,7 @@ def test_what_a_killed_import_leaves_between_its_segments_is_a_gap(
 ) -> None:
     folder = tmp_path / "data"
     with open_writer(TradeStore(folder), PAIR) as pair_writer:
-        pair_writer.want(Range(0, YEARS[0][0].true_ns // 2))
+        pair_writer.record_requested(Range(0, YEARS[0][0].true_ns // 2))
     seen = []
 
     def look() -> None:

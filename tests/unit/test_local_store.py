@@ -254,7 +254,7 @@ DENIED = "no permission to write there: choose another --data or change its owne
         (errno.EDQUOT, FULL),
         (errno.EACCES, DENIED),
         (errno.EPERM, DENIED),
-        (errno.EROFS, DENIED),
+        (errno.EROFS, "the disk is mounted read-only: choose another --data"),
         (errno.EIO, "Input/output error"),
         (errno.ENOTDIR, "Not a directory"),
         (errno.ENAMETOOLONG, "File name too long"),

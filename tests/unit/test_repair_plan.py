@@ -39,10 +39,10 @@ class Evidence(SegmentReader):
     claimed: dict[str, Footer] = field(default_factory=dict)
     disagreeing: set[tuple[Segment, Segment]] = field(default_factory=set)
 
-    def claims(self, segment: Segment) -> Footer | None:
+    def unverified_footer(self, segment: Segment) -> Footer | None:
         return self.claimed.get(segment.path, Footer(segment.range, BTC))
 
-    def agree(self, segment: Segment, other: Segment) -> bool:
+    def have_equal_rows(self, segment: Segment, other: Segment) -> bool:
         return (segment, other) not in self.disagreeing
 
 

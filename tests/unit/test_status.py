@@ -50,7 +50,7 @@ def daily(first: int, last: int, a_day: int) -> list[object]:
 def archive(tmp_path: Path) -> TradeStore:
     """One hundred days of 100 trades a day, a gap of ten days, and ten days more."""
     trade_store = TradeStore(tmp_path / "data")
-    archive_files.want(trade_store.store, PAIR, days(0, 120))
+    archive_files.add_requests(trade_store.store, PAIR, days(0, 120))
     put(trade_store, days(0, 100), daily(0, 100, 100))
     put(trade_store, days(110, 120), daily(110, 120, 100))
     return trade_store
@@ -104,7 +104,7 @@ def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
 
 
 def test_a_pair_that_was_only_requested_is_a_single_gap(archive: TradeStore) -> None:
-    archive_files.want(archive.store, "ETHUSD", days(0, 1))
+    archive_files.add_requests(archive.store, "ETHUSD", days(0, 1))
     pair_status = status(archive, None, YEAR_2020)[0]
     assert (pair_status.pair, pair_status.files, pair_status.gaps, pair_status.calls) == (
         "ETHUSD",
@@ -163,11 +163,11 @@ def test_a_footer_that_is_remembered_is_not_read_again(
 def test_a_file_that_was_replaced_is_read_again(archive: TradeStore) -> None:
     """Of the same name and the same size, as a repair may leave it."""
     status(archive, None, YEAR_2020)
-    entry = archive.store.files(f"trades/pair={PAIR}")[1]
-    assert SegmentSummaryCache(archive).get(entry).rows == 1_000
-    (archive.root / entry.path).unlink()
+    segment = archive.segments(PAIR)[1]
+    assert SegmentSummaryCache(archive).get(segment).rows == 1_000
+    (archive.root / segment.path).unlink()
     put(archive, days(110, 120), daily(110, 120, 50))
-    again = archive.store.files(f"trades/pair={PAIR}")[1]._replace(size=entry.size)
+    again = archive.segments(PAIR)[1]._replace(size=segment.size)
     assert SegmentSummaryCache(archive).get(again).rows == 500
 
 
@@ -381,9 +381,3 @@ def test_ctrl_c_is_how_a_watch_on_a_terminal_ends() -> None:
     # It is drawn on a screen of its own, which is gone afterwards.
     assert file.getvalue().startswith("\x1b[?1049h")
     assert "\x1b[?1049l" in file.getvalue()
-
-
-def test_the_page_that_estimates_count_by_is_the_exchange_s() -> None:
-    from harvester.kraken.trades import PAGE_ROWS
-
-    assert module.PAGE_ROWS == PAGE_ROWS

@@ -73,7 +73,7 @@ def test_coverage_is_read_from_the_file_names_alone(archive: TradeStore) -> None
 
 
 def test_gaps_are_requested_ranges_that_are_not_covered(archive: TradeStore) -> None:
-    archive_files.want(archive.store, PAIR, Range(0, 40))
+    archive_files.add_requests(archive.store, PAIR, Range(0, 40))
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
     assert archive.gaps(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]
@@ -87,9 +87,9 @@ def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_i
         put(archive, span, ROWS)
     if raw is not None:
         archive.store.write(f"wanted/{PAIR}.json", raw, PAIR)
-    assert (archive.wanted(PAIR), archive.gaps(PAIR)) == ([Range(5, 35)], [Range(10, 20)])
+    assert (archive.requested(PAIR), archive.gaps(PAIR)) == ([Range(5, 35)], [Range(10, 20)])
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.want(Range(40, 50))
+        pair_writer.record_requested(Range(40, 50))
     assert archive.gaps(PAIR) == [Range(10, 20), Range(40, 50)]
 
 
@@ -201,6 +201,20 @@ def test_a_file_that_vanishes_half_read_loses_and_repeats_nothing(
     put(archive, Range(0, 40), rows)
     cut_off(monkeypatch, batches)
     assert seen(archive.scan(PAIR)) == places(rows, Range(0, 40))
+
+
+def test_imported_trades_that_are_replaced_half_read_are_not_mixed_with_downloaded_trades(
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has the times 10, 10, 20, 20, which were rounded up."""
+    monkeypatch.setattr(segments_module, "ROW_GROUP_ROWS", 2)
+    put(archive, Range(0, 40), made_rows([10, 10, 20, 20]), is_imported=True)
+    cut_off(monkeypatch, 1)
+    reader = archive.scan(PAIR)
+    assert seen(iter([next(reader)])) == [(10, 0), (10, 1)]
+    put(archive, Range(0, 40), made_rows([4, 6, 14, 16]))
+    with pytest.raises(ArchiveDamaged, match="were replaced while they were read: try again"):
+        list(reader)
 
 
 ASKED: dict[str, Callable[[TradeStore], object]] = {

@@ -317,7 +317,7 @@ def test_a_full_disk_at_the_commit_is_an_error_and_leaves_no_segment(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.want(Range(0, 10))
+        pair_writer.record_requested(Range(0, 10))
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(ArchiveUnwritable) as caught:
             commit(pair_writer, Range(0, 10), [])
@@ -340,7 +340,7 @@ def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
 
 def test_only_segments_are_in_the_folder_trades(archive: TradeStore) -> None:
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.want(Range(0, 2**62))
+        pair_writer.record_requested(Range(0, 2**62))
         commit(pair_writer, Range(0, 2**62), HISTORY)
         pair_writer.compact(every=True)
         assert {Path(path).suffix for path in parquets(archive)} == {".parquet"}
@@ -349,7 +349,7 @@ def test_only_segments_are_in_the_folder_trades(archive: TradeStore) -> None:
 def test_the_root_of_an_archive_has_these_entries(archive: TradeStore) -> None:
     store_pairs(archive.store, b"{}")
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.want(Range(0, 2**62))
+        pair_writer.record_requested(Range(0, 2**62))
         commit(pair_writer, Range(0, 2**62), HISTORY)
         pair_writer.compact(every=True)
     assert {path.name for path in archive.root.iterdir()} == {

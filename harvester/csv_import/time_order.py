@@ -1,4 +1,4 @@
-"""Which file of a pair follows which, and what they have: completely, and stored already."""
+"""The order of time: which file of a pair follows which, and their rows, sorted."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from harvester.csv_import.boundaries import RowCount
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
-from harvester.csv_import.sorting import MAX_STEP_BACK_S, Sorter
-from harvester.csv_import.stored_check import (
-    TOLERANCE_NS,
-    Flags,
-    KeyedRows,
-    joined,
-    rows_by_id,
-    rows_of,
-)
-from harvester.csv_import.uncovered_times import MAX_RUNS, IdRuns, around, missing_ids
-from harvester.errors import ArchiveHasGaps, DamagedFile
+from harvester.csv_import.id_checks import IdRuns, missing_ids
+from harvester.csv_import.uncovered_times import MAX_RUNS, MAX_STEP_BACK_S, around
+from harvester.errors import DamagedFile
 from harvester.query.plan import gap_note
-from harvester.schema import Int64s, clip, int64s_as, times, trade_ids
+from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
+from harvester.storage.filesystem import writing
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap
 from harvester.storage.segment import ImportedRange
 from harvester.storage.trade_store import TradeStore
@@ -237,6 +231,142 @@ def imported_ranges(files: Sequence[ScannedFile], span: Range) -> tuple[Imported
     return tuple(found)
 
 
+# --- rows of files that are nearly sorted --------------------------------------------------------
+
+
+class Sorter:
+    """Sorts the rows of a nearly sorted file while they are read.
+
+    Rows are kept back while earlier ones may still come. Times must not step back by more than
+    `MAX_STEP_BACK_S`; see `in_time_order` for other files.
+    """
+
+    def __init__(self) -> None:
+        """Start before the first row."""
+        self._carry = no_rows()
+        self._latest = -1
+        self.repeats = RowCount()
+        """Removed rows: they equal another row in every field, trade id included."""
+
+    def notes(self) -> Iterator[str]:
+        """A sentence about removed rows, if there are any."""
+        if self.repeats.rows:
+            yield (
+                f"{self.repeats.rows} rows equal another row in every field, trade id included: "
+                "each trade was imported once"
+            )
+
+    def push(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Add the next rows, and return in order those that no later row can precede."""
+        if rows.num_rows:
+            self._latest = max(self._latest, int(times(rows).max()))
+        # A row that steps back by the maximum may still come, so its second is not complete.
+        return self._sorted(rows, Range(-1, self._latest - MAX_STEP_BACK_S * SECOND - 1))
+
+    def finish(self) -> pa.RecordBatch:
+        """The remaining rows, in order."""
+        return self._sorted(no_rows(), Range(-1, self._latest))
+
+    def _sorted(self, rows: pa.RecordBatch, sure: Range) -> pa.RecordBatch:
+        rows = joined([batch for batch in (self._carry, rows) if batch.num_rows])
+        if rows.num_rows == 0:
+            return rows
+        stamps = times(rows)
+        if not (stamps[1:] >= stamps[:-1]).all():
+            rows = _by_time(rows)
+        done = clip(rows, sure)
+        self._carry = rows.slice(done.num_rows)
+        if done.num_rows and done.column("trade_id").null_count < done.num_rows:
+            ordered = sort_rows(done)
+            if ordered.num_rows < done.num_rows:
+                self.repeats.add(done)
+                self.repeats.add(ordered, -1)
+            return ordered
+        return done
+
+
+# --- files that are not sorted -------------------------------------------------------------------
+
+RUN_ROWS = 1_000_000
+"""Number of rows that are sorted in memory at once."""
+SLICE_ROWS = 100_000
+"""About this many rows are merged at once."""
+_SAMPLE_EVERY = 10_000
+
+
+def in_time_order(
+    batches: Iterable[pa.RecordBatch], new_file: Callable[[], str]
+) -> Iterator[pa.RecordBatch]:
+    """Sort rows by time in bounded memory; rows of equal time keep their order.
+
+    Sorted runs go into Arrow files, which are mapped into memory and merged slice by slice.
+
+    Args:
+        batches: batches of `schema.ROWS`, in any order.
+        new_file: returns a path for a temporary file.
+
+    Returns:
+        Batches; rows of equal time are always in the same batch.
+    """
+    runs = [_write_run(run, new_file()) for run in _runs(batches)]
+    samples = np.sort(np.concatenate([np.empty(0, np.int64), *(run.samples for run in runs)]))
+    ends = np.unique(samples[:: max(1, SLICE_ROWS // _SAMPLE_EVERY)])
+    starts = [0] * len(runs)
+    for end in [*ends.tolist(), END_OF_TIME]:
+        parts = []
+        for index, run in enumerate(runs):
+            stop = int(run.stamps.searchsorted(end, side="right"))
+            parts.append(run.rows.slice(starts[index], stop - starts[index]))
+            starts[index] = stop
+        rows = joined([part for part in parts if part.num_rows])
+        if rows.num_rows:
+            yield _by_time(rows)
+
+
+class _Run(NamedTuple):
+    """Rows in order of time, in a file that is mapped into memory.
+
+    Attributes:
+        rows: the rows.
+        stamps: their times, in nanoseconds.
+        samples: every 10,000th of their times.
+    """
+
+    rows: pa.RecordBatch
+    stamps: Int64s
+    samples: Int64s
+
+
+def _runs(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += batch.num_rows
+        if count >= RUN_ROWS:
+            yield _by_time(joined(waiting))
+            waiting, count = [], 0
+    if count:
+        yield _by_time(joined(waiting))
+
+
+def _by_time(rows: pa.RecordBatch) -> pa.RecordBatch:
+    stamps = times(rows)
+    if (stamps[1:] >= stamps[:-1]).all():
+        return rows
+    return rows.take(pa.array(np.argsort(stamps, kind="stable")))
+
+
+def _write_run(rows: pa.RecordBatch, path: str) -> _Run:
+    with writing(path), pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as file:
+        file.write_batch(rows)
+    mapped = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
+    # What is mapped stays readable, and its room is free once nothing refers to it.
+    Path(path).unlink()
+    stamps = times(mapped)
+    return _Run(mapped, stamps, stamps[_SAMPLE_EVERY - 1 :: _SAMPLE_EVERY].copy())
+
+
 # --- files that change during an import -----------------------------------------------------------
 
 # The checksum of a file is known to be right only once its last row was read, but segments of its
@@ -276,213 +406,3 @@ def _state(path: Path) -> _State | None:
     except OSError:
         return None
     return _State(found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-# --- rows at the ends of covered time -------------------------------------------------------------
-
-# Nothing of a delisted pair can be downloaded, so its imported ranges meet covered time between any
-# two trades. There, the time of a row does not show on which side its trade is, as it was rounded.
-# But the trades that are stored show it. Rows and trades of the same price and volume form a series
-# as long as each follows within a second, the most by which the times of a row and its trade
-# differ. If the file has all trades of a series, it has as many more rows as are not stored yet.
-
-CONTEXT_NS = 60 * SECOND
-"""Rows and trades this far from an end of covered time are compared."""
-
-
-class RowsAtEnds(NamedTuple):
-    """The rows of a file that are not imported as they are, by their indexes in order of time.
-
-    Attributes:
-        stored: indexes of rows that are stored already.
-        moved: of rows that are not stored though their time is covered, the nearest time that is
-            not covered, in nanoseconds, by index.
-        in_doubt: the seconds of rows of which that can't be decided.
-    """
-
-    stored: set[int]
-    moved: dict[int, int]
-    in_doubt: list[Range]
-
-    def raise_doubt(self) -> None:
-        """Report rows that may be stored already.
-
-        Raises:
-            ArchiveHasGaps: there are such rows.
-        """
-        if self.in_doubt:
-            raise ArchiveHasGaps(
-                f"rows of {', '.join(map(str, self.in_doubt))} were not imported, as they may be "
-                "trades that are stored with the second before or after: import a file that has "
-                "the minute on both sides, such as a newer Kraken_Trading_History.zip"
-            )
-
-    def applied(
-        self, batches: Iterable[pa.RecordBatch], on_stored: Callable[[pa.RecordBatch], None]
-    ) -> Iterator[pa.RecordBatch]:
-        """Pass on the rows that are not stored already, the moved ones with their new time.
-
-        Args:
-            batches: all rows of the file, in order of time.
-            on_stored: called with the rows that are stored already.
-        """
-        if not (self.stored or self.moved):
-            yield from batches
-            return
-        sorter, start = Sorter(), 0
-        for rows in batches:
-            here = range(start, start := start + rows.num_rows)
-            stored = [index - here.start for index in self.stored if index in here]
-            moved = {index - here.start: ns for index, ns in self.moved.items() if index in here}
-            stamps, is_new = times(rows).copy(), np.ones(rows.num_rows, bool)
-            stamps[[*moved]], is_new[stored] = [*moved.values()], False
-            at = rows.schema.get_field_index("time")
-            field = rows.schema.field(at)
-            placed = rows.set_column(at, field, int64s_as(field.type, stamps)) if moved else rows
-            on_stored(placed.filter(pa.array(~is_new)))
-            yield sorter.push(placed.filter(pa.array(is_new)))
-        yield sorter.finish()
-
-
-def rows_at_ends(
-    archive: TradeStore,
-    pair: str,
-    files: Sequence[ScannedFile],
-    batches: Iterable[pa.RecordBatch],
-    unknown: Sequence[Range],
-) -> RowsAtEnds:
-    """Compare the rows of a chain of files with the stored trades around ends of covered time.
-
-    Args:
-        archive: where the trades are.
-        pair: altname.
-        files: the chain.
-        batches: all rows of the files, in order of time.
-        unknown: ranges in which the files may lack rows.
-    """
-    whole = _whole_range(files)
-    covered = archive.coverage(pair)
-    ends = np.array([end for span in covered for end in span], np.int64)
-    windows = union(Range(end - CONTEXT_NS, end + CONTEXT_NS) for end in ends.tolist())
-    inside = {window: list[pa.RecordBatch]() for window in windows}
-    firsts, start = dict[Range, int](), 0
-    for rows in batches:
-        for window, parts in inside.items():
-            part = clip(rows, window)
-            if part.num_rows:
-                firsts.setdefault(window, start + int(times(rows).searchsorted(times(part)[0])))
-                parts.append(part)
-        start += rows.num_rows
-    found = RowsAtEnds(set(), {}, [])
-    for window, first in firsts.items():
-        parts = inside[window]
-        stored = list(archive.scan(pair, window._replace(after=max(0, window.after))))
-        has_ids = all((trade_ids(batch) > 0).all() for batch in (*parts, *stored))
-        keyed = rows_by_id if has_ids else rows_of
-        rows, trades = (joined([*map(keyed, some)]) for some in (parts, stored))
-        is_sure = np.full(len(trades.stamps), has_ids)
-        for span in missing(filter(None, [overlap(window, whole)]), unknown):
-            inner = Range(span.after + TOLERANCE_NS, span.through - TOLERANCE_NS)
-            is_sure |= (trades.stamps > inner.after) & (trades.stamps <= inner.through)
-        _decide(_Window(rows, trades, is_sure, ends, whole), first, found)
-    return found._replace(in_doubt=missing(found.in_doubt, unknown))
-
-
-def _whole_range(files: Sequence[ScannedFile]) -> Range:
-    """The range in which a chain has every trade; at an unknown end, without the second there."""
-    since_s, until_s = files[0].member.complete.since_s, files[-1].member.complete.until_s
-    if since_s is None:
-        since_s = min((file.first_ns for file in files if file.first_ns), default=0) // SECOND + 1
-    if until_s is None:
-        until_s = max(file.last_ns or 0 for file in files) // SECOND
-    return Range(since_s * SECOND - 1, until_s * SECOND - 1)
-
-
-class _Window(NamedTuple):
-    """Rows and trades around ends of covered time.
-
-    Attributes:
-        rows: of the file.
-        trades: that are stored.
-        is_sure: which trades the file has for sure; shape (trades,).
-        ends: of covered time, in order: where a range begins, where it ends, and so on.
-        whole: the range in which the file has every trade.
-    """
-
-    rows: KeyedRows
-    trades: KeyedRows
-    is_sure: Flags
-    ends: Int64s
-    whole: Range
-
-    def target(self, stamp: int, place: int) -> int | None:
-        """The time nearest to a row's that is not covered, at an end where both times meet.
-
-        Args:
-            stamp: the row's time.
-            place: how many ends are before it.
-
-        Returns:
-            The time; None if no end is within a second, or the file ends there as well.
-        """
-        near = enumerate(self.ends[max(0, place - 1) : place + 1].tolist(), max(0, place - 1))
-        # The time at which a covered range begins is not covered.
-        targets = [end + index % 2 for index, end in near if abs(end - stamp) <= TOLERANCE_NS]
-        inside = [ns for ns in targets if self.whole.after < ns <= self.whole.through]
-        return min(inside, key=lambda ns: abs(ns - stamp), default=None)
-
-
-def _decide(window: _Window, first: int, found: RowsAtEnds) -> None:
-    """Decide which rows of a window are stored; `first` is the index of its first row."""
-    both = joined([window.rows, window.trades])
-    stamps, count = both.stamps, len(window.rows.stamps)
-    # Covered time has odd places.
-    places = window.ends.searchsorted(stamps)
-    order = np.lexsort((stamps, both.hashes))
-    is_break = (np.diff(both.hashes[order]) != 0) | (np.diff(stamps[order]) > TOLERANCE_NS)
-    for series in np.split(order, is_break.nonzero()[0] + 1):
-        rows, trades = series[series < count], series[series >= count]
-        is_outside = places[series[0]] == places[series[-1]] and places[series[0]] % 2 == 0
-        if is_outside or not len(rows):
-            continue
-        is_sure = bool(window.is_sure[trades - count].all())
-        new = _new_rows(window.ends, stamps[series], places[trades], len(rows)) if is_sure else None
-        for index, row in enumerate(rows.tolist()):
-            stamp, place = int(stamps[row]), int(places[row])
-            target = window.target(stamp, place)
-            if target is None:
-                continue
-            if new is None:
-                begin_ns = stamp // SECOND * SECOND
-                found.in_doubt.append(Range(begin_ns - 1, begin_ns + SECOND - 1))
-            elif index in new and place % 2 == 1:
-                found.moved[first + row] = target
-            elif index not in new and place % 2 == 0:
-                found.stored.add(first + row)
-
-
-def _new_rows(ends: Int64s, stamps: Int64s, places: Int64s, rows: int) -> range | None:
-    """Which rows of a series are not stored, by their order; None if that can't be decided.
-
-    They are those behind the trades, before them, or between those of two covered ranges, whatever
-    the series reaches.
-
-    Args:
-        ends: of covered time.
-        stamps: the times of the series' rows and trades, in order.
-        places: how many of these ends are before each of its trades.
-        rows: number of its rows.
-    """
-    trades = len(places)
-    if rows <= trades:
-        return range(0)
-    if not trades:
-        return range(rows)
-    before, behind = int(places[0]), int(places[-1])
-    is_before = int(stamps[0]) <= int(ends[before - 1]) + TOLERANCE_NS
-    is_behind = int(stamps[-1]) > int(ends[behind]) - TOLERANCE_NS
-    is_between = before != behind
-    if is_before + is_behind + is_between != 1 or behind - before > 2:
-        return None
-    start = 0 if is_before else trades if is_behind else int((places == before).sum())
-    return range(start, start + rows - trades)
