@@ -51,7 +51,8 @@ def begun(request: Any, tmp_path: Path) -> Iterator[Begun]:
 def test_a_redownload_killed_at_any_step_on_the_disk_is_continued(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deaths = 0
+    """Where it left two files of one time, a sweep by any writer leaves one of them."""
+    deaths = doubled = 0
     while True:
         folder, steps = begun.copy(f"{deaths}"), Steps(deaths)
 
@@ -69,42 +70,27 @@ def test_a_redownload_killed_at_any_step_on_the_disk_is_continued(
             else:
                 break
         begun.check_between(folder)
+        doubled += is_swept(begun, folder)
         begun.backfill(folder, replace_imported=True).only(PAIR)
         begun.check_end(folder)
         assert len(list((folder / "quarantine").rglob("*.parquet"))) == 1
         shutil.rmtree(folder)
     begun.check_end(folder)
     assert deaths > 20
-
-
-def test_what_a_crash_left_of_a_replacement_any_writer_clears(begun: Begun) -> None:
-    """Where a killed re-download left two files of one time, a sweep leaves one of them.
-
-    It dies at every second step on the disk.
-    """
-    doubled = 0
-    for left in range(0, 200, 2):
-        folder, steps = begun.copy(f"{left}"), Steps(left)
-
-        def opened(path: Path, steps: Steps = steps) -> TradeStore:
-            archive = TradeStore(path)
-            archive.store = Dying(path, steps)
-            return archive
-
-        try:
-            begun.backfill(folder, replace_imported=True, open=opened).only(PAIR)
-        except Killed:
-            archive = TradeStore(folder)
-            pieces, segments = archive.pieces(PAIR), archive.segments(PAIR)
-            doubled += len(pieces) < len(segments)
-            with open_writer(archive, PAIR):
-                assert len(archive.pieces(PAIR)) == len(archive.segments(PAIR))
-            begun.check_between(folder)
-        else:
-            break
-        shutil.rmtree(folder)
-    assert left < 198
     assert doubled
+
+
+def is_swept(begun: Begun, folder: Path) -> bool:
+    """Whether two files had trades of one time in an archive; a writer's sweep leaves one."""
+    archive = TradeStore(folder)
+    if len(archive.pieces(PAIR)) == len(archive.segments(PAIR)):
+        return False
+    swept = TradeStore(shutil.copytree(folder, folder.with_name("swept")))
+    with open_writer(swept, PAIR):
+        assert len(swept.pieces(PAIR)) == len(swept.segments(PAIR))
+    begun.check_between(swept.root)
+    shutil.rmtree(swept.root)
+    return True
 
 
 def called(exchange: Exchange, times: int) -> bool:

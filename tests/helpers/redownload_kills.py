@@ -120,7 +120,7 @@ class Steps:
 
 
 class Dying(LocalStore):
-    """A disk that takes steps."""
+    """A disk that takes a step before each change, so that it may end in any state between two."""
 
     def __init__(self, root: Path, steps: Steps) -> None:
         super().__init__(root)
@@ -133,12 +133,14 @@ class Dying(LocalStore):
     def commit(self, staged: str, path: str) -> None:
         self._steps.take()
         super().commit(staged, path)
+
+    def move(self, path: str, to: str) -> None:
         self._steps.take()
+        super().move(path, to)
 
     def remove(self, path: str) -> None:
         self._steps.take()
         super().remove(path)
-        self._steps.take()
 
     def remove_folder(self, folder: str) -> None:
         self._steps.take()

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import browser
 import pytest
@@ -133,6 +133,13 @@ def settled(page: Page) -> None:
     expect(page.get_by_test_id("chart")).to_have_attribute("aria-busy", "false")
 
 
+def go_to(page: Page, state: str) -> None:
+    """Show another state in the same page, and wait for its candles: no page is loaded anew."""
+    with page.expect_response(re.compile("/api/candles")):
+        page.evaluate("(state) => { location.hash = state; }", state)
+    settled(page)
+
+
 def keep(page: Page, name: str) -> None:
     """Keep what the page looks like, if a folder is named."""
     if "CHART_SCREENSHOTS" in os.environ:
@@ -192,23 +199,25 @@ def test_the_page_shows_pairs_coverage_and_candles(
     keep(page, "whole")
 
 
-@pytest.mark.parametrize("interval", ["15m", "4h", "7h"])
-def test_the_legend_has_the_archives_digits(
-    archive: harvester.Archive, look: Opened, interval: str
-) -> None:
-    page = look(archive, f"pair=XBTUSD&interval={interval}")
-    batches = archive.ohlc("XBTUSD", interval, all_columns=True).to_arrow_table().to_batches()
-    rows = [row for batch in batches for row in as_text(batch).to_pylist()]
-    by_time = {row["time"].rstrip("Z").replace("T", " "): row for row in rows}
-    seen = set()
-    for part in (0.03, 0.1, 0.5, 0.77, 0.97):
-        over(page, part)
-        shown = legend_of(page)
-        time = shown["time"].partition(" UTC")[0]
-        row = by_time[f"{time}:00"]
-        assert {name: shown[name] for name in LEGEND} == {name: str(row[name]) for name in LEGEND}
-        seen.add(time)
-    assert len(seen) == 5
+def test_the_legend_has_the_archives_digits(archive: harvester.Archive, look: Opened) -> None:
+    page = look(archive, "pair=XBTUSD&interval=15m")
+    for interval in ("15m", "4h", "7h"):
+        if interval != "15m":
+            go_to(page, f"pair=XBTUSD&interval={interval}")
+        batches = archive.ohlc("XBTUSD", interval, all_columns=True).to_arrow_table().to_batches()
+        rows = [row for batch in batches for row in as_text(batch).to_pylist()]
+        by_time = {row["time"].rstrip("Z").replace("T", " "): row for row in rows}
+        seen = set()
+        for part in (0.03, 0.1, 0.5, 0.77, 0.97):
+            over(page, part)
+            shown = legend_of(page)
+            time = shown["time"].partition(" UTC")[0]
+            row = by_time[f"{time}:00"]
+            assert {name: shown[name] for name in LEGEND} == {
+                name: str(row[name]) for name in LEGEND
+            }
+            seen.add(time)
+        assert len(seen) == 5
 
 
 def test_the_wheel_goes_from_twelve_years_to_a_minute_in_eight_steps(
@@ -253,30 +262,29 @@ def test_the_place_under_the_mouse_stays_while_zooming(
     assert (before.through - before.after) / (after.through - after.after) == pytest.approx(8, 0.01)
 
 
-@pytest.mark.parametrize(
-    ("has_ctrl", "turns", "factor"),
-    [
+def test_the_wheel_can_zoom_gently(archive: harvester.Archive, look: Opened) -> None:
+    cases: list[tuple[bool, list[int], float]] = [
         (True, [-100], 1.25),
         # A trackpad begins with short turns, and later ones are no notches of a wheel either.
         (False, [-10, -90], 2),
         (True, [-10, -40], 8**0.5),
-    ],
-)
-def test_the_wheel_can_zoom_gently(
-    archive: harvester.Archive, look: Opened, has_ctrl: bool, turns: list[int], factor: float
-) -> None:
-    page = look(archive, "pair=ETHUSD&since=2026-01-25T00:00:00Z&until=2026-01-26T00:00:00Z")
+    ]
+    state = "pair=ETHUSD&since=2026-01-25T00:00:00Z&until=2026-01-26T00:00:00Z"
+    page = look(archive, state)
     turn = (
         # All events are made first, so that their times show no pause, however slow the page is.
         "([turns, ctrlKey]) => turns"
         ".map((deltaY) => new WheelEvent('wheel', {deltaY, ctrlKey, clientX: 500}))"
         ".forEach((event) => document.getElementById('chart').dispatchEvent(event))"
     )
-    with page.expect_response(re.compile("/api/candles")):
-        page.evaluate(turn, [turns, has_ctrl])
-    settled(page)
-    shown = view_of(page)
-    assert DAY / (shown.through - shown.after) == pytest.approx(factor, 0.001)
+    for place, (has_ctrl, turns, factor) in enumerate(cases):
+        if place:
+            go_to(page, state)
+        with page.expect_response(re.compile("/api/candles")):
+            page.evaluate(turn, [turns, has_ctrl])
+        settled(page)
+        shown = view_of(page)
+        assert DAY / (shown.through - shown.after) == pytest.approx(factor, 0.001)
 
 
 def test_a_button_makes_the_wheel_gentle_until_it_is_clicked_again(
@@ -473,8 +481,10 @@ def test_no_text_of_an_axis_is_half_covered_by_the_crosshairs(
 def test_the_vwap_is_drawn_where_candles_are_wide_enough(
     archive: harvester.Archive, look: Opened
 ) -> None:
+    page = look(archive, "pair=ETHUSD&interval=15m")
     for interval, is_drawn in (("15m", False), ("4h", True)):
-        page = look(archive, f"pair=ETHUSD&interval={interval}")
+        if is_drawn:
+            go_to(page, f"pair=ETHUSD&interval={interval}")
         expect(page.locator("#plot .scatterlayer .js-line")).to_have_count(int(is_drawn))
         expect(page.locator("#vwap-key")).to_be_visible(visible=is_drawn)
 
@@ -516,8 +526,10 @@ def test_the_views_highest_and_lowest_price_lead_to_their_trades(
 ) -> None:
     trades = trades_of(archive, "ETHUSD")
     prices = [Decimal(trade["price"]) for trade in trades]
+    page = look(archive, "pair=ETHUSD")
     for kind, price in (("high", max(prices)), ("low", min(prices))):
-        page = look(archive, "pair=ETHUSD")
+        if kind == "low":
+            go_to(page, "pair=ETHUSD")
         assert Decimal(mark_of(page, kind)) == price
         page.get_by_test_id(f"{kind}-mark").click()
         time = trades[prices.index(price)]["time"]
@@ -653,8 +665,10 @@ def test_a_line_says_what_is_missing_in_the_view(archive: harvester.Archive, loo
         "pair=XBTUSD&since=2025-01-01T00:00:00Z&until=2025-02-01T00:00:00Z": "not requested",
         "pair=XBTUSD&since=2097-01-01T00:00:00Z&until=2097-02-01T00:00:00Z": "the future",
     }
-    for state, text in texts.items():
-        page = look(archive, state)
+    page = look(archive)
+    for place, (state, text) in enumerate(texts.items()):
+        if place:
+            go_to(page, state)
         expect(page.get_by_test_id("missing")).to_have_text(f"this view: {text}")
     page.get_by_test_id("missing").click()
     row = page.locator("#panel-gaps tr", has=page.get_by_role("cell", name="2026", exact=True))
@@ -890,25 +904,22 @@ def test_the_crosshair_in_a_gap_shows_no_figures(archive: harvester.Archive, loo
     assert set(LEGEND) < set(legend_of(page))
 
 
-@pytest.mark.parametrize(
-    ("typed", "since", "width"),
-    [
+def test_times_that_can_be_typed(archive: harvester.Archive, look: Opened) -> None:
+    cases = [
         ("2026-01-28 12", "2026-01-28T12:00:00Z", HOUR),
         ("2026-01-28 12:30 UTC", "2026-01-28T12:30:00Z", HOUR),
         ("2026-01-28T12:30:15Z", "2026-01-28T12:30:15Z", 120 * SECOND),
         ("2026-01-28", "2026-01-28T00:00:00Z", DAY),
         ("2024-02", "2024-02-01T00:00:00Z", 29 * DAY),
-    ],
-)
-def test_times_that_can_be_typed(
-    archive: harvester.Archive, look: Opened, typed: str, since: str, width: int
-) -> None:
+    ]
     page = look(archive)
-    page.get_by_label("Go to a date or time").fill(typed)
-    page.get_by_role("button", name="go", exact=True).click()
-    page.wait_for_url(re.compile("since="))
-    assert show(view_of(page).after) == since
-    assert view_of(page).through - view_of(page).after == width
+    for typed, since, width in cases:
+        page.get_by_label("Go to a date or time").fill(typed)
+        with page.expect_response(re.compile("/api/candles")):
+            page.get_by_role("button", name="go", exact=True).click()
+        settled(page)
+        assert show(view_of(page).after) == since
+        assert view_of(page).through - view_of(page).after == width
 
 
 def test_a_year_is_shown_without_a_day_of_the_next(years: harvester.Archive, look: Opened) -> None:
@@ -1216,10 +1227,9 @@ def test_what_is_on_the_screen_is_copied(archive: harvester.Archive, look: Opene
 # --- sizes, schemes, safety -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_it_fits_narrow_screens_in_both_schemes(
-    archive: harvester.Archive, look: Opened, width: int, scheme: str
+    archive: harvester.Archive, look: Opened, width: int, scheme: Literal["light", "dark"]
 ) -> None:
     page = look(archive, size=(width, 844), scheme=scheme)
     chart, tabs = page.get_by_test_id("chart"), page.get_by_role("tablist")
@@ -1236,9 +1246,12 @@ def test_it_fits_narrow_screens_in_both_schemes(
     else:
         assert box["width"] > width * 0.4
         assert details["x"] > box["x"] + box["width"]
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
-    keep(page, f"{scheme}-{width}")
+    schemes: list[Literal["light", "dark"]] = ["light", "dark"]
+    for other in schemes:
+        page.emulate_media(color_scheme=other)
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") == (other == "light")
+        keep(page, f"{other}-{width}")
 
 
 def test_names_of_others_are_only_ever_text(tmp_path: Path, look: Opened) -> None:

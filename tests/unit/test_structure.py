@@ -10,6 +10,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "harvester"
@@ -94,9 +95,15 @@ def line_count(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    """A module of the package, parsed once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield f"{name}.{node.name}", node
 
@@ -123,7 +130,7 @@ def imports(path: Path, names: set[str]) -> set[str]:
             ) or isinstance(node, ast.Try):
                 visit(node.body)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")).body)
+    visit(tree(path).body)
     return found
 
 
@@ -150,8 +157,13 @@ def _reachable(name: str, edges: dict[str, set[str]]) -> set[str]:
     return found
 
 
-def identifiers(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def identifiers(path: Path) -> tuple[tuple[int, str], ...]:
     """Every name that a module defines: functions, classes, parameters, variables, fields."""
+    return tuple(_identifiers(path))
+
+
+def _identifiers(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.lineno, node.name
@@ -242,9 +254,9 @@ def test_nothing_is_named_one() -> None:
 def test_every_module_and_class_has_a_docstring() -> None:
     silent = []
     for name, path in modules().items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        nodes: list[ast.Module | ast.ClassDef] = [tree]
-        nodes += [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        module = tree(path)
+        nodes: list[ast.Module | ast.ClassDef] = [module]
+        nodes += [node for node in module.body if isinstance(node, ast.ClassDef)]
         silent += [
             f"{name} {getattr(node, 'name', '')}" for node in nodes if not ast.get_docstring(node)
         ]
