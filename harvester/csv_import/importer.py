@@ -335,7 +335,7 @@ class SequenceImporter:
         self.report.notes += [*sorter.notes(), *self._steps_back.notes()]
         if self._unproved:
             self.report.notes.append(
-                "no rows for long, rows out of place, or a last line without its end: "
+                "long silences, rows out of place, or an incomplete last line: "
                 f"{gap_note(self._unproved)}"
             )
 

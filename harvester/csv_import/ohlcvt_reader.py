@@ -41,7 +41,7 @@ MAX_DIGITS = 30
 _EXACT = Context(prec=80)
 
 
-def read_candles(
+def read_candle_file(
     member: Member, minutes: int, on_read: Callable[[int], None] = lambda _size: None
 ) -> Iterator[pa.RecordBatch]:
     """Read the candles of a file in batches of `ROWS`, in order of time.
@@ -132,7 +132,7 @@ class _Reader:
                     ) from None
                 latest_ns = candles[-1].time_ns
             self.line += 1
-        return rows_of(candles)
+        return candle_rows(candles)
 
     def _check_time(self, candle: Candle, latest_ns: int) -> Candle:
         """Return a candle if it begins at a multiple of the length, and after `latest_ns`.
@@ -203,7 +203,7 @@ def _number(name: str, text: str) -> Decimal:
     return value
 
 
-def rows_of(candles: Sequence[Candle]) -> pa.RecordBatch:
+def candle_rows(candles: Sequence[Candle]) -> pa.RecordBatch:
     """Return candles as a batch of `ROWS`."""
     rows = []
     for candle in candles:

@@ -16,10 +16,10 @@ from harvester.csv_import.stored_check import (
     TOLERANCE_NS,
     WAYS,
     KeyedRows,
-    joined,
+    concatenated,
+    keyed_rows,
     match_rows,
     price_hashes,
-    rows_of,
 )
 from harvester.download.events import (
     Day,
@@ -219,9 +219,9 @@ class _Redownload:
                     self._archive.store.remove(found.path)
             self._leave(
                 segment,
-                f"the exchange does not show all trades of the file on {_listed(lost)}, and no ids "
-                "prove its own to be all; the same command asks for them again; to use the "
-                f"exchange's trades all the same, remove {segment.path} and backfill",
+                f"the exchange does not show all trades of the file on {_listed(lost)}, and trade "
+                "ids do not prove its answer complete; the same command asks for them again; to "
+                f"use the exchange's trades all the same, remove {segment.path} and backfill",
             )
             return
         if days:
@@ -289,11 +289,11 @@ class _Redownload:
     def _keyed(self, segments: list[Segment]) -> tuple[KeyedRows, NDArray[np.uint64]]:
         """The rows of segments as they are compared, and a hash of each one's price."""
         keyed = [
-            (rows_of(batch), price_hashes(batch))
+            (keyed_rows(batch), price_hashes(batch))
             for batch in verified_rows(self._archive, segments)
         ]
         prices = [np.empty(0, np.uint64), *(hashes for _, hashes in keyed)]
-        return joined([rows for rows, _ in keyed]), np.concatenate(prices)
+        return concatenated([rows for rows, _ in keyed]), np.concatenate(prices)
 
     def _report_days(self, days: list[Day]) -> None:
         listed = len(self._result.days)

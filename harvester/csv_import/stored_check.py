@@ -39,7 +39,7 @@ class Rounding(NamedTuple):
     """How imported files round their times to whole seconds.
 
     Attributes:
-        way: `down`, `nearest` or `up`; `none` of these; `not told` if several explain as much.
+        way: `down`, `nearest` or `up`; `none` of these; `ambiguous` if several explain as much.
         agree: rows of the file that the best way explains.
         of: rows that were compared.
     """
@@ -56,7 +56,7 @@ class Rounding(NamedTuple):
             "nearest": f"rounded to the nearest: {counts} agree",
             "up": f"rounded up: {counts} agree",
             "none": f"rounded neither down, nor to the nearest, nor up: at best {counts} agree",
-        }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
+        }.get(self.way, f"and {self.of:,} {trades} fit several ways of rounding")
 
 
 Flags = NDArray[np.bool_]
@@ -87,13 +87,13 @@ class KeyedRows(NamedTuple):
         return KeyedRows(self.stamps[is_chosen], self.hashes[is_chosen])
 
 
-def rows_of(batch: pa.RecordBatch) -> KeyedRows:
+def keyed_rows(batch: pa.RecordBatch) -> KeyedRows:
     """The rows of a batch of `schema.ROWS` or `schema.TRADES`, as a copy."""
     low, high = (words.astype(np.uint64) for words in decimal_words(batch.column("volume")))
     return KeyedRows(times(batch).copy(), _mixed(_mixed(price_hashes(batch) + low) + high))
 
 
-def rows_by_id(batch: pa.RecordBatch) -> KeyedRows:
+def keyed_by_id(batch: pa.RecordBatch) -> KeyedRows:
     """The rows of a batch in which all have trade ids, which are compared then, as a copy."""
     return KeyedRows(times(batch).copy(), trade_ids(batch).astype(np.uint64))
 
@@ -103,7 +103,7 @@ def price_hashes(batch: pa.RecordBatch) -> NDArray[np.uint64]:
     return _mixed(decimal_words(batch.column("price"))[0].astype(np.uint64))
 
 
-def joined(parts: list[KeyedRows]) -> KeyedRows:
+def concatenated(parts: list[KeyedRows]) -> KeyedRows:
     """Concatenate rows."""
     return KeyedRows(
         np.concatenate([np.empty(0, np.int64), *(part.stamps for part in parts)]),
@@ -151,7 +151,7 @@ class RoundingCounts:
         if most < MIN_AGREEMENT * self.of:
             return Rounding("none", most, self.of)
         is_unique = most > self.agree[others[0]]
-        return Rounding(way if is_unique else "not told", most, self.of)
+        return Rounding(way if is_unique else "ambiguous", most, self.of)
 
 
 def _keys(rows: KeyedRows, shift: int) -> NDArray[np.uint64]:
@@ -200,7 +200,7 @@ class StoredCheck:
         self._ends = np.array(sorted(end for span in self._api for end in span), dtype=np.int64)
         self._waiting: list[KeyedRows] = []
         self._waiting_rows = 0
-        self._trades = joined([])
+        self._trades = concatenated([])
         """Trades that were read and may still match a row."""
         self._read_through = -1
         self._first_ns = self._last_ns = 0
@@ -215,7 +215,7 @@ class StoredCheck:
 
     def push(self, rows: pa.RecordBatch) -> None:
         """Add the next rows."""
-        self._waiting.append(rows_of(rows))
+        self._waiting.append(keyed_rows(rows))
         self._waiting_rows += rows.num_rows
         if self._waiting_rows >= BATCH_ROWS:
             self.finish()
@@ -240,7 +240,7 @@ class StoredCheck:
 
     def finish(self) -> None:
         """Check the rows that were added and not checked yet."""
-        rows, self._waiting, self._waiting_rows = joined(self._waiting), [], 0
+        rows, self._waiting, self._waiting_rows = concatenated(self._waiting), [], 0
         if self.error is not None:
             return
         try:
@@ -261,14 +261,14 @@ class StoredCheck:
         trades, count = [self._trades.within(covered)], 0
         if span.after < span.through:
             for batch in self._archive.scan(self._pair, span):
-                trades.append(rows_of(batch))
+                trades.append(keyed_rows(batch))
                 count += batch.num_rows
                 if count >= BATCH_ROWS:
                     bound = int(trades[-1].stamps[-1]) - TOLERANCE_NS - 1
-                    rows, left = self._matched(rows, joined(trades), bound)
+                    rows, left = self._matched(rows, concatenated(trades), bound)
                     trades, count = [left], 0
             self._read_through = span.through
-        _, self._trades = self._matched(rows, joined(trades), last)
+        _, self._trades = self._matched(rows, concatenated(trades), last)
 
     def _matched(
         self, rows: KeyedRows, trades: KeyedRows, bound: int
@@ -373,9 +373,9 @@ class RowsAtEnds(NamedTuple):
 
     Attributes:
         stored: indexes of rows that are stored already.
-        moved: of rows that are not stored though their time is covered, the nearest time that is
-            not covered, in nanoseconds, by index.
-        in_doubt: the seconds of rows of which that can't be decided.
+        moved: the nearest time that is not covered, in nanoseconds, by index of the row, for rows
+            that are not stored though their rounded time is covered.
+        in_doubt: the seconds of rows that may be stored or not.
     """
 
     stored: set[int]
@@ -456,8 +456,8 @@ def rows_at_ends(
         parts = inside[window]
         stored = list(archive.scan(pair, window._replace(after=max(0, window.after))))
         has_ids = all((trade_ids(batch) > 0).all() for batch in (*parts, *stored))
-        keyed = rows_by_id if has_ids else rows_of
-        rows, trades = (joined([*map(keyed, some)]) for some in (parts, stored))
+        keyed = keyed_by_id if has_ids else keyed_rows
+        rows, trades = (concatenated([*map(keyed, some)]) for some in (parts, stored))
         is_sure = np.full(len(trades.stamps), has_ids)
         for span in missing(filter(None, [overlap(window, whole)]), unknown):
             inner = Range(span.after + TOLERANCE_NS, span.through - TOLERANCE_NS)
@@ -512,7 +512,7 @@ class _Window(NamedTuple):
 
 def _decide(window: _Window, first: int, found: RowsAtEnds) -> None:
     """Decide which rows of a window are stored; `first` is the index of its first row."""
-    both = joined([window.rows, window.trades])
+    both = concatenated([window.rows, window.trades])
     stamps, count = both.stamps, len(window.rows.stamps)
     # Covered time has odd places.
     places = window.ends.searchsorted(stamps)

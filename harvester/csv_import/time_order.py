@@ -145,7 +145,9 @@ def uncovered_ids(
     notes, covered = [], archive.coverage(pair)
     is_known = all(file.id_runs.is_known for file in files)
     if not is_known:
-        notes.append("its trade ids skip too often, or are in no order: missing ids are not found")
+        notes.append(
+            "its trade ids skip too often, or are in no order: they show no missing trades"
+        )
     before, behind = _stored_ids(files, archive, pair) if is_known else ([], [])
     lacking = missing_ids([*before, *(file.id_runs for file in files), *behind])
     if len(lacking.counts) <= MAX_RUNS:

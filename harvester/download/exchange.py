@@ -260,7 +260,7 @@ class PairPages:
             to 0.
         newest_ns: the last trade's time on the newest page; 0 if it is empty, None if not requested
             yet.
-        newest_id: the highest id on the newest page; 0 if unknown.
+        newest_id: the id of that trade; 0 if unknown.
         newest_rows: the rows of the newest page, once the end of history was checked.
     """
 
@@ -307,7 +307,8 @@ class PairPages:
         self._context.last_page_s = time.monotonic()
         if since_ns is None:
             self.newest_ns = latest_ns
-            self.newest_id = int(trade_ids(page.rows).max(initial=0))
+            is_newest = times(page.rows) == latest_ns
+            self.newest_id = int(trade_ids(page.rows)[is_newest].max(initial=0))
         return page
 
     async def weekly_counts(self) -> list[tuple[int, int]]:

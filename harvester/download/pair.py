@@ -26,6 +26,7 @@ from harvester.download.exchange import (
 from harvester.download.range import RangeDownload
 from harvester.errors import (
     ArchiveDamaged,
+    ExchangeError,
     ExchangeRefused,
     HarvesterError,
     ImportIncomplete,
@@ -40,7 +41,7 @@ from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
-from harvester.times import BEGINNING_NS, DAY, Range, missing, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show
 
 # --- maintenance ----------------------------------------------------------------------------------
 
@@ -176,19 +177,26 @@ class PairDownload:
                     await self._download_ranges([])
                 await self._finish()
                 if any(segment.is_imported for segment in self._archive.segments(self._pair)):
-                    await asyncio.to_thread(self._check_imports)
+                    await self._check_imports()
             except HarvesterError as error:
                 # While the lock is held, as what was requested may be taken back.
                 raise await self._explain(error) from error.__cause__
 
-    def _check_imports(self) -> None:
+    async def _check_imports(self) -> None:
         """Count imported trades; a nightly run, which can't replace them, only says so.
+
+        If no trade is stored behind them, the exchange's newest one shows how many there are.
 
         Raises:
             ImportIncomplete: they are fewer or more than ids leave room for.
         """
+        last_ns = self._archive.last_time(self._pair, END_OF_TIME) or 0
+        if self.pages.newest_ns is None and self._archive.is_imported(self._pair, last_ns):
+            with suppress(ExchangeError):
+                await self.pages.page(None)
+        newest_id = self._stored_newest_id()
         try:
-            check_imported_counts(self._archive, self._pair, self._stored_newest_id())
+            await asyncio.to_thread(check_imported_counts, self._archive, self._pair, newest_id)
         except ImportIncomplete as lack:
             if not self._options.notes_import_counts:
                 raise

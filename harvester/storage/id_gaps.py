@@ -249,8 +249,8 @@ def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCou
 def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int, _Stretch]]:
     """Yield each id that ends a stretch of trades without ids, and that stretch.
 
-    A gap in coverage begins a new stretch. The newest trade of the exchange ends the last one, and
-    is one of its trades. There, imported trades are not counted as too many, as they may be newer.
+    A gap in coverage begins a new stretch. The id that the exchange gives next ends the last one.
+    There, imported trades are not counted as too many, as they may be newer than that was known.
     """
     reached = -1
     stretch = _Stretch(None)
@@ -269,9 +269,9 @@ def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int,
         stretch = _Stretch(footer.last_trade_id, imported_side)
         if footer.rows_after_last_id:
             stretch.add(footer, footer.rows_after_last_id)
-    if newest_id and stretch.rows:
-        stretch.rows, stretch.imported = stretch.rows - 1, 0
-        yield newest_id, stretch
+    if newest_id:
+        stretch.imported = 0
+        yield newest_id + 1, stretch
 
 
 # --- order of ids --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from harvester.csv_import.csv_files import KnownComplete, Member
-from harvester.csv_import.ohlcvt_reader import ROWS, read_candles, rows_of
+from harvester.csv_import.ohlcvt_reader import ROWS, candle_rows, read_candle_file
 from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
@@ -189,7 +189,7 @@ def _compare_file(
     member, minutes = file
 
     def compare_once() -> IntervalReport:
-        blocks = read_candles(member, minutes, on_read)
+        blocks = read_candle_file(member, minutes, on_read)
         return compare_blocks(local, coverage, minutes, member.complete, blocks)
 
     try:
@@ -319,7 +319,7 @@ def compare_interval(
         comparison = CandleComparison(local, coverage, minutes, is_filled=True)
         comparison.since_ns, comparison.until_ns = first, newest
         comparison.skipped[RUNNING] = 1
-        comparison.add(pa.table(rows_of(candles[:-1])), Range(max(0, first - 1), newest - 1))
+        comparison.add(pa.table(candle_rows(candles[:-1])), Range(max(0, first - 1), newest - 1))
         return comparison.report()
 
     return retry_if_replaced(local.archive, local.pair, compare_once)

@@ -38,7 +38,7 @@ from csv_comparison import (
 from kraken_market import Market, Trade, expected
 
 from harvester.csv_import.csv_files import KnownComplete, find
-from harvester.csv_import.ohlcvt_reader import read_candles
+from harvester.csv_import.ohlcvt_reader import read_candle_file
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.segment import Footer
@@ -606,7 +606,7 @@ def refusal(folder: Path, data: bytes) -> str:
     path.write_bytes(data)
     [member] = find([str(path)], KnownComplete())
     with pytest.raises(BadFile) as caught:
-        list(read_candles(member, 1))
+        list(read_candle_file(member, 1))
     return str(caught.value)
 
 

@@ -219,10 +219,43 @@ def test_rows_without_ids_that_are_fewer_than_the_newest_id_says_are_a_fault(
     assert command("import", packed.name).status == 0
     done = command("backfill", "XBTUSD")
     assert (done.status, len(ids(tmp_path))) == (4, 2_993)
-    assert "between ids 0 and 3000 there are 2,992 imported trades, but 2,999 unused" in done.err
+    assert "between ids 0 and 3001 there are 2,993 imported trades, but 3,000 unused" in done.err
     command("backfill", "XBTUSD", "--replace-imported")
     assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
     assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+def test_last_trades_that_a_file_with_ids_lacks_are_a_fault(tmp_path: Path) -> None:
+    """They were made within a second of its last row, so no time shows that they are missing."""
+    last = TRADES[-1]
+    lacking = [
+        replace(last, true_ns=last.true_ns + at * 150_000_000, trade_id=3_000 + at)
+        for at in (1, 2, 3)
+    ]
+    packed = tmp_path / "Kraken_Trading_History_Q1_2024.zip"
+    csv_files.packed(packed, {"XBTUSD.csv": csv_files.seven_columns(TRADES)})
+    with Commands(tmp_path, [*TRADES, *lacking]) as command:
+        assert statuses(command, f"import {packed.name}", "backfill XBTUSD") == [0, 4]
+        for _ in range(2):
+            assert "between ids 3000 and 3004" in command("backfill", "XBTUSD").err
+        command("backfill", "XBTUSD", "--replace-imported")
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == list(range(1, 3_004))
+
+
+def test_the_newest_id_is_that_of_the_newest_trade_where_ids_began_again(tmp_path: Path) -> None:
+    listed_again = [
+        replace(trade, true_ns=trade.true_ns + 30 * 86_400 * SECOND, volume=f"7{trade.volume}")
+        for trade in TRADES[:20]
+    ]
+    rows = listed_again[10:]
+    (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(rows))
+    begin, end = (rows[at].true_ns // SECOND for at in (0, -1))
+    with Commands(tmp_path, [*TRADES[:300], *listed_again]) as command:
+        assert command("backfill", "XBTUSD", "--until", str(begin - 1)).status == 0
+        bounds = ("--whole-since", str(begin), "--whole-until", str(end + 5))
+        assert command("import", "XBTUSD.csv", *bounds).status == 0
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
 
 
 @pytest.mark.parametrize("order", [-1, 1])

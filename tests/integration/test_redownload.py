@@ -400,9 +400,9 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     [left] = done.replacement.left
     [path] = imported_paths(scenario.folder)
     assert left.reason == (
-        "the exchange does not show all trades of the file on 2024-02-03, and no ids prove its own "
-        "to be all; the same command asks for them again; to use the exchange's trades all the "
-        f"same, remove {path} and backfill"
+        "the exchange does not show all trades of the file on 2024-02-03, and trade ids do not "
+        "prove its answer complete; the same command asks for them again; to use the exchange's "
+        f"trades all the same, remove {path} and backfill"
     )
     assert scenario.history == before
     calls = len(scenario.exchange.calls)

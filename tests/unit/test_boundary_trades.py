@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.csv_import.csv_files import KnownComplete, find
-from harvester.csv_import.ohlcvt_reader import read_candles
+from harvester.csv_import.ohlcvt_reader import read_candle_file
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
@@ -227,7 +227,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         patch.setattr("harvester.verify.against_kraken.CHUNK_ROWS", chunk_rows)
         [member] = find([str(path)], KnownComplete())
         local = LocalCandles(archive, "XBTUSD", 1)
-        report = compare_blocks(local, spans, 1, whole, read_candles(member, 1))
+        report = compare_blocks(local, spans, 1, whole, read_candle_file(member, 1))
     outcomes = best(
         history, compared, lambda minute, some: values(some) == file_candles.get(minute)
     )

@@ -16,7 +16,7 @@ from kraken_market import SECOND_NS, Trade, expected
 from segment_rows import batch
 
 from harvester.csv_import import stored_check
-from harvester.csv_import.stored_check import KeyedRows, Rounding, RoundingCounts, rows_of
+from harvester.csv_import.stored_check import KeyedRows, Rounding, RoundingCounts, keyed_rows
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -27,7 +27,7 @@ START_S = 1_600_000_000
 
 
 def api_rows(trades: list[Trade]) -> KeyedRows:
-    return rows_of(batch(expected(sample_trades.market(trades)), ROWS))
+    return keyed_rows(batch(expected(sample_trades.market(trades)), ROWS))
 
 
 def file_rows(trades: list[Trade], rounding: str) -> KeyedRows:
@@ -36,7 +36,7 @@ def file_rows(trades: list[Trade], rounding: str) -> KeyedRows:
         (None, second(trade, rounding) * SECOND_NS, 0, Decimal(trade.price), Decimal(trade.volume))
         for trade in trades
     ]
-    return rows_of(batch([(*line, None, None, None) for line in lines], ROWS))
+    return keyed_rows(batch([(*line, None, None, None) for line in lines], ROWS))
 
 
 def measured(file: KeyedRows, api: KeyedRows) -> Rounding | None:
@@ -70,7 +70,7 @@ def test_trades_on_whole_seconds_leave_the_rounding_open() -> None:
     ]
     for rounding in ROUNDINGS:
         found = measured(file_rows(trades, rounding), api_rows(trades))
-        assert found == Rounding("not told", 39, 39)
+        assert found == Rounding("ambiguous", 39, 39)
 
 
 def test_times_of_whole_minutes_are_rounded_in_none_of_the_ways() -> None:
@@ -141,8 +141,8 @@ def test_the_text_of_a_rounding_has_the_counts() -> None:
         "rounded neither down, nor to the nearest, nor up: at best 12,344 of 12,345 trades held "
         "already agree",
     ]
-    assert Rounding("not told", 7, 7).words("trades") == (
-        "and 7 trades do not tell how they were rounded"
+    assert Rounding("ambiguous", 7, 7).words("trades") == (
+        "and 7 trades fit several ways of rounding"
     )
 
 

@@ -85,9 +85,9 @@ def test_coverage_from_the_beginning_continues_id_0() -> None:
 
 def test_behind_the_last_download_they_are_as_many_as_ids_up_to_the_newest() -> None:
     assert found(LEFT, csv(10), newest_id=20) == []
-    assert found(LEFT, csv(9), newest_id=20) == [((10, 20), 0, 9, True)]
+    assert found(LEFT, csv(9), newest_id=20) == [((10, 21), 0, 10, True)]
     assert found(csv(20), after=0, newest_id=20) == []
-    assert found(csv(17), after=0, newest_id=20) == [((0, 20), 0, 19, True)]
+    assert found(csv(17), after=0, newest_id=20) == [((0, 21), 0, 20, True)]
     assert found(csv(17), after=0, newest_id=20, confirmed_id_gaps=((0, 4),)) == []
 
 
@@ -96,6 +96,9 @@ def test_trades_behind_the_newest_that_is_known_are_not_too_many() -> None:
     assert found(LEFT, csv(10), api(21, 30), newest_id=25) == []
     assert found(csv(19), after=0, newest_id=20, confirmed_id_gaps=((0, 4),)) == []
     assert found(LEFT, newest_id=10) == []
+    assert found(LEFT, newest_id=12) == []
+    assert found(LEFT, numbered(11, 15), newest_id=15) == []
+    assert found(LEFT, numbered(11, 15), newest_id=18) == [((15, 19), 0, 3, True)]
     assert found(csv(17), newest_id=20) == []
 
 
