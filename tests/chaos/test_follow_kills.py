@@ -7,9 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-import sample_trades
 from backfills import foreign_files, serve
-from following import Following
+from following import Following, busy_market
 from kraken_market import SECOND_NS, Clock
 from process import Victims, hunt
 
@@ -17,15 +16,15 @@ from harvester.storage.trade_store import TradeStore
 from harvester.verify.integrity import verify
 
 KILLS = 6
-BUSY = sample_trades.market(sample_trades.xbtusd_like(60_000, 5, gap_s=0.03))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_kills_lose_nothing(seed: int, tmp_path: Path) -> None:
     chances = random.Random(seed)
-    clock = Clock(BUSY.trades[0].true_ns + 90 * SECOND_NS)
+    busy = busy_market()
+    clock = Clock(busy.trades[0].true_ns + 90 * SECOND_NS)
     settings = {"HARVESTER_EXCHANGE_RATE": "0", "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.005"}
-    with serve(BUSY, clock=clock) as exchange:
+    with serve(busy, clock=clock) as exchange:
         victims = Victims(tmp_path, exchange.url, settings)
         run = Following(tmp_path, exchange, clock)
         for _ in range(KILLS):
@@ -33,7 +32,7 @@ def test_kills_lose_nothing(seed: int, tmp_path: Path) -> None:
             pages = exchange.pages() + chances.randint(1, 40)
 
             def is_due(pages: int = pages) -> bool:
-                if clock.now_ns < BUSY.trades[-1].true_ns:
+                if clock.now_ns < busy.trades[-1].true_ns:
                     clock.advance(0.01)
                 return exchange.pages() >= pages
 
@@ -48,7 +47,7 @@ def test_kills_lose_nothing(seed: int, tmp_path: Path) -> None:
 
         done = hunt(process, has_polled_again, signal.SIGTERM)
     assert done.status == 0, done.err
-    assert run.stored() == run.shown(BUSY)
+    assert run.stored() == run.shown(busy)
     assert run.files() <= 12
     assert foreign_files(tmp_path) == []
     assert verify(TradeStore(tmp_path), "XBTUSD").faults == []

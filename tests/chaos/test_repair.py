@@ -768,16 +768,9 @@ def test_a_repair_killed_around_a_rename_is_continued(
 ) -> None:
     corruption.digit_changed(data, 1)
     broken = segment(data, 1).read_bytes()
-    plan = Plan(step="rename", when=when, nth=nth).text()
     words = ["verify", "--repair", "-q", "-d", str(data), "--api-url", exchange.url]
-    done = subprocess.run(
-        [sys.executable, "tests/helpers/crash_points.py", plan, *words],
-        env=os.environ | FAST,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
+    plan = Plan(step="rename", when=when, nth=nth)
+    done = run_harvester(words, os.environ | FAST, plan=plan)
     assert done.returncode == -signal.SIGKILL
     assert broken in bodies(data).values()
     assert run(exchange, data, "--repair").status == 0

@@ -5,7 +5,8 @@ thousand commands. So each test process has a server that has imported the packa
 each command: `python command_line.py FD`, where FD is the socket that it is spoken to through.
 
 Commands of a shell reach the server through a small program on its PATH (`program_of_server`).
-Commands that are killed, timed, or run by another interpreter are started by `HARVESTER` instead.
+Commands that kill themselves at a planned step are forked, too. Commands that are killed from
+outside, timed, or run by another interpreter are started by `HARVESTER` instead.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, NoReturn
 
+from crash_points import PREFIX, Plan, apply_plan
+
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 """Starts the command line in a new interpreter."""
+
+DOOMED = [sys.executable, str(Path(__file__).with_name("crash_points.py"))]
+"""Starts it under a plan, which is the first argument."""
 
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_")
 """Variables that an interpreter or a library reads once, when it starts or is loaded."""
@@ -67,16 +73,31 @@ def run_harvester(
     cwd: str | os.PathLike[str] = ".",
     input: str = "",  # noqa: A002 - named as in subprocess.run
     timeout: float = 60,
+    plan: Plan | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `harvester` with some arguments, as `subprocess.run` would do it with UTF-8 and pipes.
+
+    Args:
+        arguments: the words behind the program's name.
+        env: its variables.
+        cwd: its folder.
+        input: what it reads from stdin.
+        timeout: the most seconds that it may take.
+        plan: what goes wrong in the process, such as the step at which it kills itself.
 
     Raises:
         subprocess.TimeoutExpired: it did not end in time, and was killed.
     """
     words = [str(argument) for argument in arguments]
     if _start_variables(env) != _start_variables(os.environ):
-        return run_program([*HARVESTER, *words], env, cwd, input, timeout)
-    request = {"arguments": words, "env": dict(env), "cwd": str(Path(cwd).resolve())}
+        program = HARVESTER if plan is None else [*DOOMED, plan.text()]
+        return run_program([*program, *words], env, cwd, input, timeout)
+    request = {
+        "arguments": words,
+        "env": dict(env),
+        "cwd": str(Path(cwd).resolve()),
+        "plan": "{}" if plan is None else plan.text(),
+    }
     with ExitStack() as stack:
         channel, its_end = map(stack.enter_context, socket.socketpair())
         streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
@@ -94,6 +115,8 @@ def run_harvester(
             os.kill(pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(words, timeout) from None
         out, err = (_text(stream) for stream in streams[1:])
+    if not status and PREFIX in err:
+        status = str(-signal.SIGKILL)
     if not status:
         raise RuntimeError(f"harvester {words} ended without a status: {out + err}")
     return subprocess.CompletedProcess(words, int(status), out, err)
@@ -233,6 +256,7 @@ def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
     time.tzset()
     os.chdir(request["cwd"])
     sys.argv = ["-c", *request["arguments"]]
+    apply_plan(Plan(**json.loads(request.get("plan", "{}"))))
     status = _status_of_main()
     # As an interpreter does when it ends.
     threading._shutdown()  # type: ignore[attr-defined]

@@ -130,10 +130,8 @@ def _shift_clock(plan: Plan) -> None:
     time.time = lambda: time_ns() / 1e9
 
 
-def main() -> None:
-    """Be harvester, under a plan."""
-    plan = Plan(**json.loads(sys.argv[1]))
-    sys.argv = ["harvester", *sys.argv[2:]]
+def apply_plan(plan: Plan) -> None:
+    """Let this process come to what is planned."""
     if plan.clock_s or plan.clock_shift_s:
         _shift_clock(plan)
     if plan.most_bytes:
@@ -141,6 +139,13 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (plan.most_bytes, plan.most_bytes))
     if plan.step:
         _aim(Death(plan))
+
+
+def main() -> None:
+    """Be harvester, under a plan."""
+    plan = Plan(**json.loads(sys.argv[1]))
+    sys.argv = ["harvester", *sys.argv[2:]]
+    apply_plan(plan)
     from harvester.cli.main import main as harvester
 
     harvester()

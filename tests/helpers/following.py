@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import sample_trades
 from backfills import rows_on_disk
 from kraken_market import SECOND_NS, Clock, Market, TradeRows, expected
 from kraken_server import Exchange
@@ -20,6 +22,12 @@ from harvester.storage.trade_store import TradeStore
 
 SETTLE_NS = 60 * SECOND_NS
 OPTIONS = {"exchange.rate": 0, "exchange.retry_wait_s": 0.005, "exchange.timeout_s": 5}
+
+
+@cache
+def busy_market() -> Market:
+    """About 150 trades a second: bursts with up to 17 equal stamps."""
+    return sample_trades.market(sample_trades.xbtusd_like(60_000, 5, gap_s=0.03))
 
 
 class Following:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from command_line import HARVESTER, own_environment, run_harvester
+from command_line import DOOMED, HARVESTER, own_environment, run_harvester
 from crash_points import PREFIX, Plan
 from ledger import Loss
 
-DOOMED = [sys.executable, str(Path(__file__).with_name("crash_points.py"))]
 LONGEST_S = 120.0
 POLL_S = 0.0005
 SPARE_BYTES = 256 << 20
@@ -75,11 +73,11 @@ class Victims:
         self, words: Sequence[str], plan: Plan | None = None, wrapped: Sequence[str] = ()
     ) -> Ended:
         """Run a command to its end."""
-        if plan is not None or wrapped:
+        if wrapped or (plan is not None and plan.most_bytes):
             return ended(self.start(words, plan, wrapped))
         self.started += 1
         try:
-            done = run_harvester(words, self.environment(), timeout=LONGEST_S)
+            done = run_harvester(words, self.environment(), timeout=LONGEST_S, plan=plan)
         except subprocess.TimeoutExpired as error:
             raise Loss(f"a run did not end within {LONGEST_S:g} s") from error
         return Ended(done.returncode, done.stdout, done.stderr)

@@ -167,7 +167,7 @@ def test_a_cancelled_backfill_leaves_no_task_and_keeps_its_trades(tmp_path: Path
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_trades_under_any_faults_and_interruptions_are_stored_exactly(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -81,17 +81,17 @@ def all_are_wrong(minutes: int, field: str = "volume") -> Answers:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("minutes", [1440, 10080])
 def test_a_difference_that_the_second_answer_does_not_repeat_is_none(
-    minutes: int, field: str, whole: TradeStore
+    field: str, whole: TradeStore
 ) -> None:
-    report, exchange = compared(whole, {minutes: first_is_wrong(minutes, field)})
+    first_answers = {minutes: first_is_wrong(minutes, field) for minutes in (1440, 10080)}
+    report, exchange = compared(whole, first_answers)
     assert (report.differing, report.exit_status) == (0, 0)
     assert {
         interval.minutes: interval.notes for interval in report.intervals if interval.notes
-    } == {minutes: AGREES}
-    assert asked(exchange) == ["OHLC"] * 10
-    assert exchange.calls[-1].params["interval"] == str(minutes)
+    } == {1440: AGREES, 10080: AGREES}
+    assert asked(exchange) == ["OHLC"] * 11
+    assert [call.params["interval"] for call in exchange.calls[9:]] == ["1440", "10080"]
 
 
 def test_a_candle_that_only_the_first_answer_lacks_is_no_difference(whole: TradeStore) -> None:
@@ -135,8 +135,14 @@ def test_each_interval_that_differs_is_requested_again(whole: TradeStore) -> Non
     assert again == ["240", "1440", "21600"]
 
 
-def test_an_equal_interval_is_requested_once(whole: TradeStore) -> None:
-    report, exchange = compared(whole, {})
+@pytest.fixture(scope="module")
+def equal(whole: TradeStore) -> tuple[ExchangeReport, Exchange]:
+    """A comparison in which nothing differs."""
+    return compared(whole, {})
+
+
+def test_an_equal_interval_is_requested_once(equal: tuple[ExchangeReport, Exchange]) -> None:
+    report, exchange = equal
     assert {interval.notes for interval in report.intervals} == {()}
     assert asked(exchange) == ["OHLC"] * 9
 
@@ -153,7 +159,9 @@ SHORT: dict[str, Callable[[Rows], Rows]] = {
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_a_second_answer_without_the_candle_does_not_agree(name: str, whole: TradeStore) -> None:
+def test_a_second_answer_without_the_candle_does_not_agree(
+    name: str, whole: TradeStore, equal: tuple[ExchangeReport, Exchange]
+) -> None:
     def answers(number: int, rows: Rows) -> Rows:
         return wrong(1440)(rows) if number == 1 else SHORT[name](rows)
 
@@ -161,7 +169,7 @@ def test_a_second_answer_without_the_candle_does_not_agree(name: str, whole: Tra
     days = of_minutes(report, 1440)
     assert [difference.time_ns for difference in days.differences] == [DAY_S * 10**9]
     assert (days.notes, report.exit_status) == (DIFFERS, 4)
-    assert days.compared == of_minutes(compared(whole, {})[0], 1440).compared
+    assert days.compared == of_minutes(equal[0], 1440).compared
 
 
 def test_a_difference_is_reported_though_no_second_answer_comes(whole: TradeStore) -> None:

@@ -78,7 +78,7 @@ PLACES = st.integers(0, len(PLAIN) - 1)
 ODD = st.sampled_from([bytes([byte]) for byte in b'0123456789.,"[]{}eE+-bsml \\:_/\x00\xff'])
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=500)
 @given(st.lists(st.tuples(PLACES, st.integers(0, 3), ODD), min_size=1, max_size=3))
 def test_both_readers_make_the_same_of_spoilt_bytes(
     spoilt: list[tuple[int, int, bytes]],

@@ -14,7 +14,7 @@ import csv_files
 import pytest
 import sample_trades
 from backfills import Backfill, foreign_files, serve
-from following import SETTLE_NS, Following
+from following import SETTLE_NS, Following, busy_market
 from kraken_faults import Faults
 from kraken_market import SECOND_NS, Clock, expected, named
 from kraken_server import Exchange
@@ -40,11 +40,9 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.verify.integrity import verify
 
-# About 150 trades a second: bursts with up to 17 equal stamps.
-BUSY = sample_trades.market(sample_trades.xbtusd_like(60_000, 5, gap_s=0.03))
 # About three trades a minute.
 QUIET = named(1, sample_trades.xbtusd_like(400, 6, gap_s=90.0))
-BEGIN_NS = BUSY.trades[0].true_ns // SECOND_NS * SECOND_NS
+BEGIN_NS = sample_trades.BUSY_NS // SECOND_NS * SECOND_NS
 
 
 def clock_at(seconds: float) -> Clock:
@@ -55,10 +53,10 @@ def clock_at(seconds: float) -> Clock:
 @pytest.mark.parametrize("mode", ["inclusive", "exclusive"])
 def test_each_settled_trade_is_stored_once(mode: str, tmp_path: Path) -> None:
     clock = clock_at(90)
-    with serve(BUSY, clock=clock, since_mode=mode) as exchange:
+    with serve(busy_market(), clock=clock, since_mode=mode) as exchange:
         run = Following(tmp_path, exchange, clock)
         [result] = run.run_steps(run.minutes(3), "XBTUSD", after=0)
-    assert run.stored() == run.shown(BUSY)
+    assert run.stored() == run.shown(busy_market())
     assert len(run.stored()) > 20_000
     assert (result.exit_status, result.trades, result.gaps) == (0, len(run.stored()), [])
     assert (foreign_files(tmp_path), run.notes) == ([], [])
@@ -134,7 +132,7 @@ def test_files_stay_few_and_hours_that_are_over_are_rolled_up(tmp_path: Path) ->
 
 def test_an_outage_is_reported_once_and_leaves_no_gap(tmp_path: Path) -> None:
     clock = clock_at(90)
-    with serve(BUSY, clock=clock) as exchange:
+    with serve(busy_market(), clock=clock) as exchange:
         run = Following(tmp_path, exchange, clock)
 
         def steps() -> Iterator[None]:
@@ -153,7 +151,7 @@ def test_an_outage_is_reported_once_and_leaves_no_gap(tmp_path: Path) -> None:
                 run.take_step(stepping)
 
         [result] = run.run("XBTUSD", on_event=on_event, after=0)
-    assert run.stored() == run.shown(BUSY)
+    assert run.stored() == run.shown(busy_market())
     assert (result.exit_status, result.gaps) == (0, [])
     outage, recovery = run.notes
     assert outage.startswith(("XBTUSD: no good answer (", "Time: no good answer ("))
@@ -164,7 +162,7 @@ def test_an_exchange_that_was_never_reached_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = clock_at(90)
-    with serve(BUSY, clock=clock) as exchange:
+    with serve(busy_market(), clock=clock) as exchange:
         run = Following(tmp_path, exchange, clock)
         run.run_steps(run.minutes(0), "XBTUSD", after=0)
     # The pair is known from before, so nothing but the clock is requested.
@@ -245,7 +243,7 @@ def test_follow_of_a_stored_pair_starts_where_its_last_request_began(tmp_path: P
 
 def test_a_stop_while_a_pair_catches_up_is_an_interruption(tmp_path: Path) -> None:
     clock = clock_at(300)
-    with serve(BUSY, clock=clock) as exchange:
+    with serve(busy_market(), clock=clock) as exchange:
         clock.advance(7_200)
         run = Following(tmp_path, exchange, clock)
         [result] = run.run(
@@ -272,7 +270,7 @@ def test_a_stop_while_pages_cannot_be_read_is_an_interruption(
         return await page(self, pair, since)
 
     monkeypatch.setattr(Client, "page", maybe_broken)
-    with serve(BUSY, clock=clock) as exchange:
+    with serve(busy_market(), clock=clock) as exchange:
         run = Following(tmp_path, exchange, clock)
 
         def on_event(event: Event) -> None:
@@ -333,7 +331,7 @@ def command(exchange: Exchange, folder: Path, *words: str) -> subprocess.Popen[s
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_status_0(number: int, tmp_path: Path) -> None:
-    with serve(BUSY, clock=clock_at(100)) as exchange:
+    with serve(busy_market(), clock=clock_at(100)) as exchange:
         process = command(exchange, tmp_path, "--since", "start", "--every", "1ms")
         run = Following(tmp_path, exchange, clock_at(100))
         wait_for(run.is_caught_up)
@@ -348,12 +346,12 @@ def test_a_signal_ends_it_with_status_0(number: int, tmp_path: Path) -> None:
     )
     assert "stopping; storing what is complete" in done.err
     assert f"XBTUSD: {len(run.stored()):,}" in done.err
-    assert run.stored() == run.shown(BUSY)
+    assert run.stored() == run.shown(busy_market())
 
 
 def test_json_is_an_object_per_poll_and_a_reader_that_leaves_ends_it(tmp_path: Path) -> None:
     clock = clock_at(100)
-    with serve(BUSY, clock=clock) as exchange:
+    with serve(busy_market(), clock=clock) as exchange:
         process = command(exchange, tmp_path, "--json", "--since", "start", "--every", "1ms", "-q")
         assert process.stdout is not None
         assert process.stderr is not None
@@ -368,12 +366,12 @@ def test_json_is_an_object_per_poll_and_a_reader_that_leaves_ends_it(tmp_path: P
     ]
     run = Following(tmp_path, exchange, clock)
     assert (live["through_ns"], live["trades"]) == (run.settled_ns, len(run.stored()))
-    seen = [row for row in expected(BUSY) if row[1] <= clock.now_ns]
+    seen = [row for row in expected(busy_market()) if row[1] <= clock.now_ns]
     assert (live["last_ns"], live["last_price"]) == (seen[-1][1], f"{seen[-1][3].normalize():f}")
 
 
 def test_a_refresh_beside_follow_has_status_5_and_names_the_holder(tmp_path: Path) -> None:
-    with serve(BUSY, clock=clock_at(100)) as exchange:
+    with serve(busy_market(), clock=clock_at(100)) as exchange:
         process = command(exchange, tmp_path, "--since", "start")
         wait_for(Following(tmp_path, exchange, clock_at(100)).is_caught_up)
         refresh = Victims(tmp_path, exchange.url).run(["refresh", "--json"])
@@ -401,12 +399,12 @@ def test_python_follows_until_the_token_is_cancelled(tmp_path: Path) -> None:
             if len(prices) == 3:
                 enough.cancel()
 
-    with serve(BUSY, clock=clock) as exchange:
+    with serve(busy_market(), clock=clock) as exchange:
         every = timedelta(milliseconds=1)
         archive = opened(exchange, tmp_path)
         [result] = archive.follow("BTC/USD", every=every, since=0, progress=watch, cancel=enough)
         run = Following(tmp_path, exchange, clock)
-    assert run.stored() == run.shown(BUSY)
+    assert run.stored() == run.shown(busy_market())
     assert (result.trades, result.exit_status, len(prices)) == (len(run.stored()), 0, 3)
     [record] = latest_runs(TradeStore(tmp_path), 5)
     assert (record.command, record.state, record.exit_status) == ("follow", "ended", 0)
@@ -416,7 +414,7 @@ def test_python_follows_until_the_token_is_cancelled(tmp_path: Path) -> None:
 
 def test_python_raises_the_error_that_ended_a_pair(tmp_path: Path) -> None:
     with (
-        serve(BUSY, clock=clock_at(100)) as exchange,
+        serve(busy_market(), clock=clock_at(100)) as exchange,
         open_writer(TradeStore(tmp_path), "XBTUSD"),
         pytest.raises(ArchiveLocked),
     ):

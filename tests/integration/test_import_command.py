@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -17,7 +16,7 @@ import csv_files
 import pytest
 import sample_trades
 from backfills import foreign_files, rows_on_disk, serve
-from command_line import own_environment, run_harvester, run_program
+from command_line import own_environment, run_harvester
 from crash_points import Plan
 from kraken_market import Market, expected
 from kraken_server import Exchange
@@ -33,7 +32,6 @@ from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 
-DOOMED = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "crash_points.py")]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 TRADES = sample_trades.xbtusd_like(6_000, 81)
 FAST = {
@@ -61,9 +59,7 @@ def harvester(exchange: Exchange, tmp_path: Path) -> Any:
     def run(*arguments: str, plan: Plan | None = None, **environment: str) -> Run:
         given = {"HARVESTER_API_URL": exchange.url, "HARVESTER_DATA": str(tmp_path / "data")}
         variables = own_environment() | FAST | given | environment
-        if plan is None:
-            return Run(run_harvester(arguments, variables, tmp_path))
-        return Run(run_program([*DOOMED, plan.text(), *arguments], variables, tmp_path))
+        return Run(run_harvester(arguments, variables, tmp_path, plan=plan))
 
     return run
 

@@ -73,7 +73,7 @@ GAPS_MS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(GAPS_MS, min_size=1, max_size=60),
     st.lists(st.integers(-2_000, 120_000), max_size=8, unique=True),
@@ -107,7 +107,7 @@ def test_an_import_and_downloads_together_are_the_whole_history(
             assert report.imported.rows == len(gaps)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(GAPS_MS, min_size=1, max_size=60),
     st.tuples(st.integers(-4_000, 120_000), st.integers(1, 90_000)),
@@ -145,7 +145,7 @@ class Killed(BaseException):
     """The program ends here; nothing of ours goes on."""
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     st.integers(29_400, 30_100),
     st.lists(GAPS_MS, min_size=5, max_size=40),

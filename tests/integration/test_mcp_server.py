@@ -85,21 +85,20 @@ def test_the_tools_answer_what_is_stored(archive: harvester.Archive) -> None:
     assert sql["rows"] == [[str(total)]]
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
+def test_an_error_says_what_is_wrong(archive: harvester.Archive) -> None:
+    """All in one session, which goes on after each of them."""
+    texts: list[tuple[Call, str]] = [
         (("coverage", {"pair": "DOGE/EUR"}), "DOGE/EUR"),
         (("candles", {"pair": "XBTUSD", "interval": "1M"}), "months"),
         (("trades", {"pair": "XBTUSD", "count": 501}), "500"),
         (("sql", {"query": "FROM read_csv('/etc/passwd')"}), "disabled by configuration"),
         (("sql", {"query": "COPY (SELECT 1) TO '/tmp/new.csv'"}), "COPY is not allowed"),
         (("sql", {"query": "FROM trades", "rows": 10_001}), "10000"),
-    ],
-)
-def test_an_error_says_what_is_wrong(archive: harvester.Archive, asked: Call, said: str) -> None:
-    [result] = call(archive, asked)
-    assert result.is_error
-    assert said in result.content[0].text
+    ]
+    results = call(archive, *(asked for asked, _ in texts))
+    for (asked, said), result in zip(texts, results, strict=True):
+        assert result.is_error, asked
+        assert said in result.content[0].text, asked
 
 
 def test_rows_have_a_limit(archive: harvester.Archive) -> None:

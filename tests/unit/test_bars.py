@@ -200,7 +200,7 @@ SIZES: dict[By, st.SearchStrategy[str]] = {
     st.integers(1, 9),
     st.fixed_dictionaries(SIZES),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_bars_of_any_trades_in_any_segments_and_steps_equal_the_oracles(
     market: Any, cuts: list[int], step_rows: int, sizes: dict[By, str]
 ) -> None:

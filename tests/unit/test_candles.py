@@ -81,7 +81,7 @@ def test_every_column_equals_the_oracles(
     st.sampled_from(INTERVALS),
     st.integers(-(10**15), 10**15),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_candles_of_any_trades_in_any_segments_on_any_grid_equal_the_oracles(
     market: Any,
     cuts: list[int],
@@ -246,7 +246,7 @@ def broken_histories(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Ran
     (80, 84),
     0,
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_fill_over_any_gaps_and_span_is_as_from_first_principles(
     held: tuple[list[candle_oracle.Row], list[Range]],
     fill: Any,
@@ -355,15 +355,28 @@ def test_a_candle_that_the_span_cuts_counts_its_part_and_is_not_complete(
 # --- Kraken's form -------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 10**9), st.lists(st.integers(1, 10**14), min_size=1, max_size=5))
-@settings(max_examples=50, deadline=None)
-def test_the_cut_vwap_of_trades_of_one_price_is_that_price(tenths: int, lots: list[int]) -> None:
-    price = Decimal(tenths).scaleb(-2)
-    rows = [trade(at, str(price), str(Decimal(lot).scaleb(-8))) for at, lot in enumerate(lots)]
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 10**9), st.lists(st.integers(1, 10**14), min_size=1, max_size=5)),
+        min_size=5,
+        max_size=9,
+    )
+)
+@settings(max_examples=8, deadline=None)
+def test_the_cut_vwap_of_trades_of_one_price_is_that_price(
+    minutes: list[tuple[int, list[int]]],
+) -> None:
+    """A price and volumes for each minute of an archive, as a candle costs little beside one."""
+    prices = [Decimal(hundredths).scaleb(-2) for hundredths, _ in minutes]
+    rows = [
+        trade(60 * minute + at, str(price), str(Decimal(lot).scaleb(-8)))
+        for minute, (price, (_, lots)) in enumerate(zip(prices, minutes, strict=True))
+        for at, lot in enumerate(lots)
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        archive = hold(TradeStore(folder), [(Range(0, START + MINUTE), rows)])
+        archive = hold(TradeStore(folder), [(Range(0, START + len(minutes) * MINUTE), rows)])
         made = answer(ohlc(archive, ask(fill="kraken", pair_decimals=2)))
-    assert [candle["vwap"] for candle in made] == [price]
+    assert [candle["vwap"] for candle in made] == prices
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 5, 10])

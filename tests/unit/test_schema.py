@@ -40,7 +40,7 @@ ROW = st.tuples(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(ROW, max_size=12))
 def test_the_checksum_is_computed_as_documented(rows: list[Row]) -> None:
     assert product(batch(rows)) == checksum(rows)
