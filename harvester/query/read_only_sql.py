@@ -126,12 +126,7 @@ class ReadOnlyQuery:
             text.encode()
         except UnicodeEncodeError as error:
             raise BadQuery("the query is no text: it has half of a character") from error
-        with (
-            self._connection,
-            self._ending(),
-            translate_sql_errors("the limit"),
-            as_duckdb_errors(),
-        ):
+        with self._connection, self._ending(), translate_sql_errors("the limit"):
             self._check()
             statement = self._single_query(text)
             self._check()
@@ -217,25 +212,6 @@ class ReadOnlyQuery:
             ended.set()
             # This ends the thread at once, if the query was in time.
             self._is_cancelled.set()
-
-
-@contextmanager
-def as_duckdb_errors() -> Iterator[None]:
-    """Raise DuckDB's errors in its own classes: while rows are read, they come as Arrow's.
-
-    Raises:
-        duckdb.Error: reading failed.
-    """
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        text = str(error)
-        classes = {
-            "INTERRUPT Error": duckdb.InterruptException,
-            "Out of Memory Error": duckdb.OutOfMemoryException,
-        }
-        kind = classes.get(text.partition(":")[0], duckdb.Error)
-        raise kind(text) from error
 
 
 # --- limited values -------------------------------------------------------------------------------

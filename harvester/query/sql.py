@@ -138,12 +138,8 @@ def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
         ArchiveDamaged: a file can't be read.
     """
     try:
-        yield
-    except duckdb.OutOfMemoryException as error:
-        raise HarvesterError(
-            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
-            f"a shorter range ({_first_line(error)})"
-        ) from error
+        with _translate_common_errors(what, memory_limit):
+            yield
     except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
         raise ValueDoesNotFit(
             f"{what}: a sum of price x volume reaches 10^20, more than fits 38 exact digits: "
@@ -152,6 +148,43 @@ def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
     except duckdb.Error as error:
         _raise_error_of_store(error)
         raise ArchiveDamaged(f"{what} can't be answered: {_first_line(error)}") from error
+
+
+@contextmanager
+def _translate_common_errors(what: str, memory_limit: str) -> Iterator[None]:
+    """Translate what means the same in any query; raise the rest in DuckDB's own classes."""
+    try:
+        with _as_duckdb_errors():
+            yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        raise HarvesterError(
+            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
+            f"a shorter range ({_first_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _as_duckdb_errors() -> Iterator[None]:
+    """Raise DuckDB's errors in its own classes: while rows are read, they come as Arrow's.
+
+    Raises:
+        duckdb.Error: reading failed.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            # The operating system's: a listing of files that are gone is made again.
+            raise
+        text = str(error)
+        classes = {
+            "INTERRUPT Error": duckdb.InterruptException,
+            "Out of Memory Error": duckdb.OutOfMemoryException,
+        }
+        kind = classes.get(text.partition(":")[0], duckdb.Error)
+        raise kind(text) from error
 
 
 def _first_line(error: duckdb.Error) -> str:
@@ -379,15 +412,8 @@ def translate_sql_errors(memory_limit: str) -> Iterator[None]:
         ArchiveDamaged: a file of the archive can't be read.
     """
     try:
-        yield
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
-    except duckdb.OutOfMemoryException as error:
-        brief = str(error).partition("\n")[0]
-        raise HarvesterError(
-            f"the query needs more than {memory_limit} of memory: raise memory_limit, or choose "
-            f"a shorter range ({brief})"
-        ) from error
+        with _translate_common_errors("the query", memory_limit):
+            yield
     except duckdb.Error as error:
         _raise_error_of_store(error)
         text = str(error)

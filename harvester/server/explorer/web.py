@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harvester.errors import BAD_JSON, HarvesterError, NothingHeld, UnknownPair, UsageError
 from harvester.exporters.formats import WRITERS, write_rows
-from harvester.query.read_only_sql import MAX_TEXT, LimitedRows, as_duckdb_errors
+from harvester.query.read_only_sql import MAX_TEXT, LimitedRows
 from harvester.query.sql import translate_sql_errors
 from harvester.server.app import run_forever, running
 from harvester.server.explorer.service import MAX_QUERIES, ArchiveExplorer, ReadableArchive
@@ -296,7 +296,7 @@ def _file(rows: LimitedRows, form: str) -> Response:
     """
     sink = BytesIO()
     table = rows.table
-    with translate_sql_errors("the limit"), as_duckdb_errors():
+    with translate_sql_errors("the limit"):
         write_rows(table.to_batches(), table.schema, WRITERS[form], sink, rows.notes)
     name = f"query-first-{table.num_rows}-rows.{form}" if rows.is_cut else f"query.{form}"
     headers = {
