@@ -355,7 +355,7 @@ def follow(
     """
     archive = common.archive()
     names, length, is_announced = ", ".join(pair), candle_interval(every).name, common.quiet
-    gone: list[output.ReaderGone] = []
+    gone: list[Exception] = []
     with run_context(common) as run:
 
         def show(event: Event) -> None:
@@ -367,8 +367,8 @@ def follow(
             if as_json and isinstance(event, Followed) and not gone:
                 try:
                     output.as_json(followed_fields(event), indent=0)
-                except output.ReaderGone as error:
-                    # The run ends in good order, then the command as for any other reader.
+                except (output.ReaderGone, HarvesterError) as error:
+                    # The run ends in good order, then the command as any other does.
                     gone.append(error)
                     run.cancel.cancel()
 
