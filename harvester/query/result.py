@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from harvester.argument_types import check_types, wrong_type
 from harvester.errors import HarvesterError, ResultWarning, UsageError, not_installed
+from harvester.query.source_choice import quoted_name
 from harvester.query.sql import BATCH_ROWS as SQL_BATCH_ROWS
 from harvester.query.sql import (
     MEMORY_LIMIT,
@@ -287,8 +288,7 @@ class Result:
             raise UsageError(
                 f"pivot needs a column `{lacking[0]}`; there are {', '.join(self.columns)}"
             )
-        quoted = values.replace('"', '""')
-        frame = self.select(f'time, pair, "{quoted}" AS value').df()
+        frame = self.select(f"time, pair, {quoted_name(values)} AS value").df()
         if frame.duplicated(["time", "pair"]).any():
             raise UsageError("pivot needs one row for each time and pair; some have several")
         wide = frame.pivot(index="time", columns="pair", values="value")
@@ -328,8 +328,7 @@ class Result:
             for name in names:
                 if name not in self.columns:
                     raise KeyError(name)
-            quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-            found = self.select(quoted)
+            found = self.select(", ".join(map(quoted_name, names)))
             return found.df()[key] if isinstance(key, str) else found
         if isinstance(key, slice):
             if key.step not in (None, 1):

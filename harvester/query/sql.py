@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
+from harvester.config import CandleSettings
 from harvester.errors import (
     AmbiguousPair,
     ArchiveDamaged,
@@ -35,6 +36,7 @@ from harvester.query.source_choice import (
     MERGE,
     no_rows_sql,
     path_literal,
+    quoted_name,
     range_conditions,
 )
 from harvester.schema import TRADES, WORD, split_at, times
@@ -44,7 +46,7 @@ from harvester.times import Range, year_end
 
 # --- connection -----------------------------------------------------------------------------------
 
-MEMORY_LIMIT = "2GB"
+MEMORY_LIMIT = CandleSettings().memory_limit
 
 Connection = duckdb.DuckDBPyConnection
 """For type annotations in packages that do not import DuckDB."""
@@ -256,7 +258,17 @@ def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb
         BadQuery: DuckDB can't parse it, or there is no statement.
     """
     with translate_sql_errors(memory_limit):
-        statements = connect(memory_limit).extract_statements(query)
+        return parse_statements(shared_connection(memory_limit), query)
+
+
+def parse_statements(connection: Connection, query: str) -> list[duckdb.Statement]:
+    """Parse SQL into statements, at least one, on a connection.
+
+    Raises:
+        BadQuery: there is no statement.
+        duckdb.Error: DuckDB can't parse it.
+    """
+    statements = connection.extract_statements(query)
     if not statements:
         raise BadQuery("there is no query in that text: give one such as FROM trades LIMIT 10")
     return statements
@@ -390,7 +402,7 @@ def file_relation(
             free += "_"
         taken.add(free.lower())
         cast = "::VARCHAR" if _needs_text(kind) else ""
-        columns.append(f'#{number}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
+        columns.append(f"#{number}{cast} AS {quoted_name(free)}")
     return relation.project(", ".join(columns))
 
 
