@@ -45,7 +45,7 @@ DROP_ORDER = ("first", "refused", "seconds", "calls", "last", "gaps")
 """Columns that a narrow terminal leaves out, the least important first."""
 
 MAX_NAMED = 5
-"""This many pairs are named that are unfinished or failed, and segments that a copy has alone."""
+"""Most pairs, or segments that only the copy has, that a message names."""
 
 NOTIFY_LIMIT_S = 60.0
 """The longest that `[refresh] notify_command` may take, in seconds."""

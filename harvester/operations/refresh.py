@@ -312,7 +312,7 @@ class _Refresh:
         return await list_pairs(self._client, self._archive, may_be_empty=True)
 
     async def _refresh(self, targets: list[RefreshTarget]) -> None:
-        """Download what can be downloaded, maintain the files of the other pairs, in this order."""
+        """Download the listed pairs, then maintain the files of the others."""
         self._targets = list(await asyncio.gather(*map(self._confirm_listing, targets)))
         downloads: list[tuple[RefreshTarget, BackfillRequest]] = []
         others: list[tuple[RefreshTarget, HarvesterError | None]] = []
