@@ -54,12 +54,13 @@ if TYPE_CHECKING:
     from harvester.download.events import BackfillResult, CancelToken
     from harvester.exporters.export import ExportedFile
     from harvester.kraken.pairs import Pair
-    from harvester.operations.maintenance import CompactionResult, RollupResult
+    from harvester.operations.maintenance import CompactionResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
     from harvester.operations.sync import SyncResult
     from harvester.query.explain import Explanation
     from harvester.query.result import Result
+    from harvester.query.rollups import RollupResult
     from harvester.server.explorer.web import ExplorerServer
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
@@ -156,7 +157,7 @@ _LAZY = {
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",
-    "RollupResult": "harvester.operations.maintenance",
+    "RollupResult": "harvester.query.rollups",
     "SyncResult": "harvester.operations.sync",
 }
 """The module of each name whose module imports large libraries."""

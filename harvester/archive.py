@@ -55,13 +55,14 @@ if TYPE_CHECKING:
     from harvester.exporters.export import ExportedFile
     from harvester.exporters.formats import Layout
     from harvester.operations.exchange_checks import CheckResult
-    from harvester.operations.maintenance import CompactionResult, RollupResult
+    from harvester.operations.maintenance import CompactionResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
     from harvester.operations.sync import SyncResult
     from harvester.query.explain import Explanation
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Relation, Result
+    from harvester.query.rollups import RollupResult
     from harvester.query.sql import Connection
     from harvester.server.explorer.web import ExplorerServer
     from harvester.storage.trade_store import PairFile

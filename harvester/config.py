@@ -168,7 +168,7 @@ class ArchiveSettings:
     flush_rows: Annotated[
         int,
         FROM_1,
-        "Write a pair's buffered trades once there are this many. More: larger, fewer segments.",
+        "Write a pair's buffer at this many trades. Higher values make fewer, larger segments.",
     ] = 250_000
 
 
@@ -222,7 +222,7 @@ class RefreshSettings:
     settle_s: Annotated[
         float,
         FROM_0,
-        "Leave trades of the last this many seconds, by the exchange's clock, for the next run.",
+        "Leave trades younger than this many seconds (exchange clock) to the next run.",
     ] = 60.0
     notify_command: Annotated[
         tuple[str, ...],

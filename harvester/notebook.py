@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from html import escape
 
 from harvester.query.result import FAINT, table
-from harvester.times import DAY, Range, overlap, show, year_end, year_of
+from harvester.server.explorer.time_view import strip_axis
+from harvester.times import Range, overlap, show, year_end, year_of
 from harvester.verify.status import PairStatus
 
 WIDTH, HEIGHT = 300, 14
@@ -34,7 +36,7 @@ def show_archive(
     if not stored:
         note = also or "archive.backfill(PAIR) downloads trades"
         return _framed(title, escape(f": {stored_pairs_text}; {note}"))
-    shown = _time_axis(stored)
+    shown = strip_axis(stored, time.time_ns())
     header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "gaps", "MB"]
     rows = [
         [
@@ -97,18 +99,6 @@ def _notches(shown: Range) -> Iterator[str]:
 
 def _x_of(moment_ns: int, shown: Range) -> float:
     return (moment_ns - shown.after) / (shown.through - shown.after) * WIDTH
-
-
-def _time_axis(stored: Sequence[PairStatus]) -> Range:
-    """The range of all pairs' bars: from the first trade or gap to the end of coverage and gaps.
-
-    Coverage is no start: it may reach back to 1970, without trades.
-    """
-    starts = [status.first_ns for status in stored if status.first_ns is not None]
-    starts += [gap.after for status in stored for gap in status.gaps if gap.after > 0]
-    ends = [part.through for status in stored for part in (*status.coverage, *status.gaps)]
-    end = max(ends)
-    return Range(min([*starts, end - DAY]), end)
 
 
 def _years(shown: Range) -> str:

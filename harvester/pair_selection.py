@@ -110,7 +110,7 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
         # pairs.json lists all markets, so a backfill would refuse the name.
         advice = "`harvester pairs --update` lists the markets"
     else:
-        advice = f"`harvester backfill {shlex.quote(text)}` fetches them"
+        advice = f"`harvester backfill {shlex.quote(text)}` downloads them"
     stored = archive.stored_pairs_text(held)
     raise NothingHeld(
         f"the archive at {archive.path} holds no trades of {text!r}; {stored}. {advice}"
@@ -138,7 +138,7 @@ def altname_of_known_pair(archive: TradeStore, text: str) -> str:
 
 # --- pair selection -------------------------------------------------------------------------------
 
-logger = logging.getLogger("harvester.crawl")
+logger = logging.getLogger("harvester.pair_selection")
 
 
 def renamed(

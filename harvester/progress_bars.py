@@ -173,6 +173,10 @@ class RunProgress:
 
     def __init__(self, clock: Clock = time.monotonic, pairs: int | None = None) -> None:
         self._clock = clock
+        self._begin(pairs)
+
+    def _begin(self, pairs: int | None) -> None:
+        """Begin a run, or a part of it, with so many pairs, of which none has begun."""
         self.pairs = pairs
         self.running: dict[str, PairProgress] = {}
         self.status = ""
@@ -185,8 +189,7 @@ class RunProgress:
         """Add an event; late events of a pair that has ended are ignored."""
         match event:
             case events.Begun(pairs):
-                # Each part of a verification begins anew.
-                RunProgress.__init__(self, self._clock, pairs)
+                self._begin(pairs)
             case events.Started(pair):
                 self._has_result.discard(pair)
                 self._ended.pop(pair, None)

@@ -318,6 +318,11 @@ class Interval:
         """Its length in nanoseconds; None for months, quarters and years, which vary."""
         return self.count * UNITS_NS[self.unit] if self.unit in UNITS_NS else None
 
+    @property
+    def length_ns(self) -> int:
+        """Its length in nanoseconds; an average for months, quarters and years."""
+        return self.count * 36_525 * DAY // MAX_COUNT[self.unit]
+
 
 def parse_interval(text: str) -> Interval:
     """Parse a candle interval: a number and one of ms s m h d w mo q y; a bare number is minutes.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.times import DAY, MAX_COUNT, Interval, Range, show_short
+from harvester.times import Interval, Range, show_short
 
 # --- texts ----------------------------------------------------------------------------------------
 
@@ -46,7 +46,7 @@ _READ = (
     *("open", "high", "low", "close", "vwap", "volume", "count"),
     *("buy_volume", "sell_volume", "is_complete"),
 )
-NOT_WHOLE = "not held whole"
+INCOMPLETE = "incomplete"
 
 
 class Candles(NamedTuple):
@@ -75,11 +75,6 @@ class Candles(NamedTuple):
         return (opens_ns + self.width_ns // 2).astype("datetime64[ns]").astype("datetime64[us]")
 
 
-def length_ns(interval: Interval) -> int:
-    """The length of an interval in nanoseconds; an average for months, quarters and years."""
-    return interval.count * 36_525 * DAY // MAX_COUNT[interval.unit]
-
-
 def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:
     """Convert a table of candles to arrays.
 
@@ -95,7 +90,7 @@ def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:
     names = ("open", "high", "low", "close", "vwap", *VOLUMES)
     return Candles(
         opens_ns,
-        length_ns(interval),
+        interval.length_ns,
         {name: np.array(rows[name], dtype=np.float64) for name in names},
         _hover_texts(opens_ns, rows, pair.pair_decimals),
     )
@@ -116,7 +111,7 @@ def _hover_texts(
             vwaps,
             *(column(name) for name in ("volume", "buy_volume", "sell_volume")),
             [f"{row:,}" for row in rows["count"]],
-            ["" if whole else f"<br><i>{NOT_WHOLE}</i>" for whole in rows["is_complete"]],
+            ["" if whole else f"<br><i>{INCOMPLETE}</i>" for whole in rows["is_complete"]],
             strict=True,
         )
     )

@@ -13,7 +13,7 @@ import plotly.io as pio
 import pyarrow as pa
 
 from harvester.argument_types import check_types
-from harvester.charts.candle_arrays import arranged, length_ns
+from harvester.charts.candle_arrays import arranged
 from harvester.charts.figure import ChartTexts, figure_of, frame_of, note
 from harvester.errors import HarvesterError, NothingHeld, UsageError, not_installed
 from harvester.kraken.pairs import Pair
@@ -152,7 +152,7 @@ def drawable(archive: TradeStore, query: CandleQuery) -> tuple[CandleQuery, int]
     found = query
     if requested_candles > MAX_CANDLES:
         for interval in LADDER:
-            if length_ns(interval) > length_ns(query.interval):
+            if interval.length_ns > query.interval.length_ns:
                 found = replace(query, interval=interval)
                 if session.with_snapshot_retry(found, expected) <= MAX_CANDLES:
                     break

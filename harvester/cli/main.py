@@ -285,8 +285,6 @@ def _run() -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         return _fail(["interrupted"], 130, error)
     except output.ReaderGone:
-        # Python would report the closed pipe once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a line
         text = f"internal error: {type(error).__name__}: {error}"

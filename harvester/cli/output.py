@@ -74,6 +74,7 @@ def stdout() -> Iterator[BinaryIO]:
 
     Raises:
         ReaderGone: its reader closed it. click would report an error for a BrokenPipeError.
+        HarvesterError: it can't be written, as the disk behind it is full.
     """
     shown = list(_live)
     for display in shown:
@@ -82,10 +83,22 @@ def stdout() -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
+        discard_stdout()
         raise ReaderGone from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            # Of a file that the block uses: a write to an open file names none.
+            raise
+        discard_stdout()
+        raise HarvesterError(f"can't write to stdout: {error.strerror}") from error
     finally:
         for display in shown:
             display.start()
+
+
+def discard_stdout() -> None:
+    """Drop what is still printed: Python would report at exit, once more, that it can't be."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def repeat_in_advice(options: Mapping[str, str | None]) -> None:
@@ -200,9 +213,13 @@ def _escaped(text: str) -> str:
 
 
 def wants_traceback(arguments: Iterable[str]) -> bool:
-    """Whether the arguments contain -vv, so errors show a traceback."""
-    words = list(arguments)
-    return "-vv" in words or words.count("-v") + words.count("--verbose") > 1
+    """Whether the arguments contain -vv, however it is typed, so errors show a traceback."""
+    flags = "".join(
+        word.replace("--verbose", "v")
+        for word in arguments
+        if word == "--verbose" or re.fullmatch("-[qv]+", word)
+    )
+    return flags.count("v") > 1
 
 
 def is_terminal() -> bool:

@@ -158,7 +158,8 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
             **options,
         )
     else:
-        zone = text_zone(times, options["tz"], format_of(form, file))
+        form = format_of(form, file)
+        zone = text_zone(times, options["tz"], form)
         panel = pair if is_several else pair[0]
         candles = common.existing_archive().ohlc(panel, interval[0], strict=strict, **options)
         write_and_report(candles, "candles", form, file, zone=zone, quiet=common.quiet)
@@ -203,7 +204,8 @@ def trades(  # noqa: PLR0913 - a parameter for each option
             progress=export_reporter("rows", names_pairs=False, quiet=common.quiet),
         )
         return
-    zone = text_zone(times, tz, format_of(form, file))
+    form = format_of(form, file)
+    zone = text_zone(times, tz, form)
     archive = common.existing_archive()
     result = archive.trades(pair, since=since, until=until, tz=tz, strict=strict)
     write_and_report(result, "trades", form, file, zone=zone, quiet=common.quiet)
@@ -257,7 +259,8 @@ def bars(
 
     Example: harvester bars XBT/USD --volume 100 --since 2024-01-01 -f csv
     """
-    zone = text_zone(times, options["tz"], format_of(form, file))
+    form = format_of(form, file)
+    zone = text_zone(times, options["tz"], form)
     if sum(options[size] is not None for size in ("trades", "volume", "value")) != 1:
         raise UsageError("a bar has one size: give one of --trades N, --volume X and --value X")
     result = common.existing_archive().bars(pair, **options)
@@ -288,7 +291,8 @@ def sql(
 
     Example: harvester sql "FROM ohlc('XBT/USD', '4h') LIMIT 5"
     """
-    zone = text_zone(times, None, format_of(form, file))
+    form = format_of(form, file)
+    zone = text_zone(times, None, form)
     archive = common.existing_archive()
     if db is not None:
         archive.write_database(db)

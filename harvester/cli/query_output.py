@@ -112,13 +112,13 @@ def text_zone(times: Times, tz: str | None, form: str) -> tzinfo | None:
 
 
 def write_result(
-    result: Result, form: str | None, file: str | None, zone: tzinfo | None = UTC
+    result: Result, form: str, file: str | None, zone: tzinfo | None = UTC
 ) -> int | None:
     """Write the rows of a query to a file or to stdout, batch by batch.
 
     Args:
         result: the rows. Parquet and Arrow files store its notes.
-        form: one of `FORMATS`; None for the format of the file's ending, else `table`.
+        form: one of `FORMATS`; see `format_of`.
         file: the file; None for stdout.
         zone: the time zone of times in text; None for this machine's.
 
@@ -133,7 +133,6 @@ def write_result(
     stream = batch_stream(result)
     if stream is None:
         return None
-    form = format_of(form, file)
     if form in _BINARY and file is None and sys.stdout.isatty():
         raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
     schema, batches = stream
@@ -146,7 +145,7 @@ def write_result(
 def write_and_report(
     result: Result,
     noun: str,
-    form: str | None,
+    form: str,
     file: str | None,
     *,
     zone: tzinfo | None,
@@ -157,7 +156,7 @@ def write_and_report(
     Args:
         result: the rows.
         noun: what a row is, in the plural, such as `candles`.
-        form: one of `FORMATS`; None for the format of the file's ending, else `table`.
+        form: one of `FORMATS`; see `format_of`.
         file: the file; None for stdout.
         zone: as for `write_result`.
         quiet: write only.

@@ -45,7 +45,7 @@ DROP_ORDER = ("first", "refused", "seconds", "calls", "last", "gaps")
 """Columns that a narrow terminal leaves out, the least important first."""
 
 MAX_NAMED = 5
-"""This many pairs are named that are unfinished or failed, and segments that a copy has alone."""
+"""Most pairs, or segments that only the copy has, that a message names."""
 
 NOTIFY_LIMIT_S = 60.0
 """The longest that `[refresh] notify_command` may take, in seconds."""
@@ -355,7 +355,7 @@ def follow(
     """
     archive = common.archive()
     names, length, is_announced = ", ".join(pair), candle_interval(every).name, common.quiet
-    gone: list[output.ReaderGone] = []
+    gone: list[Exception] = []
     with run_context(common) as run:
 
         def show(event: Event) -> None:
@@ -367,8 +367,8 @@ def follow(
             if as_json and isinstance(event, Followed) and not gone:
                 try:
                     output.as_json(followed_fields(event), indent=0)
-                except output.ReaderGone as error:
-                    # The run ends in good order, then the command as for any other reader.
+                except (output.ReaderGone, HarvesterError) as error:
+                    # The run ends in good order, then the command as any other does.
                     gone.append(error)
                     run.cancel.cancel()
 

@@ -43,17 +43,17 @@ class RunContext(NamedTuple):
 
 
 @contextmanager
-def run_context(common: CommonOptions, *, repairs_only: bool = False) -> Iterator[RunContext]:
+def run_context(common: CommonOptions, *, only_while_running: bool = False) -> Iterator[RunContext]:
     """Show progress and warnings of the exchange, and cancel the run on Ctrl-C and SIGTERM.
 
     Args:
         common: how much is printed.
-        repairs_only: as for `cancel_on_signals`.
+        only_while_running: as for `cancel_on_signals`.
     """
     show_warnings(verbose=common.verbose > 0)
     allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
     with (
-        cancel_on_signals(repairs_only=repairs_only) as cancel,
+        cancel_on_signals(only_while_running=only_while_running) as cancel,
         display(quiet=common.quiet, log_json=common.log_json) as show,
     ):
         yield RunContext(show, cancel, not common.quiet and output.is_terminal())
@@ -77,20 +77,20 @@ def allow_files(count: int) -> None:
 
 
 @contextmanager
-def cancel_on_signals(*, repairs_only: bool = False) -> Iterator[CancelToken]:
+def cancel_on_signals(*, only_while_running: bool = False) -> Iterator[CancelToken]:
     """Handle Ctrl-C and SIGTERM: the first cancels the token, the second ends the process at once.
 
     The process then ends without storing what was downloaded since the last commit.
 
     Args:
-        repairs_only: while no work runs that the token can end, signals have their usual effect.
+        only_while_running: signals keep their usual effect unless cancellable work is running.
     """
     cancel = CancelToken()
     signals: list[int] = []
     before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if repairs_only and not (signals or cancel.is_running):
+        if only_while_running and not (signals or cancel.is_running):
             signal.signal(number, before[number])
             signal.raise_signal(number)
             return

@@ -18,6 +18,7 @@ from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
 from harvester.server.app import serve_forever
 from harvester.server.sample_data import sample_exchange
+from harvester.storage.filesystem import writing
 from harvester.storage.trade_store import TradeStore
 from harvester.times import UNITS_NS, show
 
@@ -84,12 +85,16 @@ def _empty_folder(root: Path) -> Path:
 
     Raises:
         UsageError: the folder contains files that are not from a demo.
+        ArchiveUnwritable: the operating system refused.
     """
-    if root.exists() and any(root.iterdir()) and not (root / MARKER).exists():
-        raise UsageError(f"{root} holds something that is not from a demo: choose another --folder")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    (root / MARKER).touch()
+    with writing(str(root), "--folder"):
+        if root.exists() and any(root.iterdir()) and not (root / MARKER).exists():
+            raise UsageError(
+                f"{root} holds something that is not from a demo: choose another --folder"
+            )
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        (root / MARKER).touch()
     return root
 
 

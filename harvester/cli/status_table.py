@@ -21,7 +21,7 @@ from harvester.times import (
 from harvester.verify.status import PairStatus
 
 MAX_PAIRS_BY_MONTH = 3
-"""Up to so many pairs, their coverage is shown by month without being asked for."""
+"""Coverage by month is shown by default for at most this many pairs."""
 
 MAX_GAPS_LISTED = 20
 
@@ -127,14 +127,13 @@ def _sign(
     pair_status: PairStatus, uncovered: Sequence[Range], signs: BarSigns, period: Range
 ) -> str:
     """The state of a year or month."""
-    if _shared_ns(pair_status.coverage, period):
-        return signs.part if _shared_ns(uncovered, period) else signs.whole
-    return signs.gap if _shared_ns(pair_status.gaps, period) else signs.none
 
+    def has_any(ranges: Sequence[Range]) -> bool:
+        return any(overlap(known, period) for known in ranges)
 
-def _shared_ns(ranges: Sequence[Range], period: Range) -> int:
-    shared = (overlap(known, period) for known in ranges)
-    return sum(part.through - part.after for part in shared if part is not None)
+    if has_any(pair_status.coverage):
+        return signs.part if has_any(uncovered) else signs.whole
+    return signs.gap if has_any(pair_status.gaps) else signs.none
 
 
 def _month_bound(year: int, month: int) -> int:

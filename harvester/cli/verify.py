@@ -27,7 +27,8 @@ from harvester.verify.reports import (
 )
 
 if TYPE_CHECKING:
-    from harvester.operations.maintenance import CompactionResult, RollupResult
+    from harvester.operations.maintenance import CompactionResult
+    from harvester.query.rollups import RollupResult
 
 MAX_FILES_LISTED = 8
 
@@ -72,7 +73,7 @@ def verify(
     Example: harvester verify XBT/USD --repair
     """
     archive = common.existing_archive()
-    with run_context(common, repairs_only=True) as run:
+    with run_context(common, only_while_running=True) as run:
 
         def print_event(event: Event) -> None:
             match event:

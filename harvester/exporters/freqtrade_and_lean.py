@@ -17,7 +17,7 @@ from harvester.exporters.formats import as_text
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.filesystem import writing
-from harvester.storage.output_files import check_outside, file_sink, write_arrow
+from harvester.storage.output_files import file_sink, write_arrow
 from harvester.times import DAY, SECOND, UNITS_NS, Interval
 
 _MILLISECOND_NS = SECOND // 1000
@@ -151,7 +151,6 @@ def _write_feather(
 ) -> Path:
     """Write the file of a pair; `content` is a timeframe, or `trades`."""
     file = Path(folder) / f"{re.sub('[/ .@$+:]', '_', ccxt_symbol(pair))}-{content}.feather"
-    check_outside(file.parent)
     with writing(folder):
         file.parent.mkdir(parents=True, exist_ok=True)
     with file_sink(file) as sink:
@@ -237,7 +236,6 @@ def write_lean_candles(
         ArchiveUnwritable: a file can't be written.
     """
     resolution, root = lean_resolution(interval), Path(folder)
-    check_outside(root)
     with writing(folder):
         symbol = lean_symbol(pair)
         market = root / "crypto" / MARKET / resolution

@@ -69,8 +69,8 @@ class Client:
     Attributes:
         calls: requests sent so far.
         refusals: how many of them were refused because of the rate.
-        coverage_ends_ns: how far the pairs of an API server are covered that are behind its clock,
-            by key, as of the last answer of Time. Kraken sends none.
+        coverage_ends_ns: end of coverage (ns), by key, of pairs that an API server covers less far
+            than its clock, as of the last answer of Time. Kraken sends none.
 
     Raises (each call):
         ExchangeUnreachable: no valid answer within the time allowed.

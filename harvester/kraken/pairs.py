@@ -187,7 +187,7 @@ def check_market(pair: Pair, name: str) -> None:
     Raises:
         OtherMarket: it is another market.
     """
-    if name != pair.key and name not in pair.spellings:
+    if name not in pair.spellings:
         raise OtherMarket(
             f"the answer is about the market {name!r}, but {pair.key or pair.altname} was requested"
         )

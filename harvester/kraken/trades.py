@@ -90,8 +90,8 @@ def _unit_ns(times_ns: Int64s) -> int:
 # Since late 2022 the exchange prints nearly every page in one form: no space between tokens, seven
 # elements per row, an empty misc, and the same number of decimals in all prices of the page. Every
 # byte of the body is compared with that form. If one differs, `decode_fast` gives up, and
-# `decode_general`, which knows every form, reads the page and says what is wrong. So the fast path
-# can be missing, but not wrong. Tests compare both paths on arbitrary bytes.
+# `decode_general`, which knows every form, reads the page and says what is wrong. The fast path
+# may decline a page, but never misreads it. Tests compare both paths on arbitrary bytes.
 
 Words = NDArray[np.unsignedinteger[Any]]
 

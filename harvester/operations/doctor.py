@@ -26,6 +26,7 @@ from harvester.errors import (
     ExchangeError,
     ExchangeUnreachable,
     HarvesterError,
+    UsageError,
     without_credentials,
 )
 from harvester.kraken.answers import Transient, read_result
@@ -93,15 +94,23 @@ def check_archive(archive: TradeStore, settings: Settings) -> list[CheckResult]:
     """
     changed = [key.name for key in KEYS if settings.shown(key.name) != key.default]
     seen = f"valid; not the default: {', '.join(changed) or 'none'}"
-    folder = archive.store.root
-    while not os.path.lexists(folder):
-        folder = folder.parent
     return [
         CheckResult("config", "ok", seen),
         _local("archive readable", partial(_read_archive, archive)),
-        _local("archive writable", partial(_write_archive, folder)),
-        _local("disk space", partial(_free_space, folder)),
+        _local("archive writable", lambda: _write_archive(_existing_folder(archive))),
+        _local("disk space", lambda: _free_space(_existing_folder(archive))),
     ]
+
+
+def _existing_folder(archive: TradeStore) -> Path:
+    """The archive's folder, or the folder in which it would be created."""
+    try:
+        folder = archive.root
+    except UsageError as error:
+        raise NotChecked(str(error)) from error
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder
 
 
 def fault(name: str, error: HarvesterError) -> CheckResult:
@@ -117,13 +126,17 @@ def fault(name: str, error: HarvesterError) -> CheckResult:
 def _local(name: str, check: Callable[[], CheckResult | str]) -> CheckResult:
     try:
         found = check()
+    except NotChecked as reason:
+        return CheckResult(name, "not checked", str(reason))
     except HarvesterError as error:
         return fault(name, error)
+    except OSError as error:
+        return fault(name, HarvesterError(str(error)))
     return found if isinstance(found, CheckResult) else CheckResult(name, "ok", found)
 
 
 def _read_archive(archive: TradeStore) -> CheckResult | str:
-    if not archive.store.root.is_dir():
+    if "://" not in archive.path and not Path(archive.path).is_dir():
         return "there is no archive yet; the first download creates it"
     pairs = status(archive, None, time.time_ns())
     damaged = [text for pair in pairs for text in pair.damaged]
@@ -137,7 +150,7 @@ def _read_archive(archive: TradeStore) -> CheckResult | str:
 
 def _write_archive(folder: Path) -> CheckResult | str:
     """Write a file without a name to the archive's disk, and measure the speed."""
-    for name in ("", "trades", "candles", "staging", "locks", "wanted", "runs"):
+    for name in ("", "trades", "candles", "staging", "locks", "wanted", "quarantine", "cache"):
         path = folder / name
         if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
             with writing(str(path)):

@@ -48,7 +48,7 @@ MERGE_EVERY = 4
 """After so many new segments of a pair they are merged."""
 
 MAX_UNMERGED = 4 * MERGE_EVERY
-"""With so many new segments polls wait for a merge that is due, such as on a slow disk."""
+"""At this many unmerged segments, polls wait for the running merge, such as on a slow disk."""
 
 FAILURES_OF_AN_OUTAGE = 2
 """After so many failed requests without a good answer between them, an outage is reported."""
@@ -238,7 +238,7 @@ class _FollowedPair:
         self._archive, self._stop = run.context.archive, run.context.options.stop
         self._writer: Writer
         # Where it began, and the end of coverage, from which the next download goes on.
-        self._begun: int | None = None
+        self._first_after: int | None = None
         self._after = 0
         self._newest_times: Int64s = times(no_rows())
         self._shows_all_new = True
@@ -247,7 +247,7 @@ class _FollowedPair:
         self._reported = ""
         self._poll_error: HarvesterError | None = None
         """Why the last poll failed; None if it did not."""
-        self._lack: ImportIncomplete | None = None
+        self._import_error: ImportIncomplete | None = None
         """The first imported range that turned out to lack trades."""
         self._new_segments = 0
         self._hour: int | None = None
@@ -289,10 +289,10 @@ class _FollowedPair:
         if isinstance(error, Interrupted) and is_live:
             error = None  # the user ended it
         self.has_ended = True
-        download, begun = self._new_download(), self._begun or 0
+        download, begun = self._new_download(), self._first_after or 0
         download.trades, download.pages.requested = self.trades, self._pages
         requested = [Range(begun, self._after)] if begun < self._after else []
-        result = download.result(requested, error or self._maintenance_error or self._lack)
+        result = download.result(requested, error or self._maintenance_error or self._import_error)
         self._run.report(result)
         return result
 
@@ -332,7 +332,7 @@ class _FollowedPair:
             raise error
         self._poll_error = None if is_import else error
         if isinstance(error, ImportIncomplete):
-            self._lack = self._lack or error
+            self._import_error = self._import_error or error
         if error is None:
             self._has_polled, self.is_behind = True, False
             self._run.record_answer(self)
@@ -352,7 +352,7 @@ class _FollowedPair:
         """
         begun_s = time.monotonic()
         settled_ns = await self._stop.guard(self._run.context.clock.settled_ns(self._pair))
-        if self._begun is None:
+        if self._first_after is None:
             self._begin(settled_ns)
         download, is_busy = self._new_download(), not self._shows_all_new
         try:
@@ -372,7 +372,7 @@ class _FollowedPair:
         after, now_ns = self._run.after, self._run.context.options.now_ns()
         if after is None:
             after = last_start(self._archive.requested(self.name), now_ns)
-        self._begun = self._after = settled_ns if after is None else after
+        self._first_after = self._after = settled_ns if after is None else after
         self.reached_ns = self._covered_through()
 
     def _covered_through(self) -> int | None:

@@ -28,7 +28,7 @@ from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
 from harvester.pair_selection import known_pairs, resolve_stored
-from harvester.query.rollups import parse_levels, roll_up
+from harvester.query.rollups import RollupResult, parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import Range
@@ -54,22 +54,6 @@ class CompactionResult(NamedTuple):
     pair: str
     files_before: int
     files_after: int
-    notes: list[str]
-
-
-class RollupResult(NamedTuple):
-    """The result of building the roll-ups of a pair.
-
-    Attributes:
-        pair: altname.
-        built: number of roll-up files that were written.
-        up_to_date: number of roll-up files that were there already.
-        notes: sentences that the user should read, such as why a segment has no roll-up.
-    """
-
-    pair: str
-    built: int
-    up_to_date: int
     notes: list[str]
 
 
@@ -109,11 +93,9 @@ def build_rollups(
     """Build the roll-ups that segments of some pairs lack; arguments and errors as of `compact`."""
     levels, progress = parse_levels(settings.candles.rollups), steps(listener)
 
-    def work(pair_writer: Writer) -> RollupResult:
-        done = roll_up(pair_writer, levels, progress)
-        return RollupResult(pair_writer.pair, done.built, done.up_to_date, done.notes)
-
-    return _with_each_pair(archive, pairs, listener, work)
+    return _with_each_pair(
+        archive, pairs, listener, lambda pair_writer: roll_up(pair_writer, levels, progress)
+    )
 
 
 def _with_each_pair(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -311,7 +312,7 @@ class _Refresh:
         return await list_pairs(self._client, self._archive, may_be_empty=True)
 
     async def _refresh(self, targets: list[RefreshTarget]) -> None:
-        """Download what can be downloaded, maintain the files of the other pairs, in this order."""
+        """Download the listed pairs, then maintain the files of the others."""
         self._targets = list(await asyncio.gather(*map(self._confirm_listing, targets)))
         downloads: list[tuple[RefreshTarget, BackfillRequest]] = []
         others: list[tuple[RefreshTarget, HarvesterError | None]] = []
@@ -361,7 +362,10 @@ class _Refresh:
             # It ended before the first pair was begun.
             reason = self._time_limit_or(error)
             return [_failed(request.pair.altname, reason) for request in requests]
-        results = list(await asyncio.gather(*map(self._fill_earlier_gaps, requests, results)))
+        context = DownloadContext(self._client, self._archive, self._settings, self._options)
+        jobs = asyncio.Semaphore(self._settings.exchange.jobs)
+        fill_gaps = partial(self._fill_earlier_gaps, context, jobs)
+        results = list(await asyncio.gather(*map(fill_gaps, requests, results)))
         if any(isinstance(result.error, ExchangeError) for result in results):
             with suppress(ExchangeError, Interrupted):
                 self._exchange = await self._stop.guard(self._client.status())
@@ -371,7 +375,11 @@ class _Refresh:
         ]
 
     async def _fill_earlier_gaps(
-        self, request: BackfillRequest, result: BackfillResult
+        self,
+        context: DownloadContext,
+        jobs: asyncio.Semaphore,
+        request: BackfillRequest,
+        result: BackfillResult,
     ) -> BackfillResult:
         """Fill the gaps before the range that was just downloaded; return the combined result."""
         name = request.pair.altname
@@ -381,11 +389,11 @@ class _Refresh:
         filled: list[BackfillResult] = []
 
         async def work() -> None:
-            run = DownloadContext(self._client, self._archive, self._settings, self._options)
             with open_writer(self._archive, name) as pair_writer:
-                filled.append(await fill(run, request.pair, pair_writer))
+                filled.append(await fill(context, request.pair, pair_writer))
 
-        error = await capture_error(work())
+        async with jobs:
+            error = await capture_error(work())
         return result._replace(
             pages=result.pages + sum(earlier.pages for earlier in filled),
             error=error or next((earlier.error for earlier in filled), None),

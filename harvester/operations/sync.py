@@ -358,7 +358,7 @@ def _expected(stored: dict[str, StoredObject], new: Iterable[Entry], now_ns: int
 
 
 def find_cut(objects: Iterable[Entry], deleted: Iterable[str]) -> tuple[str, str] | None:
-    """Find an imported segment that would be read from the end of a downloaded one on only.
+    """Find an imported segment whose beginning is cut off by a downloaded one.
 
     By its rounded time, a trade at that moment may be on either side. No archive has such segments.
 
@@ -388,7 +388,7 @@ def _by_pair(objects: Iterable[Entry]) -> Iterable[list[Segment]]:
 
 
 def _age_order(segment: Segment) -> tuple[int, int, int, bool]:
-    """Sort key: when a segment was written, in seconds; in one second, what is read first last."""
+    """Sort key: the second a segment was written in; within it, what readers read first is last."""
     after, through = segment.range
     return segment.changed_ns // SECOND, -after, through, not segment.is_imported
 

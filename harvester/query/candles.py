@@ -294,9 +294,9 @@ class QuerySession:
 
 
 def _parts_of(plan: Plan) -> list[Range]:
-    """The query's range; if it is costly, cut where the interval with a year's first moment starts.
+    """Cut the query's range at each year's first interval if it may need much memory.
 
-    Trades at the edges of roll-ups do not count: they are less than a candle of the roll-up.
+    It may with trades of several years, not counting edges of roll-ups, or a million candles.
     """
     after, through = plan.query.range
     candles = sum(max(run.whole.last - run.whole.first + 1, 0) for run in plan.covered)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, get_args
 from harvester.errors import ArchiveHasGaps, BadSetting, NothingHeld
 from harvester.query.calendar import Grid, WholeIntervals, find_time_zone, make_grid
 from harvester.query.source_choice import Source, choose_sources
+from harvester.schema import PRICE
 from harvester.storage.segment import RollUp, Segment, reading_order
 from harvester.storage.trade_store import PairFile, Piece, TradeStore, pieces_of
 from harvester.times import (
@@ -35,8 +36,7 @@ from harvester.times import (
 Fill = Literal["none", "previous", "null", "kraken"]
 FILLS: tuple[str, ...] = get_args(Fill)
 
-PRICE_DECIMALS = 10
-"""The decimals of a stored price: `schema.PRICE`."""
+PRICE_DECIMALS: int = PRICE.scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
     stored_pairs_text = archive.stored_pairs_text(archive.held())
     return NothingHeld(
         f"the archive at {archive.path} holds no trades of {pair}; {stored_pairs_text}. "
-        f"`harvester backfill {pair}` fetches them"
+        f"`harvester backfill {pair}` downloads them"
     )
 
 

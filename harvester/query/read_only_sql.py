@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import BadQuery
-from harvester.query.source_choice import path_literal, text_literal
-from harvester.query.sql import Connection, file_relation, translate_sql_errors
+from harvester.query.source_choice import path_literal, quoted_name, text_literal
+from harvester.query.sql import Connection, file_relation, parse_statements, translate_sql_errors
 
 BATCH_ROWS = 500
 MAX_TEXT = 100_000
@@ -28,9 +28,9 @@ MAX_TEXT = 100_000
 MAX_CELL_TEXT = 4_000
 """Most characters of a value as text; a longer one is cut. Bytes are text of two digits each."""
 MIN_CELL_SIZE = 16
-"""So many bytes each value counts at least: as text, also a null or a boolean takes some."""
+"""Least bytes counted per value: as text, even a null takes some."""
 REPEAT_S = 0.05
-"""So often an interruption is repeated: between two of DuckDB's calls it has no effect."""
+"""Seconds between repeated interrupts; between two of DuckDB's calls, one has no effect."""
 
 AsText = Callable[[pa.RecordBatch], pa.RecordBatch]
 
@@ -126,12 +126,7 @@ class ReadOnlyQuery:
             text.encode()
         except UnicodeEncodeError as error:
             raise BadQuery("the query is no text: it has half of a character") from error
-        with (
-            self._connection,
-            self._ending(),
-            translate_sql_errors("the limit"),
-            as_duckdb_errors(),
-        ):
+        with self._connection, self._ending(), translate_sql_errors("the limit"):
             self._check()
             statement = self._single_query(text)
             self._check()
@@ -144,9 +139,7 @@ class ReadOnlyQuery:
             return self._read(file_relation(statement, rows) or rows)
 
     def _single_query(self, text: str) -> duckdb.Statement:
-        statements = self._connection.extract_statements(text)
-        if not statements:
-            raise BadQuery("there is no query in that text: give one such as FROM trades LIMIT 10")
+        statements = parse_statements(self._connection, text)
         if len(statements) > 1:
             raise BadQuery(f"these are {len(statements)} statements: give one query at a time")
         [statement] = statements
@@ -160,7 +153,7 @@ class ReadOnlyQuery:
     def _read(self, rows: duckdb.DuckDBPyRelation) -> LimitedRows:
         """Read batch by batch until a limit is reached."""
         named = [
-            f'{sql} AS "{name.replace(chr(34), chr(34) * 2)}"'
+            f"{sql} AS {quoted_name(name)}"
             for number, (name, kind) in enumerate(zip(rows.columns, rows.types, strict=True), 1)
             for sql in _limited_sql(number, kind.id)
         ]
@@ -217,25 +210,6 @@ class ReadOnlyQuery:
             ended.set()
             # This ends the thread at once, if the query was in time.
             self._is_cancelled.set()
-
-
-@contextmanager
-def as_duckdb_errors() -> Iterator[None]:
-    """Raise DuckDB's errors in its own classes: while rows are read, they come as Arrow's.
-
-    Raises:
-        duckdb.Error: reading failed.
-    """
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        text = str(error)
-        classes = {
-            "INTERRUPT Error": duckdb.InterruptException,
-            "Out of Memory Error": duckdb.OutOfMemoryException,
-        }
-        kind = classes.get(text.partition(":")[0], duckdb.Error)
-        raise kind(text) from error
 
 
 # --- limited values -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from functools import partial
 from html import escape
 from itertools import chain
 from operator import index
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeVar, cast, overload
 
 import duckdb
@@ -17,6 +19,7 @@ import pyarrow as pa
 
 from harvester.argument_types import check_types, wrong_type
 from harvester.errors import HarvesterError, ResultWarning, UsageError, not_installed
+from harvester.query.source_choice import quoted_name
 from harvester.query.sql import BATCH_ROWS as SQL_BATCH_ROWS
 from harvester.query.sql import (
     MEMORY_LIMIT,
@@ -135,7 +138,7 @@ class Result:
             raise UsageError(
                 f"utc_index needs a column `time`; there are {', '.join(self.columns)}"
             )
-        self._warn_of_notes(stacklevel=4)
+        self._warn_of_notes()
         frame = cast("pd.DataFrame", self._run(lambda relation: relation.df()))
         return frame.set_index("time").tz_localize("UTC") if utc_index else frame
 
@@ -161,7 +164,7 @@ class Result:
             import polars  # noqa: F401, ICN001, PLC0415 - reported before DuckDB reads anything
         except ImportError as error:
             raise not_installed(".pl() needs Polars", "polars") from error
-        self._warn_of_notes(stacklevel=3)
+        self._warn_of_notes()
         return cast("pl.DataFrame", self._run(lambda relation: relation.pl()))
 
     def to_arrow_table(self) -> pa.Table:
@@ -285,8 +288,7 @@ class Result:
             raise UsageError(
                 f"pivot needs a column `{lacking[0]}`; there are {', '.join(self.columns)}"
             )
-        quoted = values.replace('"', '""')
-        frame = self.select(f'time, pair, "{quoted}" AS value').df()
+        frame = self.select(f"time, pair, {quoted_name(values)} AS value").df()
         if frame.duplicated(["time", "pair"]).any():
             raise UsageError("pivot needs one row for each time and pair; some have several")
         wide = frame.pivot(index="time", columns="pair", values="value")
@@ -326,8 +328,7 @@ class Result:
             for name in names:
                 if name not in self.columns:
                     raise KeyError(name)
-            quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-            found = self.select(quoted)
+            found = self.select(", ".join(map(quoted_name, names)))
             return found.df()[key] if isinstance(key, str) else found
         if isinstance(key, slice):
             if key.step not in (None, 1):
@@ -402,10 +403,16 @@ class Result:
 
     # --- running ---------------------------------------------------------------------------------
 
-    def _warn_of_notes(self, stacklevel: int) -> None:
-        """Give the notes as warnings: a frame that is made from the rows does not carry them."""
+    def _warn_of_notes(self) -> None:
+        """Give the notes as warnings: a frame that is made from the rows does not carry them.
+
+        They name the line of the caller, outside of this package.
+        """
+        caller, level = inspect.currentframe(), 1
+        while caller is not None and _is_own(caller):
+            caller, level = caller.f_back, level + 1
         for note in self.notes:
-            warnings.warn(f"{self._source.title}: {note}", ResultWarning, stacklevel=stacklevel)
+            warnings.warn(f"{self._source.title}: {note}", ResultWarning, stacklevel=level)
 
     def _batch_stream(self) -> BatchStream | None:
         source = self._source
@@ -494,6 +501,11 @@ class Result:
         if self._source.is_internal:
             return translate_errors(self._source.title, self._source.memory_limit)
         return translate_sql_errors(self._source.memory_limit)
+
+
+def _is_own(frame: FrameType) -> bool:
+    """Whether a frame is of this package."""
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def batch_stream(result: Result) -> BatchStream | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -25,19 +25,20 @@ from harvester.storage.writer import Progress, Writer
 from harvester.times import parse_interval
 
 
-@dataclass(slots=True)
-class RollupReport:
-    """The result of `roll_up`.
+class RollupResult(NamedTuple):
+    """The result of building the roll-ups of a pair.
 
     Attributes:
-        built: how many roll-ups were written.
-        up_to_date: how many existed and agree with their segment.
-        notes: segments without roll-ups, and why.
+        pair: altname.
+        built: number of roll-up files that were written.
+        up_to_date: number of roll-up files that were there already and agree with their segment.
+        notes: sentences that the user should read, such as why a segment has no roll-up.
     """
 
-    built: int = 0
-    up_to_date: int = 0
-    notes: list[str] = field(default_factory=list)
+    pair: str
+    built: int
+    up_to_date: int
+    notes: list[str]
 
 
 def parse_levels(texts: Iterable[str]) -> dict[str, int]:
@@ -61,7 +62,7 @@ def roll_up(
     writer: Writer,
     levels: Mapping[str, int],
     progress: Progress = lambda _pair, _done, _all: None,
-) -> RollupReport:
+) -> RollupResult:
     """Build the roll-ups that a pair's segments lack, or that were built from other rows.
 
     Args:
@@ -73,18 +74,22 @@ def roll_up(
         ArchiveDamaged: a segment's rows are not those of its footer; no roll-up is built of them.
         ArchiveUnwritable: the system refused to write.
     """
-    report = RollupReport()
+    result = RollupResult(writer.pair, 0, 0, [])
     segments = writer.archive.segments(writer.pair)
     for done, segment in enumerate(segments, 1):
         if writer.archive.footer(segment).rows:
-            _roll_up_segment(writer, segment, levels, report)
+            built, up_to_date = _roll_up_segment(writer, segment, levels, result.notes)
+            result = result._replace(
+                built=result.built + built, up_to_date=result.up_to_date + up_to_date
+            )
         progress(writer.pair, done, len(segments))
-    return report
+    return result
 
 
 def _roll_up_segment(
-    writer: Writer, segment: Segment, levels: Mapping[str, int], report: RollupReport
-) -> None:
+    writer: Writer, segment: Segment, levels: Mapping[str, int], notes: list[str]
+) -> tuple[int, int]:
+    """Return how many roll-ups were written, and how many were there already."""
     archive = writer.archive
     missing = dict(levels)
     for level in levels:
@@ -92,9 +97,9 @@ def _roll_up_segment(
         with suppress(FileNotFoundError):
             if archive.is_rollup_valid(rollup, segment):
                 del missing[level]
-    report.up_to_date += len(levels) - len(missing)
+    up_to_date = len(levels) - len(missing)
     if not missing:
-        return
+        return 0, up_to_date
     checksum = RowsChecksum()
     partials = PartialCandles(list(missing.values()), f"roll-ups of {segment.path}")
     try:
@@ -103,8 +108,8 @@ def _roll_up_segment(
             partials.add(batch)
         batches_by_level = partials.finish()
     except ValueDoesNotFit as reason:
-        report.notes.append(str(reason))
-        return
+        notes.append(str(reason))
+        return 0, up_to_date
     if checksum.hexdigest() != archive.footer(segment).checksum:
         raise ArchiveDamaged(
             f"the rows of {archive.location(segment)} differ from its footer: it was not rolled "
@@ -112,7 +117,7 @@ def _roll_up_segment(
         )
     for level, batches in zip(missing, batches_by_level, strict=True):
         writer.store_rollup(segment, level, batches)
-        report.built += 1
+    return len(missing), up_to_date
 
 
 class PartialCandles:

@@ -26,6 +26,11 @@ def text_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def quoted_name(name: str) -> str:
+    """Return a name, such as a column's, as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def path_literal(path: str) -> str:
     """Return a path as an SQL literal in which DuckDB sees no wildcards."""
     return text_literal("".join(f"[{char}]" if char in "*?[" else char for char in path))

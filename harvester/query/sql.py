@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
+from harvester.config import CandleSettings
 from harvester.errors import (
     AmbiguousPair,
     ArchiveDamaged,
@@ -35,6 +36,7 @@ from harvester.query.source_choice import (
     MERGE,
     no_rows_sql,
     path_literal,
+    quoted_name,
     range_conditions,
 )
 from harvester.schema import TRADES, WORD, split_at, times
@@ -44,7 +46,7 @@ from harvester.times import Range, year_end
 
 # --- connection -----------------------------------------------------------------------------------
 
-MEMORY_LIMIT = "2GB"
+MEMORY_LIMIT = CandleSettings().memory_limit
 
 Connection = duckdb.DuckDBPyConnection
 """For type annotations in packages that do not import DuckDB."""
@@ -138,12 +140,8 @@ def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
         ArchiveDamaged: a file can't be read.
     """
     try:
-        yield
-    except duckdb.OutOfMemoryException as error:
-        raise HarvesterError(
-            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
-            f"a shorter range ({_first_line(error)})"
-        ) from error
+        with _translate_common_errors(what, memory_limit):
+            yield
     except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
         raise ValueDoesNotFit(
             f"{what}: a sum of price x volume reaches 10^20, more than fits 38 exact digits: "
@@ -152,6 +150,43 @@ def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
     except duckdb.Error as error:
         _raise_error_of_store(error)
         raise ArchiveDamaged(f"{what} can't be answered: {_first_line(error)}") from error
+
+
+@contextmanager
+def _translate_common_errors(what: str, memory_limit: str) -> Iterator[None]:
+    """Translate what means the same in any query; raise the rest in DuckDB's own classes."""
+    try:
+        with _as_duckdb_errors():
+            yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        raise HarvesterError(
+            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
+            f"a shorter range ({_first_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _as_duckdb_errors() -> Iterator[None]:
+    """Raise DuckDB's errors in its own classes: while rows are read, they come as Arrow's.
+
+    Raises:
+        duckdb.Error: reading failed.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            # The operating system's: a listing of files that are gone is made again.
+            raise
+        text = str(error)
+        classes = {
+            "INTERRUPT Error": duckdb.InterruptException,
+            "Out of Memory Error": duckdb.OutOfMemoryException,
+        }
+        kind = classes.get(text.partition(":")[0], duckdb.Error)
+        raise kind(text) from error
 
 
 def _first_line(error: duckdb.Error) -> str:
@@ -223,7 +258,17 @@ def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb
         BadQuery: DuckDB can't parse it, or there is no statement.
     """
     with translate_sql_errors(memory_limit):
-        statements = connect(memory_limit).extract_statements(query)
+        return parse_statements(shared_connection(memory_limit), query)
+
+
+def parse_statements(connection: Connection, query: str) -> list[duckdb.Statement]:
+    """Parse SQL into statements, at least one, on a connection.
+
+    Raises:
+        BadQuery: there is no statement.
+        duckdb.Error: DuckDB can't parse it.
+    """
+    statements = connection.extract_statements(query)
     if not statements:
         raise BadQuery("there is no query in that text: give one such as FROM trades LIMIT 10")
     return statements
@@ -357,7 +402,7 @@ def file_relation(
             free += "_"
         taken.add(free.lower())
         cast = "::VARCHAR" if _needs_text(kind) else ""
-        columns.append(f'#{number}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
+        columns.append(f"#{number}{cast} AS {quoted_name(free)}")
     return relation.project(", ".join(columns))
 
 
@@ -379,15 +424,8 @@ def translate_sql_errors(memory_limit: str) -> Iterator[None]:
         ArchiveDamaged: a file of the archive can't be read.
     """
     try:
-        yield
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
-    except duckdb.OutOfMemoryException as error:
-        brief = str(error).partition("\n")[0]
-        raise HarvesterError(
-            f"the query needs more than {memory_limit} of memory: raise memory_limit, or choose "
-            f"a shorter range ({brief})"
-        ) from error
+        with _translate_common_errors("the query", memory_limit):
+            yield
     except duckdb.Error as error:
         _raise_error_of_store(error)
         text = str(error)

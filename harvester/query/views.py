@@ -349,11 +349,9 @@ OLDEST_READER = "v1.2.0"
 _VIEWS = {"trades", "archive"}
 
 
-_MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
+_MACROS = {
+    *("tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"),
     "year_of",
-    # In files that older versions of harvester wrote.
-    "named",
-    "known",
 }
 
 

@@ -96,8 +96,8 @@ def _reporting(location: str, doing: Literal["read", "write"] = "read") -> Itera
         yield
     except (BaseError, OSError, ValueError) as error:
         text = str(error)
-        exchange_is_silent = isinstance(error, FileNotFoundError | PreconditionError)
-        if exchange_is_silent and "NoSuchBucket" not in text:
+        is_gone = isinstance(error, FileNotFoundError | PreconditionError)
+        if is_gone and "NoSuchBucket" not in text:
             raise FileNotFoundError(errno.ENOENT, "no such object", location) from error
         kind = ArchiveError if doing == "read" else ArchiveUnwritable
         raise kind(f"can't {doing} {location}: {_reason(text)}") from error

@@ -20,7 +20,15 @@ from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from process import ended, wait_for
 
-from harvester.download.events import BackfillResult, Begun, CancelToken, Event, PageRead
+from harvester.download.events import (
+    BackfillResult,
+    Begun,
+    CancelToken,
+    Event,
+    PageRead,
+    Started,
+)
+from harvester.download.events import Ended as EndedPair
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
@@ -169,6 +177,19 @@ def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> Non
     for event in nights.events:
         run.add(event)
     assert (run.running, run.done, run.failed) == ({}, 1, 0)
+
+
+def test_earlier_gaps_are_filled_with_as_many_jobs_as_set_and_one_clock(nights: Nights) -> None:
+    for pair in ("XBTUSD", "ETHEUR"):
+        for span in (Range(day(1), day(2)), Range(day(3), nights.settled_ns)):
+            backfill_range(nights, pair, span)
+        remove_first_file(nights, pair)
+    nights.exchange.calls.clear()
+    assert set(states(nights.refresh(exchange__jobs=1)).values()) == {"complete"}
+    last = max(i for i, event in enumerate(nights.events) if isinstance(event, BackfillResult))
+    filling = [event for event in nights.events[last:] if isinstance(event, Started | EndedPair)]
+    assert [type(event) for event in filling] == [Started, EndedPair] * 2
+    assert [call.path.rpartition("/")[2] for call in nights.exchange.calls].count("Time") == 2
 
 
 def test_a_gap_that_can_not_be_filled_stays_a_gap(tmp_path: Path) -> None:

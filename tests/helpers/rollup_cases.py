@@ -14,14 +14,14 @@ from candle_cases import (
     trade,
 )
 
-from harvester.query.rollups import RollupReport, parse_levels, roll_up
+from harvester.query.rollups import RollupResult, parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 
 LEVELS = ("1m", "1h")
 
 
-def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RollupReport:
+def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RollupResult:
     with open_writer(archive, PAIR) as pair_writer:
         return roll_up(pair_writer, parse_levels(levels))
 

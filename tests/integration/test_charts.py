@@ -19,7 +19,7 @@ from command_line import own_environment, run_harvester, run_program
 from kraken_market import expected
 
 import harvester
-from harvester.charts.candle_arrays import digits, length_ns, plain
+from harvester.charts.candle_arrays import digits, plain
 from harvester.charts.chart import LADDER, MAX_CANDLES, Chart, drawable
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError, not_installed
 from harvester.kraken.pairs import Pair
@@ -212,9 +212,9 @@ def test_more_candles_than_a_screen_shows_become_coarser_with_a_note(tmp_path: P
 
 
 def test_the_intervals_of_a_chart_are_in_ascending_order() -> None:
-    lengths = [length_ns(interval) for interval in LADDER]
+    lengths = [interval.length_ns for interval in LADDER]
     assert lengths == sorted(set(lengths))
-    assert length_ns(parse_interval("7m")) == 7 * MINUTE
+    assert parse_interval("7m").length_ns == 7 * MINUTE
 
 
 @pytest.mark.parametrize("interval", ["1s", "90s", "7m", "1h", "1d", "1mo"])
@@ -226,7 +226,7 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
     most = QuerySession(archive).with_snapshot_retry(
         question, lambda plan: max_candles(archive, plan)
     )
-    made = len({stamp // length_ns(question.interval) for stamp in stamps})
+    made = len({stamp // question.interval.length_ns for stamp in stamps})
     assert made <= most <= len(rows)
     if interval in ("1h", "1d"):
         assert most == made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,6 +18,9 @@ from kraken_server import Exchange
 from kraken_socket import Reply
 
 import harvester
+from harvester import config
+from harvester.errors import UsageError
+from harvester.operations.doctor import check_archive
 from harvester.operations.exchange_checks import CHECKS, CheckResult
 from harvester.storage.trade_store import TradeStore
 
@@ -357,6 +361,47 @@ def test_a_folder_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     status, out, _ = run(TradeStore(tmp_path / "data" / "below"), "doctor")
     assert status == 1
     assert "fault        archive writable" in out
+
+
+@pytest.mark.parametrize("folder", ["quarantine", "cache"])
+def test_a_folder_of_the_archive_that_cannot_be_written_is_a_fault(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may be allowed to write anywhere."""
+    (tmp_path / folder).mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).name != folder)
+    results = {result.name: result for result in harvester.open(tmp_path).doctor()}
+    assert results["archive writable"].seen == (
+        f"can't write {tmp_path / folder}: no permission to write there: choose another --data or "
+        "change its owner"
+    )
+
+
+def test_a_link_that_leads_nowhere_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "gone")
+    status, out, err = run(store(tmp_path), "doctor")
+    assert (status, err) == (1, "")
+    assert "fault        archive writable" in out
+    assert "fault        disk space" in out
+
+
+class Copy(TradeStore):
+    """An archive as one in an object store is: without a folder."""
+
+    @property
+    def root(self) -> Path:
+        raise UsageError("s3://bucket is the copy of an archive")
+
+
+def test_the_disk_of_a_copy_is_not_checked(tmp_path: Path) -> None:
+    results = check_archive(Copy(tmp_path), config.load())
+    assert [(result.name, result.status) for result in results] == [
+        ("config", "ok"),
+        ("archive readable", "ok"),
+        ("archive writable", "not checked"),
+        ("disk space", "not checked"),
+    ]
+    assert results[-1].seen == "s3://bucket is the copy of an archive"
 
 
 def test_a_damaged_file_is_a_fault(tmp_path: Path) -> None:

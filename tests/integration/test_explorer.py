@@ -47,7 +47,6 @@ from harvester.query.read_only_sql import (
     LimitedRows,
     QueryLimits,
     ReadOnlyQuery,
-    as_duckdb_errors,
 )
 from harvester.query.sql import translate_sql_errors
 from harvester.server.explorer.service import ArchiveExplorer
@@ -552,7 +551,7 @@ def test_half_of_a_character_is_the_askers_fault(archive: harvester.Archive) -> 
 
 def test_damage_that_shows_while_rows_are_read_is_no_fault_of_the_asker() -> None:
     damage = OSError("IO Error: Could not read file /a/trades/pair=XBTUSD/2026.parquet")
-    with pytest.raises(ArchiveDamaged), translate_sql_errors("1GB"), as_duckdb_errors():
+    with pytest.raises(ArchiveDamaged), translate_sql_errors("1GB"):
         raise damage
 
 

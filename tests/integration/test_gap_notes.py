@@ -236,12 +236,19 @@ def test_a_frame_comes_with_a_warning_about_what_was_not_downloaded(archive: Tra
     """A frame has no notes: whoever writes `.df()` behind the question would never see them."""
     opened = harvester.open(archive.path)
     candles = opened.ohlc("XBTUSD", "1d")
-    for frame_of in (candles.df, candles.limit(3).df, candles.pl, lambda: candles["close"]):
+    for frame_of in (
+        candles.df,
+        candles.limit(3).df,
+        candles.pl,
+        lambda: candles["close"],
+        lambda: candles.close,
+    ):
         with pytest.warns(harvester.ResultWarning, match=GAP) as caught:
             frame_of()
         assert len(caught) == 1
+        assert caught[0].filename == __file__
     with pytest.warns(harvester.ResultWarning) as caught:
-        candles.df()
+        opened.ohlc(["XBTUSD"], "1d").pivot("close")
     assert caught[0].filename == __file__
     opened.ohlc("XBTUSD", "1d", until="2020-09-15").df()
 

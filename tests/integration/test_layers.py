@@ -13,7 +13,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2] / "harvester"
 
 # From the top down; `__init__` is the public API, on which the commands are a thin skin.
-ROOMS = (
+LAYERS = (
     "__main__",
     "spark",
     "cli",
@@ -35,7 +35,6 @@ ROOMS = (
     "kraken",
     "config",
     "argument_types",
-    "trade_ids",
     "schema",
     "times",
     "errors",
@@ -109,8 +108,8 @@ def uses(source: str, package: str) -> Iterator[Use]:
                 yield Use(str(node.args[0].value), node.lineno)
 
 
-def room_of(module: str) -> str:
-    """The room that a module of ours lies in; what is none of the rooms is the package itself."""
+def layer_of(module: str) -> str:
+    """The layer that a module of ours lies in; what is none of the layers is the package itself."""
     first = module.split(".")[1] if "." in module else "__init__"
     return first if (ROOT / first).is_dir() or (ROOT / f"{first}.py").is_file() else "__init__"
 
@@ -120,32 +119,32 @@ def files() -> list[tuple[str, str, Path]]:
     found = []
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        room = parts[1]
-        found.append((room, ".".join(parts[:-1]), path))
+        layer = parts[1]
+        found.append((layer, ".".join(parts[:-1]), path))
     return found
 
 
 def all_uses() -> Iterator[tuple[str, Path, Use]]:
-    for room, package, path in files():
+    for layer, package, path in files():
         for use in uses(path.read_text(), package):
-            yield room, path.relative_to(ROOT), use
+            yield layer, path.relative_to(ROOT), use
 
 
 def is_of(module: str, library: str) -> bool:
     return module == library or module.startswith(f"{library}.")
 
 
-def test_every_file_lies_in_a_room_that_has_its_place() -> None:
-    assert {room for room, _, _ in files()} - set(ROOMS) == set()
+def test_every_file_lies_in_a_layer_that_has_its_place() -> None:
+    assert {layer for layer, _, _ in files()} - set(LAYERS) == set()
 
 
-def test_imports_go_down_the_list_of_rooms_only() -> None:
+def test_imports_go_down_the_list_of_layers_only() -> None:
     wrong = []
-    for room, path, use in all_uses():
+    for layer, path, use in all_uses():
         if not is_of(use.module, "harvester") or use.module == "harvester.__version__":
             continue
-        target = room_of(use.module)
-        if target != room and ROOMS.index(target) <= ROOMS.index(room):
+        target = layer_of(use.module)
+        if target != layer and LAYERS.index(target) <= LAYERS.index(layer):
             wrong.append(f"{path}:{use.line} imports {use.module}")
     assert wrong == []
 
@@ -153,9 +152,9 @@ def test_imports_go_down_the_list_of_rooms_only() -> None:
 def test_kraken_and_archive_and_candles_and_kraken_know_nothing_of_each_other() -> None:
     wrong = [
         f"{path}:{use.line} imports {use.module}"
-        for room, path, use in all_uses()
+        for layer, path, use in all_uses()
         if is_of(use.module, "harvester")
-        and {(room, room_of(use.module)), (room_of(use.module), room)} & INDEPENDENT
+        and {(layer, layer_of(use.module)), (layer_of(use.module), layer)} & INDEPENDENT
     ]
     assert wrong == []
 
@@ -163,8 +162,8 @@ def test_kraken_and_archive_and_candles_and_kraken_know_nothing_of_each_other() 
 def test_the_download_package_imports_neither_http_nor_sql() -> None:
     wrong = [
         f"{path}:{use.line} imports {use.module}"
-        for room, path, use in all_uses()
-        if room == "download"
+        for layer, path, use in all_uses()
+        if layer == "download"
         and any(is_of(use.module, lib) for lib in ("httpx", "duckdb", "sqlite3"))
     ]
     assert wrong == []
@@ -173,9 +172,9 @@ def test_the_download_package_imports_neither_http_nor_sql() -> None:
 def test_each_outside_library_has_one_home() -> None:
     wrong = [
         f"{path}:{use.line} imports {use.module}, which belongs in {home}"
-        for room, path, use in all_uses()
+        for layer, path, use in all_uses()
         for library, home in HOMES.items()
-        if is_of(use.module, library) and room != home and (room, library) not in SECOND_HOMES
+        if is_of(use.module, library) and layer != home and (layer, library) not in SECOND_HOMES
     ]
     assert wrong == []
 
@@ -183,9 +182,9 @@ def test_each_outside_library_has_one_home() -> None:
 def test_each_home_is_lived_in() -> None:
     at_home = {
         library
-        for room, _, use in all_uses()
+        for layer, _, use in all_uses()
         for library, home in HOMES.items()
-        if is_of(use.module, library) and room == home
+        if is_of(use.module, library) and layer == home
     }
     assert at_home == set(HOMES)
 
@@ -202,7 +201,7 @@ def test_output_alone_prints() -> None:
     assert [text for text in wrong if not text.startswith("cli/output.py:")] == []
 
 
-def test_no_room_is_called_by_what_it_has_no_name_for() -> None:
+def test_no_layer_is_called_by_what_it_has_no_name_for() -> None:
     stems = {path.stem for _, _, path in files()}
     assert stems & {"utils", "util", "helpers", "common", "models", "misc"} == set()
 

@@ -197,3 +197,20 @@ def test_a_name_in_a_folder_forges_no_line(tmp_path: Path) -> None:
     done = run("http://127.0.0.1:9", tmp_path, "import", ".", "--pair", "XBTUSD")
     assert done.returncode != 0
     assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("-vv", True),
+        ("-vvv", True),
+        ("-qvv", True),
+        ("-v -v", True),
+        ("-v --verbose", True),
+        ("-qv", False),
+        ("-v -dvv", False),
+        ("--very-verbose", False),
+    ],
+)
+def test_two_v_ask_for_a_traceback_however_they_are_typed(words: str, wanted: bool) -> None:
+    assert output.wants_traceback(words.split()) is wanted

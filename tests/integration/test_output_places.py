@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from candle_folders import archive, files_in
 from cli_runner import run
+from command_line import own_environment, run_harvester
 
 from harvester.errors import ArchiveUnwritable
 from harvester.storage.output_files import file_sink
@@ -268,6 +269,18 @@ def test_what_others_write_to_stdout_stays_around_it(archive: TradeStore, tmp_pa
     assert files_in(tmp_path) == ["all.csv"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("asked", [(*CANDLES, "-f", "csv"), ("status",)], ids=["candles", "status"])
+def test_a_full_disk_behind_stdout_is_an_error(archive: TradeStore, asked: tuple[str, ...]) -> None:
+    program = [sys.executable, "-m", "harvester", *asked, "-d", str(archive.root)]
+    with Path("/dev/full").open("wb") as sink:
+        done = subprocess.run(program, stdout=sink, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "harvester: can't write to stdout: No space left on device\n",
+    )
+
+
 @pytest.mark.parametrize(
     "asked",
     [("sql", "--db"), ("ohlc", "XBTUSD", "-i", "1h", "-i", "1d", "-o")],
@@ -296,3 +309,15 @@ def test_a_folder_with_a_mark_of_another_program_is_no_archive(
     (tmp_path / "archive.json").write_text('{"format": 1, "made_by": "another"}')
     assert run(archive, *CANDLES, "-f", "parquet", "-o", str(tmp_path / "x"))[0] == 0
     assert isinstance(pq.read_table(tmp_path / "x"), pa.Table)
+
+
+def test_a_demo_in_a_file_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    done = run_harvester(["demo", "--folder", str(file)], own_environment())
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        f"harvester: can't write {file}: Not a directory\n",
+    )
+    assert file.read_text() == "mine"

@@ -26,10 +26,10 @@ from candle_cases import (
 from command_line import HARVESTER, own_environment, run_harvester
 from kraken_market import expected
 
-from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
+from harvester.errors import ArchiveDamaged, BadInterval, BadQuery, HarvesterError, UsageError
 from harvester.query.plan import CandleQuery
 from harvester.query.result import Result, batch_stream, source_of_sql
-from harvester.query.sql import connect_views
+from harvester.query.sql import connect_views, translate_errors
 from harvester.query.views import write_database
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import open_writer
@@ -403,6 +403,12 @@ def test_too_little_memory_is_an_error(archive: TradeStore) -> None:
     )
 
 
+def test_damage_that_shows_while_candles_are_read_is_reported_as_damage() -> None:
+    damage, message = OSError("IO Error: gone"), "candles can't be answered: IO Error: gone"
+    with pytest.raises(ArchiveDamaged, match=message), translate_errors("candles", "1GB"):
+        raise damage
+
+
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path) -> None:
     stamps = [row[1] for row in BUSY]
     hold(TradeStore(tmp_path), cut(BUSY, [0, stamps[400], stamps[800], stamps[-1]]))
@@ -546,6 +552,23 @@ def test_a_wrong_query_is_shown_with_its_place(archive: TradeStore) -> None:
         'harvester: the query can\'t be run\nParser Error: syntax error at or near "+"\n'
         "LINE 1: SELECT 1 +\n                 ^\n",
     )
+
+
+@pytest.mark.parametrize("to_file", [False, True], ids=["stdout", "file"])
+def test_an_error_in_a_late_row_is_the_querys(
+    to_file: bool, archive: TradeStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.csv"
+    late = (
+        "SELECT CASE WHEN i = 990000 THEN error('boom') ELSE 'x' END AS x FROM range(1000000) t(i)"
+    )
+    target = ["-o", str(file)] if to_file else []
+    status, _, err = run(archive, f"SELECT {late}", "-f", "csv", *target)
+    assert (status, err) == (
+        2,
+        "harvester: the query can't be run\nInvalid Input Error: boom\n",
+    )
+    assert not file.exists()
 
 
 def test_a_statement_without_rows_prints_nothing(archive: TradeStore, tmp_path: Path) -> None:

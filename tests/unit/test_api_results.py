@@ -414,7 +414,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(archive: harvester.Archive
         archive.trades("ETH/USD")
     assert str(caught.value) == (
         f"the archive at {archive.path} holds no trades of 'ETH/USD'; it holds XBTUSD. "
-        "`harvester backfill ETH/USD` fetches them"
+        "`harvester backfill ETH/USD` downloads them"
     )
 
 

@@ -425,7 +425,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(with_gap: TradeStore) -> N
         next(bar_batches(with_gap, BarQuery("ETHUSD", parse_size("trades", "5"))))
     assert str(caught.value) == (
         f"the archive at {with_gap.path} holds no trades of ETHUSD; it holds XBTUSD. "
-        "`harvester backfill ETHUSD` fetches them"
+        "`harvester backfill ETHUSD` downloads them"
     )
 
 
@@ -434,7 +434,7 @@ def test_an_empty_archive_says_so(tmp_path: Path) -> None:
         next(bar_batches(TradeStore(tmp_path), ask("trades", "5")))
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "
-        "`harvester backfill XBTUSD` fetches them"
+        "`harvester backfill XBTUSD` downloads them"
     )
 
 

@@ -471,7 +471,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(tmp_path: Path) -> None:
         ohlc(archive, ask())
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it holds ETHUSD, XBTEUR. "
-        "`harvester backfill XBTUSD` fetches them"
+        "`harvester backfill XBTUSD` downloads them"
     )
 
 
@@ -480,7 +480,7 @@ def test_an_empty_archive_says_so(tmp_path: Path) -> None:
         next(candle_batches(TradeStore(tmp_path), ask()))
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "
-        "`harvester backfill XBTUSD` fetches them"
+        "`harvester backfill XBTUSD` downloads them"
     )
 
 

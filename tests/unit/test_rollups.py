@@ -34,7 +34,7 @@ from rollup_cases import LEVELS, busy_archive, rolled
 
 from harvester.errors import ArchiveDamaged, BadInterval
 from harvester.query.plan import FILLS, plan_query, split_query
-from harvester.query.rollups import RollupReport, parse_levels
+from harvester.query.rollups import RollupResult, parse_levels
 from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import open_writer
@@ -217,7 +217,7 @@ def test_a_rollup_of_other_rows_never_serves(tmp_path: Path) -> None:
     other = hold(TradeStore(tmp_path / "b"), [(Range(0, START), [trade(-1, "6")])])
     shutil.copytree(tmp_path / "a/candles", tmp_path / "b/candles")
     assert read_from(other, interval="1h") == ["trades"]
-    assert rolled(other) == RollupReport(built=2)
+    assert rolled(other) == RollupResult(PAIR, 2, 0, [])
     assert read_from(other, interval="1h") == ["1h"]
     assert table(other, interval="1h").column("open").to_pylist() == [Decimal(6)]
 
@@ -252,8 +252,8 @@ def test_rollups_that_vanish_meanwhile_are_done_without(
 
 def test_each_segment_has_one_of_its_own_name_and_year(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
-    assert rolled(archive) == RollupReport(built=4)
-    assert rolled(archive) == RollupReport(up_to_date=4)
+    assert rolled(archive) == RollupResult(PAIR, 4, 0, [])
+    assert rolled(archive) == RollupResult(PAIR, 0, 4, [])
     names = {segment.path.removeprefix("trades/") for segment in archive.segments(PAIR)}
     found = {
         path.relative_to(tmp_path / "candles") for path in tmp_path.glob("candles/**/*.parquet")
@@ -263,7 +263,7 @@ def test_each_segment_has_one_of_its_own_name_and_year(tmp_path: Path) -> None:
 
 def test_an_empty_segment_has_none(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), [(Range(0, START), [])])
-    assert rolled(archive) == RollupReport()
+    assert rolled(archive) == RollupResult(PAIR, 0, 0, [])
 
 
 def test_a_bucket_that_two_segments_share_is_in_both(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from harvester.query.read_only_sql import (
     LimitedRows,
     QueryLimits,
     ReadOnlyQuery,
-    as_duckdb_errors,
 )
 from harvester.query.result import Result
 from harvester.query.sql import Connection, translate_sql_errors
@@ -364,7 +363,7 @@ class ArchiveExplorer:
             for field in rows.table.schema
         ]
         cells, size = [], 0
-        with translate_sql_errors("the limit"), as_duckdb_errors():
+        with translate_sql_errors("the limit"):
             for row in _text_rows(rows.table):
                 size += len(msgspec.json.encode(row)) + 1
                 if size > MAX_ROWS_JSON:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from harvester.charts.candle_arrays import length_ns
 from harvester.query.calendar import make_grid
 from harvester.server.explorer.copy_texts import CopyTexts
 from harvester.times import (
@@ -51,7 +50,7 @@ def intervals_from(text: str) -> Iterator[Interval]:
     if first is not None:
         yield first
     for interval in (*LADDER, *LONGEST):
-        if first is None or length_ns(interval) > length_ns(first):
+        if first is None or interval.length_ns > first.length_ns:
             yield interval
 
 
@@ -96,7 +95,7 @@ def cut_to_grid(view: Range, interval: Interval) -> Cells | None:
 
 GAP, NOT_REQUESTED, NO_TRADES = "gap", "not requested", "no trades"
 MIN_QUIET_PART = 1 / 100
-"""The least part of a view that is shown as being without trades: every quiet second is not."""
+"""Smallest share of a view that is shaded as without trades."""
 
 MAX_QUIET, MAX_GAPS = 100, 1_000
 """Most parts of a view that are shown as being without trades, and as not stored."""
@@ -215,25 +214,10 @@ class CandleView:
 
     def encoded(self) -> bytes:
         """JSON for the page; each column is one text with a space between values, for its size."""
-        return msgspec.json.encode(
-            {
-                "pair": self.pair,
-                "interval": self.interval,
-                "requested": self.requested,
-                "is_coarser": self.is_coarser,
-                "since": self.since,
-                "until": self.until,
-                "time": " ".join(map(str, self.time)),
-                **{name: " ".join(values) for name, values in self.columns.items()},
-                "count": " ".join(map(str, self.count)),
-                "incomplete": self.incomplete,
-                "shades": self.shades,
-                "gaps_left_out": self.gaps_left_out,
-                "now": self.now,
-                "copy": self.copy._asdict(),
-                "version": self.version,
-            }
-        )
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        columns = {"time": self.time, "count": self.count, **values.pop("columns")}
+        texts = {name: " ".join(map(str, column)) for name, column in columns.items()}
+        return msgspec.json.encode(values | texts | {"copy": self.copy._asdict()})
 
 
 # --- coverage of all years ------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harvester.errors import BAD_JSON, HarvesterError, NothingHeld, UnknownPair, UsageError
 from harvester.exporters.formats import WRITERS, write_rows
-from harvester.query.read_only_sql import MAX_TEXT, LimitedRows, as_duckdb_errors
+from harvester.query.read_only_sql import MAX_TEXT, LimitedRows
 from harvester.query.sql import translate_sql_errors
 from harvester.server.app import run_forever, running
 from harvester.server.explorer.service import MAX_QUERIES, ArchiveExplorer, ReadableArchive
@@ -43,13 +43,13 @@ MAX_BODY = 4 * MAX_TEXT + 1_000
 """Most bytes of a request: a query of four-byte characters, and the JSON around it."""
 
 MAX_ANSWERS = 3
-"""Answers that are computed at the same time; others wait, and are left out if overtaken then."""
+"""Answers computed at once; waiting requests whose client has gone are dropped."""
 
 LONGEST_WRAPPER = 2_000
 """Most bytes before the body of plotly.js."""
 
 POLL_S = 0.1
-"""So often a running query looks whether its reader is still there."""
+"""Seconds between checks that the client of a running query is still connected."""
 
 # Whatever the page contains, the browser itself sends nothing to others and runs no other script.
 POLICY = (
@@ -204,8 +204,7 @@ def _endpoint(
 
     Args:
         answer: computes the answer.
-        places: a wheel that turns asks many times. Only as many answers are computed at once, and
-            of those that wait, none whose reader has gone on.
+        places: limits how many answers are computed at once: a turning wheel sends many requests.
     """
 
     async def endpoint(request: Request) -> Response:
@@ -296,7 +295,7 @@ def _file(rows: LimitedRows, form: str) -> Response:
     """
     sink = BytesIO()
     table = rows.table
-    with translate_sql_errors("the limit"), as_duckdb_errors():
+    with translate_sql_errors("the limit"):
         write_rows(table.to_batches(), table.schema, WRITERS[form], sink, rows.notes)
     name = f"query-first-{table.num_rows}-rows.{form}" if rows.is_cut else f"query.{form}"
     headers = {
