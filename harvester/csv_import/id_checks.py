@@ -43,8 +43,7 @@ class _RecentRows:
         self.ids = np.concatenate((self.ids, ids))
         self.stamps = np.concatenate((self.stamps, stamps))
         if len(self.stamps):
-            first_ns = self.stamps[-1] - DISORDER_NS - SECOND
-            self.kept = int(self.stamps.searchsorted(first_ns))
+            self.kept = int(self.stamps.searchsorted(self.stamps[-1] - DISORDER_NS - SECOND))
 
     def drop(self) -> None:
         """Drop the rows that no later row is compared with."""
@@ -109,41 +108,31 @@ class _UnusedIds:
             recent: the last rows.
             is_end: whether no row follows them.
         """
-        ids, stamps, top = recent.ids, recent.stamps, recent.top.trade_id
-        has_id = ids != 0
-        numbers = ids[has_id]
+        has_id = recent.ids != 0
+        numbers = recent.ids[has_id]
         # Nearly all files have an id in each row.
-        if not len(ids) or (not self._without_id and len(numbers) == len(ids)):
+        if not len(has_id) or (not self._without_id and has_id.all()):
             return ""
         is_other = np.zeros(len(numbers), np.int64)
         is_other[np.unique(numbers, return_index=True)[1]] = 1
-        used = self._used + is_other.cumsum()
-        end_ns = END_OF_TIME if is_end else int(stamps[-1]) - DISORDER_NS
-        text = self._compared(top, numbers, stamps[has_id], stamps[~has_id], used, end_ns)
+        end_ns = END_OF_TIME if is_end else int(recent.stamps[-1]) - DISORDER_NS
+        text = self._compared(recent, self._used + is_other.cumsum(), end_ns)
         dropped = int(has_id[: recent.kept].sum())
         self._used += int(is_other[:dropped].sum())
         self._without_id += recent.kept - dropped
         return text
 
-    def _compared(
-        self,
-        top: int,
-        numbers: Int64s,
-        stamps: Int64s,
-        without_id: Int64s,
-        used: Int64s,
-        end_ns: int,
-    ) -> str:
+    def _compared(self, recent: _RecentRows, used: Int64s, end_ns: int) -> str:
         """Compare the rows without an id up to each id with the unused ids up to it.
 
         Args:
-            top: the highest id before.
-            numbers: the ids.
-            stamps: their times.
-            without_id: the times of the rows without an id.
+            recent: the rows.
             used: how many different ids there are up to each id.
             end_ns: ids behind this time are compared later, as lower ones may follow.
         """
+        has_id = recent.ids != 0
+        numbers, stamps = recent.ids[has_id], recent.stamps[has_id]
+        without_id, top = recent.stamps[~has_id], recent.top.trade_id
         before = np.maximum.accumulate(np.concatenate(([top], numbers)))[:-1]
         lowest = np.minimum.accumulate(numbers[::-1])[::-1]
         is_between = (before < numbers) & (lowest == numbers)
@@ -309,6 +298,8 @@ LEAST_SPLITS = 20
 ROWS_FOR_A_SPLIT = 10_000
 """Files are split at up to `LEAST_SPLITS` places where ids are missing, and at another one for each
 `ROWS_FOR_A_SPLIT` rows, up to `MAX_RUNS`: a market with more skips ids all the time."""
+MAX_DISORDER_ROWS = 10
+"""Rows of nearly equal time may be so far from their place."""
 WIDE_GAPS = 100
 """But even then at places that lack this many times as many ids as the median."""
 
@@ -317,13 +308,16 @@ class IdRuns(NamedTuple):
     """The runs of consecutive trade ids in a file.
 
     Attributes:
-        runs: shape (runs, 6): first and last id, their times, the rows without an id before each.
+        runs: shape (runs, 8): first and last id, their times, the rows without an id before each,
+            and the rows with an id before each.
         rows_without_id: in the whole file.
+        rows_with_id: in the whole file.
         is_known: False if there were too many.
     """
 
     runs: Int64s
     rows_without_id: int = 0
+    rows_with_id: int = 0
     is_known: bool = True
 
 
@@ -333,7 +327,7 @@ class IdRunFinder:
     def __init__(self) -> None:
         """Start before the first row."""
         self._parts: list[Int64s] = []
-        self._count = self._rows_without_id = 0
+        self._count = self._rows_without_id = self._rows_with_id = 0
         self._is_known = True
 
     def add(self, rows: pa.RecordBatch) -> None:
@@ -341,16 +335,20 @@ class IdRunFinder:
         ids, stamps = trade_ids(rows), times(rows)
         if len(ids) and ids[0] and (ids[1:] - ids[:-1] == 1).all():
             # True for nearly every block.
-            ends = [ids[0], ids[-1], stamps[0], stamps[-1], *[self._rows_without_id] * 2]
-            self._append(np.array([ends]))
+            before, start = self._rows_without_id, self._rows_with_id
+            self._rows_with_id += len(ids)
+            ends = [ids[0], ids[-1], stamps[0], stamps[-1], before, before]
+            self._append(np.array([[*ends, start, self._rows_with_id - 1]]))
             return
         indexes = ids.nonzero()[0]
         without_id = self._rows_without_id + indexes - np.arange(len(indexes))
         self._rows_without_id += len(ids) - len(indexes)
         if not len(indexes):
             return
-        ids, stamps = ids[indexes], stamps[indexes]
-        self._append(np.column_stack([ids, ids, stamps, stamps, without_id, without_id]))
+        with_id = self._rows_with_id + np.arange(len(indexes))
+        self._rows_with_id += len(indexes)
+        columns = (ids[indexes], stamps[indexes], without_id, with_id)
+        self._append(np.repeat(np.column_stack(columns), 2, axis=1))
 
     def _append(self, rows: Int64s) -> None:
         if not self._is_known:
@@ -365,8 +363,8 @@ class IdRunFinder:
 
     def found(self) -> IdRuns:
         """The runs of all rows that were added."""
-        runs = np.concatenate([np.empty((0, 6), np.int64), *self._parts])
-        return IdRuns(_joined_runs(runs), self._rows_without_id, self._is_known)
+        runs = _joined_runs(np.concatenate([np.empty((0, 8), np.int64), *self._parts]))
+        return IdRuns(runs, self._rows_without_id, self._rows_with_id, self._is_known)
 
 
 def _joined_runs(runs: Int64s) -> Int64s:
@@ -382,12 +380,16 @@ def _joined_runs(runs: Int64s) -> Int64s:
     missing = _missing_between(before, runs[1:])
     starts = np.concatenate(([0], (missing > 0).nonzero()[0] + 1))
     ends = highest[np.append(starts[1:] - 1, len(runs) - 1)]
-    return np.column_stack([runs[starts], runs[ends]])[:, [0, 7, 2, 9, 4, 11]]
+    return np.column_stack([runs[starts], runs[ends]])[:, [0, 9, 2, 11, 4, 13, 6, 15]]
 
 
 def _missing_between(left: Int64s, right: Int64s) -> Int64s:
-    """How many ids are missing before each right run; a row without an id uses one up."""
-    found: Int64s = right[:, 0] - left[:, 1] - 1 - abs(right[:, 4] - left[:, 5])
+    """How many ids are missing before each right run; a row without an id between uses one up.
+
+    Where the runs are far from each other in the file, the rows between them are of other times.
+    """
+    is_near = abs(right[:, 6] - left[:, 7]) <= MAX_DISORDER_ROWS
+    found: Int64s = right[:, 0] - left[:, 1] - 1 - abs(right[:, 4] - left[:, 5]) * is_near
     return found
 
 
@@ -437,10 +439,11 @@ class MissingIds(NamedTuple):
 
 def missing_ids(files: Sequence[IdRuns]) -> MissingIds:
     """Find the ids that are missing within and between files that follow one another."""
-    parts, without_id = [np.empty((0, 6), np.int64)], 0
+    parts, before = [np.empty((0, 8), np.int64)], np.zeros(8, np.int64)
     for found in files:
-        parts.append(found.runs + np.array([0, 0, 0, 0, without_id, without_id]))
-        without_id += found.rows_without_id
+        parts.append(found.runs + before)
+        before[4:6] += found.rows_without_id
+        before[6:8] += found.rows_with_id
     runs = _joined_runs(np.concatenate(parts))
     left, right = runs[:-1], runs[1:]
     counts = _missing_between(left, right)

@@ -199,14 +199,14 @@ def _stored_ids(
         if is_first and has_all_ids and archive.last_time(pair, reached) is None:
             known = BEFORE_FIRST_ID
         if known is not None and known[0] < runs[:, 0].min():
-            before = [IdRuns(np.repeat([[known[0], reached, 0]], 2, axis=1), known[1])]
+            before = [IdRuns(np.repeat([[known[0], reached, 0, 0]], 2, axis=1), known[1], 1)]
     opens = min((span.after for span in covered if span.through > last_ns), default=END_OF_TIME)
     following = (
         archive.first_id_after(pair, opens) if last_ns <= opens <= files[-1].ends_ns else None
     )
     if following is not None and following[0] > runs[:, 1].max():
         number, without_id = following
-        behind = [IdRuns(np.repeat([[number, opens + 1, without_id]], 2, axis=1))]
+        behind = [IdRuns(np.repeat([[number, opens + 1, without_id, 0]], 2, axis=1))]
     return before, behind
 
 

@@ -270,6 +270,24 @@ def test_missing_rows_of_a_file_in_any_order_are_downloaded(
     assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
 
 
+def test_missing_rows_where_a_file_has_two_parts_in_the_wrong_order_are_downloaded(
+    tmp_path: Path,
+) -> None:
+    """Rows without an id elsewhere in the file do not use these ids up."""
+    trades = [
+        replace(each, trade_id=0) if each.trade_id in (50, 60, 70) else each for each in TRADES
+    ]
+    rows = [*trades[201:2_000], *trades[:199]]
+    packed = tmp_path / "Kraken_Trading_History.zip"
+    csv_files.packed(packed, {"XBTUSD.csv": csv_files.seven_columns(rows)})
+    with Commands(tmp_path, trades) as command:
+        done = command("import", packed.name)
+        assert "2 trade ids are missing at 1 place, the first between ids 199 and 202" in done.err
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert {200, 201} <= set(ids(tmp_path))
+    assert len(ids(tmp_path)) == len(trades)
+
+
 def test_ids_that_the_exchange_skips_are_confirmed_by_it(tmp_path: Path) -> None:
     skipped = [
         replace(trade, trade_id=(trade.trade_id or 0) + 7 * (at >= 1_000) + 2 * (at >= 2_000))
