@@ -563,7 +563,7 @@ def test_an_error_in_a_late_row_is_the_querys(
         "SELECT CASE WHEN i = 990000 THEN error('boom') ELSE 'x' END AS x FROM range(1000000) t(i)"
     )
     target = ["-o", str(file)] if to_file else []
-    status, _, err = run(archive, f"SELECT {late}", "-f", "csv", *target)
+    status, _, err = run(archive, late, "-f", "csv", *target)
     assert (status, err) == (
         2,
         "harvester: the query can't be run\nInvalid Input Error: boom\n",
