@@ -79,6 +79,10 @@ async def serving(
         for writer in writers:
             with suppress(OSError):
                 await writer.wait_closed()
+        # What was accepted, and is not yet known to `handle`.
+        for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
+            transport.abort()
+        await asyncio.sleep(0)
 
 
 async def _to_its_end(work: Awaitable[None]) -> None:
