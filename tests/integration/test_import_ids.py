@@ -209,6 +209,42 @@ def test_an_archive_that_lacks_rows_where_a_file_meets_stored_trades_says_so_eac
     assert ids(tmp_path) == [trade.trade_id for trade in trades]
 
 
+QUARTER = [
+    replace(TRADES[0], true_ns=true_ns, volume=f"{number}.00000000", trade_id=number)
+    for begin_ns, numbers in (
+        (sample_trades.utc_ns(2024, 3, 20), range(1, 51)),
+        (sample_trades.utc_ns(2024, 4, 2), range(51, 9_151)),
+        (sample_trades.utc_ns(2024, 8, 1), range(9_151, 9_201)),
+    )
+    for at, number in enumerate(numbers)
+    for true_ns in [begin_ns + at * SECONDS * SECOND + 123_456_700]
+]
+"""The trades with the ids 51 to 9150 are of one quarter: more than an id gap is requested for."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "sides"),
+    [(QUARTER[9_100:9_150], "ids 50 and 9101"), (QUARTER[50:100], "ids 100 and 9151")],
+    ids=["its first", "its last"],
+)
+def test_rows_that_a_quarter_lacks_are_a_fault_though_they_are_too_many_to_be_requested(
+    tmp_path: Path, rows: Sequence[Trade], sides: str
+) -> None:
+    file = "Kraken_Trading_History_Q2_2024.zip"
+    csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(rows)})
+    with Commands(tmp_path, QUARTER) as command:
+        assert statuses(command, f"import {file}") == [0]
+        for _ in range(2):
+            done = command("backfill", "XBTUSD")
+            assert (done.status, sides in done.err) == (4, True)
+            assert "`harvester backfill XBTUSD --replace-imported`" in done.err
+        assert statuses(command, "verify") == [4]
+        assert sides in command("refresh").err
+        command("backfill", "XBTUSD", "--replace-imported")
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in QUARTER]
+
+
 def test_rows_without_ids_that_are_fewer_than_the_newest_id_says_are_a_fault(
     command: Callable[..., Answer], tmp_path: Path
 ) -> None:
