@@ -188,6 +188,20 @@ def test_ids_that_skip_all_the_time_are_no_fault_where_a_file_meets_stored_trade
     assert ids(tmp_path) == [trade.trade_id for trade in skipping]
 
 
+@pytest.mark.parametrize("has_empty_coverage", [False, True])
+def test_ids_that_skip_all_the_time_from_the_first_trade_on_are_no_fault(
+    tmp_path: Path, has_empty_coverage: bool
+) -> None:
+    skipping = [replace(trade, trade_id=3 * (trade.trade_id or 0)) for trade in TRADES]
+    file = "Kraken_Trading_History.zip"
+    csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(skipping[:2_000])})
+    with Commands(tmp_path, skipping) as command:
+        if has_empty_coverage:
+            assert command("backfill", "XBTUSD", "--until", "2024-01-01").status == 0
+        assert statuses(command, f"import {file}", "backfill XBTUSD", "verify") == [0, 0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in skipping]
+
+
 def test_an_archive_that_lacks_rows_where_a_file_meets_stored_trades_says_so_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,4 +553,5 @@ def test_an_import_whose_ids_do_not_fit_the_stored_ones_says_so(
     write(tmp_path, _renumbered(lambda _at, number: number - 200))
     done = command("import", "XBTUSD.csv")
     assert done.status == 4
+    assert "\nharvester: XBTUSD: trade id " in done.err
     assert "ids increase with time" in done.err
