@@ -23,6 +23,7 @@ from harvester.csv_import.time_order import (
     imported_ranges,
     in_time_order,
     is_in_order,
+    last_id_before,
     uncovered_ids,
     unreadable_times,
 )
@@ -111,7 +112,7 @@ class ImportReport:
         if self.bad > MAX_BAD_ROWS_SHOWN:
             yield f"{self.pair}: {self.bad - MAX_BAD_ROWS_SHOWN:,} more left out; --json lists them"
         if self.error is not None:
-            yield f"harvester: {self.pair}: {self.error}"
+            yield f"harvester: {self.pair}: {str(self.error).removeprefix(f'{self.pair}: ')}"
 
     def summary(self) -> str:
         """The row counts in one line; without any if an error came before the first row."""
@@ -347,8 +348,7 @@ class SequenceImporter:
         gap_count, at_ends, written = 0, list[IdGap](), RowCount()
         is_next = after == self._through_ns
         if not is_next:
-            known = self._archive.last_id_before(self._pair.altname, after)
-            self._last_id = known and LastId(*known)
+            self._last_id = last_id_before(self._archive, self._pair.altname, after)
         id_before = self._last_id
 
         def rows() -> Iterator[pa.RecordBatch]:

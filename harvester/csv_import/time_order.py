@@ -18,7 +18,7 @@ from harvester.errors import DamagedFile
 from harvester.query.plan import gap_note
 from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
 from harvester.storage.filesystem import writing
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId
 from harvester.storage.segment import ImportedRange
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
@@ -193,13 +193,15 @@ def _stored_ids(
     before, behind = list[IdRuns](), list[IdRuns]()
     reached = max((span.through for span in covered if span.after < first_ns), default=0)
     if begins_ns - 1 <= reached < first_ns:
-        known = archive.last_id_before(pair, reached)
-        is_first = not missing([Range(0, max(1, reached))], [*covered, Range(0, 1)])
+        known = last_id_before(archive, pair, reached)
         has_all_ids = not any(file.id_runs.rows_without_id for file in files)
-        if is_first and has_all_ids and archive.last_time(pair, reached) is None:
-            known = BEFORE_FIRST_ID
-        if known is not None and known[0] < runs[:, 0].min():
-            before = [IdRuns(np.repeat([[known[0], reached, 0, 0]], 2, axis=1), known[1], 1)]
+        known = last_id_before(archive, pair, reached)
+        has_all_ids = not any(file.id_runs.rows_without_id for file in files)
+        if known == BEFORE_FIRST_ID and not has_all_ids:
+            known = None
+        if known is not None and known.trade_id < runs[:, 0].min():
+            ends = [[known.trade_id, reached, 0, 0]]
+            before = [IdRuns(np.repeat(ends, 2, axis=1), known.rows_without_id, 1)]
     opens = min((span.after for span in covered if span.through > last_ns), default=END_OF_TIME)
     following = (
         archive.first_id_after(pair, opens) if last_ns <= opens <= files[-1].ends_ns else None
@@ -208,6 +210,18 @@ def _stored_ids(
         number, without_id = following
         behind = [IdRuns(np.repeat([[number, opens + 1, without_id, 0]], 2, axis=1))]
     return before, behind
+
+
+def last_id_before(archive: TradeStore, pair: str, moment: int) -> LastId | None:
+    """The last trade with an id up to a moment; id 0 if all time before is covered without trades.
+
+    None if it is not known.
+    """
+    if known := archive.last_id_before(pair, moment):
+        return LastId(*known)
+    covered = [*archive.coverage(pair), Range(0, 1)]
+    is_first = not missing([Range(0, max(1, moment))], covered)
+    return BEFORE_FIRST_ID if is_first and archive.last_time(pair, moment) is None else None
 
 
 def is_in_order(chain: Sequence[ScannedFile]) -> bool:

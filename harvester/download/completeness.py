@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from harvester.download.exchange import PairPages
 from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, lost_range, rows_in_gap
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
-from harvester.schema import joined, no_rows, sort_rows, times
+from harvester.schema import joined, no_rows, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
     IdGap,
@@ -190,6 +191,13 @@ MAX_KEPT_BACK = 20_000
 """Rows kept back at most until the next trade with an id shows that nothing is missing."""
 
 
+def _count_between(found: pa.RecordBatch, gap: IdGap) -> int:
+    """How many trades of an answer are between both sides of an id gap, by id and time."""
+    ids, times_ns = trade_ids(found), times(found)
+    is_between = (gap.after_id < ids) & (ids < gap.before_id)
+    return int((is_between & (gap.after_ns < times_ns) & (times_ns < gap.before_ns)).sum())
+
+
 class MissingTrades(NamedTuple):
     """Trades that the exchange shows in a range that is covered and does not contain them.
 
@@ -332,6 +340,7 @@ class IdContinuityChecker:
             return rows, last_id
         absent: Counter[tuple[int, int]] = Counter()
         outside: dict[tuple[int, int], Range] = {}
+        shown_in_part: set[tuple[int, int]] = set()
         count_before = rows.num_rows
         # Behind the last row with an id rows may still be added, where that one is kept back.
         free_after = self._range.after if self._kept_back.num_rows else self._passed_ns
@@ -349,13 +358,16 @@ class IdContinuityChecker:
                     outside[gap.sides] = lost or Range(gap.after_ns - 1, self._passed_ns)
                 elif shown is not None:
                     absent[gap.sides] += 1
+                elif _count_between(found, gap) > gap.rows:
+                    shown_in_part.add(gap.sides)
             # A busy second may be too long to be shown complete; the margin is then tried twice.
             if all(absent[gap.sides] >= 2 or gap.sides in outside for gap in gaps):
                 break
         has_found = rows.num_rows > count_before or bool(outside)
         self._fruitless_pages = 0 if has_found else self._fruitless_pages + 1
         gaps = self._gaps_of_range(gaps)
-        self._record([gap for gap in gaps if gap.sides not in outside], absent)
+        recorded = [gap for gap in gaps if gap.sides not in outside]
+        self._record(recorded, absent, shown_in_part)
         self.lost += [
             MissingTrades(gap, outside[gap.sides]) for gap in gaps if gap.sides in outside
         ]
@@ -373,17 +385,24 @@ class IdContinuityChecker:
             and gap.after_id != self._id_not_stored
         ]
 
-    def _record_unconfirmed(self, gaps: list[IdGap]) -> list[IdGap]:
+    def _record_unconfirmed(
+        self, gaps: list[IdGap], shown_in_part: Container[tuple[int, int]] = ()
+    ) -> list[IdGap]:
         """Record gaps that are not confirmed; those across imported rows in a list of their own.
 
         Of the others the segment stores the number, which `verify` tolerates for good, wherever
         the gaps are; imported data may be replaced. Returns the others.
+
+        Args:
+            gaps: in order.
+            shown_in_part: the sides of gaps that are too long to be requested completely, but in
+                which the exchange shows trades: if imported data lacks them, nothing excuses it.
         """
         others = []
         for gap in gaps:
             is_at_end = gap.before_ns == END_OF_TIME and self._is_import_behind
             if is_at_end or gap.after_id == self._id_before_import:
-                self.across_imports.append(gap)
+                self.across_imports += [gap] if gap.sides not in shown_in_part else []
                 self._listener(
                     Noted(self._pair, imported_gap_text(self._pair, *gap.sides, gap.rows))
                 )
@@ -392,10 +411,16 @@ class IdContinuityChecker:
         self.unconfirmed += others
         return others
 
-    def _record(self, gaps: list[IdGap], absent: Counter[tuple[int, int]]) -> None:
+    def _record(
+        self,
+        gaps: list[IdGap],
+        absent: Counter[tuple[int, int]],
+        shown_in_part: Container[tuple[int, int]],
+    ) -> None:
         """Record gaps: those that two answers agree on are confirmed, the others are not."""
         self.confirmed += [gap for gap in gaps if absent[gap.sides] >= 2]
-        others = self._record_unconfirmed([gap for gap in gaps if absent[gap.sides] < 2])
+        unconfirmed = [gap for gap in gaps if absent[gap.sides] < 2]
+        others = self._record_unconfirmed(unconfirmed, shown_in_part)
         if others:
             first = others[0]
             text = (

@@ -188,6 +188,20 @@ def test_ids_that_skip_all_the_time_are_no_fault_where_a_file_meets_stored_trade
     assert ids(tmp_path) == [trade.trade_id for trade in skipping]
 
 
+@pytest.mark.parametrize("has_empty_coverage", [False, True])
+def test_ids_that_skip_all_the_time_from_the_first_trade_on_are_no_fault(
+    tmp_path: Path, has_empty_coverage: bool
+) -> None:
+    skipping = [replace(trade, trade_id=3 * (trade.trade_id or 0)) for trade in TRADES]
+    file = "Kraken_Trading_History.zip"
+    csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(skipping[:2_000])})
+    with Commands(tmp_path, skipping) as command:
+        if has_empty_coverage:
+            assert command("backfill", "XBTUSD", "--until", "2024-01-01").status == 0
+        assert statuses(command, f"import {file}", "backfill XBTUSD", "verify") == [0, 0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in skipping]
+
+
 def test_an_archive_that_lacks_rows_where_a_file_meets_stored_trades_says_so_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +221,42 @@ def test_an_archive_that_lacks_rows_where_a_file_meets_stored_trades_says_so_eac
         command("backfill", "XBTUSD", "--replace-imported")
         assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
     assert ids(tmp_path) == [trade.trade_id for trade in trades]
+
+
+QUARTER = [
+    replace(TRADES[0], true_ns=true_ns, volume=f"{number}.00000000", trade_id=number)
+    for begin_ns, numbers in (
+        (sample_trades.utc_ns(2024, 3, 20), range(1, 51)),
+        (sample_trades.utc_ns(2024, 4, 2), range(51, 9_151)),
+        (sample_trades.utc_ns(2024, 8, 1), range(9_151, 9_201)),
+    )
+    for at, number in enumerate(numbers)
+    for true_ns in [begin_ns + at * SECONDS * SECOND + 123_456_700]
+]
+"""The trades with the ids 51 to 9150 are of one quarter: more than an id gap is requested for."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "sides"),
+    [(QUARTER[9_100:9_150], "ids 50 and 9101"), (QUARTER[50:100], "ids 100 and 9151")],
+    ids=["its first", "its last"],
+)
+def test_rows_that_a_quarter_lacks_are_a_fault_though_they_are_too_many_to_be_requested(
+    tmp_path: Path, rows: Sequence[Trade], sides: str
+) -> None:
+    file = "Kraken_Trading_History_Q2_2024.zip"
+    csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(rows)})
+    with Commands(tmp_path, QUARTER) as command:
+        assert statuses(command, f"import {file}") == [0]
+        for _ in range(2):
+            done = command("backfill", "XBTUSD")
+            assert (done.status, sides in done.err) == (4, True)
+            assert "`harvester backfill XBTUSD --replace-imported`" in done.err
+        assert statuses(command, "verify") == [4]
+        assert sides in command("refresh").err
+        command("backfill", "XBTUSD", "--replace-imported")
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in QUARTER]
 
 
 def test_rows_without_ids_that_are_fewer_than_the_newest_id_says_are_a_fault(
@@ -521,4 +571,5 @@ def test_an_import_whose_ids_do_not_fit_the_stored_ones_says_so(
     write(tmp_path, _renumbered(lambda _at, number: number - 200))
     done = command("import", "XBTUSD.csv")
     assert done.status == 4
+    assert "\nharvester: XBTUSD: trade id " in done.err
     assert "ids increase with time" in done.err
