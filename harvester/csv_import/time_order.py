@@ -195,8 +195,6 @@ def _stored_ids(
     if begins_ns - 1 <= reached < first_ns:
         known = last_id_before(archive, pair, reached)
         has_all_ids = not any(file.id_runs.rows_without_id for file in files)
-        known = last_id_before(archive, pair, reached)
-        has_all_ids = not any(file.id_runs.rows_without_id for file in files)
         if known == BEFORE_FIRST_ID and not has_all_ids:
             known = None
         if known is not None and known.trade_id < runs[:, 0].min():
