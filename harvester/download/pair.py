@@ -23,7 +23,7 @@ from harvester.download.exchange import (
     PairPages,
     expected_trades,
 )
-from harvester.download.range import RangeDownload
+from harvester.download.range import RangeDownload, check_quiet_ends
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
@@ -86,9 +86,11 @@ class PairDownload:
         request: the pair and the range.
         writer: of the pair, while its lock is held.
         replacement: the result of replacing imported trades, set by whoever did it.
-        incomplete: imported ranges that turned out to lack trades; an error if they stay imported.
+        incomplete: imported ranges that lack trades, or end between trades beside a gap; an error
+            if they stay imported.
         trades: downloaded in this run.
-        lost: ranges that turned out to lack trades and are not covered any more.
+        lost: ranges that turned out to lack trades, and those beside `incomplete` ones; what is not
+            covered of them is downloaded at last, or missing.
         pages: of the pair.
     """
 
@@ -368,20 +370,22 @@ class PairDownload:
     async def _download_ranges(self, ranges: list[Range]) -> None:
         """Download missing ranges one after the other, then those that turned out to lack trades.
 
-        What stays missing is a gap.
+        What stays missing is a gap, as is a range beside imported trades without a quiet moment.
         """
         for _ in range(1 + MAX_LOSS_ROUNDS):
             if self._options.newest_first:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
             for part in ranges:
                 try:
+                    check_quiet_ends(self._archive, self._pair, part)
                     await RangeDownload(self, self.writer, self._archive, part).run()
                 except ImportIncomplete as lack:
-                    # The part itself is complete, and imported data ends no download of others.
+                    # Imported data ends no download of others. It may be replaced in this run.
                     self.incomplete.append(lack)
-            if not self.lost:
-                return
+                    self.lost.append(part)
             ranges = missing(self.lost, self._archive.coverage(self._pair))
+            if not ranges:
+                return
 
     async def _begin(self, ranges: list[Range], requested: Range) -> None:
         """Shorten requests that end in the future; report what is missing, and what is stored."""

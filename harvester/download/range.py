@@ -19,6 +19,7 @@ from harvester.download.events import Noted, PageRead
 from harvester.download.page_merge import MIN_MARGIN_NS, JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import clip, sort_rows, times
+from harvester.storage.compaction import ends_between_trades
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
@@ -35,6 +36,31 @@ MAX_OVERFILL = 1.25
 
 Only an API server is ever so fast.
 """
+
+
+def check_quiet_ends(archive: TradeStore, pair: str, within: Range) -> None:
+    """Check that imported trades meet a range to be downloaded at quiet moments only.
+
+    Those of a delisted pair may meet it between trades: one of them may be a trade of the range.
+
+    Args:
+        archive: the archive.
+        pair: altname.
+        within: the range.
+
+    Raises:
+        ImportIncomplete: they meet it between trades.
+    """
+    for segment in archive.segments(pair):
+        if segment.is_imported and {*segment.range} & {*within}:
+            ends = ends_between_trades(segment.range, archive.bounds(segment))
+            if {*ends} & {*within}:
+                raise ImportIncomplete(
+                    f"{pair}: {within} was not downloaded, as trades of it may be stored already: "
+                    "imported trades beside it end between trades, not at a quiet moment; "
+                    f"`harvester backfill {pair} --replace-imported` downloads both",
+                    *segment.range,
+                )
 
 
 class RangeDownload:
