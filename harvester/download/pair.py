@@ -372,12 +372,14 @@ class PairDownload:
 
         What stays missing is a gap, as is a range beside imported trades without a quiet moment.
         """
+        has_imports = any(segment.is_imported for segment in self._archive.segments(self._pair))
         for _ in range(1 + MAX_LOSS_ROUNDS):
             if self._options.newest_first:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
             for part in ranges:
                 try:
-                    check_quiet_ends(self._archive, self._pair, part)
+                    if has_imports:
+                        check_quiet_ends(self._archive, self._pair, part)
                     await RangeDownload(self, self.writer, self._archive, part).run()
                 except ImportIncomplete as lack:
                     # Imported data ends no download of others. It may be replaced in this run.
