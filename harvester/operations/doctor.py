@@ -26,7 +26,6 @@ from harvester.errors import (
     ExchangeError,
     ExchangeUnreachable,
     HarvesterError,
-    UsageError,
     without_credentials,
 )
 from harvester.kraken.answers import Transient, read_result
@@ -94,23 +93,16 @@ def check_archive(archive: TradeStore, settings: Settings) -> list[CheckResult]:
     """
     changed = [key.name for key in KEYS if settings.shown(key.name) != key.default]
     seen = f"valid; not the default: {', '.join(changed) or 'none'}"
+    # A copy in an object store is refused: it is only read.
+    folder = archive.root
+    while not os.path.lexists(folder):
+        folder = folder.parent
     return [
         CheckResult("config", "ok", seen),
         _local("archive readable", partial(_read_archive, archive)),
-        _local("archive writable", lambda: _write_archive(_existing_folder(archive))),
-        _local("disk space", lambda: _free_space(_existing_folder(archive))),
+        _local("archive writable", partial(_write_archive, folder)),
+        _local("disk space", partial(_free_space, folder)),
     ]
-
-
-def _existing_folder(archive: TradeStore) -> Path:
-    """The archive's folder, or the folder in which it would be created."""
-    try:
-        folder = archive.root
-    except UsageError as error:
-        raise NotChecked(str(error)) from error
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    return folder
 
 
 def fault(name: str, error: HarvesterError) -> CheckResult:
@@ -126,8 +118,6 @@ def fault(name: str, error: HarvesterError) -> CheckResult:
 def _local(name: str, check: Callable[[], CheckResult | str]) -> CheckResult:
     try:
         found = check()
-    except NotChecked as reason:
-        return CheckResult(name, "not checked", str(reason))
     except HarvesterError as error:
         return fault(name, error)
     except OSError as error:
@@ -136,7 +126,7 @@ def _local(name: str, check: Callable[[], CheckResult | str]) -> CheckResult:
 
 
 def _read_archive(archive: TradeStore) -> CheckResult | str:
-    if "://" not in archive.path and not Path(archive.path).is_dir():
+    if not archive.root.is_dir():
         return "there is no archive yet; the first download creates it"
     pairs = status(archive, None, time.time_ns())
     damaged = [text for pair in pairs for text in pair.damaged]

@@ -18,9 +18,6 @@ from kraken_server import Exchange
 from kraken_socket import Reply
 
 import harvester
-from harvester import config
-from harvester.errors import UsageError
-from harvester.operations.doctor import check_archive
 from harvester.operations.exchange_checks import CHECKS, CheckResult
 from harvester.storage.trade_store import TradeStore
 
@@ -383,25 +380,6 @@ def test_a_link_that_leads_nowhere_is_a_fault(tmp_path: Path) -> None:
     assert (status, err) == (1, "")
     assert "fault        archive writable" in out
     assert "fault        disk space" in out
-
-
-class Copy(TradeStore):
-    """An archive as one in an object store is: without a folder."""
-
-    @property
-    def root(self) -> Path:
-        raise UsageError("s3://bucket is the copy of an archive")
-
-
-def test_the_disk_of_a_copy_is_not_checked(tmp_path: Path) -> None:
-    results = check_archive(Copy(tmp_path), config.load())
-    assert [(result.name, result.status) for result in results] == [
-        ("config", "ok"),
-        ("archive readable", "ok"),
-        ("archive writable", "not checked"),
-        ("disk space", "not checked"),
-    ]
-    assert results[-1].seen == "s3://bucket is the copy of an archive"
 
 
 def test_a_damaged_file_is_a_fault(tmp_path: Path) -> None:
