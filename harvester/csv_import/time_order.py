@@ -375,8 +375,9 @@ def _write_run(rows: pa.RecordBatch, path: str) -> _Run:
     with writing(path), pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as file:
         file.write_batch(rows)
     mapped = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
-    # What is mapped stays readable, and its room is free once nothing refers to it.
-    Path(path).unlink()
+    with writing(path):
+        # What is mapped stays readable, and its room is free once nothing refers to it.
+        Path(path).unlink()
     stamps = times(mapped)
     return _Run(mapped, stamps, stamps[_SAMPLE_EVERY - 1 :: _SAMPLE_EVERY].copy())
 

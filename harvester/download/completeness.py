@@ -144,7 +144,7 @@ async def _page_from_before(
 async def last_id_of_imports(
     source: PairPages, rows: pa.RecordBatch, imported: LastId
 ) -> tuple[LastId | None, IdGap | None]:
-    """The id that the first downloaded one must follow, if all trades before were imported without.
+    """The id before the first downloaded one, where all earlier trades were imported without ids.
 
     Only if the first id shows that they are fewer than the ids before it: a market's own first id
     may be above 1.
@@ -402,7 +402,8 @@ class IdContinuityChecker:
         for gap in gaps:
             is_at_end = gap.before_ns == END_OF_TIME and self._is_import_behind
             if is_at_end or gap.after_id == self._id_before_import:
-                self.across_imports += [gap] if gap.sides not in shown_in_part else []
+                if gap.sides not in shown_in_part:
+                    self.across_imports.append(gap)
                 self._listener(
                     Noted(self._pair, imported_gap_text(self._pair, *gap.sides, gap.rows))
                 )

@@ -86,11 +86,11 @@ class PairDownload:
         request: the pair and the range.
         writer: of the pair, while its lock is held.
         replacement: the result of replacing imported trades, set by whoever did it.
-        incomplete: imported ranges that lack trades, or end between trades beside a gap; an error
+        incomplete: imported ranges that lack trades, or meet a gap without a quiet moment; an error
             if they stay imported.
         trades: downloaded in this run.
-        lost: ranges that turned out to lack trades, and those beside `incomplete` ones; what is not
-            covered of them is downloaded at last, or missing.
+        lost: ranges that turned out to lack trades, and gaps that `incomplete` ranges meet. What is
+            not covered of them is requested again; what stays uncovered is a gap.
         pages: of the pair.
     """
 
@@ -370,7 +370,7 @@ class PairDownload:
     async def _download_ranges(self, ranges: list[Range]) -> None:
         """Download missing ranges one after the other, then those that turned out to lack trades.
 
-        What stays missing is a gap, as is a range beside imported trades without a quiet moment.
+        What stays missing is a gap. So is a range that imported trades meet without a quiet moment.
         """
         has_imports = any(segment.is_imported for segment in self._archive.segments(self._pair))
         for _ in range(1 + MAX_LOSS_ROUNDS):

@@ -250,7 +250,7 @@ def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int,
     """Yield each id that ends a stretch of trades without ids, and that stretch.
 
     A gap in coverage begins a new stretch. The id that the exchange gives next ends the last one.
-    There, imported trades are not counted as too many, as they may be newer than that was known.
+    There, imported trades are never too many: they may be newer than the exchange's answer.
     """
     reached = -1
     stretch = _Stretch(None)
