@@ -19,7 +19,7 @@ from harvester.download import events
 from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted
 from harvester.kraken.rate_limit import PaceState
-from harvester.progress_bars import Bars, Clock, RunProgress, messages
+from harvester.progress import Clock, RunProgress, messages
 from harvester.times import show
 
 FILES_PER_JOB = 4
@@ -139,6 +139,8 @@ def display(*, quiet: bool, log_json: bool) -> Iterator[events.Listener]:
     elif not output.is_terminal():
         yield LogLines(output.hint).show
     else:
+        from harvester.progress_bars import Bars  # imports rich
+
         bars = Bars(say=output.hint)
         with output.live(bars):
             yield bars.show

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from harvester.cli import output
-from harvester.progress_bars import speaks_unicode
+from harvester.progress import speaks_unicode
 from harvester.times import (
     BEGINNING_NS,
     SECOND,

@@ -55,6 +55,8 @@ class HttpClient:
         }
         if settings.url != KRAKEN_URL:
             headers["Prefer"] = AS_STORED
+        # A file that is named is read even so, as it may be wrong.
+        uses_tls = bool(settings.ca_file) or not settings.url.lower().startswith("http:")
         self._client = httpx.AsyncClient(
             headers=headers,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
@@ -63,7 +65,8 @@ class HttpClient:
             timeout=httpx.Timeout(None, connect=settings.timeout_s / 2),
             # No number: the rate limiter bounds how many requests are in flight.
             limits=httpx.Limits(keepalive_expiry=MAX_IDLE_S),
-            verify=_certificates(settings.ca_file),
+            # Without TLS there is no certificate, and loading the authorities takes 20 ms or more.
+            verify=_certificates(settings.ca_file) if uses_tls else False,
         )
         self.close = self._client.aclose
         """Closes all connections."""

@@ -153,7 +153,7 @@ def test_progress_shows_the_lowered_rate_of_a_pair() -> None:
 
     from harvester.download.events import Paced, Started
     from harvester.kraken.rate_limit import PaceState
-    from harvester.progress_bars import RunProgress
+    from harvester.progress import RunProgress
 
     run = RunProgress()
     run.add(Started("XBTUSD", [], None))

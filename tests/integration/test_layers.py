@@ -21,6 +21,7 @@ LAYERS = (
     "archive",
     "async_runner",
     "progress_bars",
+    "progress",
     "notebook",
     "operations",
     "verify",

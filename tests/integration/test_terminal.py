@@ -24,7 +24,8 @@ from harvester.cli import output
 from harvester.cli.run_context import cancel_on_signals
 from harvester.download.events import Noted, Started
 from harvester.errors import wrapped
-from harvester.progress_bars import Bars, RunProgress
+from harvester.progress import RunProgress
+from harvester.progress_bars import Bars
 from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (

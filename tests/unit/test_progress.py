@@ -24,7 +24,8 @@ from harvester.download.events import (
     Waiting,
 )
 from harvester.errors import ExchangeUnreachable
-from harvester.progress_bars import Bars, RunProgress, time_left
+from harvester.progress import RunProgress, time_left
+from harvester.progress_bars import Bars
 from harvester.times import DAY, SECOND, Range
 
 JANUARY = 1_704_067_200 * SECOND

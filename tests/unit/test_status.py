@@ -23,7 +23,7 @@ from harvester.cli.status_table import (
     year_bar,
     years,
 )
-from harvester.progress_bars import speaks_unicode
+from harvester.progress import speaks_unicode
 from harvester.storage import archive_files
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range

@@ -25,12 +25,12 @@ from harvester.query.read_only_sql import (
 from harvester.query.result import Result
 from harvester.query.sql import Connection, translate_sql_errors
 from harvester.schema import times
-from harvester.server.explorer.copy_texts import candle_texts, sql_texts, trade_texts
 from harvester.server.explorer.time_view import (
     MAX_BYTES,
     CandleView,
     Cells,
     Shades,
+    candle_texts,
     coverage_by_year,
     coverage_strip,
     cut_to_grid,
@@ -38,7 +38,9 @@ from harvester.server.explorer.time_view import (
     range_texts,
     shades,
     span_texts,
+    sql_texts,
     strip_axis,
+    trade_texts,
 )
 from harvester.server.explorer.trade_pages import LATEST_NS, TradeArchive, trade_page
 from harvester.times import DAY, SECOND, Range, parse_moment, show
