@@ -38,6 +38,7 @@ import shlex
 import sys
 import textwrap
 import traceback
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
@@ -281,6 +282,12 @@ def printable(text: str) -> str:
 def shortened(text: str, max_chars: int = LONGEST_TEXT) -> str:
     """Return a text, or its first `max_chars` characters and its length if it is longer."""
     return text if len(text) <= max_chars else f"{text[:max_chars]}... ({len(text):,} characters)"
+
+
+def first_few(items: Sequence[object], most: int) -> str:
+    """Return the first `most` items as text, and how many there are besides: `a, b and 3 more`."""
+    named = ", ".join(map(str, items[:most]))
+    return named if len(items) <= most else f"{named} and {len(items) - most:,} more"
 
 
 def brief(text: str) -> str:

@@ -21,6 +21,7 @@ from harvester.errors import (
     NothingHeld,
     UnknownPair,
     UsageError,
+    first_few,
     market_changed_text,
 )
 from harvester.kraken.answers import is_unknown_pair
@@ -369,11 +370,8 @@ def _selectable(choice: PairSelection, listed: dict[str, Pair]) -> list[Pair]:
     for quote in choice.quotes:
         if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
             known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
-            names = ", ".join(name for name, _ in known.most_common(12))
-            more = f" and {len(known) - 12} more" if len(known) > 12 else ""
-            raise UnknownPair(
-                f"no pair is quoted in {quote!r}: the exchange quotes in {names}{more}"
-            )
+            names = first_few([name for name, _ in known.most_common()], 12)
+            raise UnknownPair(f"no pair is quoted in {quote!r}: the exchange quotes in {names}")
     return pairs
 
 

@@ -30,6 +30,7 @@ from harvester.errors import (
     BadSetting,
     HarvesterError,
     brief,
+    first_few,
     gravest,
     shortened,
     without_credentials,
@@ -130,8 +131,7 @@ def _print_result(result: RefreshResult, common: CommonOptions, *, as_json: bool
     elif result.pairs and not common.quiet:
         output.block(_table(result.pairs))
     if unfinished := [pair.pair for pair in result.pairs if pair.state == "unfinished"]:
-        more = ", ..." if len(unfinished) > MAX_NAMED else ""
-        names = ", ".join(unfinished[:MAX_NAMED]) + more
+        names = first_few(unfinished, MAX_NAMED)
         pairs = "1 pair is" if len(unfinished) == 1 else f"{len(unfinished):,} pairs are"
         output.hint(f"the time was up: {pairs} unfinished ({names}); the next run goes on there")
     elif result.error is not None:
@@ -427,8 +427,8 @@ def sync_summary(result: SyncResult) -> str:
 def print_kept(result: SyncResult) -> None:
     """Name the segments of the copy that the archive does not account for."""
     if result.kept:
-        named = ", ".join(result.kept[:MAX_NAMED]) + (" ..." if result.kept[MAX_NAMED:] else "")
         segments = output.counted(len(result.kept), "segment")
         output.hint(
-            f"kept in {result.url}: {segments} that this archive neither has nor replaces: {named}"
+            f"kept in {result.url}: {segments} that this archive neither has nor replaces: "
+            f"{first_few(result.kept, MAX_NAMED)}"
         )

@@ -12,7 +12,7 @@ from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, pair_argument
 from harvester.cli.run_context import display, run_context
 from harvester.download.events import Event, Reported, Step
-from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
+from harvester.errors import ArchiveIncomplete, HarvesterError, first_few, gravest
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.times import missing
 from harvester.verify.against_kraken import EXCHANGE_STEPS, FileChoice
@@ -176,8 +176,7 @@ def _print_repair(report: RepairReport, *, exact: bool) -> None:
         ("trades were missing, not downloaded yet:", report.missing),
     ):
         if found:
-            more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-            output.result(f"{report.pair}: {text} {found[0]}{more}")
+            output.result(f"{report.pair}: {text} {first_few(found, 1)}")
     if report.pages:
         trades, pages = output.counted(report.trades, "trade"), output.counted(report.pages, "page")
         output.result(f"{report.pair}: downloaded {trades} in {pages}")
@@ -219,11 +218,9 @@ def _print_skipped_files(choice: FileChoice) -> None:
         files = output.counted(choice.of_other_pairs, "file")
         output.hint(f"skipped: {files} of pairs that are not requested or not stored")
     if unknown := choice.unknown:
-        shown = ", ".join(map(str, unknown[:MAX_FILES_LISTED]))
-        more = " ..." if len(unknown) > MAX_FILES_LISTED else ""
         output.hint(
             f"skipped: {output.counted(len(unknown), 'file')} not named after the candles of a "
-            f"known pair, such as XBTUSD_60.csv: {shown}{more}"
+            f"known pair, such as XBTUSD_60.csv: {first_few(unknown, MAX_FILES_LISTED)}"
         )
 
 

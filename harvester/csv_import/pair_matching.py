@@ -13,7 +13,7 @@ import msgspec
 
 from harvester.argument_types import Moment, moment_ns
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, find
-from harvester.errors import ExchangeError, UsageError
+from harvester.errors import ExchangeError, UsageError, first_few
 from harvester.kraken.pairs import (
     Pair,
     PairIndex,
@@ -205,7 +205,7 @@ def match_files(
 
 
 def _unknown_files_message(files: Sequence[str], *, is_answered: bool) -> str:
-    shown = ", ".join(files[:MAX_FILES_NAMED]) + (" ..." if len(files) > MAX_FILES_NAMED else "")
+    shown = first_few(files, MAX_FILES_NAMED)
     count = "1 file" if len(files) == 1 else f"{len(files):,} files"
     if not is_answered:
         return (

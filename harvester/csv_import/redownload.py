@@ -31,7 +31,7 @@ from harvester.download.events import (
 )
 from harvester.download.pair import PairDownload
 from harvester.download.range import RangeDownload
-from harvester.errors import ArchiveDamaged, ImportIncomplete
+from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_copy
 from harvester.storage.compaction import ends_between_trades, is_within
@@ -395,6 +395,4 @@ def _around(day: int) -> Range:
 
 
 def _listed(days: set[int]) -> str:
-    """The first days as text, and how many more there are."""
-    shown = ", ".join(str(np.datetime64(day, "D")) for day in sorted(days)[:3])
-    return shown if len(days) <= 3 else f"{shown} and {len(days) - 3} more days"
+    return first_few([np.datetime64(day, "D") for day in sorted(days)], 3)

@@ -14,7 +14,14 @@ from typing import Annotated
 
 import msgspec
 
-from harvester.errors import BAD_JSON, AmbiguousPair, UnknownPair, UnreadableAnswer, UsageError
+from harvester.errors import (
+    BAD_JSON,
+    AmbiguousPair,
+    UnknownPair,
+    UnreadableAnswer,
+    UsageError,
+    first_few,
+)
 from harvester.kraken.answers import OtherMarket
 
 logger = logging.getLogger("harvester.kraken")
@@ -153,12 +160,11 @@ def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
             skipped.append(f"{key!r} ({first.key!r} has the same altname {pair.altname})")
     if not skipped:
         return pairs
-    shown = ", ".join(skipped[:_MAX_LISTED])
-    more = f" and {len(skipped) - _MAX_LISTED} more" if len(skipped) > _MAX_LISTED else ""
+    shown = first_few(skipped, _MAX_LISTED)
     text = f"{len(skipped)} of {len(result)} pairs that the exchange lists can't be used: {shown}"
     if not pairs:
-        raise UnreadableAnswer(text + more)
-    logger.warning("AssetPairs: %s%s: skipped", text, more)
+        raise UnreadableAnswer(text)
+    logger.warning("AssetPairs: %s: skipped", text)
     return pairs
 
 

@@ -13,7 +13,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from harvester.errors import ArchiveDamaged
+from harvester.errors import ArchiveDamaged, first_few
 from harvester.schema import times, trade_ids
 from harvester.storage import archive_files
 from harvester.storage.filesystem import LocalStore
@@ -173,8 +173,7 @@ class TradeStore:
             pairs: the altnames that `held` returned.
         """
         if pairs:
-            more = f" and {len(pairs) - MAX_NAMED} more" if len(pairs) > MAX_NAMED else ""
-            return f"it holds {', '.join(pairs[:MAX_NAMED])}{more}"
+            return f"it holds {first_few(pairs, MAX_NAMED)}"
         if "://" not in self.path and not Path(self.path).exists():
             # A program or a notebook may run in another folder than its author thinks.
             return f"there is no folder {Path(self.path).absolute()}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
-from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
+from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, first_few, gravest
 from harvester.storage.segment import Segment
 from harvester.times import Range, show, union
 
@@ -225,8 +225,7 @@ def unknown_pair(report: PairReport, gaps: Sequence[Range]) -> ArchiveIncomplete
     """
     lost = (fault.missing_range for fault in report.faults if fault.missing_range)
     found = union([*gaps, *lost])
-    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    lack = f"; trades may be missing in {found[0]}{more}" if found else ""
+    lack = f"; trades may be missing in {first_few(found, 1)}" if found else ""
     error = ArchiveIncomplete(
         f"{report.pair}: the exchange does not list this pair any more: nothing of it can be "
         f"downloaded, and what is stored stays{lack}"
