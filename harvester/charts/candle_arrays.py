@@ -49,7 +49,7 @@ _READ = (
 INCOMPLETE = "incomplete"
 
 
-class Candles(NamedTuple):
+class CandleArrays(NamedTuple):
     """Candles in order of time, each array of shape (candles,).
 
     Attributes:
@@ -75,7 +75,7 @@ class Candles(NamedTuple):
         return (opens_ns + self.width_ns // 2).astype("datetime64[ns]").astype("datetime64[us]")
 
 
-def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:
+def arranged(table: pa.Table, interval: Interval, pair: Pair) -> CandleArrays:
     """Convert a table of candles to arrays.
 
     Args:
@@ -88,7 +88,7 @@ def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:
     rows["unknown_volume"] = [volume - buy - sell for volume, buy, sell in known]
     opens_ns = table.column("time").cast(pa.int64()).to_numpy()
     names = ("open", "high", "low", "close", "vwap", *VOLUMES)
-    return Candles(
+    return CandleArrays(
         opens_ns,
         interval.length_ns,
         {name: np.array(rows[name], dtype=np.float64) for name in names},
@@ -117,7 +117,7 @@ def _hover_texts(
     )
 
 
-def line_breaks(candles: Candles, gaps: Sequence[Range]) -> list[int]:
+def line_breaks(candles: CandleArrays, gaps: Sequence[Range]) -> list[int]:
     """The indexes of candles before which a line breaks, as candles are missing in a gap there.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from harvester.charts.candle_arrays import Candles, line_breaks, plain
+from harvester.charts.candle_arrays import CandleArrays, line_breaks, plain
 from harvester.query.plan import CandleQuery
 from harvester.storage.trade_store import TradeStore
 from harvester.times import BEGINNING_NS, END_OF_TIME, Range, missing, overlap, union
@@ -138,7 +138,7 @@ class ChartTexts(NamedTuple):
     interval: str
 
 
-def figure_of(candles: Candles, frame: Frame, texts: ChartTexts) -> go.Figure:
+def figure_of(candles: CandleArrays, frame: Frame, texts: ChartTexts) -> go.Figure:
     """Build the figure; the caller may change it.
 
     Args:
@@ -155,7 +155,7 @@ def figure_of(candles: Candles, frame: Frame, texts: ChartTexts) -> go.Figure:
     return figure
 
 
-def _prices(candles: Candles) -> go.Candlestick:
+def _prices(candles: CandleArrays) -> go.Candlestick:
     opens = candles.opens_ns
     columns = {name: candles.columns[name] for name in ("open", "high", "low", "close")}
     if len(opens) == 1 or int(np.diff(opens).min()) > candles.width_ns * 3 // 2:
@@ -191,7 +191,7 @@ def _hover(texts: ChartTexts) -> str:
     return "<br>".join([heading, *values]) + "%{customdata[10]}<extra></extra>"
 
 
-def _vwap(candles: Candles, frame: Frame) -> go.Scatter:
+def _vwap(candles: CandleArrays, frame: Frame) -> go.Scatter:
     breaks = line_breaks(candles, frame.gaps)
     times = candles.centers(candles.opens_ns)
     return go.Scatter(
@@ -205,7 +205,7 @@ def _vwap(candles: Candles, frame: Frame) -> go.Scatter:
     )
 
 
-def _volumes(candles: Candles) -> list[go.Bar]:
+def _volumes(candles: CandleArrays) -> list[go.Bar]:
     sides = [
         side for side in _SIDES if side[0] != "unknown_volume" or candles.columns[side[0]].any()
     ]
@@ -223,7 +223,7 @@ def _volumes(candles: Candles) -> list[go.Bar]:
     ]
 
 
-def _hover_line(candles: Candles, texts: ChartTexts) -> go.Scatter:
+def _hover_line(candles: CandleArrays, texts: ChartTexts) -> go.Scatter:
     """An invisible line that shows the values of a candle under the mouse.
 
     A candle itself reacts only to a mouse within its width, which may be less than a pixel; the

@@ -333,7 +333,7 @@ MAX_PAIRS_NAMED = 8
 """The advice at the end names up to this many pairs."""
 
 
-class ImportOptions(TypedDict):
+class ImportArguments(TypedDict):
     """Options that `Archive.import_csv` and `plan_import` have by the same names."""
 
     pair: str | None
@@ -381,7 +381,7 @@ def import_(
     file: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
-    **options: Unpack[ImportOptions],
+    **options: Unpack[ImportArguments],
 ) -> int:
     """Import Kraken's downloadable history: ZIPs, folders and single CSV files of trades.
 

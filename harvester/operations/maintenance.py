@@ -287,7 +287,7 @@ def compare_with_csv(
         reports_all_pairs: whether pairs without a file are reported, too.
     """
     known = known_pairs(archive)
-    choice = against_kraken.choose(files, [report.pair for report in reports], known.values())
+    choice = against_kraken.choose_files(files, [report.pair for report in reports], known.values())
     listener(Reported("", choice))
     compared = [report for report in reports if choice.files[report.pair] or reports_all_pairs]
     listener(Begun(len(compared)))

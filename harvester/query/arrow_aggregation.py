@@ -182,7 +182,7 @@ _VALUE_END = pa.scalar(10**20, EXACT_VALUE)
 # --- candles --------------------------------------------------------------------------------------
 
 
-class Candles:
+class CandleBuilder:
     """Merges bars into candles of one interval. Memory holds the open candle only."""
 
     def __init__(self, width_ns: int) -> None:
@@ -220,7 +220,7 @@ def candles_of_trades(
     Raises:
         ArchiveDamaged: a price or a volume is below 0.
     """
-    candles = Candles(width_ns)
+    candles = CandleBuilder(width_ns)
     for batch in batches:
         yield candles.add(bars_of_trades(batch, what, all_columns=False))
     yield from candles.finish()

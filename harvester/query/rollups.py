@@ -11,7 +11,7 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.arrow_aggregation import (
     TIME,
-    Candles,
+    CandleBuilder,
     bars_of_trades,
     begins_ns,
     stored_columns,
@@ -131,7 +131,7 @@ class PartialCandles:
             what: names the work in messages.
         """
         self._what = what
-        self._levels = [Candles(width_ns) for width_ns in widths_ns]
+        self._levels = [CandleBuilder(width_ns) for width_ns in widths_ns]
         self._batches: list[list[pa.RecordBatch]] = [[] for _ in widths_ns]
         # A level is computed from the coarsest finer one that divides it, or from trades (-1).
         self._sources = [

@@ -154,10 +154,10 @@ class LocalStore:
         """
         target = self.root / path
         with writing(str(target)):
-            sync(self.root / staged)
+            sync_to_disk(self.root / staged)
             _make_folder(target.parent)
             (self.root / staged).replace(target)
-            sync(target.parent)
+            sync_to_disk(target.parent)
 
     def move(self, path: str, to: str) -> None:
         """Rename a file and sync both folders, the new one first: atomic and durable.
@@ -172,8 +172,8 @@ class LocalStore:
             if target.exists():
                 raise FileExistsError(errno.EEXIST, "another file is there")
             source.replace(target)
-            sync(target.parent)
-            sync(source.parent)
+            sync_to_disk(target.parent)
+            sync_to_disk(source.parent)
 
     def copy(self, path: str, to: str, staging: str) -> None:
         """Copy a file of any size.
@@ -275,10 +275,10 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    sync(folder.parent)
+    sync_to_disk(folder.parent)
 
 
-def sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Flush a file's bytes, or a folder's names, to the disk (fsync).
 
     Raises:

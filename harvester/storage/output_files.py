@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from harvester.errors import UsageError
 from harvester.storage.archive_files import is_archive
-from harvester.storage.filesystem import sync, writing
+from harvester.storage.filesystem import sync_to_disk, writing
 from harvester.storage.segment import is_segment
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -108,9 +108,9 @@ def replacing(file: Path) -> Iterator[Path]:
         yield staged
         if file_stat is not None:
             staged.chmod(stat.S_IMODE(file_stat.st_mode))
-        sync(staged)
+        sync_to_disk(staged)
         staged.replace(target)
-        sync(target.parent)
+        sync_to_disk(target.parent)
     finally:
         staged.unlink(missing_ok=True)
 

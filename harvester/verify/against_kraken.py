@@ -117,7 +117,9 @@ class FileChoice(NamedTuple):
     unknown: list[Member]
 
 
-def choose(members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pair]) -> FileChoice:
+def choose_files(
+    members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pair]
+) -> FileChoice:
     """Choose the files of some pairs, by the files' names.
 
     Args:

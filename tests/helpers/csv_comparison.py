@@ -18,7 +18,7 @@ from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
-from harvester.verify.against_kraken import choose, compare_files
+from harvester.verify.against_kraken import choose_files, compare_files
 from harvester.verify.reports import CsvReport, IntervalReport
 
 MINUTE = 60 * 10**9
@@ -96,7 +96,7 @@ def held(folder: Path, *spans: Range, rows: Sequence[candle_oracle.Row] = ROWS) 
 
 
 def report(archive: TradeStore, *files: str, pair: Pair = PAIR) -> CsvReport:
-    chosen = choose(find(files, KnownComplete()), [pair.altname], [pair])
+    chosen = choose_files(find(files, KnownComplete()), [pair.altname], [pair])
     return compare_files(archive, pair, chosen.files[pair.altname])
 
 

@@ -45,7 +45,7 @@ from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import Range
-from harvester.verify.against_kraken import choose
+from harvester.verify.against_kraken import choose_files
 from harvester.verify.boundary_trades import BoundaryTrades, read_boundary_trades
 from harvester.verify.reports import Difference, FileReport, IntervalReport
 
@@ -671,7 +671,7 @@ def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
         Pair(altname="XBTUSD", key="XXBTZUSD", wsname="XBT/USD"),
         Pair(altname="ETHUSD", wsname="ETH/USD"),
     ]
-    chosen = choose(find([str(path)], KnownComplete()), ["XBTUSD", "ADAUSD"], known)
+    chosen = choose_files(find([str(path)], KnownComplete()), ["XBTUSD", "ADAUSD"], known)
     assert {
         name: [(file.member.stem, file.minutes) for file in files]
         for name, files in chosen.files.items()
