@@ -21,7 +21,7 @@ from harvester.csv_import.csv_files import (
     head,
     pieces,
 )
-from harvester.csv_import.id_checks import IdRunFinder, IdRuns
+from harvester.csv_import.id_checks import NO_RUNS, IdRunFinder
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
 from harvester.csv_import.uncovered_times import (
     MAX_STEP_BACK_S,
@@ -32,7 +32,7 @@ from harvester.csv_import.uncovered_times import (
 )
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
-from harvester.schema import times
+from harvester.schema import Int64s, times
 from harvester.storage.trade_store import EVERYTHING
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, Range
 
@@ -216,7 +216,8 @@ class ScannedFile(NamedTuple):
         bad_times: ranges in which the unreadable rows may have been traded.
         in_doubt: ranges with rows that are out of place, or where the file was cut off.
         silences: long ranges without rows, in order; see `is_whole`.
-        id_runs: its runs of consecutive trade ids.
+        rows_with_id: number of readable rows with a trade id.
+        id_runs: its runs of consecutive trade ids, see `IdRunFinder.found`.
         is_vouched_for: whether the user said that it is complete between two times.
         kept: what `batches` returns; None if these rows were not kept in memory.
     """
@@ -233,9 +234,20 @@ class ScannedFile(NamedTuple):
     bad_times: list[Range]
     in_doubt: list[Range]
     silences: list[Range]
-    id_runs: IdRuns
+    rows_with_id: int
+    id_runs: Int64s | None
     is_vouched_for: bool = False
     kept: Sequence[tuple[pa.RecordBatch, int]] | None = None
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether each row has a trade id. Else the file counts as one without ids."""
+        return self.rows_with_id == self.rows
+
+    @property
+    def has_ids_in_part(self) -> bool:
+        """Whether only some rows have a trade id."""
+        return 0 < self.rows_with_id < self.rows
 
     @property
     def is_whole(self) -> bool:
@@ -272,16 +284,30 @@ class ScannedFile(NamedTuple):
         Raises:
             DamagedFile: the file can't be read again, or is another one than was scanned.
         """
-        if self.kept is not None:
-            yield from self.kept
-            return
+        for rows, size in self._read() if self.kept is None else self.kept:
+            yield _without_ids(rows) if self.has_ids_in_part else rows, size
+
+    def _read(self) -> Iterator[tuple[pa.RecordBatch, int]]:
         for parsed, size in read_rows(self.member, self.layout, self.checksum):
             yield parsed.rows, size
+
+    def notes(self) -> Iterator[str]:
+        """A sentence about ids that are not imported, if there are any."""
+        if self.has_ids_in_part:
+            yield (
+                f"{self.member}: {self.rows - self.rows_with_id:,} rows have no trade id, so the "
+                "ids of the others can't show which trades are missing: none is imported"
+            )
 
     def with_bounds(self, **bounds: int | None) -> ScannedFile:
         """The same file with another `since_s` or `until_s` of the time that it has completely."""
         complete = self.member.complete._replace(**bounds)
         return self._replace(member=self.member._replace(complete=complete))
+
+
+def _without_ids(rows: pa.RecordBatch) -> pa.RecordBatch:
+    at = rows.schema.get_field_index("trade_id")
+    return rows.set_column(at, rows.schema.field(at), pa.nulls(rows.num_rows, pa.int64()))
 
 
 def scan_file(
@@ -330,7 +356,7 @@ def _read_whole(
     layout = detect(head(member), name)
     steps, bad_times, doubts = TimeDisorder(), UnreadableTimes(), TimeDoubts()
     id_runs = IdRunFinder()
-    rows = bad = bytes_read = 0
+    rows = rows_with_id = bad = bytes_read = 0
     last_row_ns: int | None = None
     bad_rows: list[BadRow] = []
     kept: list[tuple[pa.RecordBatch, int]] = []
@@ -347,8 +373,10 @@ def _read_whole(
         if len(stamps):
             steps.add(stamps)
             doubts.add(stamps)
-            id_runs.add(parsed.rows)
             rows += len(stamps)
+            rows_with_id += len(stamps) - parsed.rows.column("trade_id").null_count
+            if rows_with_id == rows:
+                id_runs.add(parsed.rows)
             last_row_ns = int(stamps[-1])
         if keep_rows:
             kept.append((parsed.rows, size))
@@ -375,7 +403,8 @@ def _read_whole(
         bad_times.ranges(steps.farthest_back_ns, within),
         in_doubt,
         doubts.silences(within),
-        id_runs.found(),
+        rows_with_id,
+        id_runs.found() if rows_with_id == rows else NO_RUNS,
         kept=kept if keep_rows else None,
     )
 

@@ -219,7 +219,7 @@ class SequenceImporter:
             bad=sum(file.bad for file in files),
             bad_rows=[*chain.from_iterable(file.bad_rows for file in files)][:MAX_BAD_ROWS_LISTED],
             is_delisted=is_delisted,
-            notes=lacking.notes,
+            notes=[*chain.from_iterable(file.notes() for file in files), *lacking.notes],
         )
 
     def run(self, writer: Writer) -> None:
@@ -287,7 +287,7 @@ class SequenceImporter:
     ) -> Iterator[SegmentPart]:
         sorter = Sorter()
         sorted_rows = self._sorted(sorter, writer)
-        in_order = in_id_order(sorted_rows, self._archive, self._pair.altname, self._backfill)
+        in_order = in_id_order(sorted_rows, self._backfill)
         for rows in at_ends.applied(in_order, boundaries.already_covered.add):
             yield from boundaries.push(rows)
             if self._options.stop.is_cancelled:

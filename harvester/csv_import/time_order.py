@@ -12,7 +12,7 @@ import pyarrow as pa
 from harvester.csv_import.boundaries import RowCount
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
-from harvester.csv_import.id_checks import IdRuns, missing_ids
+from harvester.csv_import.id_checks import NO_RUNS, missing_ids
 from harvester.csv_import.uncovered_times import MAX_RUNS, MAX_STEP_BACK_S, around
 from harvester.errors import DamagedFile
 from harvester.query.plan import gap_note
@@ -143,13 +143,13 @@ def uncovered_ids(
         backfill: the command that downloads what is missing, for the notes; empty if nothing can.
     """
     notes, covered = [], archive.coverage(pair)
-    is_known = all(file.id_runs.is_known for file in files)
+    is_known = all(file.id_runs is not None for file in files)
     if not is_known:
         notes.append(
             "its trade ids skip too often, or are in no order: they show no missing trades"
         )
     before, behind = _stored_ids(files, archive, pair) if is_known else ([], [])
-    lacking = missing_ids([*before, *(file.id_runs for file in files), *behind])
+    lacking = missing_ids(_with_ids(files, before, behind))
     if len(lacking.counts) <= MAX_RUNS:
         is_open = [bool(missing([around_], covered)) for around_ in lacking.ranges()]
         lacking = lacking.where(np.array(is_open, bool))
@@ -162,7 +162,7 @@ def uncovered_ids(
         is_split &= after < through
     if files[0].is_vouched_for:
         # Stored trades say more, if the place can be downloaded.
-        stored = [] if not backfill else [found.runs[0, 0] for found in (*before, *behind)]
+        stored = [] if not backfill else [runs[0, 0] for runs in (*before, *behind)]
         is_split &= np.isin(lacking.before, stored) | np.isin(lacking.behind, stored)
         reason = "that time counts as covered, because you gave --whole-since and --whole-until"
     split, counted = lacking.where(is_split), lacking.where(~is_split)
@@ -177,36 +177,46 @@ def uncovered_ids(
     return UncoveredIds(ranges, notes, frozenset(sides) if is_known else None)
 
 
+def _with_ids(
+    files: Sequence[ScannedFile], before: list[Int64s], behind: list[Int64s]
+) -> list[list[Int64s]]:
+    """The runs of ids of stored trades and files, divided where files have trades without ids."""
+    parts = [[*before]]
+    for file in files:
+        if not file.has_ids:
+            parts.append([])
+        elif file.id_runs is not None:
+            parts[-1].append(file.id_runs)
+    parts[-1].extend(behind)
+    return parts
+
+
 def _stored_ids(
     files: Sequence[ScannedFile], archive: TradeStore, pair: str
-) -> tuple[list[IdRuns], list[IdRuns]]:
+) -> tuple[list[Int64s], list[Int64s]]:
     """The last stored id before the files and the first one behind them, if they meet there.
 
-    They meet if no time between is left uncovered. Before a market's first trade stands id 0.
+    They meet if no time between is left uncovered. Before a market's first trade stands id 0. Both
+    are lists of one run or none, as there is none if trades without an id are between.
     """
-    runs = np.concatenate([file.id_runs.runs for file in files])
+    runs = np.concatenate([NO_RUNS, *(file.id_runs for file in files if file.id_runs is not None)])
     if not len(runs):
         return [], []
     first_ns = min(file.first_ns for file in files if file.first_ns is not None)
     last_ns = max(file.last_ns for file in files if file.last_ns is not None)
     covered, begins_ns = archive.coverage(pair), files[0].begins_ns or 0
-    before, behind = list[IdRuns](), list[IdRuns]()
+    before, behind = list[Int64s](), list[Int64s]()
     reached = max((span.through for span in covered if span.after < first_ns), default=0)
     if begins_ns - 1 <= reached < first_ns:
         known = last_id_before(archive, pair, reached)
-        has_all_ids = not any(file.id_runs.rows_without_id for file in files)
-        if known == BEFORE_FIRST_ID and not has_all_ids:
-            known = None
-        if known is not None and known.trade_id < runs[:, 0].min():
-            ends = [[known.trade_id, reached, 0, 0]]
-            before = [IdRuns(np.repeat(ends, 2, axis=1), known.rows_without_id, 1)]
+        if known and not known.rows_without_id and known.trade_id < runs[:, 0].min():
+            before = [np.repeat([[known.trade_id, reached]], 2, axis=1)]
     opens = min((span.after for span in covered if span.through > last_ns), default=END_OF_TIME)
     following = (
         archive.first_id_after(pair, opens) if last_ns <= opens <= files[-1].ends_ns else None
     )
-    if following is not None and following[0] > runs[:, 1].max():
-        number, without_id = following
-        behind = [IdRuns(np.repeat([[number, opens + 1, without_id, 0]], 2, axis=1))]
+    if following and not following[1] and following[0] > runs[:, 1].max():
+        behind = [np.repeat([[following[0], opens + 1]], 2, axis=1)]
     return before, behind
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import pairwise
 
 from harvester.download.events import (
@@ -433,7 +432,7 @@ def check_imported_counts(archive: TradeStore, pair: str, newest_id: int = 0) ->
             ids that are not between those.
     """
     footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
-    for wrong in wrong_orders(footers, partial(archive.scan, pair)):
+    for wrong in wrong_orders(footers):
         raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
     for count in wrong_counts(footers, newest_id):
         if count.is_proved:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -277,65 +276,7 @@ def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int,
 # --- order of ids --------------------------------------------------------------------------------
 
 # The ids of a market increase with time, apart from trades of nearly the same time. Where those of
-# imported trades do not, the file has trades twice or wrong ids. A market that is listed again
-# begins again with id 1: then its trades go on with id 2, and are other ones than those before.
-
-FIRST_IDS = 3
-"""Ids that begin again are compared with the earlier ones up to this id."""
-
-
-class FirstTrades:
-    """The trades of a market's first ids, by which ids that begin again are judged."""
-
-    def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
-        """Start with the rows from a trade with id 1 on; no rows if it is not known."""
-        self.begins_ns = 0
-        """The time of that trade."""
-        self.following_id: int | None = None
-        """An id that is too high to follow the ids before it; None if there is none."""
-        self._trades: dict[int, tuple[Decimal, Decimal]] = {}
-        """Price and volume, by id."""
-        self._rows_without_id = 0
-        for rows in batches:
-            self.add(rows)
-            if self.is_complete:
-                break
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether more rows add nothing."""
-        return len(self._trades) == FIRST_IDS or self.following_id is not None
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether another id follows id 1."""
-        return len(self._trades) > 1
-
-    def add(self, rows: pa.RecordBatch) -> None:
-        """Add the next rows, in order."""
-        ids, begin = trade_ids(rows), self._rows_without_id
-        for count, index in enumerate(ids.nonzero()[0].tolist()):
-            if self.is_complete:
-                return
-            trade_id, self._rows_without_id = int(ids[index]), begin + index - count
-            if trade_id > len(self._trades) + self._rows_without_id + 1:
-                self.following_id = trade_id
-                return
-            if not self._trades:
-                self.begins_ns = int(times(rows)[index])
-            price, volume = (rows.column(name)[index].as_py() for name in ("price", "volume"))
-            self._trades.setdefault(trade_id, (price, volume))
-        self._rows_without_id = begin + len(ids) - int((ids != 0).sum())
-
-    def are_again(self, known: FirstTrades) -> bool:
-        """Whether they are the earlier trades of the same ids, as far as these are known."""
-        common = self._trades.keys() & known._trades.keys()
-        is_later = known.begins_ns < self.begins_ns
-        return (
-            bool(common)
-            and is_later
-            and all(self._trades[at] == known._trades[at] for at in common)
-        )
+# imported trades do not, the file has trades twice or wrong ids.
 
 
 class WrongOrder(NamedTuple):
@@ -367,24 +308,15 @@ def wrong_ids_advice(pair: str) -> str:
     )
 
 
-def wrong_orders(
-    footers: Iterable[Footer], read: Callable[[Range], Iterable[pa.RecordBatch]]
-) -> Iterator[WrongOrder]:
+def wrong_orders(footers: Iterable[Footer]) -> Iterator[WrongOrder]:
     """Find imported segments whose ids do not fit those of their neighbours.
 
     Args:
         footers: of the segments of a pair that are read, in order.
-        read: returns the stored trades of a range; it is called only where ids begin again.
     """
     numbered = [footer for footer in footers if footer.first_trade_id is not None]
-    first = next((footer for footer in numbered if footer.first_trade_id == 1), None)
     for before, footer in pairwise(numbered):
         ends = before.last_trade_id or 0, footer.first_trade_id or 0
         imported = [each for each in (before, footer) if each.is_imported]
-        if ends[1] > ends[0] or not imported:
-            continue
-        if ends[1] == 1 and first is not None:
-            again = FirstTrades(read(footer.range))
-            if again.following_id is None and not again.are_again(FirstTrades(read(first.range))):
-                continue
-        yield WrongOrder(*ends, imported[-1].range)
+        if ends[1] <= ends[0] and imported:
+            yield WrongOrder(*ends, imported[-1].range)

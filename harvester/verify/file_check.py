@@ -175,7 +175,7 @@ def check_segment(
             if not file.schema_arrow.remove_metadata().equals(TRADES):
                 found.wrong.append("its columns are not those of the format")
                 return found
-            rows = _Rows(found, footer, IdOrder(archive, segment.pair))
+            rows = _Rows(found, footer)
             for batch in filter(len, file.iter_batches(READ_ROWS)):
                 check_texts(batch)
                 rows.check(batch)
@@ -201,14 +201,14 @@ def _check_footer(found: SegmentFindings, footer: Footer) -> None:
 class _Rows:
     """Checks the rows of one segment, batch by batch: order, range, values, ids, checksum."""
 
-    def __init__(self, found: SegmentFindings, footer: Footer, id_order: IdOrder) -> None:
+    def __init__(self, found: SegmentFindings, footer: Footer) -> None:
         self._found = found
         self._footer = footer
         self._checksum = RowsChecksum()
         self._last_ns: int | None = None
         self._tie = 0
         self._edge: LastId | None = None
-        self._id_order = id_order
+        self._id_order = IdOrder()
         self._lead = 0
         self._first_id: int | None = None
 
@@ -223,8 +223,6 @@ class _Rows:
 
     def finish(self) -> None:
         footer, segment = self._footer, self._found.segment
-        if footer.is_imported and not self._found.contradiction:
-            self._found.contradiction = self._id_order.finish(is_whole=False)
         if self._checksum.hexdigest() != footer.checksum:
             self._add_fault("the checksum of its rows is not that of its footer")
         edge = self._edge

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -47,7 +46,7 @@ class _LocatedIdGap(NamedTuple):
     right: SegmentFindings
 
 
-def check_ids(report: PairReport, archive: TradeStore, found: Sequence[SegmentFindings]) -> None:
+def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
     """Report id gaps that no footer explains, and imported trades that are too few or too many.
 
     An id gap beside imported rows with ids, whose reason could not be found out, is a note and no
@@ -77,7 +76,7 @@ def check_ids(report: PairReport, archive: TradeStore, found: Sequence[SegmentFi
         if findings.contradiction:
             text = f"{findings.contradiction}: {id_gaps.wrong_ids_advice(report.pair)}"
             report.faults.append(Fault(report.pair, findings.segment.range, None, text))
-    for wrong in id_gaps.wrong_orders(footers, partial(archive.scan, report.pair)):
+    for wrong in id_gaps.wrong_orders(footers):
         report.faults.append(Fault(report.pair, wrong.within, None, wrong.text(report.pair)))
     located_sides = {located.gap.sides for located in gaps}
     for count in [each for sides, each in counts.items() if sides not in located_sides]:
@@ -234,7 +233,7 @@ def _report(
         report.add_fault(segment, future_fault(segment, now_ns))
     _check_markets(report, found)
     _check_overlaps(report, segments)
-    check_ids(report, archive, read)
+    check_ids(report, read)
     _check_gaps(report, archive, segments, now_ns)
     _check_foreign_files(report, archive)
     return report

@@ -24,7 +24,6 @@ from harvester.csv_import import importer
 from harvester.csv_import.time_order import UncoveredIds
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
-from harvester.verify.integrity import verify
 
 SECONDS = 3
 TRADES = [
@@ -321,20 +320,65 @@ def test_missing_rows_of_a_file_in_any_order_are_downloaded(
 
 
 def test_missing_rows_where_a_file_has_two_parts_in_the_wrong_order_are_downloaded(
-    tmp_path: Path,
+    command: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    """Rows without an id elsewhere in the file do not use these ids up."""
-    trades = [
-        replace(each, trade_id=0) if each.trade_id in (50, 60, 70) else each for each in TRADES
-    ]
-    rows = [*trades[201:2_000], *trades[:199]]
+    rows = [*TRADES[201:2_000], *TRADES[:199]]
     packed = tmp_path / "Kraken_Trading_History.zip"
     csv_files.packed(packed, {"XBTUSD.csv": csv_files.seven_columns(rows)})
+    done = command("import", packed.name)
+    assert "2 trade ids are missing at 1 place, the first between ids 199 and 202" in done.err
+    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        (MIDDLE, ""),
+        ([*MIDDLE[:900], *MIDDLE[950:]], "trades between ids 301 and 2400 are not in "),
+        ([*MIDDLE[:520], *MIDDLE[500:]], "the imported file has 20 too many there"),
+    ],
+    ids=["complete", "50 missing", "20 twice"],
+)
+def test_a_file_in_which_some_rows_have_no_id_counts_as_one_without_ids(
+    command: Callable[..., Answer], tmp_path: Path, rows: Sequence[Trade], fault: str
+) -> None:
+    """The ids of the downloaded trades around it show whether it has all trades."""
+    without_id = range(800, 830)
+    given = [replace(row, trade_id=0) if row.trade_id in without_id else row for row in rows]
+    write(tmp_path, [line(row) for row in given])
+    done = command("import", "XBTUSD.csv")
+    assert done.status == 0
+    count = sum(row.trade_id == 0 for row in given)
+    assert f"XBTUSD.csv: {count} rows have no trade id, so the ids of the others can't" in done.err
+    assert set(ids(tmp_path)) == {None}
+    done = command("backfill", "XBTUSD")
+    status = 4 if fault else 0
+    assert (done.status, fault in done.err) == (status, True)
+    assert statuses(command, "verify") == [status]
+    command("backfill", "XBTUSD", "--replace-imported")
+    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
+
+
+def test_ids_are_compared_on_both_sides_of_a_file_without_ids(tmp_path: Path) -> None:
+    """Of three quarters, the second has three columns; the third lacks a trade in its middle."""
+    quarter_ns = 91 * 86_400 * SECOND
+    trades = [
+        replace(trade, true_ns=trade.true_ns + at // 1_000 * quarter_ns)
+        for at, trade in enumerate(TRADES)
+    ]
+    for quarter, content in (
+        ("Q1", csv_files.seven_columns(trades[:1_000])),
+        ("Q2", csv_files.three_columns(trades[1_000:2_000])),
+        ("Q3", csv_files.seven_columns([*trades[2_000:2_500], *trades[2_501:]])),
+    ):
+        file = tmp_path / f"Kraken_Trading_History_{quarter}_2024.zip"
+        csv_files.packed(file, {"XBTUSD.csv": content})
     with Commands(tmp_path, trades) as command:
-        done = command("import", packed.name)
-        assert "2 trade ids are missing at 1 place, the first between ids 199 and 202" in done.err
+        done = command("import", *(f"Kraken_Trading_History_Q{at}_2024.zip" for at in (1, 2, 3)))
+        assert "1 trade ids are missing at 1 place, the first between ids 2500 and 2502" in done.err
         assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
-    assert {200, 201} <= set(ids(tmp_path))
     assert len(ids(tmp_path)) == len(trades)
 
 
@@ -378,11 +422,8 @@ def test_a_market_whose_ids_skip_all_the_time_is_not_split(tmp_path: Path) -> No
     assert ids(tmp_path / "lacking") == [trade.trade_id for trade in skipping]
 
 
-@pytest.mark.parametrize("made", [sample_trades.zero_ids, sample_trades.xbtusd_like])
-def test_ids_that_are_0_or_out_of_order_within_a_second_show_no_missing_row(
-    tmp_path: Path, made: Callable[[int, int], list[Trade]]
-) -> None:
-    trades = made(40_000, 3)
+def test_ids_out_of_order_within_a_second_show_no_missing_row(tmp_path: Path) -> None:
+    trades = sample_trades.xbtusd_like(40_000, 3)
     swapped = [*trades]
     for at in range(10, len(trades) - 10, 50):
         first, second = trades[at : at + 2]
@@ -449,22 +490,17 @@ CONTRADICTIONS = {
         _renumbered(lambda at, number: 1_000 if at == 1_500 else number),
         "id 1000 is there twice, at 2024-01-20T00:49:57.1234567Z and at 2024-01-20T01:30:00.123",
     ),
-    "rows without an id twice": (
-        [
-            line(replace(trade, trade_id=0 if 500 <= at < 520 else trade.trade_id))
-            for at, trade in enumerate(MIDDLE)
-            for _ in range(1 + (500 <= at < 520))
-        ],
-        "between trade ids 800 and 821 there are 40 rows without an id, but 20 unused ids",
-    ),
     "a single id 1": (
         _renumbered(lambda at, number: 1 if at == 700 else number),
-        "id 1 of 2024-01-20T00:50:00.1234567Z is behind trade id 1000 of "
-        "2024-01-20T00:49:57.1234567Z, and trade id 1002 follows it instead of 2",
+        "id 1 of 2024-01-20T00:50:00.1234567Z is behind trade id 980 of 2024-01-20T00:48:57.",
     ),
     "a last id 1": (
         _renumbered(lambda at, number: 1 if at == len(MIDDLE) - 1 else number),
-        "is behind trade id 2399 of 2024-01-20T01:59:54.1234567Z, and nothing follows it",
+        "id 1 of 2024-01-20T01:59:57.1234567Z is behind trade id 2379 of 2024-01-20T01:58:54.",
+    ),
+    "ids that begin again": (
+        _renumbered(lambda at, number: number + 5_000 if at < 1_000 else at - 999),
+        "id 1 of 2024-01-20T01:05:00.1234567Z is behind trade id 6280 of 2024-01-20T01:03:57.",
     ),
     "the first trades again": (
         [line(replace(trade, trade_id=at % 1_000 + 1)) for at, trade in enumerate(TWICE)],
@@ -488,47 +524,18 @@ def test_a_file_whose_ids_contradict_is_refused(
     assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
 
 
-@pytest.mark.parametrize("first_id", [301, 1])
-def test_ids_that_begin_again_with_1_are_those_of_a_market_that_was_listed_again(
-    command: Callable[..., Answer], tmp_path: Path, first_id: int
-) -> None:
-    write(tmp_path, _renumbered(lambda at, _: first_id + at if at < 1_000 else at - 999))
-    bounds = ["--whole-since", "2024-01-20", "--whole-until", "2024-01-21"]
-    done = command("import", "XBTUSD.csv", "--json", *bounds)
-    [report] = json.loads(done.out)["files"]
-    assert (done.status, report["imported"]["rows"]) == (0, len(MIDDLE))
-    assert statuses(command, "verify") == [0]
-
-
-def test_rows_without_ids_that_are_stored_twice_are_a_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Earlier builds imported such files."""
-    monkeypatch.setattr(importer, "in_id_order", lambda batches, *_: batches)
-    lines, message = CONTRADICTIONS["rows without an id twice"]
-    write(tmp_path, lines)
-    imported(tmp_path / "data", tmp_path / "XBTUSD.csv")
-    faults = verify(TradeStore(tmp_path / "data"), "XBTUSD").faults
-    [fault] = [fault for fault in faults if not fault.text.startswith("missing")]
-    assert message in fault.text
-    assert "`harvester backfill XBTUSD --replace-imported`" in fault.text
-
-
 LATE_NS = (9 * 3_600 + 300) * SECOND
 
 
-@pytest.mark.parametrize("is_again", [True, False])
-def test_a_file_from_trade_1_on_that_begins_behind_stored_trades(
-    tmp_path: Path, is_again: bool
+def test_a_file_from_trade_1_on_that_begins_behind_stored_trades_is_a_fault(
+    tmp_path: Path,
 ) -> None:
-    """With all times nine hours late it has the stored trades again; else it is a new listing."""
+    """With all times nine hours late it has the stored trades again."""
     trades = [
         replace(trade, true_ns=trade.true_ns + at * 100 * SECOND + 12 * 3_600 * SECOND * (at > 600))
         for at, trade in enumerate(TRADES[:1_200])
     ]
     late = [replace(trade, true_ns=trade.true_ns + LATE_NS) for trade in trades[:600]]
-    if not is_again:
-        late = [replace(trade, volume=f"{at + 1}.5") for at, trade in enumerate(late)]
     write(tmp_path, [line(trade) for trade in late])
     until = time_literal(late[-1].true_ns + 60 * SECOND, 0)
     bounds = ["--whole-since", "2024-01-20T09:00", "--whole-until", until]
@@ -536,14 +543,13 @@ def test_a_file_from_trade_1_on_that_begins_behind_stored_trades(
         assert command("backfill", "XBTUSD", "--until", "2024-01-20T09:00").status == 0
         stored = len(ids(tmp_path))
         done = command("import", "XBTUSD.csv", *bounds)
-        assert (done.status, "ids increase with time" in done.err) == (4 * is_again, is_again)
-        assert statuses(command, "verify") == [4 * is_again]
+        assert (done.status, "ids increase with time" in done.err) == (4, True)
+        assert statuses(command, "verify") == [4]
         assert len(ids(tmp_path)) == stored + 600
-        if is_again:
-            assert statuses(command, "backfill XBTUSD", "backfill XBTUSD") == [4, 4]
-            command("backfill", "XBTUSD", "--replace-imported")
-            assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
-            assert ids(tmp_path) == [trade.trade_id for trade in trades]
+        assert statuses(command, "backfill XBTUSD", "backfill XBTUSD") == [4, 4]
+        command("backfill", "XBTUSD", "--replace-imported")
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+        assert ids(tmp_path) == [trade.trade_id for trade in trades]
 
 
 @pytest.mark.parametrize("shift", [10**6, -100])
