@@ -379,6 +379,7 @@ class SequenceImporter:
                 span,
                 msgspec.json.encode(self._pair).decode(),
                 source="csv",
+                ends_between_trades=self._is_delisted,
                 unconfirmed_id_gaps=gap_count,
                 imported=imported_ranges(self._files, span),
                 id_gaps_across_imports=tuple(ConfirmedIdGap(*gap.sides) for gap in at_ends),

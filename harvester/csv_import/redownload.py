@@ -30,11 +30,11 @@ from harvester.download.events import (
     Started,
 )
 from harvester.download.pair import PairDownload
-from harvester.download.range import RangeDownload
+from harvester.download.range import RangeDownload, check_ends
 from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_copy
-from harvester.storage.compaction import ends_between_trades, is_within
+from harvester.storage.compaction import is_within
 from harvester.storage.id_gaps import LastId, find_gaps, gap_at_end
 from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
@@ -143,6 +143,7 @@ class _Redownload:
         segments = imported_segments(self._archive, self._pair, self._download.request.range)
         try:
             if segments:
+                await check_ends(self._download)
                 self._report_start(segments)
                 with open_writer(self._staging, self._pair) as staging:
                     await self._replace_all(segments, staging)
@@ -250,10 +251,6 @@ class _Redownload:
         rows, row_prices = self._keyed([segment])
         trades, trade_prices = self._keyed(staged)
         is_found, is_used = match_rows(rows, trades, TOLERANCE_NS)
-        for end in ends_between_trades(segment.range, self._archive.bounds(segment)):
-            # Such a row may be a trade of the other side, and such a trade a row there.
-            is_found |= abs(rows.stamps - end) <= TOLERANCE_NS
-            is_used |= abs(trades.stamps - end) <= TOLERANCE_NS
         rows = KeyedRows(rows.stamps[~is_found], row_prices[~is_found])
         trades = KeyedRows(trades.stamps[~is_used], trade_prices[~is_used])
         if not len(rows.stamps) and not len(trades.stamps):

@@ -306,10 +306,19 @@ class PairPages:
             await self._stop.guard(checked)
         self._context.last_page_s = time.monotonic()
         if since_ns is None:
-            self.newest_ns = latest_ns
-            is_newest = times(page.rows) == latest_ns
-            self.newest_id = int(trade_ids(page.rows)[is_newest].max(initial=0))
+            self._keep_newest(page.rows)
         return page
+
+    async def request_newest(self) -> None:
+        """Request the newest page, and keep its last trade also if that is one of the future."""
+        self.requested += 1
+        page = await self._stop.guard(self._client.page(self.pair, None))
+        self._keep_newest(page.rows)
+
+    def _keep_newest(self, rows: pa.RecordBatch) -> None:
+        stamps = times(rows)
+        self.newest_ns = int(stamps.max(initial=0))
+        self.newest_id = int(trade_ids(rows)[stamps == self.newest_ns].max(initial=0))
 
     async def weekly_counts(self) -> list[tuple[int, int]]:
         """Trades of each week as (open time in ns, count), requested once.

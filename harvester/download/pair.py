@@ -22,7 +22,7 @@ from harvester.download.exchange import (
     PairPages,
     expected_trades,
 )
-from harvester.download.range import RangeDownload, check_quiet_ends
+from harvester.download.range import RangeDownload, check_ends
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
@@ -35,7 +35,6 @@ from harvester.errors import (
 )
 from harvester.kraken.answers import OtherMarket, is_unknown_pair
 from harvester.kraken.pairs import Pair, is_listed
-from harvester.schema import times
 from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore, check_not_in_future
@@ -330,13 +329,11 @@ class PairDownload:
         if pages.newest_ns is None:
             # Not by `PairPages.page`: it would refuse a trade of the future without naming this
             # machine's clock.
-            pages.requested += 1
-            page = await guard(self.context.client.page(self.request.pair, None))
-            pages.newest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
+            await pages.request_newest()
         covered = self._archive.coverage(self._pair)
         known = {
             "it is requested from": self.request.range.after,
-            "its newest trade is of": pages.newest_ns,
+            "its newest trade is of": pages.newest_ns or 0,
             "it is covered through": covered[-1].through if covered else 0,
         }
         latest_ns = max(known.values())
@@ -369,16 +366,15 @@ class PairDownload:
     async def _download_ranges(self, ranges: list[Range]) -> None:
         """Download missing ranges one after the other, then those that turned out to lack trades.
 
-        What stays missing is a gap. So is a range that imported trades meet without a quiet moment.
+        What stays missing is a gap.
         """
-        has_imports = any(segment.is_imported for segment in self._archive.segments(self._pair))
+        if ranges and any(segment.is_imported for segment in self._archive.segments(self._pair)):
+            await check_ends(self)
         for _ in range(1 + MAX_LOSS_ROUNDS):
             if self._options.newest_first:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
             for part in ranges:
                 try:
-                    if has_imports:
-                        check_quiet_ends(self._archive, self._pair, part)
                     await RangeDownload(self, self.writer, self._archive, part).run()
                 except ImportIncomplete as lack:
                     # Imported data ends no download of others. It may be replaced in this run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,9 +18,8 @@ from harvester.download.completeness import (
 )
 from harvester.download.events import Noted, PageRead
 from harvester.download.page_merge import MIN_MARGIN_NS, JoinResult, PageMerger
-from harvester.errors import ArchiveDamaged, ImportIncomplete
+from harvester.errors import ArchiveDamaged, ArchiveIncomplete, ImportIncomplete
 from harvester.schema import clip, sort_rows, times
-from harvester.storage.compaction import ends_between_trades
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
@@ -38,29 +38,29 @@ Only an API server is ever so fast.
 """
 
 
-def check_quiet_ends(archive: TradeStore, pair: str, within: Range) -> None:
-    """Check that imported trades meet a range to be downloaded at quiet moments only.
+async def check_ends(download: PairDownload) -> None:
+    """Check that imported trades end at quiet moments: then others can be downloaded beside them.
 
-    Those of a delisted pair may meet it between trades: one of them may be a trade of the range.
+    Those of a delisted pair may end between two trades, and their times do not always show on which
+    side a trade is. If the pair is listed again, it could be lost there or be stored twice.
 
     Args:
-        archive: the archive.
-        pair: altname.
-        within: the range.
+        download: of the pair; its newest page is requested if trades end so.
 
     Raises:
-        ImportIncomplete: they meet it between trades.
+        ArchiveIncomplete: some end between trades.
+        ExchangeError: the exchange does not know the pair, or does not answer.
     """
-    for segment in archive.segments(pair):
-        if segment.is_imported and {*segment.range} & {*within}:
-            ends = ends_between_trades(segment.range, archive.bounds(segment))
-            if {*ends} & {*within}:
-                raise ImportIncomplete(
-                    f"{pair}: {within} was not downloaded, as trades of it may be stored already: "
-                    "imported trades beside it end between trades, not at a quiet moment; "
-                    f"`harvester backfill {pair} --replace-imported` downloads both",
-                    *segment.range,
-                )
+    archive, pair = download.context.archive, download.request.pair.altname
+    if any(archive.footer(piece.segment).ends_between_trades for piece in archive.pieces(pair)):
+        await download.pages.page(None)
+        files = Path(archive.path) / "trades" / f"pair={pair}" / "year=*" / "*.csv.parquet"
+        raise ArchiveIncomplete(
+            f"{pair}: it was imported while the exchange did not list it, and is listed again: "
+            "beside these trades, one could be lost or stored twice, so nothing was downloaded. "
+            f"Move {files} out of the archive, import the files again without --delisted, and run "
+            f"`harvester backfill {pair}`"
+        )
 
 
 class RangeDownload:

@@ -246,21 +246,6 @@ def quiet_moments(
     return QuietMoments(rows, before[rows] + after_s, seconds[rows] - ahead_s)
 
 
-def ends_between_trades(covered: Range, bounds: tuple[int, int] | None) -> list[int]:
-    """The ends of an imported range that are no quiet moments: a delisted pair may have some.
-
-    Whether a trade happened on this side of such an end, the time of its row does not show.
-
-    Args:
-        covered: the range.
-        bounds: the times of its first and last row; None if it has no rows.
-    """
-    if bounds is None:
-        return []
-    is_near = bounds[0] - covered.after <= SECOND, covered.through - bounds[1] < SECOND
-    return list(compress(covered, is_near))
-
-
 def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> Range:
     """Widen a part of an imported segment to the quiet moments around it.
 

@@ -143,6 +143,11 @@ def gap_at_end(last: LastId | None, following: tuple[int, int] | None) -> list[I
 # trades with ids meet others, none may be missing. Before a market's first trade stands id 0.
 
 
+OFTEN = 0.01
+"""A market skips ids often if this part of its downloaded trades follows an id gap that was not
+confirmed. A few such gaps are also left by an exchange that did not answer well for a while."""
+
+
 class WrongCount(NamedTuple):
     """Imported trades that are fewer or more than the ids on both sides of them leave room for.
 
@@ -227,7 +232,10 @@ def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCou
         return []
     confirmed = {tuple(gap) for footer in footers for gap in footer.confirmed_id_gaps}
     across = {tuple(gap) for footer in footers for gap in footer.id_gaps_across_imports}
-    skips_often = any(footer.unconfirmed_id_gaps for footer in footers if not footer.is_imported)
+    downloaded = [footer for footer in footers if not footer.is_imported]
+    skips_often = sum(footer.unconfirmed_id_gaps for footer in downloaded) > OFTEN * sum(
+        footer.rows for footer in downloaded
+    )
     wrong = []
     for before_id, stretch, within in found:
         after_id = stretch.after_id

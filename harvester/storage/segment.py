@@ -65,6 +65,8 @@ class Footer:
         checksum: SHA-256 over the rows.
         imported: ranges that were imported from CSV files, in order; empty where all trades came
             from the API.
+        ends_between_trades: whether it was imported of a delisted pair, and may end between two
+            trades of nearly the same time, of which one is in another segment.
         id_gaps_across_imports: id gaps in which imported files have fewer trades than ids are free,
             found when the ranges next to them were downloaded, and too long to be requested
             again.
@@ -85,6 +87,7 @@ class Footer:
     unconfirmed_id_gaps: int = 0
     checksum: str = ""
     imported: tuple[ImportedRange, ...] = field(default=())
+    ends_between_trades: bool = False
     id_gaps_across_imports: tuple[ConfirmedIdGap, ...] = field(default=())
     bounds: tuple[int, int] | None = field(default=None, compare=False)
 
@@ -136,6 +139,8 @@ def encode(footer: Footer) -> dict[str, str]:
     }
     if footer.imported:
         texts["imported"] = msgspec.json.encode(footer.imported).decode()
+    if footer.ends_between_trades:
+        texts["ends_between_trades"] = "true"
     if footer.id_gaps_across_imports:
         texts["across_files"] = msgspec.json.encode(footer.id_gaps_across_imports).decode()
     return {f"harvester.{key}": text for key, text in texts.items()}
@@ -182,6 +187,7 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
             confirmed_id_gaps=tuple(msgspec.json.decode(texts["jumps"], type=gaps)),
             unconfirmed_id_gaps=int(texts["jumps_not_asked_for"]),
             checksum=texts["rows_sha256"],
+            ends_between_trades="ends_between_trades" in texts,
             id_gaps_across_imports=tuple(
                 msgspec.json.decode(texts.get("across_files", "[]"), type=gaps)
             ),

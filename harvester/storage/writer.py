@@ -469,6 +469,7 @@ class Writer:
             range=Range(run[0].range.after, run[-1].range.through),
             pair=next((f.pair for f in reversed(footers) if f.key), footers[-1].pair),
             source=footers[0].source,
+            ends_between_trades=any(footer.ends_between_trades for footer in footers),
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
             confirmed_id_gaps=tuple(gap for footer in footers for gap in footer.confirmed_id_gaps),
             unconfirmed_id_gaps=sum(footer.unconfirmed_id_gaps for footer in footers),

@@ -586,49 +586,32 @@ def test_a_pair_is_only_delisted_if_the_exchange_does_not_list_it(
 LATER = sample_trades.xbtusd_like(50, 93, start_ns=sample_trades.utc_ns(2024, 8, 1), first_id=301)
 
 
-@pytest.mark.parametrize("is_later_first", [False, True])
-@pytest.mark.parametrize("ways", [("down", "up"), ("nearest", "up")])
-def test_a_second_in_doubt_of_a_pair_that_is_listed_again_is_downloaded_with_the_rows_beside_it(
-    ways: tuple[str, str], is_later_first: bool, command: Any, exchange: Exchange, tmp_path: Path
+@pytest.mark.parametrize("is_imported_again", [False, True])
+def test_beside_trades_that_were_imported_while_a_pair_was_delisted_nothing_is_downloaded(
+    is_imported_again: bool, command: Any, exchange: Exchange, tmp_path: Path
 ) -> None:
-    """Trades of the second may be stored beside it: until those are replaced, it stays a gap."""
-    market, turn_s = replace(LISTED, trades=[*BUSY, *LATER]), TURN_NS // 10**9
-    exchange.add(market)
-    assert command("backfill", "FOO/USD", "--until", "2024-03-31T23:59:00").status == 0
-    exchange.delist("FOOUSD")
-    quarters = [
-        (1, [trade for trade in BUSY if csv_files.second(trade, ways[0]) < turn_s], ways[0]),
-        (2, [trade for trade in BUSY if csv_files.second(trade, ways[1]) >= turn_s], ways[1]),
-    ]
-    for quarter, rows, way in reversed(quarters) if is_later_first else quarters:
-        name = tmp_path / f"Kraken_Trading_History_Q{quarter}_2024.zip"
-        csv_files.packed(name, {"FOOUSD.csv": csv_files.three_columns(rows, way)})
-        done = command("import", name.name, "--delisted")
-    assert done.status == 4
-    before = volumes(tmp_path)
-    exchange.add(market)
-    for _ in range(2):
-        done = command("backfill", "FOO/USD")
-        advice = "`harvester backfill FOOUSD --replace-imported` downloads both"
-        assert (done.status, advice in done.err) == (4, True)
-        assert not is_complete(command)
-        assert volumes(tmp_path) == [*before, *volumes_of(LATER)]
-    for arguments in (("--replace-imported",), ()):
-        assert command("backfill", "FOO/USD", *arguments).status == 0
-        assert is_complete(command)
-        assert volumes(tmp_path) == volumes_of([*BUSY, *LATER])
-
-
-def test_what_follows_a_quiet_end_of_a_delisted_pair_is_downloaded_if_it_is_listed_again(
-    command: Any, exchange: Exchange, tmp_path: Path
-) -> None:
+    """Their rounded times do not show which trades lie beside them."""
     market = replace(LISTED, trades=[*BUSY, *LATER])
     exchange.add(market)
     assert command("backfill", "FOO/USD", "--until", "2024-03-31T23:59:00").status == 0
     exchange.delist("FOOUSD")
-    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(BUSY))
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(BUSY, "up"))
     assert command("import", "FOOUSD.csv", "--delisted", *SINCE, *UNTIL).status == 0
+    assert command("compact", "FOOUSD").status == 0
+    assert command("backfill", "FOO/USD").status == 3
+    before = volumes(tmp_path)
     exchange.add(market)
+    folder = tmp_path / "data" / "trades" / "pair=FOOUSD"
+    advice = f"Move {folder}/year=*/*.csv.parquet out of the archive, import the files again"
+    for download in ("backfill FOO/USD", "backfill FOO/USD --replace-imported", "refresh"):
+        done = command(*download.split())
+        assert (done.status, advice in done.err) == (4, True)
+        assert volumes(tmp_path) == before
+    assert not is_complete(command)
+    for segment in folder.glob("year=*/*.csv.parquet"):
+        segment.rename(tmp_path / segment.name)
+    if is_imported_again:
+        assert command("import", "FOOUSD.csv", *SINCE, *UNTIL).status == 0
     assert command("backfill", "FOO/USD").status == 0
     assert is_complete(command)
     assert volumes(tmp_path) == volumes_of([*BUSY, *LATER])

@@ -17,7 +17,7 @@ import sample_trades
 from backfills import rows_on_disk, serve
 from command_line import own_environment, run_harvester
 from csv_imports import imported
-from kraken_market import Trade, expected, time_literal
+from kraken_market import Clock, Trade, expected, time_literal
 from kraken_server import Exchange
 
 from harvester.csv_import import importer
@@ -59,9 +59,9 @@ def command(tmp_path: Path) -> Iterator[Callable[..., Answer]]:
 class Commands:
     """Runs commands in a folder, with an exchange that has some trades."""
 
-    def __init__(self, folder: Path, trades: Sequence[Trade]) -> None:
+    def __init__(self, folder: Path, trades: Sequence[Trade], clock: Clock | None = None) -> None:
         self._folder = folder
-        self._exchange: Exchange = serve(sample_trades.market(trades))
+        self._exchange: Exchange = serve(sample_trades.market(trades), clock=clock)
 
     def __enter__(self) -> Callable[..., Answer]:
         self._exchange.start()
@@ -274,7 +274,10 @@ def test_rows_without_ids_that_are_fewer_than_the_newest_id_says_are_a_fault(
     assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
 
 
-def test_last_trades_that_a_file_with_ids_lacks_are_a_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock", [None, Clock(sample_trades.utc_ns(2024, 5, 1))])
+def test_last_trades_that_a_file_with_ids_lacks_are_a_fault(
+    clock: Clock | None, tmp_path: Path
+) -> None:
     """They were made within a second of its last row, so no time shows that they are missing."""
     last = TRADES[-1]
     lacking = [
@@ -283,7 +286,7 @@ def test_last_trades_that_a_file_with_ids_lacks_are_a_fault(tmp_path: Path) -> N
     ]
     packed = tmp_path / "Kraken_Trading_History_Q1_2024.zip"
     csv_files.packed(packed, {"XBTUSD.csv": csv_files.seven_columns(TRADES)})
-    with Commands(tmp_path, [*TRADES, *lacking]) as command:
+    with Commands(tmp_path, [*TRADES, *lacking], clock) as command:
         assert statuses(command, f"import {packed.name}", "backfill XBTUSD") == [0, 4]
         for _ in range(2):
             assert "between ids 3000 and 3004" in command("backfill", "XBTUSD").err

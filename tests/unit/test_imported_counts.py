@@ -121,6 +121,11 @@ def test_where_ids_skip_all_the_time_too_few_trades_prove_nothing() -> None:
     assert found(LEFT, csv(11), skipping) == [((10, 21), 11, 10, True)]
 
 
+def test_a_few_id_gaps_that_were_not_confirmed_prove_no_skipping() -> None:
+    """The exchange may have answered badly for a while."""
+    assert found(LEFT, csv(9), api(21, 1_020, unconfirmed=3)) == [((10, 21), 9, 10, True)]
+
+
 def numbered(first: int, last: int, **fields: Any) -> dict[str, Any]:
     """Imported trades with ids."""
     return api(first, last) | {"source": "csv"} | fields
