@@ -38,11 +38,14 @@ HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"
 DOOMED = [sys.executable, str(Path(__file__).with_name("crash_points.py"))]
 """Starts it under a plan, which is the first argument."""
 
-READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_")
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_", "SSL_")
 """Variables that an interpreter or a library reads once, when it starts or is loaded."""
 
 NOT_IMPORTED = ("harvester.__main__", "harvester.charts", "harvester.server")
 """The libraries of these import pandas or take long, and few commands need them."""
+
+IMPORTED_LATE = ("anyio._backends._asyncio", "encodings.idna", "filelock", "httpcore")
+"""What most commands import as they run: by the first request, the first lock and a host's name."""
 
 START = threading.Lock()
 
@@ -228,6 +231,12 @@ def serve(control: socket.socket) -> None:
     for module in pkgutil.walk_packages(harvester.__path__, "harvester."):
         if not module.name.startswith(NOT_IMPORTED):
             import_module(module.name)
+    for name in IMPORTED_LATE:
+        import_module(name)
+    # The certificates that a client trusts are read once in a process.
+    from harvester.kraken.transport import _certificates
+
+    _certificates("")
     # Nobody waits for the processes of commands.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
