@@ -166,7 +166,7 @@ def test_ctrl_c_keeps_what_was_fetched(imported: Any, exchange: Exchange, tmp_pa
     exchange.latency_s = 0.2
     victims = Victims(tmp_path / "data", exchange.url, FAST)
     calls = len(exchange.calls)
-    process = victims.start(["backfill", "XBTUSD", "--replace-imported"])
+    process = victims.fork(["backfill", "XBTUSD", "--replace-imported"])
     end = hunt(process, lambda: len(exchange.calls) >= calls + 4, signal.SIGINT)
     assert (end.status, end.err.splitlines()[-1].partition("; ")[2]) == (
         130,

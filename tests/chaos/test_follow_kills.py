@@ -28,7 +28,7 @@ def test_kills_lose_nothing(seed: int, tmp_path: Path) -> None:
         victims = Victims(tmp_path, exchange.url, settings)
         run = Following(tmp_path, exchange, clock)
         for _ in range(KILLS):
-            process = victims.start(["follow", "XBTUSD", "--since", "start", "--every", "1ms"])
+            process = victims.fork(["follow", "XBTUSD", "--since", "start", "--every", "1ms"])
             pages = exchange.pages() + chances.randint(1, 40)
 
             def is_due(pages: int = pages) -> bool:
@@ -37,7 +37,7 @@ def test_kills_lose_nothing(seed: int, tmp_path: Path) -> None:
                 return exchange.pages() >= pages
 
             assert hunt(process, is_due).killed
-        process = victims.start(["follow", "XBTUSD", "--every", "1ms"])
+        process = victims.fork(["follow", "XBTUSD", "--every", "1ms"])
         pages_s: list[int] = []
 
         def has_polled_again() -> bool:

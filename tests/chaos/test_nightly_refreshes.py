@@ -110,7 +110,7 @@ class Month:
     def two_at_once(self) -> Night:
         """A second run meets the first, a process of its own that waits for the exchange."""
         self.exchange.faults.push("hang:60", pair="XBTUSD")
-        process = self.nights.machine.start(["refresh", "--json"])
+        process = self.nights.machine.fork(["refresh", "--json"])
         wait_for(lambda: self.exchange.faults.done["hang"] > 0)
         second = self.nights.refresh()
         # Its connection cut, the first asks again.

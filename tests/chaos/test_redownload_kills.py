@@ -109,7 +109,7 @@ def test_killed_at_random_moments_a_redownload_is_exact(begun: Begun) -> None:
     killed = 0
     for _ in range(6):
         due = partial(called, begun.exchange, len(begun.exchange.calls) + chance.choice((1, 3, 5)))
-        end = hunt(victims.start(words), due)
+        end = hunt(victims.fork(words), due)
         killed += end.killed
         begun.check_between(victims.folder)
     assert killed

@@ -633,7 +633,7 @@ def test_the_command_prints_the_report_as_json(nights: Nights) -> None:
 
 def test_a_signal_ends_the_command_in_good_order(nights: Nights) -> None:
     nights.exchange.faults.push(None, None, None, "hang:60", pair="XBTUSD")
-    process = nights.machine.start(["refresh", "XBTUSD", "--json", "-q"])
+    process = nights.machine.fork(["refresh", "XBTUSD", "--json", "-q"])
     wait_for(lambda: nights.exchange.faults.done["hang"] > 0)
     process.send_signal(signal.SIGTERM)
     done = ended(process)

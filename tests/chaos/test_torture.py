@@ -34,7 +34,7 @@ def round_(tmp_path: Path) -> Iterator[Round]:
 
 def killed(round_: Round, words: str, plan: Plan) -> str:
     """Run a command that dies at a step; gives the step, once nothing was found to be lost."""
-    process = round_.victims.start(words.split(), plan)
+    process = round_.victims.fork(words.split(), plan)
     end = hunt(process, lambda: round_.glance() and False)
     round_.booked("at a step", Command(words, 0, (0, 3)), end)
     return end.died_at

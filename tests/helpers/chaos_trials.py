@@ -34,7 +34,7 @@ def killed_at_any_moment(round_: Round) -> None:
         round_.doing = f"{command.words!r}, killed {delay_s:.3f} s after its start"
         asks = False
     fuse = Fuse(round_, delay_s, at_start=not asks)
-    process = round_.victims.start(command.words.split())
+    process = round_.victims.fork(command.words.split())
     round_.booked("at a random moment", command, hunt(process, fuse.is_burnt))
 
 
@@ -61,7 +61,7 @@ def killed_when_a_file_is_staged(round_: Round) -> None:
     command, nth = round_.command(), round_.random.choice((1, 1, 2, 3, 6))
     delay_s = round_.random.choice((0, 0, 0.001, 0.004))
     round_.doing = f"{command.words!r}, killed {delay_s:.3f} s after file {nth} was staged"
-    process = round_.victims.start(command.words.split())
+    process = round_.victims.fork(command.words.split())
     seen: set[str] = set()
 
     def due() -> bool:
@@ -82,7 +82,7 @@ def killed_just_after_a_rename(round_: Round) -> None:
     """SIGKILL as soon as something new is seen to be covered."""
     command, nth = round_.command(), round_.random.choice((1, 1, 2, 4))
     round_.doing = f"{command.words!r}, killed as commit {nth} was seen"
-    process = round_.victims.start(command.words.split())
+    process = round_.victims.fork(command.words.split())
     new: list[bool] = []
 
     def due() -> bool:
@@ -98,7 +98,7 @@ def killed_at_a_counted_step(round_: Round) -> None:
     command, plan = round_.command(), round_.shifted(round_.aim())
     round_.doing = f"{command.words!r} under {plan}"
     fuse = Fuse(round_, round_.random.uniform(0.2, 0.6))
-    process = round_.victims.start(command.words.split(), plan)
+    process = round_.victims.fork(command.words.split(), plan)
     end = hunt(process, fuse.is_burnt)
     # Where the step never came, the fuse burnt down at a moment as random as any.
     round_.booked("at a step" if end.died_at else "at a random moment", command, end)
@@ -111,7 +111,7 @@ def two_at_once(round_: Round) -> None:
     words = round_.random.choice((first.words, "compact -q" if held else first.words))
     round_.doing = f"{words!r} while {first.words!r} runs"
     round_.exchange.faults, round_.exchange.latency_s = Faults(), 0.3
-    process = round_.victims.start(first.words.split())
+    process = round_.victims.fork(first.words.split())
     try:
         while process.poll() is None and not _holds_all(round_, process.pid):
             time.sleep(POLL_S)
@@ -213,7 +213,7 @@ def stop_by_signal(round_: Round) -> None:
     round_.doing = f"'backfill {pair}' after {pages} calls stopped by signal {number}"
     ledger = next(known for known in round_.ledgers if known.pair == pair)
     before = ledger.rows_committed()
-    process = round_.victims.start(["backfill", pair, "-q", "--json"])
+    process = round_.victims.fork(["backfill", pair, "-q", "--json"])
 
     def due() -> bool:
         round_.glance()

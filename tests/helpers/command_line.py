@@ -5,8 +5,9 @@ thousand commands. So each test process has a server that has imported the packa
 each command: `python command_line.py FD`, where FD is the socket that it is spoken to through.
 
 Commands of a shell reach the server through a small program on its PATH (`program_of_server`).
-Commands that kill themselves at a planned step are forked, too. Commands that are killed from
-outside, timed, or run by another interpreter are started by `HARVESTER` instead.
+Commands that kill themselves at a planned step, or are killed from outside, are forked, too.
+Commands that are timed, read while they run, or run by another interpreter are started by
+`HARVESTER` instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import atexit
 import json
 import os
 import pkgutil
+import select
 import signal
 import socket
 import subprocess
@@ -24,7 +26,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -38,11 +40,14 @@ HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"
 DOOMED = [sys.executable, str(Path(__file__).with_name("crash_points.py"))]
 """Starts it under a plan, which is the first argument."""
 
-READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_")
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_", "SSL_")
 """Variables that an interpreter or a library reads once, when it starts or is loaded."""
 
 NOT_IMPORTED = ("harvester.__main__", "harvester.charts", "harvester.server")
 """The libraries of these import pandas or take long, and few commands need them."""
+
+IMPORTED_LATE = ("anyio._backends._asyncio", "encodings.idna", "filelock", "httpcore")
+"""What most commands import as they run: by the first request, the first lock and a host's name."""
 
 START = threading.Lock()
 
@@ -92,34 +97,124 @@ def run_harvester(
     if _start_variables(env) != _start_variables(os.environ):
         program = HARVESTER if plan is None else [*DOOMED, plan.text()]
         return run_program([*program, *words], env, cwd, input, timeout)
-    request = {
-        "arguments": words,
-        "env": dict(env),
-        "cwd": str(Path(cwd).resolve()),
-        "plan": "{}" if plan is None else plan.text(),
-    }
-    with ExitStack() as stack:
-        channel, its_end = map(stack.enter_context, socket.socketpair())
-        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
-        streams[0].write(input.encode())
-        streams[0].seek(0)
-        _fork(its_end, [stream.fileno() for stream in streams])
-        its_end.close()
-        channel.settimeout(timeout)
-        channel.sendall(json.dumps(request).encode() + b"\n")
-        answers = stack.enter_context(channel.makefile("r"))
-        pid = int(answers.readline())
+    process = ForkedCommand(words, env, cwd, input, plan)
+    try:
+        out, err = process.communicate(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(words, process.wait(), out, err)
+
+
+class ForkedCommand:
+    """A command in a process forked by the server; it has what tests need of `subprocess.Popen`.
+
+    Attributes:
+        pid: of the process.
+        returncode: its exit status, or the negative number of the signal that ended it; None while
+            it runs, or while nobody has asked.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str] = ".",
+        input: str = "",  # noqa: A002 - named as in subprocess.run
+        plan: Plan | None = None,
+    ) -> None:
+        """Start it; the arguments are those of `run_harvester`."""
+        self._words = list(words)
+        self._sent = 0
+        self._received = b""
+        self.returncode: int | None = None
+        request = {
+            "arguments": self._words,
+            "env": dict(env),
+            "cwd": str(Path(cwd).resolve()),
+            "plan": "{}" if plan is None else plan.text(),
+        }
+        with ExitStack() as stack:
+            self._channel, its_end = map(stack.enter_context, socket.socketpair())
+            streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+            streams[0].write(input.encode())
+            streams[0].seek(0)
+            _fork(its_end, [stream.fileno() for stream in streams])
+            its_end.close()
+            self._channel.sendall(json.dumps(request).encode() + b"\n")
+            while b"\n" not in self._received:
+                self._received += self._channel.recv(100)
+            pid, _, self._received = self._received.partition(b"\n")
+            self.pid = int(pid)
+            self._out, self._err = streams[1:]
+            self._open = stack.pop_all()
+
+    def poll(self) -> int | None:
+        """The exit status; None if it still runs."""
         try:
-            status = answers.readline()
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired(words, timeout) from None
-        out, err = (_text(stream) for stream in streams[1:])
-    if not status and PREFIX in err:
-        status = str(-signal.SIGKILL)
-    if not status:
-        raise RuntimeError(f"harvester {words} ended without a status: {out + err}")
-    return subprocess.CompletedProcess(words, int(status), out, err)
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; return the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not end in time.
+        """
+        until_s = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None and b"\n" not in self._received:
+            left_s = None if until_s is None else max(until_s - time.monotonic(), 0)
+            if not select.select([self._channel], [], [], left_s)[0]:
+                raise subprocess.TimeoutExpired(self._words, timeout or 0)
+            some = self._channel.recv(100)
+            self._received += some
+            if not some:
+                break
+        if self.returncode is None:
+            self.returncode = self._status()
+        return self.returncode
+
+    def _status(self) -> int:
+        if self._received:
+            return int(self._received)
+        # Its channel is closed as it dies; what it had locked is free once it is dead.
+        while _is_alive(self.pid):
+            time.sleep(0.0005)
+        if self._sent or PREFIX in _text(self._err):
+            return -(self._sent or signal.SIGKILL)
+        said = _text(self._out) + _text(self._err)
+        raise RuntimeError(f"harvester {self._words} ended without a status: {said}")
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end; return what it wrote to stdout and stderr.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not end in time.
+        """
+        self.wait(timeout)
+        with self._open:
+            return _text(self._out), _text(self._err)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            self._sent = number
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, if it still runs."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager
@@ -228,6 +323,12 @@ def serve(control: socket.socket) -> None:
     for module in pkgutil.walk_packages(harvester.__path__, "harvester."):
         if not module.name.startswith(NOT_IMPORTED):
             import_module(module.name)
+    for name in IMPORTED_LATE:
+        import_module(name)
+    # The certificates that a client trusts are read once in a process.
+    from harvester.kraken.transport import _certificates
+
+    _certificates("")
     # Nobody waits for the processes of commands.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:

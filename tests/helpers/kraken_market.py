@@ -112,8 +112,8 @@ class Market:
 def time_literal(true_ns: int, decimals: int | None) -> str:
     """Print a stamp as Kraken does: as the nearest float64, or rounded to a few decimals."""
     if decimals is None:
-        seconds, rest = divmod(true_ns, SECOND_NS)
-        return repr(float(f"{seconds}.{rest:09d}"))
+        # Python divides integers to the float that is nearest to the quotient.
+        return repr(true_ns / SECOND_NS)
     unit = 10 ** (9 - decimals)
     seconds, rest = divmod((true_ns + unit // 2) // unit, 10**decimals)
     return f"{seconds}.{rest:0{decimals}d}".rstrip("0").rstrip(".")

@@ -123,7 +123,7 @@ def test_a_run_ended_by_a_signal_is_notified(nights: Nights, notified: Notified)
     nights.exchange.faults.push(None, None, None, "hang:60", pair="XBTUSD")
     machine = nights.machine
     machine.settings["HARVESTER_REFRESH_NOTIFY_COMMAND"] = shlex.join(notified.command)
-    process = machine.start(["refresh", "XBTUSD"])
+    process = machine.fork(["refresh", "XBTUSD"])
     wait_for(lambda: nights.exchange.faults.done["hang"] > 0)
     process.send_signal(signal.SIGTERM)
     assert ended(process).status == 130
