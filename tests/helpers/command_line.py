@@ -40,7 +40,7 @@ HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"
 DOOMED = [sys.executable, str(Path(__file__).with_name("crash_points.py"))]
 """Starts it under a plan, which is the first argument."""
 
-READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_", "SSL_")
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "ARROW_")
 """Variables that an interpreter or a library reads once, when it starts or is loaded."""
 
 NOT_IMPORTED = ("harvester.__main__", "harvester.charts", "harvester.server")
@@ -325,10 +325,6 @@ def serve(control: socket.socket) -> None:
             import_module(module.name)
     for name in IMPORTED_LATE:
         import_module(name)
-    # The certificates that a client trusts are read once in a process.
-    from harvester.kraken.transport import _certificates
-
-    _certificates("")
     # Nobody waits for the processes of commands.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
