@@ -38,12 +38,11 @@ import shlex
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
 BAD_JSON = (ValueError, RecursionError)
 """What decoding foreign JSON may raise: it is not JSON, not UTF-8, or nested too deeply."""

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -453,16 +454,16 @@ ANALYZE = shutil.which("systemd-analyze")
 
 def _verified(units: Path, user: str) -> tuple[int, str]:
     mode = "--system" if user else "--user"
-    runtime = units.parent / "runtime"
-    runtime.mkdir(mode=0o700, exist_ok=True)
-    done = subprocess.run(
-        [str(ANALYZE), mode, "--man=no", "verify", *map(str, sorted(units.iterdir()))],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    # The addresses of sockets in it have at most 107 bytes.
+    with tempfile.TemporaryDirectory() as runtime:
+        done = subprocess.run(
+            [str(ANALYZE), mode, "--man=no", "verify", *map(str, sorted(units.iterdir()))],
+            env={**os.environ, "XDG_RUNTIME_DIR": runtime},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
     return done.returncode, done.stderr
 
 
