@@ -18,6 +18,7 @@ from harvester.server.sample_data import sample_trades
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra notebook")
 nbclient = pytest.importorskip("nbclient", reason="needs the extra notebook")
+config = pytest.importorskip("traitlets.config", reason="needs the extra notebook")
 interactiveshell = pytest.importorskip(
     "IPython.core.interactiveshell", reason="needs the extra notebook"
 )
@@ -357,7 +358,10 @@ def test_an_error_of_harvester_is_shown_by_its_message_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Hundreds of lines of the libraries' code would come before it."""
-    shell = interactiveshell.InteractiveShell()
+    # Its history would be written at the end of the tests, when its folder is gone.
+    shell = interactiveshell.InteractiveShell(
+        config=config.Config({"HistoryManager": {"enabled": False}})
+    )
     shell.run_cell(f"import harvester; harvester.open({str(tmp_path)!r}).ohlc('XBT/USD', '1h')")
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"NothingHeld: the archive at {tmp_path} holds no trades of 'XBT/USD'")
