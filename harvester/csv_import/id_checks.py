@@ -210,17 +210,13 @@ class MissingIds(NamedTuple):
         return ends
 
 
-def missing_ids(parts: Sequence[Sequence[Int64s]]) -> MissingIds:
+def missing_ids(parts: Sequence[Int64s]) -> MissingIds:
     """Find the ids that are missing within and between files.
 
     Args:
-        parts: runs of ids, see `IdRunFinder.found`. Between two parts, ids are not compared, as
-            trades without ids are between them.
+        parts: the runs of ids of each; see `IdRunFinder.found`.
     """
-    found = [MissingIds(*(np.empty(shape, np.int64) for shape in (0, 0, 0, (0, 2))))]
-    for part in parts:
-        runs = _joined_runs(np.concatenate([NO_RUNS, *part]))
-        left, right = runs[:-1], runs[1:]
-        stamps = np.column_stack([left[:, 3], right[:, 2]])
-        found.append(MissingIds(left[:, 1], right[:, 0], right[:, 0] - left[:, 1] - 1, stamps))
-    return MissingIds(*map(np.concatenate, zip(*found, strict=True)))
+    runs = _joined_runs(np.concatenate([NO_RUNS, *parts]))
+    left, right = runs[:-1], runs[1:]
+    stamps = np.column_stack([left[:, 3], right[:, 2]])
+    return MissingIds(left[:, 1], right[:, 0], right[:, 0] - left[:, 1] - 1, stamps)

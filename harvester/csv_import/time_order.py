@@ -27,6 +27,8 @@ from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
     """Group the files of a pair into chains: a file that begins where another ends follows it.
 
+    The files of a chain all have trade ids, or none has.
+
     Args:
         files: all scanned files of a pair.
         said: the time for which they together contain every trade, if the user said so. It counts
@@ -42,7 +44,9 @@ def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[
     in_order = sorted(vouched, key=lambda file: (file.begins_ns or 0, file.member))
     for file in _with_true_bounds(in_order):
         since_s = file.member.complete.since_s
-        if found and since_s and found[-1][-1].member.complete.until_s == since_s:
+        is_next = bool(found and since_s) and found[-1][-1].member.complete.until_s == since_s
+        # Those with ids and those without are apart: ids show how many trades are between them.
+        if is_next and len({each.has_ids for each in (*found[-1], file) if each.rows}) < 2:
             found[-1].append(file)
         else:
             found.append([file])
@@ -149,7 +153,8 @@ def uncovered_ids(
             "its trade ids skip too often, or are in no order: they show no missing trades"
         )
     before, behind = _stored_ids(files, archive, pair) if is_known else ([], [])
-    lacking = missing_ids(_with_ids(files, before, behind))
+    within = [file.id_runs for file in files if file.id_runs is not None]
+    lacking = missing_ids([*before, *within, *behind])
     if len(lacking.counts) <= MAX_RUNS:
         is_open = [bool(missing([around_], covered)) for around_ in lacking.ranges()]
         lacking = lacking.where(np.array(is_open, bool))
@@ -175,20 +180,6 @@ def uncovered_ids(
         notes.append(f"{counted.text()}: {reason}")
     sides = zip(counted.before.tolist(), counted.behind.tolist(), strict=True)
     return UncoveredIds(ranges, notes, frozenset(sides) if is_known else None)
-
-
-def _with_ids(
-    files: Sequence[ScannedFile], before: list[Int64s], behind: list[Int64s]
-) -> list[list[Int64s]]:
-    """The runs of ids of stored trades and files, divided where files have trades without ids."""
-    parts = [[*before]]
-    for file in files:
-        if not file.has_ids:
-            parts.append([])
-        elif file.id_runs is not None:
-            parts[-1].append(file.id_runs)
-    parts[-1].extend(behind)
-    return parts
 
 
 def _stored_ids(

@@ -333,7 +333,7 @@ class Writer:
         segments = [piece.segment for piece in pieces if piece.segment.range.after >= after]
         rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
         planned = plan_merges(segments, rows_of.__getitem__, every=every, closed=closed)
-        runs = [part for run in planned for part in self._by_market(run) if len(part) > 1]
+        runs = [part for run in planned for part in self._alike(run) if len(part) > 1]
         done, total = 0, sum(len(run) for run in runs)
         for run in runs:
             self._write(verified_rows(self.archive, run), self._merged_footer(run))
@@ -405,17 +405,23 @@ class Writer:
         archive_files.write_requests(self._store, self.pair, archive_files.Requests(union(ranges)))
         return to
 
-    def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:
-        """Split a run where the market's key changes: a merged segment has only one key."""
+    def _alike(self, run: list[Segment]) -> Iterator[list[Segment]]:
+        """Split a run where the market's key changes, or imported trades with ids meet others.
+
+        A segment has only one key. And only the ids at the ends of segments say how many imported
+        trades without ids there must be: inside a segment nobody would count them.
+        """
         part: list[Segment] = []
-        key = ""
+        key, has_ids = "", set[bool]()
         for segment in run:
-            segment_key = self.archive.footer(segment).key
-            if key and segment_key and segment_key != key:
+            footer = self.archive.footer(segment)
+            is_counted = footer.is_imported and footer.rows
+            own = {footer.first_trade_id is not None} if is_counted else set()
+            if (key and footer.key not in ("", key)) or len(has_ids | own) > 1:
                 yield part
-                part = []
+                part, has_ids = [], set()
             part.append(segment)
-            key = segment_key or key
+            key, has_ids = footer.key or key, has_ids | own
         yield part
 
     def replace_imported(self, imported: Segment, downloaded: Sequence[Segment]) -> None:

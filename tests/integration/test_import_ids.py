@@ -364,25 +364,74 @@ def test_a_file_in_which_some_rows_have_no_id_counts_as_one_without_ids(
     assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
 
 
+IN_QUARTERS = [
+    replace(trade, true_ns=trade.true_ns + at // 1_000 * 91 * 86_400 * SECOND)
+    for at, trade in enumerate(TRADES)
+]
+"""A thousand trades in each of three quarters of a year."""
+
+
+def pack_quarters(folder: Path, *contents: bytes) -> list[str]:
+    """Write a ZIP of each quarter; gives their names."""
+    names = [f"Kraken_Trading_History_Q{at + 1}_2024.zip" for at in range(len(contents))]
+    for name, content in zip(names, contents, strict=True):
+        csv_files.packed(folder / name, {"XBTUSD.csv": content})
+    return names
+
+
 def test_ids_are_compared_on_both_sides_of_a_file_without_ids(tmp_path: Path) -> None:
     """Of three quarters, the second has three columns; the third lacks a trade in its middle."""
-    quarter_ns = 91 * 86_400 * SECOND
-    trades = [
-        replace(trade, true_ns=trade.true_ns + at // 1_000 * quarter_ns)
-        for at, trade in enumerate(TRADES)
-    ]
-    for quarter, content in (
-        ("Q1", csv_files.seven_columns(trades[:1_000])),
-        ("Q2", csv_files.three_columns(trades[1_000:2_000])),
-        ("Q3", csv_files.seven_columns([*trades[2_000:2_500], *trades[2_501:]])),
-    ):
-        file = tmp_path / f"Kraken_Trading_History_{quarter}_2024.zip"
-        csv_files.packed(file, {"XBTUSD.csv": content})
-    with Commands(tmp_path, trades) as command:
-        done = command("import", *(f"Kraken_Trading_History_Q{at}_2024.zip" for at in (1, 2, 3)))
+    names = pack_quarters(
+        tmp_path,
+        csv_files.seven_columns(IN_QUARTERS[:1_000]),
+        csv_files.three_columns(IN_QUARTERS[1_000:2_000]),
+        csv_files.seven_columns([*IN_QUARTERS[2_000:2_500], *IN_QUARTERS[2_501:]]),
+    )
+    with Commands(tmp_path, IN_QUARTERS) as command:
+        done = command("import", *names)
         assert "1 trade ids are missing at 1 place, the first between ids 2500 and 2502" in done.err
         assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
-    assert len(ids(tmp_path)) == len(trades)
+    assert len(ids(tmp_path)) == len(IN_QUARTERS)
+
+
+SECOND_QUARTER = IN_QUARTERS[1_000:2_000]
+
+
+@pytest.mark.parametrize("is_vouched_for", [True, False])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [*SECOND_QUARTER[:300], *SECOND_QUARTER[310:]],
+        [*SECOND_QUARTER[:610], *SECOND_QUARTER[600:]],
+    ],
+    ids=["10 missing", "10 twice"],
+)
+def test_rows_without_ids_between_others_with_ids_are_counted_in_every_run(
+    rows: Sequence[Trade], is_vouched_for: bool, tmp_path: Path
+) -> None:
+    """They become no segment with the others, inside of which nobody would count them."""
+    first, last = IN_QUARTERS[:1_000], IN_QUARTERS[2_000:]
+    whole = csv_files.three_columns([*first, *rows, *last])
+    csv_files.packed(tmp_path / "Kraken_Trading_History.zip", {"XBTUSD.csv": whole})
+    names = pack_quarters(
+        tmp_path,
+        csv_files.seven_columns(first),
+        csv_files.three_columns(rows),
+        csv_files.seven_columns(last),
+    )
+    with Commands(tmp_path, IN_QUARTERS) as command:
+        if is_vouched_for:
+            command("import", *names, "--whole-since", "2024", "--whole-until", "2024-10")
+        else:
+            command("import", names[0])
+            command("import", names[2])
+            command("import", "Kraken_Trading_History.zip")
+        for _ in range(2):
+            assert "between ids 1000 and 2001" in command("backfill", "XBTUSD").err
+            assert statuses(command, "backfill XBTUSD", "compact", "verify") == [4, 0, 4]
+        command("backfill", "XBTUSD", "--replace-imported")
+        assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
 
 
 def test_ids_that_the_exchange_skips_are_confirmed_by_it(tmp_path: Path) -> None:

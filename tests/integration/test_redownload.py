@@ -497,7 +497,7 @@ def test_files_that_round_differently_are_no_difference(started: Any) -> None:
     ]
     half = len(trades) // 2
     scenario = started(trades)
-    scenario.take_in(csv_files.seven_columns(trades[half - 1 :]))
+    scenario.take_in(csv_files.three_columns(trades[half - 1 :], "down"))
     scenario.take_in(csv_files.three_columns(trades, "up"), KnownComplete(0))
     with open_writer(TradeStore(scenario.folder), PAIR) as pair_writer:
         pair_writer.compact(every=True)
