@@ -30,7 +30,7 @@ from harvester.download.events import (
     Started,
 )
 from harvester.download.pair import PairDownload
-from harvester.download.range import RangeDownload, check_ends
+from harvester.download.range import RangeDownload, check_listed_again
 from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_copy
@@ -143,7 +143,7 @@ class _Redownload:
         segments = imported_segments(self._archive, self._pair, self._download.request.range)
         try:
             if segments:
-                await check_ends(self._download)
+                await check_listed_again(self._download)
                 self._report_start(segments)
                 with open_writer(self._staging, self._pair) as staging:
                     await self._replace_all(segments, staging)

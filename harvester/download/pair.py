@@ -22,7 +22,7 @@ from harvester.download.exchange import (
     PairPages,
     expected_trades,
 )
-from harvester.download.range import RangeDownload, check_ends
+from harvester.download.range import RangeDownload, check_listed_again
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
@@ -84,11 +84,9 @@ class PairDownload:
         request: the pair and the range.
         writer: of the pair, while its lock is held.
         replacement: the result of replacing imported trades, set by whoever did it.
-        incomplete: imported ranges that lack trades, or meet a gap without a quiet moment; an error
-            if they stay imported.
+        incomplete: imported ranges that turned out to lack trades; an error if they stay imported.
         trades: downloaded in this run.
-        lost: ranges that turned out to lack trades, and gaps that `incomplete` ranges meet. What is
-            not covered of them is requested again; what stays uncovered is a gap.
+        lost: ranges that turned out to lack trades, and are not covered any more.
         pages: of the pair.
     """
 
@@ -369,7 +367,7 @@ class PairDownload:
         What stays missing is a gap.
         """
         if ranges and any(segment.is_imported for segment in self._archive.segments(self._pair)):
-            await check_ends(self)
+            await check_listed_again(self)
         for _ in range(1 + MAX_LOSS_ROUNDS):
             if self._options.newest_first:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
@@ -377,9 +375,8 @@ class PairDownload:
                 try:
                     await RangeDownload(self, self.writer, self._archive, part).run()
                 except ImportIncomplete as lack:
-                    # Imported data ends no download of others. It may be replaced in this run.
+                    # The part itself is complete, and imported data ends no download of others.
                     self.incomplete.append(lack)
-                    self.lost.append(part)
             ranges = missing(self.lost, self._archive.coverage(self._pair))
             if not ranges:
                 return

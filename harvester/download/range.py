@@ -38,28 +38,29 @@ Only an API server is ever so fast.
 """
 
 
-async def check_ends(download: PairDownload) -> None:
-    """Check that imported trades end at quiet moments: then others can be downloaded beside them.
+async def check_listed_again(download: PairDownload) -> None:
+    """Refuse to download into a pair with trades that were imported while it was delisted.
 
-    Those of a delisted pair may end between two trades, and their times do not always show on which
-    side a trade is. If the pair is listed again, it could be lost there or be stored twice.
+    Their segments may end between two trades, and the times in a file do not always show on which
+    side a trade is. A trade downloaded beside them could be lost, or be stored twice.
 
     Args:
-        download: of the pair; its newest page is requested if trades end so.
+        download: of the pair; its newest page is requested if there are such segments.
 
     Raises:
-        ArchiveIncomplete: some end between trades.
+        ArchiveIncomplete: there are, and the exchange lists the pair again.
         ExchangeError: the exchange does not know the pair, or does not answer.
     """
     archive, pair = download.context.archive, download.request.pair.altname
-    if any(archive.footer(piece.segment).ends_between_trades for piece in archive.pieces(pair)):
+    imported = (piece.segment for piece in archive.pieces(pair) if piece.segment.is_imported)
+    if any(archive.footer(segment).ends_between_trades for segment in imported):
         await download.pages.page(None)
         files = Path(archive.path) / "trades" / f"pair={pair}" / "year=*" / "*.csv.parquet"
         raise ArchiveIncomplete(
-            f"{pair}: it was imported while the exchange did not list it, and is listed again: "
-            "beside these trades, one could be lost or stored twice, so nothing was downloaded. "
-            f"Move {files} out of the archive, import the files again without --delisted, and run "
-            f"`harvester backfill {pair}`"
+            f"{pair}: it was imported while the exchange did not list it, and is listed again. "
+            "Nothing was downloaded, as a trade next to the imported ones could be lost or stored "
+            f"twice. Move {files} out of the archive, import the files again without --delisted, "
+            f"and run `harvester backfill {pair}`"
         )
 
 

@@ -296,7 +296,7 @@ class QuerySession:
 def _parts_of(plan: Plan) -> list[Range]:
     """Cut the query's range at each year's first interval if it may need much memory.
 
-    That is so if it reads trades of several years, edges of roll-ups aside, or a million candles.
+    It may if it reads a million candles, or trades of several years other than at roll-ups' edges.
     """
     after, through = plan.query.range
     candles = sum(max(run.whole.last - run.whole.first + 1, 0) for run in plan.covered)
