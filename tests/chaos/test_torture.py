@@ -6,6 +6,7 @@ The short form of benchmarks/torture.py, by the same parts.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,12 @@ def test_a_run_killed_from_outside_loses_nothing_that_was_committed(round_: Roun
     chaos_trials.killed_just_after_a_rename(round_)
     assert round_.tally.kills.total() >= 2
     round_.finish(["backfill {pairs} -q"])
+
+
+def test_a_run_killed_as_soon_as_it_begins_is_booked_as_killed(round_: Round) -> None:
+    for _ in range(20):
+        command = round_.victims.fork(["backfill", *round_.pairs, "-q"])
+        assert hunt(command, lambda: True).status == -signal.SIGKILL
 
 
 def test_a_second_run_is_refused_and_changes_nothing(round_: Round) -> None:

@@ -144,7 +144,10 @@ class ForkedCommand:
             its_end.close()
             self._channel.sendall(json.dumps(request).encode() + b"\n")
             while b"\n" not in self._received:
-                self._received += self._channel.recv(100)
+                some = self._channel.recv(100)
+                if not some:
+                    raise RuntimeError(f"harvester {self._words} ended as it was forked")
+                self._received += some
             pid, _, self._received = self._received.partition(b"\n")
             self.pid = int(pid)
             self._out, self._err = streams[1:]
@@ -345,8 +348,9 @@ def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
         os.dup2(descriptor, number)
         os.close(descriptor)
     channel = socket.socket(fileno=channel_fd)
-    channel.sendall(f"{os.getpid()}\n".encode())
     request = json.loads(channel.makefile("rb").readline())
+    # Known only from here on: a process killed before it has read all resets the connection.
+    channel.sendall(f"{os.getpid()}\n".encode())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(request["env"])
