@@ -106,10 +106,11 @@ class _Server:
             return
         ready.set_result(server.sockets[0].getsockname()[1])
         await halted.wait()
+        # A connection that the loop has accepted would be dropped and never closed if the server
+        # were closed before it is handed over.
+        while accepting := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.gather(*accepting, return_exceptions=True)
         server.close()
-        # Whom the loop has accepted and not yet handed over is cut off as well.
-        accepting = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*accepting, return_exceptions=True)
         while self.connections:
             for connection in list(self.connections):
                 connection.abort()
