@@ -437,11 +437,10 @@ def _plan_table(plans: Sequence[FilePlan]) -> str:
             f"{plan.bytes / 1e6:.1f}",
             f"{plan.rows:,}",
             f"{plan.bad:,}",
-            "by time" if plan.is_sorted else "unsorted",
             "" if plan.begins_ns is None else show(plan.begins_ns),
             plan.error or "; ".join(map(str, plan.missing)) or "nothing",
         ]
         for plan in plans
     ]
-    names = ["file", "pair", "layout", "MB", "rows", "bad", "order", "begins", "not covered"]
+    names = ["file", "pair", "layout", "MB", "rows", "bad", "begins", "not covered"]
     return output.columns(names, rows, left=3)

@@ -24,11 +24,11 @@ from harvester.csv_import.csv_files import (
 from harvester.csv_import.id_checks import NO_RUNS, IdRunFinder
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
 from harvester.csv_import.uncovered_times import (
-    MAX_STEP_BACK_S,
+    SilenceFinder,
     TimeDisorder,
-    TimeDoubts,
     UnreadableTimes,
     around,
+    check_order,
 )
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
@@ -210,11 +210,10 @@ class ScannedFile(NamedTuple):
         rows: number of readable rows.
         first_ns: the earliest time; None if there are no readable rows.
         last_ns: the latest time; None if there are no readable rows.
-        is_sorted: whether no time is more than a minute before the time of an earlier row.
         bad: number of unreadable rows.
         bad_rows: the unreadable rows, up to `MAX_BAD_ROWS_LISTED`.
         bad_times: ranges in which the unreadable rows may have been traded.
-        in_doubt: ranges with rows that are out of place, or where the file was cut off.
+        cut_off: the range of the last row if the file may have been cut off; else none.
         silences: long ranges without rows, in order; see `is_whole`.
         rows_with_id: number of readable rows with a trade id.
         id_runs: its runs of consecutive trade ids, see `IdRunFinder.found`.
@@ -228,11 +227,10 @@ class ScannedFile(NamedTuple):
     rows: int
     first_ns: int | None
     last_ns: int | None
-    is_sorted: bool
     bad: int
     bad_rows: list[BadRow]
     bad_times: list[Range]
-    in_doubt: list[Range]
+    cut_off: list[Range]
     silences: list[Range]
     rows_with_id: int
     id_runs: Int64s | None
@@ -263,7 +261,7 @@ class ScannedFile(NamedTuple):
     @property
     def unproved(self) -> list[Range]:
         """The ranges of which the file may lack trades, apart from its unreadable rows."""
-        return [*self.in_doubt, *([] if self.is_whole else self.silences)]
+        return [*self.cut_off, *([] if self.is_whole else self.silences)]
 
     @property
     def begins_ns(self) -> int | None:
@@ -354,7 +352,7 @@ def _read_whole(
     check_stop(stop)
     sum_ = checksum(member)
     layout = detect(head(member), name)
-    steps, bad_times, doubts = TimeDisorder(), UnreadableTimes(), TimeDoubts()
+    steps, bad_times, silences = TimeDisorder(), UnreadableTimes(), SilenceFinder()
     id_runs = IdRunFinder()
     rows = rows_with_id = bad = bytes_read = 0
     last_row_ns: int | None = None
@@ -372,7 +370,7 @@ def _read_whole(
         stamps = times(parsed.rows)
         if len(stamps):
             steps.add(stamps)
-            doubts.add(stamps)
+            silences.add(stamps)
             rows += len(stamps)
             rows_with_id += len(stamps) - parsed.rows.column("trade_id").null_count
             if rows_with_id == rows:
@@ -382,14 +380,13 @@ def _read_whole(
             kept.append((parsed.rows, size))
         bytes_read += size
         read(size)
-    is_sorted = steps.farthest_back_ns <= MAX_STEP_BACK_S * SECOND
     first_ns, last_ns = (steps.earliest_ns, steps.latest_ns) if rows else (None, None)
     within = _range_by_name(member, first_ns, last_ns)
-    in_doubt = doubts.out_of_place()
+    cut_off = list[Range]()
     # `blocks` has added the end of the last line: perhaps the file, and this row, were cut off.
     if last_row_ns is not None and member.crc is None and bytes_read > member.size:
         is_latest = last_row_ns == last_ns
-        in_doubt.append(around(last_row_ns, within.through if is_latest else last_row_ns))
+        cut_off.append(around(last_row_ns, within.through if is_latest else last_row_ns))
     return ScannedFile(
         member,
         sum_,
@@ -397,12 +394,11 @@ def _read_whole(
         rows,
         first_ns,
         last_ns,
-        is_sorted,
         bad,
         bad_rows,
         bad_times.ranges(steps.farthest_back_ns, within),
-        in_doubt,
-        doubts.silences(within),
+        cut_off,
+        silences.found(within),
         rows_with_id,
         id_runs.found() if rows_with_id == rows else NO_RUNS,
         kept=kept if keep_rows else None,
@@ -419,13 +415,15 @@ def read_rows(member: Member, layout: Layout, sum_: str) -> Iterator[tuple[Parse
 
     Raises:
         DamagedFile: it can't be read, or does not match its checksum.
+        BadFile: its rows are not in order of time.
     """
-    line = 1
+    name, line, latest_ns = str(member), 1, -1
     for block in blocks(member, sum_):
         text = block.removeprefix(BOM_UTF8) if line == 1 else block
         if line == 1 and layout.has_header:
             text, line = text.partition(b"\n")[2], 2
         parsed = parse(text, layout, line)
+        latest_ns = check_order(name, parsed, line, latest_ns)
         line += parsed.line_count
         yield parsed, len(block)
 

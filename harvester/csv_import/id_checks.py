@@ -99,7 +99,7 @@ def in_id_order(batches: Iterable[pa.RecordBatch], backfill: str) -> Iterator[pa
 
 # --- missing ids ----------------------------------------------------------------------------------
 
-# Files with trade ids show themselves where they lack rows. Rows may be in any order, so a file is
+# Files with trade ids show themselves where they lack rows. Rows may be out of order, so a file is
 # described by its runs of consecutive ids: few, unless the market skips ids all the time.
 
 MAX_ID_RUNS = 200_000

@@ -21,8 +21,6 @@ from harvester.csv_import.time_order import (
     FileStates,
     Sorter,
     imported_ranges,
-    in_time_order,
-    is_in_order,
     last_id_before,
     uncovered_ids,
     unreadable_times,
@@ -203,7 +201,7 @@ class SequenceImporter:
         self._lacking = lacking = uncovered_ids(files, archive, pair.altname, self._backfill)
         known_bad = [*bad_times, *self._unproved, *unreadable_times(files)]
         self._bad_times = union([*known_bad, *lacking.ranges])
-        self._is_in_order, self._steps_back = is_in_order(files), TimeDisorder()
+        self._steps_back = TimeDisorder()
         self._skipped_ranges: list[Range] = []
         members = [file.member for file in files]
         self._complete = KnownComplete(members[0].complete.since_s, members[-1].complete.until_s)
@@ -238,12 +236,12 @@ class SequenceImporter:
         check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
         at_ends, name = RowsAtEnds(set(), {}, []), self._pair.altname
         if self._is_delisted:
-            rows = self._sorted(Sorter(), writer, is_counted=False)
+            rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, self._bad_times)
         unknown = [*self._bad_times, *at_ends.in_doubt]
         bounds = (self._archive.coverage(name), self._complete, unknown)
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
-        parts = iterate_ahead(self._parts(boundaries, writer, at_ends))
+        parts = iterate_ahead(self._parts(boundaries, at_ends))
         try:
             for first in parts:
                 self._commit(writer, first, parts)
@@ -263,7 +261,7 @@ class SequenceImporter:
         check_imported_counts(self._archive, self._pair.altname)
         check_stop(self._options.stop)
 
-    def check_skipped(self, writer: Writer) -> None:
+    def check_skipped(self) -> None:
         """Check that rows skipped at boundaries are stored, if another file covered their time.
 
         Raises:
@@ -274,7 +272,7 @@ class SequenceImporter:
         if not ranges:
             return
         check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
-        for rows in self._sorted(Sorter(), writer, is_counted=False):
+        for rows in self._sorted(Sorter(), is_counted=False):
             for span in ranges:
                 check.push(clip(rows, span))
         check.finish()
@@ -282,11 +280,9 @@ class SequenceImporter:
 
     # --- reading and sorting, in a thread of its own ----------------------------------------------
 
-    def _parts(
-        self, boundaries: BoundaryFinder, writer: Writer, at_ends: RowsAtEnds
-    ) -> Iterator[SegmentPart]:
+    def _parts(self, boundaries: BoundaryFinder, at_ends: RowsAtEnds) -> Iterator[SegmentPart]:
         sorter = Sorter()
-        sorted_rows = self._sorted(sorter, writer)
+        sorted_rows = self._sorted(sorter)
         in_order = in_id_order(sorted_rows, self._backfill)
         for rows in at_ends.applied(in_order, boundaries.already_covered.add):
             yield from boundaries.push(rows)
@@ -296,33 +292,19 @@ class SequenceImporter:
         self._report_order(sorter)
         yield from boundaries.finish()
 
-    def _sorted(
-        self, sorter: Sorter, writer: Writer, *, is_counted: bool = True
-    ) -> Iterator[pa.RecordBatch]:
+    def _sorted(self, sorter: Sorter, *, is_counted: bool = True) -> Iterator[pa.RecordBatch]:
         """Read the rows in order of time.
 
         Args:
             sorter: sorts rows that are at most a minute out of order.
-            writer: the writer of the pair; its staging folder is used to sort files on disk.
             is_counted: whether the rows are counted as read.
         """
-        batches = self._batches(is_counted)
-        if not self._is_in_order:
-            store, folder = self._archive.store, writer.pair
-            batches = in_time_order(batches, lambda: store.location(store.stage(folder)))
-        for rows in batches:
-            yield sorter.push(rows)
-        yield sorter.finish()
-
-    def _batches(self, is_counted: bool) -> Iterator[pa.RecordBatch]:
-        """Read the rows as they are in the files."""
         for file in self._files:
             for rows, size in file.batches():
                 if is_counted:
                     self._count_rows(rows, size)
-                yield rows
-                if not self._is_in_order:
-                    check_stop(self._options.stop)
+                yield sorter.push(rows)
+        yield sorter.finish()
 
     def _count_rows(self, rows: pa.RecordBatch, size: int) -> None:
         # The first scan of the file reported the other half of the bytes.
@@ -336,8 +318,7 @@ class SequenceImporter:
         self.report.notes += [*sorter.notes(), *self._steps_back.notes()]
         if self._unproved:
             self.report.notes.append(
-                "long silences, rows out of place, or an incomplete last line: "
-                f"{gap_note(self._unproved)}"
+                f"long silences, or an incomplete last line: {gap_note(self._unproved)}"
             )
 
     # --- writing segments ------------------------------------------------------------------------

@@ -52,7 +52,6 @@ class FilePlan(NamedTuple):
         bytes: its size, unpacked.
         rows: readable rows.
         bad: unreadable rows.
-        is_sorted: whether its rows are in order of time; other files are sorted while importing.
         begins_ns: the earliest time; None if there are no rows.
         missing: the ranges from its first trade on that are not covered.
         error: why it can't be imported; None if it can.
@@ -64,7 +63,6 @@ class FilePlan(NamedTuple):
     bytes: int
     rows: int
     bad: int
-    is_sorted: bool
     begins_ns: int | None
     missing: list[Range]
     error: str | None = None
@@ -122,7 +120,7 @@ def _plan_pair(archive: TradeStore, files: PairFiles, *, skip_bad_rows: bool) ->
     for member in files.members:
         if member in failed:
             error = str(failed[member])
-            yield FilePlan(str(member), name, "", member.size, 0, 0, True, None, [], error)
+            yield FilePlan(str(member), name, "", member.size, 0, 0, None, [], error)
         else:
             yield _plan_file(found[member[:2]], name, coverage)
 
@@ -143,7 +141,6 @@ def _plan_file(file: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
         file.member.size,
         file.rows,
         file.bad,
-        file.is_sorted,
         file.first_ns,
         missing([Range(after_ns, through_ns)], coverage),
     )
@@ -342,7 +339,7 @@ def _import_chains(
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
             if importer.report.error is None and not options.stop.is_cancelled:
-                importer.report.error = _error_of(partial(importer.check_skipped, pair_writer))
+                importer.report.error = _error_of(importer.check_skipped)
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.
             reports[-1].error = reports[-1].error or _error_of(pair_writer.compact)

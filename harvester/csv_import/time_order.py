@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,6 @@ from harvester.csv_import.uncovered_times import MAX_RUNS, MAX_STEP_BACK_S, arou
 from harvester.errors import DamagedFile
 from harvester.query.plan import gap_note
 from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
-from harvester.storage.filesystem import writing
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId
 from harvester.storage.segment import ImportedRange
 from harvester.storage.trade_store import TradeStore
@@ -223,18 +222,6 @@ def last_id_before(archive: TradeStore, pair: str, moment: int) -> LastId | None
     return BEFORE_FIRST_ID if is_first and archive.last_time(pair, moment) is None else None
 
 
-def is_in_order(chain: Sequence[ScannedFile]) -> bool:
-    """Whether a chain of files can be read as it is: no time is a minute before an earlier one."""
-    latest_ns = 0
-    for file in chain:
-        if file.first_ns is None or file.last_ns is None:
-            continue
-        if not file.is_sorted or file.first_ns < latest_ns - MAX_STEP_BACK_S * SECOND:
-            return False
-        latest_ns = max(latest_ns, file.last_ns)
-    return True
-
-
 def imported_ranges(files: Sequence[ScannedFile], span: Range) -> tuple[ImportedRange, ...]:
     """The part of a range that came from each file of a chain."""
     ends = (SECOND * (file.member.complete.until_s or 0) - 1 for file in files[:-1])
@@ -252,8 +239,8 @@ def imported_ranges(files: Sequence[ScannedFile], span: Range) -> tuple[Imported
 class Sorter:
     """Sorts the rows of a nearly sorted file while they are read.
 
-    Rows are kept back while earlier ones may still come. Times must not step back by more than
-    `MAX_STEP_BACK_S`; see `in_time_order` for other files.
+    Rows are kept back while earlier ones may still come: times step back by at most
+    `MAX_STEP_BACK_S`.
     """
 
     def __init__(self) -> None:
@@ -300,87 +287,11 @@ class Sorter:
         return done
 
 
-# --- files that are not sorted -------------------------------------------------------------------
-
-RUN_ROWS = 1_000_000
-"""Number of rows that are sorted in memory at once."""
-SLICE_ROWS = 100_000
-"""About this many rows are merged at once."""
-_SAMPLE_EVERY = 10_000
-
-
-def in_time_order(
-    batches: Iterable[pa.RecordBatch], new_file: Callable[[], str]
-) -> Iterator[pa.RecordBatch]:
-    """Sort rows by time in bounded memory; rows of equal time keep their order.
-
-    Sorted runs go into Arrow files, which are mapped into memory and merged slice by slice.
-
-    Args:
-        batches: batches of `schema.ROWS`, in any order.
-        new_file: returns a path for a temporary file.
-
-    Returns:
-        Batches; rows of equal time are always in the same batch.
-    """
-    runs = [_write_run(run, new_file()) for run in _runs(batches)]
-    samples = np.sort(np.concatenate([np.empty(0, np.int64), *(run.samples for run in runs)]))
-    ends = np.unique(samples[:: max(1, SLICE_ROWS // _SAMPLE_EVERY)])
-    starts = [0] * len(runs)
-    for end in [*ends.tolist(), END_OF_TIME]:
-        parts = []
-        for index, run in enumerate(runs):
-            stop = int(run.stamps.searchsorted(end, side="right"))
-            parts.append(run.rows.slice(starts[index], stop - starts[index]))
-            starts[index] = stop
-        rows = joined([part for part in parts if part.num_rows])
-        if rows.num_rows:
-            yield _by_time(rows)
-
-
-class _Run(NamedTuple):
-    """Rows in order of time, in a file that is mapped into memory.
-
-    Attributes:
-        rows: the rows.
-        stamps: their times, in nanoseconds.
-        samples: every 10,000th of their times.
-    """
-
-    rows: pa.RecordBatch
-    stamps: Int64s
-    samples: Int64s
-
-
-def _runs(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        waiting.append(batch)
-        count += batch.num_rows
-        if count >= RUN_ROWS:
-            yield _by_time(joined(waiting))
-            waiting, count = [], 0
-    if count:
-        yield _by_time(joined(waiting))
-
-
 def _by_time(rows: pa.RecordBatch) -> pa.RecordBatch:
     stamps = times(rows)
     if (stamps[1:] >= stamps[:-1]).all():
         return rows
     return rows.take(pa.array(np.argsort(stamps, kind="stable")))
-
-
-def _write_run(rows: pa.RecordBatch, path: str) -> _Run:
-    with writing(path), pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as file:
-        file.write_batch(rows)
-    mapped = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
-    with writing(path):
-        # What is mapped stays readable, and its room is free once nothing refers to it.
-        Path(path).unlink()
-    stamps = times(mapped)
-    return _Run(mapped, stamps, stamps[_SAMPLE_EVERY - 1 :: _SAMPLE_EVERY].copy())
 
 
 # --- files that change during an import -----------------------------------------------------------

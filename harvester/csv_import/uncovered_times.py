@@ -1,24 +1,56 @@
-"""Which time of a CSV file may lack trades: unreadable rows, rows out of place, silences."""
+"""Whether a CSV file is in order of time, and of which time it may lack trades."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from harvester.csv_import.parse import Parsed
+from harvester.errors import BadFile
 from harvester.schema import Int64s, times
-from harvester.times import DAY, END_OF_TIME, SECOND, Range, union
+from harvester.times import DAY, END_OF_TIME, SECOND, Range, show, union
 
 MAX_RUNS = 1_000
 """Runs of bad rows that are kept apart, as each ends a segment; others are joined to the last."""
 
+# --- order of time --------------------------------------------------------------------------------
 
 MAX_STEP_BACK_S = 60
-"""A file counts as nearly sorted if its times step back by at most this many seconds. Such files
-are sorted while they are read."""
+"""By at most this many seconds may the times of a file step back; its rows are sorted while they
+are read. Where times step back farther, one of them is wrong, or the file is not in order."""
+
+
+def check_order(name: str, parsed: Parsed, first_line: int, latest_ns: int) -> int:
+    """Check that rows are in order of time, but for steps back that are sorted while reading.
+
+    Args:
+        name: the file's name.
+        parsed: its next rows.
+        first_line: the number of their first line.
+        latest_ns: the latest time of the rows before them; -1 without any.
+
+    Returns:
+        The latest time up to here.
+
+    Raises:
+        BadFile: they are not in order.
+    """
+    stamps = times(parsed.rows)
+    reached = np.maximum.accumulate(np.concatenate(([latest_ns], stamps)))
+    late = (reached[:-1] - stamps > MAX_STEP_BACK_S * SECOND).nonzero()[0]
+    if len(late):
+        row = int(late[0])
+        line = parsed.lines[row] if parsed.lines else first_line + row
+        raise BadFile(
+            f"{name}, line {line}: its time {show(int(stamps[row]))} is before "
+            f"{show(int(reached[row]))}, the time of an earlier row, so nothing was imported: sort "
+            "the file by time, or give another copy of it"
+        )
+    return int(reached[-1])
 
 
 class TimeDisorder:
@@ -48,6 +80,9 @@ class TimeDisorder:
         self.latest_ns = max(int(before[-1]), int(stamps[-1]))
 
 
+# --- unreadable rows ------------------------------------------------------------------------------
+
+
 @dataclass(slots=True)
 class _BadRows:
     """Consecutive bad rows of a file; times in nanoseconds.
@@ -69,18 +104,15 @@ class _BadRows:
     def neighbours(self, farthest_back_ns: int, within: Range) -> tuple[int, int]:
         """The earliest and latest possible time of the bad rows, from the good rows around them.
 
-        In a file that is not sorted, neighbouring rows say nothing.
-
         Args:
             farthest_back_ns: by how much times step back at most in the file.
             within: the range of the file, as far as it is known.
         """
         before, behind = within
-        if farthest_back_ns <= MAX_STEP_BACK_S * SECOND:
-            if self.before is not None:
-                before = max(before, self.before - farthest_back_ns)
-            if self.behind is not None:
-                behind = min(behind, self.behind + farthest_back_ns)
+        if self.before is not None:
+            before = max(before, self.before - farthest_back_ns)
+        if self.behind is not None:
+            behind = min(behind, self.behind + farthest_back_ns)
         return before, behind
 
 
@@ -92,12 +124,10 @@ class UnreadableTimes:
         self._runs: list[_BadRows] = []
         self._latest: int | None = None
         """Time of the last good row, in nanoseconds."""
-        self._steps = TimeDisorder()
-        """Steps back in time among all readable times, including those of bad rows."""
 
     def add(self, parsed: Parsed) -> None:
         """Add the next block of the file."""
-        stamps = every = times(parsed.rows)
+        stamps = times(parsed.rows)
         if self._runs and self._runs[-1].behind is None and len(stamps):
             self._runs[-1].behind = int(stamps[0])
         if parsed.bad:
@@ -105,12 +135,8 @@ class UnreadableTimes:
             neighbours = [self._latest, *stamps.tolist(), None]
             for index, stamp in zip(indexes.tolist(), parsed.bad_times, strict=True):
                 self._add_bad(neighbours[index], neighbours[index + 1], stamp)
-            known = [at for at in parsed.bad_times if at is not None]
-            every = np.insert(stamps, indexes[[at is not None for at in parsed.bad_times]], known)
         if len(stamps):
             self._latest = int(stamps[-1])
-        if len(every):
-            self._steps.add(every)
 
     def _add_bad(self, before: int | None, behind: int | None, stamp: int | None) -> None:
         run = self._runs[-1] if self._runs else None
@@ -124,141 +150,77 @@ class UnreadableTimes:
         else:
             run.low, run.high = min(run.low, stamp), max(run.high, stamp)
 
-    def ranges(self, good_back_ns: int, within: Range) -> list[Range]:
+    def ranges(self, farthest_back_ns: int, within: Range) -> list[Range]:
         """Ranges that contain all bad rows, with at least a second to spare at both ends.
 
         Args:
-            good_back_ns: by how much times step back at most among the good rows, in nanoseconds.
+            farthest_back_ns: by how much times step back at most in the file, in nanoseconds.
             within: the range of the file, as far as it is known.
         """
         found = []
         for run in self._runs:
-            before, behind = run.neighbours(self._steps.farthest_back_ns, within)
-            is_known = run.is_known
-            if is_known and good_back_ns <= MAX_STEP_BACK_S * SECOND:
-                # A time out of order may be the broken field of the row.
-                before, behind = run.neighbours(good_back_ns, within)
-                is_known = before <= run.low <= run.high <= behind
-            if is_known:
+            before, behind = run.neighbours(farthest_back_ns, within)
+            # A time out of order may be the broken field of the row.
+            if run.is_known and before <= run.low <= run.high <= behind:
                 before, behind = run.low, run.high
             found.append(around(min(before, run.low), max(behind, run.high)))
         return union(found)
 
 
-# --- times in doubt -------------------------------------------------------------------------------
+# --- long silences --------------------------------------------------------------------------------
 
-# A file proves nothing about its own completeness. One wrong digit of a time moves a row by months:
-# everything up to there would count as covered, and empty; so would a quarter that is missing
-# between two files that somebody joined. What is in doubt is not covered, and `backfill` downloads
-# it: a request or two for each silence.
+# A file proves nothing about its own completeness. One wrong digit of its last time moves that row
+# by months: everything up to there would count as covered, and empty; so would a quarter that is
+# missing between two files that somebody joined. What is in doubt is not covered, and `backfill`
+# downloads it: a request or two for each silence.
 
-LONGEST_SILENCE_DAYS = 30
+LEAST_SILENCE_NS = DAY // 2
+LONGEST_SILENCE_NS = 30 * DAY
 SILENCE_GAPS = 100
 RARE_GAPS = 5
-"""A time without rows is in doubt if it is longer than a day and `SILENCE_GAPS` times the average
-time between two rows of the file, or than 30 days if these are fewer; but never if it is shorter
-than `RARE_GAPS` times that average."""
-LEAST_SILENCE_NS = DAY // 2
-"""Between two days with many rows, a silence longer than this is in doubt, if it is longer than
-`SILENCE_GAPS` times their average time between two rows."""
+"""A time without rows is in doubt if it is longer than half a day and `SILENCE_GAPS` times the
+average time between two rows of the file, or than 30 days if these are fewer; but never if it is
+shorter than `RARE_GAPS` times that average."""
 MAX_STRAY_ROWS = 10
 """So few rows on a side of such a silence are in doubt, too: their times may be the wrong ones."""
-MAX_OUT_OF_PLACE = 1_000
-"""Where more rows are out of place, the file is not sorted."""
-LEAST_PART_ROWS = 100
-"""Nor is it if it is joined from parts that have fewer rows on average."""
 
 
-class TimeDoubts:
-    """Finds the times of a file that may lack rows: long silences, and rows that are out of place.
+class _Silence(NamedTuple):
+    """A time without rows; `rows_before` is the number of the file's rows before it."""
 
-    A row is out of place if the rows before and after it are in order without it.
-    """
+    rows_before: int
+    begin_ns: int
+    end_ns: int
+
+
+class SilenceFinder:
+    """Finds the long silences of a file."""
 
     def __init__(self) -> None:
         """Start before the first row."""
         self._rows = 0
-        self._days: dict[int, tuple[int, int, int]] = {}
-        """Rows, first and last time of each day, by its number from 1970-01-01."""
-        # A row before the first one, so that the first may be out of place.
-        self._tail = np.array([-1])
-        self._earliest = self._latest = np.empty(0, np.int64)
-        """The first and the last `MAX_STRAY_ROWS` times and one more, ascending."""
-        self._joints = 0
-        """Steps back that no row out of place explains: two files were joined there."""
-        self._out_of_place: list[Range] = []
-        self._strays: set[int] = set()
-        """The times of the rows out of place."""
+        self._first_ns = self._latest_ns = -1
+        self._silences: list[_Silence] = []
+        """Those long enough to count in a file with many rows."""
+        self._head = self._tail = np.empty(0, np.int64)
+        """The first and the last `MAX_STRAY_ROWS` times, and one more."""
 
     def add(self, stamps: Int64s) -> None:
-        """Add the times of the next rows, in the order of the file."""
+        """Add the times of the next rows, at least one, in the order of the file."""
+        if not self._rows:
+            self._first_ns = self._latest_ns = int(stamps[0])
+        reached = np.maximum.accumulate(np.concatenate(([self._latest_ns], stamps)))
+        for at in (np.diff(reached) > LEAST_SILENCE_NS).nonzero()[0].tolist():
+            ends = int(reached[at]), int(reached[at + 1])
+            self._silences.append(_Silence(self._rows + at, *ends))
+        self._first_ns = min(self._first_ns, int(stamps.min()))
+        self._latest_ns = int(reached[-1])
         self._rows += len(stamps)
-        is_ascending = bool((stamps[1:] >= stamps[:-1]).all())
-        in_order = stamps if is_ascending else np.sort(stamps)
         kept = MAX_STRAY_ROWS + 1
-        self._earliest = np.sort(np.concatenate([self._earliest, in_order[:kept]]))[:kept]
-        self._latest = np.sort(np.concatenate([self._latest, in_order[-kept:]]))[-kept:]
-        days = in_order // DAY
-        turns = (days[1:] != days[:-1]).nonzero()[0] + 1
-        for start, stop in pairwise([0, *turns.tolist(), len(days)]):
-            day, first, last = int(days[start]), int(in_order[start]), int(in_order[stop - 1])
-            before, low, high = self._days.get(day, (0, first, last))
-            self._days[day] = (before + stop - start, min(low, first), max(high, last))
-        self._find_out_of_place(np.concatenate([self._tail, stamps]))
+        self._head = np.concatenate((self._head, stamps))[:kept]
+        self._tail = np.concatenate((self._tail, stamps))[-kept:]
 
-    def _find_out_of_place(self, stamps: Int64s) -> None:
-        """Look at the steps back, each with the rows before and after it."""
-        allowed = MAX_STEP_BACK_S * SECOND
-        steps = (stamps[1:-2] - stamps[2:-1] > allowed).nonzero()[0]
-        if len(self._out_of_place) + len(steps) > MAX_OUT_OF_PLACE:
-            self._joints += len(steps)
-            steps = steps[:0]
-        for at in steps.tolist():
-            before, high, low, behind = (int(stamp) for stamp in stamps[at : at + 4])
-            is_high, is_low = before <= low + allowed, behind >= high - allowed
-            self._joints += not (is_high or is_low)
-            if is_high:
-                self._doubt(before, low, high)
-            if is_low:
-                self._doubt(high, behind, low)
-        self._tail = stamps[-3:]
-
-    def _doubt(self, before: int, behind: int, stamp: int) -> None:
-        self._out_of_place.append(around(min(before, behind), max(before, behind)))
-        self._out_of_place.append(around(stamp, stamp))
-        self._strays.add(stamp)
-
-    def out_of_place(self) -> list[Range]:
-        """The times around rows that are out of place, once all rows were added."""
-        self._find_out_of_place(np.append(self._tail, END_OF_TIME))
-        is_sorted = self._joints * LEAST_PART_ROWS <= self._rows
-        return union([*self._out_of_place, *self._beyond_ends()]) if is_sorted else []
-
-    def _beyond_ends(self) -> list[Range]:
-        """The time between the file's ends and a row out of place that is beyond them."""
-        early = [stamp for stamp in self._earliest.tolist() if stamp not in self._strays]
-        late = [stamp for stamp in self._latest.tolist() if stamp not in self._strays]
-        return self._outside(early[:1], late[-1:])
-
-    def _outside(self, first_good: Sequence[int], last_good: Sequence[int]) -> list[Range]:
-        """The time from the file's first row to another, and from another to its last row.
-
-        Args:
-            first_good: the time of the first row whose time is right; none if that is not known.
-            last_good: the time of the last one.
-        """
-        found = [
-            around(int(self._earliest[0]), stamp - 2 * SECOND)
-            for stamp in first_good
-            if int(self._earliest[0]) < stamp
-        ]
-        return found + [
-            around(stamp + 2 * SECOND, int(self._latest[-1]))
-            for stamp in last_good
-            if int(self._latest[-1]) > stamp
-        ]
-
-    def silences(self, within: Range) -> list[Range]:
+    def found(self, within: Range) -> list[Range]:
         """The long silences, with the few rows on a side of them.
 
         Args:
@@ -266,46 +228,42 @@ class TimeDoubts:
         """
         if not self._rows:
             return []
-        first, last = int(self._earliest[0]), int(self._latest[-1])
-        average_ns = (last - first) // self._rows
-        usual_ns = min(LONGEST_SILENCE_DAYS * DAY, DAY + SILENCE_GAPS * average_ns)
+        first_ns, latest_ns = self._first_ns, self._latest_ns
+        average_ns = (latest_ns - first_ns) // self._rows
+        usual_ns = min(max(LEAST_SILENCE_NS, SILENCE_GAPS * average_ns), LONGEST_SILENCE_NS)
         longest_ns = max(usual_ns, RARE_GAPS * average_ns)
-        groups = self._groups(longest_ns)
-        most = max(rows for rows, _, _ in groups)
-        found = [Range(left[2], right[1] - 1) for left, right in pairwise(groups)]
-        found += [around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
-        if within.after > 0 and first - 1 - within.after > longest_ns:
-            found.append(Range(within.after, first - 1))
-        if within.through < END_OF_TIME and within.through - last > longest_ns:
-            found.append(Range(last, within.through))
-        return union([*found, *self._stray_ends(SILENCE_GAPS * average_ns)])
+        begin_ns = within.after if within.after > 0 else first_ns
+        end_ns = within.through + 1 if within.through < END_OF_TIME else latest_ns
+        at_ends = _Silence(0, begin_ns, first_ns), _Silence(self._rows, latest_ns, end_ns)
+        inner = {span for span in self._silences if span.end_ns - span.begin_ns > longest_ns}
+        inner.update(self._near_ends(SILENCE_GAPS * average_ns))
+        found = [Range(span.begin_ns, span.end_ns - 1) for span in inner]
+        found += [
+            Range(span.begin_ns, span.end_ns - 1)
+            for span in at_ends
+            if span.end_ns - span.begin_ns > longest_ns
+        ]
+        silences = [at_ends[0], *sorted(inner), at_ends[1]]
+        groups = list(pairwise(silences))
+        most = max(right.rows_before - left.rows_before for left, right in groups)
+        found += [
+            around(left.end_ns, right.begin_ns)
+            for left, right in groups
+            if right.rows_before - left.rows_before <= MAX_STRAY_ROWS < most
+        ]
+        return union(found)
 
-    def _groups(self, longest_ns: int) -> list[tuple[int, int, int]]:
-        """The rows, first and last time of the rows between silences longer than that, in order."""
-        groups: list[tuple[int, int, int]] = []
-        busy = 0
-        for day in sorted(self._days):
-            count, low, high = self._days[day]
-            # Between two busy days, a day without a row is not usual.
-            usual_ns = SILENCE_GAPS * DAY // max(1, min(busy, count))
-            if not groups or low - groups[-1][2] > min(longest_ns, max(LEAST_SILENCE_NS, usual_ns)):
-                groups.append((count, low, high))
-            else:
-                rows, first, _ = groups[-1]
-                groups[-1] = (rows + count, first, high)
-            busy = count
-        return groups
+    def _near_ends(self, longest_ns: int) -> Iterator[_Silence]:
+        """The silences among the first and last rows that are longer than that.
 
-    def _stray_ends(self, longest_ns: int) -> list[Range]:
-        """The few rows at an end of the file, with a silence that is longer than that.
-
-        An end costs a request in any case, so here a silence may be shorter than a day.
+        An end costs a request in any case, so here a silence may be shorter than half a day.
         """
         if self._rows <= MAX_STRAY_ROWS:
-            return []
-        early = (np.diff(self._earliest) > longest_ns).nonzero()[0][-1:]
-        late = (np.diff(self._latest) > longest_ns).nonzero()[0][:1]
-        return self._outside(self._earliest[early + 1].tolist(), self._latest[late].tolist())
+            return
+        for row, stamps in ((0, self._head), (self._rows - len(self._tail), self._tail)):
+            in_order = np.sort(stamps)
+            for at in (np.diff(in_order) > longest_ns).nonzero()[0].tolist():
+                yield _Silence(row + at + 1, int(in_order[at]), int(in_order[at + 1]))
 
 
 def around(low_ns: int, high_ns: int) -> Range:

@@ -302,19 +302,6 @@ def test_a_bad_row_names_its_line_and_keeps_its_range_out(harvester: Any, tmp_pa
     ]
 
 
-def test_times_far_back_are_put_in_order(harvester: Any, tmp_path: Path) -> None:
-    lines = csv_files.three_columns(TRADES).splitlines(keepends=True)
-    lines = lines[3_000:] + lines[:3_000]
-    (tmp_path / "XBTUSD.csv").write_bytes(b"".join(lines))
-    until = str(csv_files.second(TRADES[-1]) + 9)
-    done = harvester("import", "XBTUSD.csv", "-q", "--whole-since", "0", "--whole-until", until)
-    assert done.status == 0
-    assert sorted(amounts(tmp_path / "data")) == sorted(ALL)
-    stamps = [row[1] for row in rows_on_disk(tmp_path / "data", "XBTUSD")]
-    assert stamps == sorted(stamps)
-    assert foreign_files(tmp_path / "data") == []
-
-
 def damaged_zip(folder: Path) -> None:
     """Three years in a ZIP whose directory has another checksum."""
     years = [

@@ -163,7 +163,7 @@ def test_rows_that_a_file_left_out_and_another_one_covered_are_an_error(
     folder = tmp_path / "Kraken_Trading_History_Q2_2024"
     folder.mkdir()
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*first))
-    (folder / "XBTUSD.csv").write_bytes(lines(*regular(april + 60_000, april + 90_000, 600)))
+    (folder / "XBTUSD.csv").write_bytes(lines(*regular(april + 40_000, april + 90_000, 600)))
     done = command("XBTUSD.csv", folder.name, "--json")
     assert done.status == 4
     assert "1 of 1 rows of time that is covered already are not stored there" in done.err
@@ -222,23 +222,38 @@ def test_a_row_that_the_download_lacks_is_an_error(
 # --- rows that can't be read, and rows out of order -----------------------------------------------
 
 
-def test_rows_out_of_order_are_sorted_and_none_is_dropped(command: Any, tmp_path: Path) -> None:
+def test_rows_up_to_a_minute_out_of_order_are_sorted(command: Any, tmp_path: Path) -> None:
     rows = [
-        (1_700_003_600, "2000.0", "1.0"),
-        (1_700_001_200, "1992.0", "1.0"),
-        (1_700_007_200, "2001.0", "1.0"),
-        (1_700_000_600, "1991.0", "1.0"),
-        (1_700_000_000, "1990.0", "1.0"),
+        (1_700_000_060, "2000.0", "1.0"),
+        (1_700_000_020, "1992.0", "1.0"),
+        (1_700_000_080, "2001.0", "1.0"),
+        (1_700_000_021, "1991.0", "1.0"),
+        (1_700_000_020, "1990.0", "1.0"),
     ]
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
     bounds = ("--whole-since", "1699999000", "--whole-until", "1700008000")
-    plan = command("XBTUSD.csv", "--dry-run", "--json")
-    assert (plan.status, plan.reports[0]["is_sorted"]) == (0, False)
-    assert "unsorted" in command("XBTUSD.csv", "--dry-run").out
     done = command("XBTUSD.csv", *bounds)
     assert done.status == 0
-    assert "times step back 3 times, by 7200 s at most: rows were sorted by" in done.err
-    assert stored(tmp_path) == exact(sorted(rows))
+    assert "times step back 3 times, by 60 s at most: rows were sorted by" in done.err
+    assert stored(tmp_path) == exact([rows[1], rows[4], rows[3], rows[0], rows[2]])
+
+
+def test_a_file_that_is_not_in_order_of_time_is_refused(command: Any, tmp_path: Path) -> None:
+    """Whichever of the two times is wrong, the file would cover time that it has not."""
+    rows = regular(START_S, START_S + 6_000, 600)
+    name = tmp_path / "XBTUSD.csv"
+    for columns in (b"", b"time,price,volume\n"):
+        name.write_bytes(columns + lines(*rows[5:], *rows[:5]))
+        line = 6 + bool(columns)
+        for options in ((), ("--skip-bad-rows",), ("--dry-run",)):
+            done = command("XBTUSD.csv", *options)
+            assert (done.status, stored(tmp_path)) == (2, [])
+            assert f"XBTUSD.csv, line {line}: its time 2023-11-14T22:13:20Z is before" in (
+                done.err + done.out
+            )
+    name.write_bytes(lines(*rows[5:]) + b"oops\n" + lines(*rows[:5]))
+    assert "XBTUSD.csv, line 7: its time" in command("XBTUSD.csv", "--skip-bad-rows").err
+    assert not any(is_covered(tmp_path / "data", at) for at, *_ in rows)
 
 
 @pytest.mark.parametrize("shift_s", [-50_000, -7_200, 7_200, 50_000, 100_000_000])
@@ -251,9 +266,13 @@ def test_a_row_whose_time_is_wrong_covers_nothing(
     at, *amounts = rows[index]
     rows[index] = (at + shift_s, *amounts)
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
-    assert command("XBTUSD.csv", "--whole-since", str(START_S - 900)).status in (0, 4)
+    done = command("XBTUSD.csv", "--whole-since", str(START_S - 900))
     right = [row for row in rows if row is not rows[index]]
-    assert set(stored(tmp_path)) < set(exact(right))
+    if rows != sorted(rows):
+        assert (done.status, stored(tmp_path)) == (2, [])
+        return
+    assert done.status in (0, 4)
+    assert set(stored(tmp_path)) <= set(exact(right))
     assert len(stored(tmp_path)) >= len(right) - 10
     assert not is_covered(tmp_path / "data", at)
     assert not is_covered(tmp_path / "data", at + shift_s)
@@ -275,23 +294,9 @@ def test_a_wrong_time_in_a_file_of_few_rows_covers_nothing(
     wrong_s = at + (1 if index else -1) * 900_000
     rows[index] = (wrong_s, *amounts)
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
-    assert command("XBTUSD.csv").status in (0, 4)
+    assert command("XBTUSD.csv").status in ((0, 4) if rows == sorted(rows) else (2,))
     assert not is_covered(tmp_path / "data", at)
     assert not is_covered(tmp_path / "data", (at + wrong_s) // 2)
-
-
-def test_a_wrong_time_in_a_file_that_is_joined_from_two_covers_nothing(
-    command: Any, tmp_path: Path
-) -> None:
-    early = regular(START_S, START_S + 1_400 * 60, 60)
-    late = regular(START_S + 1_400 * 60, START_S + 2_800 * 60, 60)
-    at, *amounts = early[700]
-    early[700] = (at + 20_000, *amounts)
-    (tmp_path / "XBTUSD.csv").write_bytes(lines(*late, *early))
-    assert command("XBTUSD.csv").status == 0
-    assert len(stored(tmp_path)) >= 2_790
-    assert not is_covered(tmp_path / "data", at)
-    assert not is_covered(tmp_path / "data", at + 20_000)
 
 
 @pytest.mark.parametrize("name", ["mine.zip", "Kraken_Trading_History_Q1_2024/XBTUSD.csv"])
@@ -510,15 +515,15 @@ def test_a_zip_without_a_csv_is_refused(command: Any, tmp_path: Path) -> None:
     assert "K.zip has no CSV" in done.err
 
 
-def test_rows_of_a_large_file_are_sorted_too(command: Any, tmp_path: Path) -> None:
+def test_a_large_file_out_of_order_is_refused_with_its_line(command: Any, tmp_path: Path) -> None:
     """It is read in several blocks."""
     rows = regular(START_S, START_S + 80_000 * 60, 60)
     data = lines(*rows[40_000:], *rows[:40_000])
     assert len(data) > BLOCK_BYTES
     (tmp_path / "XBTUSD.csv").write_bytes(data)
-    bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(rows[-1][0] + 900))
-    assert command("XBTUSD.csv", *bounds).status == 0
-    assert stored(tmp_path) == exact(rows)
+    done = command("XBTUSD.csv")
+    assert (done.status, stored(tmp_path)) == (2, [])
+    assert f"XBTUSD.csv, line {len(rows) - 40_000 + 1}: its time" in done.err
 
 
 @pytest.mark.parametrize(
@@ -645,16 +650,6 @@ def test_a_broken_row_at_a_quarters_end_leaves_the_quarter_beside_it_covered(
     assert is_covered(tmp_path / "data", first - 60)
     assert is_covered(tmp_path / "data", last + 60)
     assert stored(tmp_path) == exact([row for row in early + late if not first <= row[0] <= last])
-
-
-@pytest.mark.parametrize("order", [[5, 6, 7, 8, 9, 0, 1, 2, 3, 4], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]])
-def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
-    command: Any, tmp_path: Path, order: list[int]
-) -> None:
-    rows = [regular(START_S, START_S + 6_000, 600)[place] for place in order]
-    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[:5]) + b"oops\n" + lines(*rows[5:]))
-    done = command("XBTUSD.csv", "--skip-bad-rows", "--json")
-    assert (done.status, done.reports[0]["at_boundaries"]["rows"], stored(tmp_path)) == (4, 10, [])
 
 
 # --- what a failed import says --------------------------------------------------------------------

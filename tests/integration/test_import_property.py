@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import random
 import re
 import tempfile
 from collections import Counter
-from decimal import Decimal
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pytest
 from backfills import rows_on_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.csv_import import time_order
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.importer import ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.run import import_pairs
 from harvester.csv_import.stored_check import KeyedRows, match_rows
-from harvester.csv_import.time_order import in_time_order
 from harvester.download.events import CancelToken
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
-from harvester.schema import ROWS, times
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, covers
 
@@ -58,7 +52,7 @@ FILES = st.builds(
     st.integers(0, 30),
     st.integers(0, 30),
     st.one_of(st.none(), st.none(), st.integers(0, 29)),
-    st.sampled_from(("by time", "by time", "swapped", "shuffled")),
+    st.sampled_from(("by time", "by time", "by time", "swapped")),
     st.one_of(
         st.just({}), st.dictionaries(st.integers(0, 29), st.sampled_from("ptac"), max_size=2)
     ),
@@ -107,7 +101,7 @@ def check_import(
     before = volumes(folder)
     was_covered = [is_covered(folder, at) for at, _ in history]
     members, sound, broken = [], Counter[int](), set[int]()
-    is_consistent = True
+    is_consistent = is_in_order = True
     for number, file in enumerate(files):
         first = file.first % len(history)
         rows = history[first : first + file.length]
@@ -124,9 +118,7 @@ def check_import(
             else:
                 sound[volume] += 1
         by_time = [*texts]
-        if file.order == "shuffled":
-            random.Random(number).shuffle(texts)
-        elif file.order == "swapped":
+        if file.order == "swapped":
             texts[1:3] = texts[1:3][::-1]
         readable = [int(text.split(",")[0]) for text in texts if re.match(r"\d+,", text)]
         is_sorted = len(readable) < len(texts) and readable == sorted(readable)
@@ -134,6 +126,9 @@ def check_import(
             # A row without a readable time, or with a wrong one, is placed by its neighbours: where
             # it is the very one that is out of order, nothing in the file shows that.
             texts = by_time
+        whole_rows = [int(text.split(",")[0]) for text in texts if re.match(r"\d+,1.5,", text)]
+        tops = accumulate(whole_rows, max)
+        is_in_order &= all(at >= top - 60 for top, at in zip(tops, whole_rows, strict=True))
         path = place / str(number) / "XBTUSD.csv"
         path.parent.mkdir(parents=True)
         path.write_text("".join(text + "\n" for text in texts))
@@ -149,7 +144,7 @@ def check_import(
     )
     watch = ImportOptions(lambda _pair, _size: None, CancelToken(), skip)
     reports = import_pairs(TradeStore(folder), [PairFiles(PAIR, members, said)], watch)
-    given_ = Given(history, sound, broken, is_consistent, skip)
+    given_ = Given(history, sound, broken, is_consistent, is_in_order, skip)
     judge(folder, given_, reports, before, was_covered)
 
 
@@ -164,6 +159,7 @@ class Given(NamedTuple):
     sound: Counter[int]
     broken: set[int]
     is_consistent: bool
+    is_in_order: bool
     skip: bool
 
 
@@ -174,7 +170,7 @@ def judge(
     before: Counter[int],
     was_covered: list[bool],
 ) -> None:
-    history, sound, broken, is_consistent, skip = given_
+    history, sound, broken, is_consistent, is_in_order, skip = given_
     after = volumes(folder)
     # What was stored stays, nothing is there twice, and nothing that was not given.
     assert before <= after
@@ -182,7 +178,8 @@ def judge(
     assert (after - before).keys() <= sound.keys()
     assert sum(report.imported.rows for report in reports) == (after - before).total()
     errors = [report.error for report in reports if report.error]
-    if broken and (not skip or type(errors[0] if errors else None) is BadFile):
+    is_unknown = type(errors[0] if errors else None) is BadFile
+    if not is_in_order or (broken and (not skip or is_unknown)):
         # Of a file that has few rows but broken ones, nobody can say what its columns are.
         assert after == before
         assert [report.exit_status for report in reports] == [2]
@@ -239,35 +236,3 @@ def most_pairs(rows: list[tuple[int, int]], trades: list[tuple[int, int]], toler
         return False
 
     return sum(place(row, set()) for row in range(len(rows)))
-
-
-def test_sorting_needs_memory_for_a_part_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Runs, slices and groups of equal time of all sizes; rows of one time stay as they came."""
-    monkeypatch.setattr(time_order, "RUN_ROWS", 500)
-    monkeypatch.setattr(time_order, "SLICE_ROWS", 100)
-    monkeypatch.setattr(time_order, "_SAMPLE_EVERY", 10)
-    chance = random.Random(7)
-    given_rows = [(chance.randrange(1_500), number) for number in range(5_000)]
-    batches = [
-        pa.RecordBatch.from_pylist(
-            [
-                {"time": at, "price": Decimal(1), "volume": Decimal(number)}
-                for at, number in given_rows[start : start + 70]
-            ],
-            schema=ROWS,
-        )
-        for start in range(0, 5_000, 70)
-    ]
-    files = iter(range(1_000))
-    sorted_ = list(in_time_order(batches, lambda: str(tmp_path / str(next(files)))))
-    assert next(files) == 9
-    assert list(tmp_path.iterdir()) == []
-    assert max(batch.num_rows for batch in sorted_) < 500
-    found = [
-        (int(at), int(volume))
-        for batch in sorted_
-        for at, volume in zip(times(batch), batch.column("volume").to_pylist(), strict=True)
-    ]
-    assert found == sorted(given_rows, key=lambda row: row[0])
