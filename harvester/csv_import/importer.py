@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, RowCount, SegmentPart
-from harvester.csv_import.csv_files import KnownComplete, iterate_ahead
+from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, iterate_ahead
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
 from harvester.csv_import.id_checks import in_id_order
 from harvester.csv_import.parse import BadRow
@@ -20,6 +20,7 @@ from harvester.csv_import.stored_check import Rounding, RowsAtEnds, StoredCheck,
 from harvester.csv_import.time_order import (
     FileStates,
     Sorter,
+    ends_to_want,
     imported_ranges,
     last_id_before,
     uncovered_ids,
@@ -201,10 +202,11 @@ class SequenceImporter:
         self._lacking = lacking = uncovered_ids(files, archive, pair.altname, self._backfill)
         known_bad = [*bad_times, *self._unproved, *unreadable_times(files)]
         self._bad_times = union([*known_bad, *lacking.ranges])
-        self._steps_back = TimeDisorder()
+        self._times_read = TimeDisorder()
         self._skipped_ranges: list[Range] = []
         members = [file.member for file in files]
         self._complete = KnownComplete(members[0].complete.since_s, members[-1].complete.until_s)
+        self._wanted = UNKNOWN
         self._last_id: LastId | None = None
         self._through_ns = -1
         self._written: list[Segment] = []
@@ -238,23 +240,18 @@ class SequenceImporter:
         if self._is_delisted:
             rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, self._bad_times)
-        unknown = [*self._bad_times, *at_ends.in_doubt]
-        bounds = (self._archive.coverage(name), self._complete, unknown)
+        unknown, covered = [*self._bad_times, *at_ends.in_doubt], self._archive.coverage(name)
+        if not self._is_delisted:
+            self._wanted = ends_to_want(self._complete, covered, has_bad=self.report.bad > 0)
+        bounds = (covered, self._complete, unknown)
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
-        parts = iterate_ahead(self._parts(boundaries, at_ends))
+        requested = writer.requests()
         try:
-            for first in parts:
-                self._commit(writer, first, parts)
+            self._write_parts(writer, boundaries, check, at_ends)
         except BadFile:
             self._withdraw(writer)
+            writer.restore_requests(requested)
             raise
-        finally:
-            parts.close()
-            check.finish()
-            self.report.rounding = check.rounding.rounding()
-            self._report_counts(boundaries)
-            if self._steps_back.latest_ns >= 0:
-                self._want(writer, (self._steps_back.latest_ns // SECOND + 1) * SECOND - 1)
         self._check_row_counts()
         check.raise_error()
         at_ends.raise_doubt()
@@ -311,17 +308,35 @@ class SequenceImporter:
         self._options.read(self._pair.altname, size // 2)
         self.report.read.add(rows)
         if rows.num_rows:
-            self._steps_back.add(times(rows))
+            self._times_read.add(times(rows))
 
     def _report_order(self, sorter: Sorter) -> None:
         self.report.repeats = sorter.repeats
-        self.report.notes += [*sorter.notes(), *self._steps_back.notes()]
+        self.report.notes += [*sorter.notes(), *self._times_read.notes()]
         if self._unproved:
             self.report.notes.append(
                 f"long silences, or an incomplete last line: {gap_note(self._unproved)}"
             )
 
     # --- writing segments ------------------------------------------------------------------------
+
+    def _write_parts(
+        self, writer: Writer, boundaries: BoundaryFinder, check: StoredCheck, at_ends: RowsAtEnds
+    ) -> None:
+        """Write all segments, check the rows of covered time, and report both."""
+        parts = iterate_ahead(self._parts(boundaries, at_ends))
+        try:
+            for first in parts:
+                self._commit(writer, first, parts)
+        finally:
+            parts.close()
+            check.finish()
+            self.report.rounding = check.rounding.rounding()
+            self._report_counts(boundaries)
+            if self._times_read.latest_ns >= 0:
+                last_s = self._times_read.latest_ns // SECOND
+                until_s = max(last_s + 1, self._wanted.until_s or 0)
+                self._want(writer, until_s * SECOND - 1)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""
@@ -375,9 +390,11 @@ class SequenceImporter:
 
     def _want(self, writer: Writer, through: int) -> None:
         """Record the time from the first row on as requested: what is not imported is a gap."""
-        first_ns = self._steps_back.earliest_ns // SECOND * SECOND
-        if first_ns <= through:
-            writer.record_requested(Range(first_ns - 1, through))
+        since_s = self._times_read.earliest_ns // SECOND
+        if self._wanted.since_s is not None:
+            since_s = min(since_s, self._wanted.since_s)
+        if since_s * SECOND <= through:
+            writer.record_requested(Range(max(0, since_s * SECOND - 1), through))
 
     def _withdraw(self, writer: Writer) -> None:
         """Move segments of a file that turned out to be damaged into quarantine."""

@@ -278,14 +278,12 @@ class Parsed:
         line_count: the number of lines.
         lines: the line number of each row; empty if there is nothing but rows.
         bad: the unreadable rows.
-        bad_times: their times in nanoseconds; None where the time is unreadable.
     """
 
     rows: pa.RecordBatch
     line_count: int
     lines: list[int] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
-    bad_times: list[int | None] = field(default_factory=list)
 
 
 def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
@@ -365,7 +363,6 @@ def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     bad: list[BadRow] = []
-    bad_times: list[int | None] = []
     texts = block.split(b"\n")[:-1]
     for line, raw in enumerate(texts, first_line):
         text = raw.decode(errors="replace")
@@ -376,9 +373,8 @@ def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
             lines.append(line)
         except BadLine as reason:
             bad.append(BadRow(line, text, str(reason)))
-            bad_times.append(_time_of(text, layout.columns))
     batch = pa.RecordBatch.from_pylist(rows, ROWS)
-    return Parsed(batch, len(texts), lines, bad, bad_times)
+    return Parsed(batch, len(texts), lines, bad)
 
 
 class BadLine(Exception):
@@ -425,14 +421,6 @@ def _time_ns(text: str) -> int:
     if not BEGINNING_NS <= stamp <= END_OF_TIME:
         raise BadLine(f"its time {text} lies outside 2011 to 2262")
     return stamp
-
-
-def _time_of(text: str, columns: Sequence[str]) -> int | None:
-    """The time of a line that is not a trade, in nanoseconds; None if it is unreadable."""
-    try:
-        return _time_ns(_split(text, columns)["time"])
-    except (BadLine, KeyError):
-        return None
 
 
 def decimal(name: str, text: str) -> Decimal:

@@ -113,6 +113,32 @@ def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
     return found
 
 
+BESIDE_NS = 3 * SECOND
+"""Ranges that end so near to one another leave a gap between them, as no file covers its ends."""
+
+
+def ends_to_want(
+    complete: KnownComplete, covered: Sequence[Range], *, has_bad: bool
+) -> KnownComplete:
+    """The ends of a chain of files up to which its time is requested, beyond its rows.
+
+    Where other trades lie beside it, or rows can't be read, what is not covered there is a gap.
+    Else nobody has asked for the second at an end.
+
+    Args:
+        complete: its known ends.
+        covered: the ranges that the archive covers already.
+        has_bad: whether some of its rows can't be read.
+    """
+
+    def is_wanted(end_s: int | None) -> bool:
+        end_ns = (end_s or 0) * SECOND
+        beside = [Range(end_ns - BESIDE_NS, end_ns + BESIDE_NS)]
+        return has_bad or missing(beside, covered) != beside
+
+    return KnownComplete(*(end if is_wanted(end) else None for end in complete))
+
+
 class UncoveredIds(NamedTuple):
     """Where the files of a chain lack trade ids.
 

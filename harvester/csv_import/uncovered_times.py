@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -83,72 +82,34 @@ class TimeDisorder:
 # --- unreadable rows ------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _BadRows:
-    """Consecutive bad rows of a file; times in nanoseconds.
-
-    Attributes:
-        before: time of the good row before them; None if there is none.
-        behind: time of the good row after them; None if there is none.
-        low: earliest readable time of the bad rows.
-        high: latest readable time of the bad rows; below `low` if no time is readable.
-        is_known: whether the times of all bad rows are readable.
-    """
-
-    before: int | None
-    behind: int | None
-    low: int = END_OF_TIME
-    high: int = -1
-    is_known: bool = True
-
-    def neighbours(self, farthest_back_ns: int, within: Range) -> tuple[int, int]:
-        """The earliest and latest possible time of the bad rows, from the good rows around them.
-
-        Args:
-            farthest_back_ns: by how much times step back at most in the file.
-            within: the range of the file, as far as it is known.
-        """
-        before, behind = within
-        if self.before is not None:
-            before = max(before, self.before - farthest_back_ns)
-        if self.behind is not None:
-            behind = min(behind, self.behind + farthest_back_ns)
-        return before, behind
-
-
 class UnreadableTimes:
-    """Bounds the times of a file's bad rows by their own times and the rows around them."""
+    """Bounds the times of a file's bad rows by the good rows before and after them.
+
+    Their own times count for nothing: if the end of a line is damaged as well, one bad row may be
+    all that is left of many.
+    """
 
     def __init__(self) -> None:
         """Start before the first row."""
-        self._runs: list[_BadRows] = []
+        self._runs: list[tuple[int | None, int | None]] = []
+        """For each run of bad rows, the times of the good rows before and after it, if any."""
         self._latest: int | None = None
         """Time of the last good row, in nanoseconds."""
 
     def add(self, parsed: Parsed) -> None:
         """Add the next block of the file."""
         stamps = times(parsed.rows)
-        if self._runs and self._runs[-1].behind is None and len(stamps):
-            self._runs[-1].behind = int(stamps[0])
-        if parsed.bad:
-            indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
-            neighbours = [self._latest, *stamps.tolist(), None]
-            for index, stamp in zip(indexes.tolist(), parsed.bad_times, strict=True):
-                self._add_bad(neighbours[index], neighbours[index + 1], stamp)
+        if self._runs and self._runs[-1][1] is None and len(stamps):
+            self._runs[-1] = self._runs[-1][0], int(stamps[0])
+        neighbours = [self._latest, *stamps.tolist(), None]
+        indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
+        for index in np.unique(indexes).tolist():
+            before, behind = neighbours[index : index + 2]
+            if self._runs and (len(self._runs) == MAX_RUNS or self._runs[-1] == (before, behind)):
+                before = self._runs.pop()[0]
+            self._runs.append((before, behind))
         if len(stamps):
             self._latest = int(stamps[-1])
-
-    def _add_bad(self, before: int | None, behind: int | None, stamp: int | None) -> None:
-        run = self._runs[-1] if self._runs else None
-        is_same = run is not None and (run.before, run.behind) == (before, behind)
-        if run is None or (not is_same and len(self._runs) < MAX_RUNS):
-            run = _BadRows(before, behind)
-            self._runs.append(run)
-        run.behind = behind
-        if stamp is None:
-            run.is_known = False
-        else:
-            run.low, run.high = min(run.low, stamp), max(run.high, stamp)
 
     def ranges(self, farthest_back_ns: int, within: Range) -> list[Range]:
         """Ranges that contain all bad rows, with at least a second to spare at both ends.
@@ -158,12 +119,13 @@ class UnreadableTimes:
             within: the range of the file, as far as it is known.
         """
         found = []
-        for run in self._runs:
-            before, behind = run.neighbours(farthest_back_ns, within)
-            # A time out of order may be the broken field of the row.
-            if run.is_known and before <= run.low <= run.high <= behind:
-                before, behind = run.low, run.high
-            found.append(around(min(before, run.low), max(behind, run.high)))
+        for before, behind in self._runs:
+            begin_ns, end_ns = within
+            if before is not None:
+                begin_ns = max(begin_ns, before - farthest_back_ns)
+            if behind is not None:
+                end_ns = min(end_ns, behind + farthest_back_ns)
+            found.append(around(begin_ns, end_ns))
         return union(found)
 
 

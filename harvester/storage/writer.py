@@ -160,6 +160,13 @@ class Writer:
         if after != self.requests():
             archive_files.write_requests(self._store, self.pair, after)
 
+    def restore_requests(self, before: archive_files.Requests) -> None:
+        """Record as requested what `requests` returned before, and nothing else."""
+        if before.ranges:
+            archive_files.write_requests(self._store, self.pair, before)
+        else:
+            self._store.remove(f"wanted/{self.pair}.json")
+
     def record_requested_if_lost(self, ranges: Iterable[Range]) -> None:
         """Record ranges as requested, if nothing is recorded."""
         if not self.requests().ranges:

@@ -527,17 +527,17 @@ def test_a_large_file_out_of_order_is_refused_with_its_line(command: Any, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("broken", "gap"),
+    "broken",
     [
-        ("1700000600,oops,1.0", (599, 601)),
-        ("1700000600", (0, 1_200)),
-        ("17000006oo,50.5,1.0", (0, 1_200)),
-        ("1700000300,50.5,-1", (299, 301)),
-        ("1699999700,50.5,-1", (-300, 1_200)),
+        "1700000600,oops,1.0",
+        "1700000600",
+        "17000006oo,50.5,1.0",
+        "1700000300,50.5,-1",
+        "1699999700,50.5,-1",
     ],
 )
 def test_time_about_a_row_that_was_left_out_is_not_covered(
-    command: Any, tmp_path: Path, broken: str, gap: tuple[int, int]
+    command: Any, tmp_path: Path, broken: str
 ) -> None:
     rows = [(START_S + at, "50.0", "1.0") for at in (-600, 0, 1_200, 1_800)]
     data = lines(*rows[:2]) + broken.encode() + b"\n" + lines(*rows[2:])
@@ -549,7 +549,7 @@ def test_time_about_a_row_that_was_left_out_is_not_covered(
     assert done.status == 4
     assert done.reports[0]["bad_rows"][0]["text"] == broken
     assert "1 rows can't be read: the time around them is not covered" in done.err
-    first, last = (START_S + second for second in gap)
+    first, last = START_S, START_S + 1_200
     assert not any(is_covered(tmp_path / "data", at) for at in range(first, last + 1))
     assert is_covered(tmp_path / "data", first - 100)
     assert is_covered(tmp_path / "data", last + 100)
@@ -566,9 +566,27 @@ def test_time_about_a_row_that_one_file_left_out_is_not_covered_by_another(
         (tmp_path / name / "XBTUSD.csv").write_bytes(lines(*rows[:5]) + row + lines(*rows[6:]))
     files = ["b/XBTUSD.csv", "a/XBTUSD.csv"]
     assert command(*files, "--skip-bad-rows").status == 4
-    assert not is_covered(tmp_path / "data", START_S + 3_000)
-    assert is_covered(tmp_path / "data", START_S + 2_900)
-    assert is_covered(tmp_path / "data", START_S + 3_100)
+    assert not any(is_covered(tmp_path / "data", START_S + at) for at in (2_500, 3_000, 3_500))
+    assert is_covered(tmp_path / "data", START_S + 2_300)
+    assert is_covered(tmp_path / "data", START_S + 3_700)
+
+
+@pytest.mark.parametrize("rest", ["a price", "a time"])
+def test_a_block_of_nul_bytes_that_makes_many_rows_a_single_bad_row_covers_none(
+    command: Any, tmp_path: Path, rest: str
+) -> None:
+    """As a bad sector does: what is left of the line may have a time that can be read."""
+    rows = regular(START_S, START_S + 60_000, 60)
+    data = lines(*rows)
+    begin, end = (data.index(str(rows[at][0]).encode()) for at in (300, 412))
+    kept = {"a price": len("1700000000,5"), "a time": len("1700")}[rest]
+    data = data[: begin + kept] + b"\0" * (end - begin) + data[end + kept :]
+    (tmp_path / "XBTUSD.csv").write_bytes(data)
+    done = command("XBTUSD.csv", "--skip-bad-rows", "--json")
+    assert (done.status, done.reports[0]["bad"]) == (4, 1)
+    assert not any(is_covered(tmp_path / "data", at) for at, *_ in rows[300:413])
+    assert is_covered(tmp_path / "data", rows[290][0])
+    assert is_covered(tmp_path / "data", rows[420][0])
 
 
 FEW_PLACES = """
@@ -628,6 +646,29 @@ def test_time_behind_a_broken_last_row_is_not_covered_by_the_next_file(
     assert command(*names, "--skip-bad-rows").status == 4
     assert not any(is_covered(tmp_path / "data", at) for at in range(third - 1_200, third, 60))
     assert is_covered(tmp_path / "data", third - 1_300)
+
+
+@pytest.mark.parametrize("broken", [None, 2, 3])
+def test_between_two_quarters_that_are_imported_one_by_one_a_gap_is_on_record(
+    command: Any, tmp_path: Path, broken: int | None
+) -> None:
+    """Else `refresh` would not download it, and `status` would not show it."""
+    third = 1_688_169_600
+    early, late = regular(third - 60_000, third - 60, 600), regular(third + 60, third + 60_000, 600)
+    texts = {2: lines(*early), 3: lines(*late)}
+    if broken is not None:
+        texts[broken] = texts[2] + b"oops\n" if broken == 2 else b"oops\n" + texts[3]
+    for number, text in texts.items():
+        name = f"Kraken_Trading_History_Q{number}_2023.zip"
+        csv_files.packed(tmp_path / name, {"XBTUSD.csv": text})
+        assert command(name, "--skip-bad-rows").status == (4 if number == broken else 0)
+    gaps = TradeStore(tmp_path / "data").gaps("XBTUSD")
+    ends = {None: (third, third + 1), 2: (early[-1][0], third), 3: (third, late[0][0])}
+    begin_s, end_s = ends[broken]
+    [gap] = [gap for gap in gaps if gap.after < third * SECOND < gap.through + 2]
+    assert gap.after < begin_s * SECOND
+    assert end_s * SECOND - 1 <= gap.through
+    assert command.other("status").status == 4
 
 
 @pytest.mark.parametrize("broken", [2, 3])
