@@ -236,12 +236,13 @@ class SequenceImporter:
         """
         writer.check_market(self._pair.key)
         check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
-        at_ends, name = RowsAtEnds(set(), {}, []), self._pair.altname
+        at_ends, name = RowsAtEnds(set(), {}, [], []), self._pair.altname
+        unknown, covered = self._bad_times, self._archive.coverage(name)
         if self._is_delisted:
             rows = self._sorted(Sorter(), is_counted=False)
-            at_ends = rows_at_ends(self._archive, name, self._files, rows, self._bad_times)
-        unknown, covered = [*self._bad_times, *at_ends.in_doubt], self._archive.coverage(name)
-        if not self._is_delisted:
+            at_ends = rows_at_ends(self._archive, name, self._files, rows, unknown)
+            unknown = [*unknown, *at_ends.in_doubt, *at_ends.outside]
+        else:
             self._wanted = ends_to_want(self._complete, covered, has_bad=self.report.bad > 0)
         bounds = (covered, self._complete, unknown)
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)

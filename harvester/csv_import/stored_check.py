@@ -14,7 +14,7 @@ from harvester.csv_import.time_order import Sorter
 from harvester.errors import ArchiveDamaged, ArchiveHasGaps, HarvesterError
 from harvester.schema import Int64s, clip, decimal_words, int64s_as, times, trade_ids
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, Range, missing, overlap, show, union
+from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
 
 # --- how a file rounds its times ------------------------------------------------------------------
 
@@ -376,11 +376,14 @@ class RowsAtEnds(NamedTuple):
         moved: the nearest time that is not covered, in nanoseconds, by index of the row, for rows
             that are not stored though their rounded time is covered.
         in_doubt: the seconds of rows that may be stored or not.
+        outside: ranges that begin or end in the second of the file's last row, or its first, if it
+            is not known to be complete there.
     """
 
     stored: set[int]
     moved: dict[int, int]
     in_doubt: list[Range]
+    outside: list[Range]
 
     def raise_doubt(self) -> None:
         """Report rows that may be stored already.
@@ -389,8 +392,9 @@ class RowsAtEnds(NamedTuple):
             ArchiveHasGaps: there are such rows.
         """
         if self.in_doubt:
+            seconds = ", ".join(map(str, union(self.in_doubt)))
             raise ArchiveHasGaps(
-                f"rows of {', '.join(map(str, self.in_doubt))} were not imported, as they may be "
+                f"rows of {seconds} were not imported, as they may be "
                 "trades that are stored with the second before or after: import a file that has "
                 "the minute on both sides, such as a newer Kraken_Trading_History.zip"
             )
@@ -451,7 +455,7 @@ def rows_at_ends(
                 firsts.setdefault(window, start + int(times(rows).searchsorted(times(part)[0])))
                 parts.append(part)
         start += rows.num_rows
-    found = RowsAtEnds(set(), {}, [])
+    found = RowsAtEnds(set(), {}, [], missing([Range(0, END_OF_TIME)], [whole]))
     for window, first in firsts.items():
         parts = inside[window]
         stored = list(archive.scan(pair, window._replace(after=max(0, window.after))))
@@ -463,7 +467,7 @@ def rows_at_ends(
             inner = Range(span.after + TOLERANCE_NS, span.through - TOLERANCE_NS)
             is_sure |= (trades.stamps > inner.after) & (trades.stamps <= inner.through)
         _decide(_Window(rows, trades, is_sure, ends, whole), first, found)
-    return found._replace(in_doubt=missing(found.in_doubt, unknown))
+    return found
 
 
 def _whole_range(files: Sequence[ScannedFile]) -> Range:
@@ -531,8 +535,10 @@ def _decide(window: _Window, first: int, found: RowsAtEnds) -> None:
             if target is None:
                 continue
             if new is None:
-                begin_ns = stamp // SECOND * SECOND
-                found.in_doubt.append(Range(begin_ns - 1, begin_ns + SECOND - 1))
+                # Whichever side of the end the row's trade is on, no file may cover that side.
+                for ns in (stamp, target):
+                    begin_ns = ns // SECOND * SECOND
+                    found.in_doubt.append(Range(begin_ns - 1, begin_ns + SECOND - 1))
             elif index in new and place % 2 == 1:
                 found.moved[first + row] = target
             elif index not in new and place % 2 == 0:

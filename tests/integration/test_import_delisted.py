@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -517,6 +518,38 @@ def test_a_trade_in_two_quarters_is_stored_once_or_left_out_with_a_message(
         assert command("import", "FOOUSD.csv", "--delisted", *SINCE, *UNTIL).status == 0
         assert is_complete(command)
     assert volumes(tmp_path) == volumes_of([trade for _, trade in known])
+
+
+@pytest.mark.parametrize("way", csv_files.ROUNDINGS)
+def test_of_the_second_in_which_a_download_ended_a_file_that_begins_there_covers_nothing(
+    way: str, command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    """Nobody knows whether it has all of that second. A file that has the time before decides."""
+    slow = [
+        replace(trade, true_ns=TURN_NS + 30 * at * 10**9 + 123_000_000, trade_id=at + 1)
+        for at, trade in enumerate(BUSY[:80])
+    ]
+    in_second = replace(slow[40], true_ns=slow[40].true_ns + 400_000_000, volume="77.5")
+    trades = [
+        replace(trade, trade_id=number)
+        for number, trade in enumerate([*slow[:41], in_second, *slow[41:]], 1)
+    ]
+    exchange.add(Market("FOOUSD", "FOO2ZUSD", "FOO/USD", "FOO2", "ZUSD", trades=trades))
+    end_s = slow[40].true_ns // 10**9
+    until = str(end_s * 10**9 + 200_000_000)
+    assert command("backfill", "FOO/USD", "--since", "2024-03-31", "--until", until).status == 0
+    exchange.delist("FOOUSD")
+    rows = [trade for trade in trades if csv_files.second(trade, way) >= end_s]
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(rows, way))
+    command("import", "FOOUSD.csv", "--delisted")
+    stored = Counter(volumes(tmp_path))
+    assert stored <= Counter(volumes_of(trades))
+    if stored[Decimal("77.5")] == 0:
+        assert command("status").status == 4
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(trades, way))
+    assert command("import", "FOOUSD.csv", "--delisted", *SINCE, *UNTIL).status == 0
+    assert volumes(tmp_path) == volumes_of(trades)
+    assert is_complete(command)
 
 
 def test_trades_that_are_alike_for_longer_than_is_compared_are_left_out(
