@@ -37,7 +37,7 @@ from harvester.pair_selection import (
     known_pairs,
     resolve_stored,
 )
-from harvester.storage.trade_store import TradeStore, object_store
+from harvester.storage.trade_store import AnswerStore, TradeStore, object_store
 from harvester.times import SECOND, Range, parse_offset
 
 if TYPE_CHECKING:
@@ -785,9 +785,9 @@ class Archive:
 
         self._check_open()
         range_ = parse_range(since, until, _time_zone(tz))
-        market, store = self._resolve_stored(pair), self._store
+        market, store = self._resolve_stored(pair), AnswerStore(self._store)
         limit = self._settings.candles.memory_limit
-        notes = self._gap_notes(market.altname, [range_], strict=strict)
+        notes = _gap_notes(store, market.altname, [range_], strict=strict)
         return Result(
             ResultSource(
                 f"trades of {market.altname}",
@@ -870,12 +870,12 @@ class Archive:
         if not by_pair:
             raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         queries = [query for _, query in by_pair.values()]
+        store = AnswerStore(self._store)
         notes = [
             note if isinstance(pair, str) else f"{name}: {note}"
             for name in by_pair
-            for note in self._gap_notes(name, [range_], strict=strict)
+            for note in _gap_notes(store, name, [range_], strict=strict)
         ]
-        store = self._store
         for query in queries:
             guard_against_huge_fill(store, query)
         session = QuerySession(store, self._settings.candles.memory_limit)
@@ -971,9 +971,9 @@ class Archive:
         size = parse_size(*sizes[0])
         zone = _time_zone(tz)
         range_, anchor_ns = parse_range(since, until, zone), moment_ns(anchor, time.time_ns(), zone)
-        market, store = self._resolve_stored(pair), self._store
+        market, store = self._resolve_stored(pair), AnswerStore(self._store)
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
-        notes = self._gap_notes(market.altname, counted_ranges(query), strict=strict)
+        notes = _gap_notes(store, market.altname, counted_ranges(query), strict=strict)
         return Result(
             source_of_batches(
                 query.title,
@@ -1164,16 +1164,6 @@ class Archive:
         market = self._resolve_stored(pair)
         return market, replace(query, pair=market.altname, pair_decimals=market.pair_decimals)
 
-    def _gap_notes(self, pair: str, ranges: Sequence[Range], *, strict: bool) -> tuple[str, ...]:
-        """Return a note about the gaps in requested ranges; nothing if there are none.
-
-        Raises:
-            ArchiveHasGaps: there are gaps, and `strict` is set.
-        """
-        from harvester.query.plan import check_gaps
-
-        return check_gaps(self._store, pair, ranges, time.time_ns(), strict=strict)
-
     def _altnames(self) -> dict[str, str]:
         """Return the altname of each spelling of each known pair."""
         stored = self._store.held()
@@ -1260,10 +1250,10 @@ class Archive:
             length.name: length
             for length in (candle_interval(given) for given in _checked_intervals(intervals))
         }
-        range_ = parse_range(since, until, _time_zone(tz))
+        range_, store = parse_range(since, until, _time_zone(tz)), AnswerStore(self._store)
 
         def notes(name: str) -> tuple[str, ...]:
-            return self._gap_notes(name, [range_], strict=strict)
+            return _gap_notes(store, name, [range_], strict=strict)
 
         if lengths := list(by_name.values()):
             queries = {}
@@ -1276,11 +1266,11 @@ class Archive:
                 PairExport(market, query, notes(name)) for name, (market, query) in queries.items()
             ]
             limit = self._settings.candles.memory_limit
-            files = export_candles(self._store, exports, lengths, layout, target, limit)
+            files = export_candles(store, exports, lengths, layout, target, limit)
         elif layout == "freqtrade":
             markets = {market.altname: market for market in map(self._resolve_stored, pairs)}
             noted = [(market, notes(name)) for name, market in markets.items()]
-            files = export_trades(self._store, noted, range_, target)
+            files = export_trades(store, noted, range_, target)
         else:
             raise UsageError(
                 f"the layout {layout} has no trades: give intervals such as ['1h'], or the layout "
@@ -1338,7 +1328,8 @@ class Archive:
             pair, interval, range_, "none", tz, offset, complete_only=complete_only
         )
         now_ns = time.time_ns()
-        return chart(self._store, market, query, now_ns, memory_limit=limit, strict=strict)
+        store = AnswerStore(self._store)
+        return chart(store, market, query, now_ns, memory_limit=limit, strict=strict)
 
     @check_types
     def explore(self, *, port: int = 0) -> ExplorerServer:
@@ -1518,7 +1509,7 @@ class Archive:
         names = [self._resolve_stored(name).altname for name in pairs] or self._store.held()
         time_range = parse_range(since, until)
         with _listening(progress) as listener:
-            return digest_pairs(self._store, names, time_range, listener)
+            return digest_pairs(AnswerStore(self._store), names, time_range, listener)
 
     @check_types
     def verify(
@@ -1772,6 +1763,19 @@ class Archive:
         return show_archive(
             self.path, self.status(), store.stored_or_requested(), store.stored_pairs_text([])
         )
+
+
+def _gap_notes(
+    store: TradeStore, pair: str, ranges: Sequence[Range], *, strict: bool
+) -> tuple[str, ...]:
+    """Return a note about the gaps in requested ranges; nothing if there are none.
+
+    Raises:
+        ArchiveHasGaps: there are gaps, and `strict` is set.
+    """
+    from harvester.query.plan import check_gaps
+
+    return check_gaps(store, pair, ranges, time.time_ns(), strict=strict)
 
 
 def _time_zone(tz: str | None) -> tzinfo:

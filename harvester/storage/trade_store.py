@@ -463,6 +463,35 @@ CLOCK_TOLERANCE_NS = DAY
 """Coverage may end this much after this machine's time before it counts as wrong."""
 
 
+class AnswerStore(TradeStore):
+    """An archive as a single answer reads it: its files may change, but not come to cover less.
+
+    The gaps of an answer are named before its rows are read. If `verify --repair` moves a damaged
+    file away in between, the answer would lack its rows and name no gap.
+    """
+
+    def __init__(self, archive: TradeStore) -> None:
+        """Read the files of an archive."""
+        self.path, self.store, self._caches = archive.path, archive.store, archive._caches  # noqa: SLF001 - what was read of the same files
+        self._covered: dict[str, list[Range]] = {}
+        """The coverage of each pair that was listed, at its last listing."""
+
+    def segments(self, pair: str) -> list[Segment]:
+        """List the segments, as `TradeStore.segments` does.
+
+        Raises:
+            ArchiveDamaged: they cover less than before.
+        """
+        found = super().segments(pair)
+        covered = union(segment.range for segment in found)
+        if lost := missing(self._covered.get(pair, []), covered):
+            raise ArchiveDamaged(
+                f"{pair}: {lost[0]} was moved out of the archive while it was read: read it again"
+            )
+        self._covered[pair] = covered
+        return found
+
+
 def ending_in_future(segments: Iterable[Segment], now_ns: int) -> list[Segment]:
     """Select the segments whose range ends later than `now_ns` plus the tolerance.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from candle_cases import MINUTE, SECOND, START, hold, trade
 from cli_runner import run
 
 import harvester
-from harvester.errors import ArchiveHasGaps
+from harvester.errors import ArchiveDamaged, ArchiveHasGaps
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note, gaps_in
 from harvester.storage.archive_files import store_pairs
@@ -307,3 +309,32 @@ def test_a_note_names_five_gaps_and_sums_up_the_others() -> None:
     )
     short = [Range(gap.after, gap.after + SECOND // 2) for gap in gaps[:6]]
     assert gap_note(short).endswith(" and 1 more; 6 gaps, 3 seconds in total")
+
+
+# --- files that are moved away while an answer is read --------------------------------------------
+
+
+READS: dict[str, Callable[[harvester.Archive], Callable[[], object]]] = {
+    "trades": lambda archive: archive.trades("XBT/USD", strict=True).fetchall,
+    "batches of trades": lambda archive: partial(
+        list, archive.trades("XBT/USD", strict=True).to_arrow_reader(1)
+    ),
+    "candles": lambda archive: archive.ohlc("XBT/USD", "1h", strict=True).fetchall,
+    "candles of a panel": lambda archive: archive.ohlc(["XBT/USD"], "1h", strict=True).fetchall,
+    "bars": lambda archive: archive.bars("XBT/USD", trades=2, strict=True).fetchall,
+}
+
+
+@pytest.mark.parametrize("what", READS)
+def test_no_answer_leaves_out_what_is_moved_away_after_its_gaps_were_named(
+    tmp_path: Path, what: str
+) -> None:
+    """As `verify --repair` moves a damaged file: the gaps were named before the rows are read."""
+    store = made(tmp_path, [(days(n, n + 1), [at(24 * n + 1)]) for n in range(3)])
+    with harvester.open(tmp_path) as archive:
+        read = READS[what](archive)
+        Path(store.location(store.segments("XBTUSD")[1])).unlink()
+        with pytest.raises(ArchiveDamaged, match="2020-09-15 to 2020-09-16 was moved out of the"):
+            read()
+        with pytest.raises(ArchiveHasGaps):
+            READS[what](archive)
