@@ -328,6 +328,7 @@ class ApiResponder:
     def _pages_of(self, altname: str) -> TradePages:
         if altname not in self._pages:
             self._pages[altname] = TradePages(self._archive, altname, self._cache, self._clock)
+        self._pages[altname].update()
         return self._pages[altname]
 
 

@@ -24,7 +24,8 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
-from harvester.server.kraken_pages import RenderedPageCache, TradePages
+from harvester.server.kraken_pages import RenderedChunk, RenderedPageCache, TradePages
+from harvester.server.rendering import RenderedRows
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore
@@ -353,6 +354,26 @@ def test_a_page_over_the_shortest_gap_is_refused_with_all_of_the_gap(
     assert text == f"EQuery:Not covered by this archive:{first}-{second}"
     body = get(app(archive), "Trades", pair="XBTUSD", since=str(second + 1))
     assert ids(body) == list(range(11, 31))
+
+
+def test_a_gap_that_is_filled_while_its_page_is_read_is_not_crossed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, (after, through) = archive_with_a_short_gap(tmp_path)
+    clock, get_rows = Clock(), RenderedPageCache.get
+
+    def get_later(cache: RenderedPageCache, chunk: RenderedChunk) -> RenderedRows:
+        if clock.now_s == 0.0:
+            commit(archive, Range(after, through), rows_of([]))
+            clock.now_s = 1.0
+        return get_rows(cache, chunk)
+
+    monkeypatch.setattr(RenderedPageCache, "get", get_later)
+    application = app(archive, clock)
+    [error] = errors(get(application, "Trades", pair="XBTUSD", since="0"))
+    assert f"{after}-{through}" in error
+    clock.now_s = 2.0
+    assert len(ids(get(application, "Trades", pair="XBTUSD", since="0"))) == 30
 
 
 def archive_with_a_short_gap(folder: Path) -> tuple[TradeStore, Range]:
