@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from harvester.schema import Int64s, joined, times, trade_ids
 from harvester.server.rendering import RenderedRows, render
+from harvester.storage import archive_files
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
@@ -137,6 +138,7 @@ class TradePages:
         self._cache = cache
         self._clock = clock
         self._pieces: list[Piece] = []
+        self._furthest_ns = 0
         self._listed_s: float | None = None
         self._ids_before: list[int] | None = None
         self._chunk_ends: dict[Segment, list[ChunkEnd]] = {}
@@ -163,10 +165,23 @@ class TradePages:
         """The end of coverage in UNIX nanoseconds; 0 without any."""
         return self._pieces[-1].within.through if self._pieces else 0
 
+    @property
+    def furthest_ns(self) -> int:
+        """The end of what was ever covered, as far as is known; what is lost of it is a gap.
+
+        A client may have been given that end as its clock, and takes a page that is not full as the
+        end of the history until then. So it is what this server has seen, or what is on record.
+
+        Raises:
+            ArchiveDamaged: the record can't be read.
+        """
+        recorded = archive_files.requests(self._archive.store, self._pair).counts_through
+        return max(self._furthest_ns, recorded)
+
     def first_gap(self, within: Range) -> Range | None:
-        """The first gap that is in a range, or partly; the end of coverage is followed by none."""
+        """The first gap that is in a range, or partly; all behind the coverage is a gap."""
         covered = [piece.within for piece in self._pieces]
-        gaps = missing([Range(0, self.through)], covered)
+        gaps = missing([Range(0, max(self.through, within.through))], covered)
         return next((gap for gap in gaps if overlap(gap, within)), None)
 
     def first_imported(self, within: Range) -> Range | None:
@@ -261,6 +276,7 @@ class TradePages:
             self._listed_s = now
             if pieces != self._pieces:
                 self._pieces, self._ids_before = pieces, None
+                self._furthest_ns = max(self._furthest_ns, self.through)
             listed = {piece.segment for piece in self._pieces}
             self._chunk_ends = {
                 segment: ends for segment, ends in self._chunk_ends.items() if segment in listed

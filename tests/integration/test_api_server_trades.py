@@ -376,6 +376,34 @@ def test_a_gap_that_is_filled_while_its_page_is_read_is_not_crossed(
     assert len(ids(get(application, "Trades", pair="XBTUSD", since="0"))) == 30
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_an_end_that_is_lost_after_it_was_announced_is_a_gap(
+    tmp_path: Path, is_restarted: bool
+) -> None:
+    archive, clock = TradeStore(tmp_path), Clock()
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    middle, end = PLAIN[9][1], T0 + DAY
+    commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
+    commit(archive, Range(middle, end), rows_of(PLAIN[10:]))
+    application = app(archive, clock)
+    get(application, "Time")
+    segment = archive.segments("XBTUSD")[-1]
+    with open_writer(archive, "XBTUSD") as pair_writer:
+        if is_restarted:
+            # Whatever takes coverage away records that.
+            pair_writer.record_requested(segment.range, was_covered=True)
+            application = app(archive, clock)
+        pair_writer.remove(segment)
+    clock.now_s = 1.0
+    assert ids(get(application, "Trades", pair="XBTUSD", since="0", count="10"))[-1] == 10
+    for since in (0, middle + 1):
+        [text] = errors(get(application, "Trades", pair="XBTUSD", since=str(since)))
+        assert text == f"EQuery:Not covered by this archive:{middle}-{end}"
+    commit(archive, Range(middle, end), rows_of(PLAIN[10:]))
+    clock.now_s = 2.0
+    assert len(ids(get(application, "Trades", pair="XBTUSD", since="0"))) == 30
+
+
 def archive_with_a_short_gap(folder: Path) -> tuple[TradeStore, Range]:
     """An archive without the 50 nanoseconds after its tenth trade."""
     archive, gap = TradeStore(folder), Range(PLAIN[9][1], PLAIN[9][1] + 50)
