@@ -1190,8 +1190,9 @@ class Archive:
     ) -> list[ExportedFile]:
         """Write candles of several pairs and intervals into a folder, in one of four layouts.
 
-        The trades of a pair are read once for all its intervals. Existing files are replaced; each
-        file is complete or absent. Nothing is written if one of the pairs or intervals is wrong.
+        The trades of a pair are read once for all its intervals. Existing files are replaced, but
+        not files of `lean` with candles outside of the range; each file is complete or absent.
+        Nothing is written if one of the pairs or intervals is wrong.
 
         Args:
             *pairs: names in any spelling.
@@ -1218,7 +1219,8 @@ class Archive:
         Raises:
             UsageError: no pair is given, the folder is a file or lies in an archive, the layout
                 does not support trades, more than a million empty candles would be added and
-                `until` is not given, or the other program has no name for a pair.
+                `until` is not given, the other program has no name for a pair, or a file of
+                `lean` would lose candles.
             NothingHeld: the archive has no trades of a pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: an interval or the offset can't be read, or the other program does not

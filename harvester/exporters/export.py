@@ -21,6 +21,7 @@ from harvester.exporters.formats import (
 )
 from harvester.exporters.freqtrade_and_lean import (
     ccxt_symbol,
+    check_lean_files,
     freqtrade_timeframe,
     lean_resolution,
     write_freqtrade_candles,
@@ -38,7 +39,7 @@ from harvester.query.plan import CandleQuery
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import check_outside, compressed_file_sink
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Interval, Range
+from harvester.times import Interval, Range, enclosing_range, overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def export_candles(
 
     Raises:
         UsageError: too many empty candles would be filled in, the other program has no such pair,
-            or the folder lies in an archive.
+            a file of LEAN would lose candles, or the folder lies in an archive.
         BadInterval: the other program has no such interval.
         ArchiveUnwritable: a file can't be written.
     """
@@ -134,6 +135,10 @@ def export_candles(
             # Each of them raises an error if the other program has no such name.
             ccxt_symbol(export.pair)
             (lean_resolution if layout == "lean" else freqtrade_timeframe)(interval)
+            covered = enclosing_range(archive.coverage(export.query.pair))
+            stored = overlap(export.query.range, covered[0]) if covered else None
+            if layout == "lean" and stored is not None:
+                check_lean_files(export.pair, interval, folder, stored)
     for export in exports:
         query = export.query
         if layout in OTHER_PROGRAMS:

@@ -18,7 +18,7 @@ from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import file_sink, write_arrow
-from harvester.times import DAY, SECOND, UNITS_NS, Interval
+from harvester.times import DAY, SECOND, UNITS_NS, Interval, Range, show_short
 
 _MILLISECOND_NS = SECOND // 1000
 
@@ -217,6 +217,60 @@ def lean_resolution(interval: Interval) -> str:
     return name
 
 
+def check_lean_files(pair: Pair, interval: Interval, folder: str, stored: Range) -> None:
+    """Check that no file would lose candles; only those at the ends of the range can.
+
+    Args:
+        pair: the pair, whose names are known.
+        interval: the candles' length.
+        folder: LEAN's data folder.
+        stored: the part of the requested range that the archive has.
+
+    Raises:
+        UsageError: a file has candles before the range, or behind it.
+        BadInterval: LEAN has no interval of this length.
+        ArchiveUnwritable: a file can't be read.
+    """
+    for time_ns in (stored.after + 1, stored.through):
+        file = _lean_file(pair, interval, folder, time_ns)
+        with writing(folder):
+            opening_times = _first_and_last(file, interval)
+        if not opening_times:
+            continue
+        first_ns, end_ns = opening_times[0], opening_times[-1] + (interval.width_ns or 0)
+        if first_ns <= stored.after or end_ns > stored.through + 1:
+            raise UsageError(
+                f"{file} has candles from {show_short(first_ns)} to {show_short(end_ns)}, and "
+                "would lose some of them: give a range that contains them, or remove the file"
+            )
+
+
+def _lean_file(pair: Pair, interval: Interval, folder: str, time_ns: int) -> Path:
+    """The file that has the candles of a time."""
+    market, symbol = Path(folder) / "crypto" / MARKET / lean_resolution(interval), lean_symbol(pair)
+    if interval.width_ns in _SINGLE_FILE:
+        return market / f"{symbol}_trade.zip"
+    return market / symbol / f"{_utc(time_ns):%Y%m%d}_trade.zip"
+
+
+def _first_and_last(file: Path, interval: Interval) -> list[int]:
+    """When the first and the last candle of a file open; empty if it has none, or is not LEAN's."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            lines = archive.read(archive.namelist()[0]).decode().splitlines()
+        texts = [line.partition(",")[0] for line in (lines[0], lines[-1])]
+        if interval.width_ns in _SINGLE_FILE:
+            return [_parse_utc(text, "%Y%m%d %H:%M") for text in texts]
+        day_ns = _parse_utc(file.name[:8], "%Y%m%d")
+        return [day_ns + int(text) * _MILLISECOND_NS for text in texts]
+    except (FileNotFoundError, zipfile.BadZipFile, IndexError, ValueError):
+        return []
+
+
+def _parse_utc(text: str, form: str) -> int:
+    return int(datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()) * SECOND
+
+
 def write_lean_candles(
     batches: Iterable[pa.RecordBatch], pair: Pair, interval: Interval, folder: str
 ) -> Path:
@@ -238,16 +292,15 @@ def write_lean_candles(
     resolution, root = lean_resolution(interval), Path(folder)
     with writing(folder):
         symbol = lean_symbol(pair)
-        market = root / "crypto" / MARKET / resolution
         if interval.width_ns in _SINGLE_FILE:
             lines = (f"{_utc(time_ns):%Y%m%d %H:%M},{text}" for time_ns, text in _candles(batches))
-            _write_zip(market / f"{symbol}_trade.zip", f"{symbol}.csv", lines)
+            _write_zip(_lean_file(pair, interval, folder, 0), f"{symbol}.csv", lines)
             return root
         for day_ns, candles in groupby(_candles(batches), lambda candle: candle[0] // DAY * DAY):
             day = f"{_utc(day_ns):%Y%m%d}"
             lines = (f"{(time_ns - day_ns) // _MILLISECOND_NS},{text}" for time_ns, text in candles)
             entry = f"{day}_{symbol}_{resolution}_trade.csv"
-            _write_zip(market / symbol / f"{day}_trade.zip", entry, lines)
+            _write_zip(_lean_file(pair, interval, folder, day_ns), entry, lines)
     return root
 
 

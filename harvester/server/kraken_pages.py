@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from harvester.schema import Int64s, joined, times, trade_ids
 from harvester.server.rendering import RenderedRows, render
+from harvester.storage import archive_files
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
@@ -124,7 +125,7 @@ class TradePages:
     def __init__(
         self, archive: TradeStore, pair: str, cache: RenderedPageCache, clock: Clock
     ) -> None:
-        """Nothing is read before the first page.
+        """Nothing is read before the first `update`.
 
         Args:
             archive: the archive to serve.
@@ -137,6 +138,7 @@ class TradePages:
         self._cache = cache
         self._clock = clock
         self._pieces: list[Piece] = []
+        self._furthest_ns = 0
         self._listed_s: float | None = None
         self._ids_before: list[int] | None = None
         self._chunk_ends: dict[Segment, list[ChunkEnd]] = {}
@@ -144,7 +146,7 @@ class TradePages:
     @property
     def has_coverage(self) -> bool:
         """Whether the archive covers any range of this pair."""
-        return bool(self._listing())
+        return bool(self._pieces)
 
     @property
     def first_ns(self) -> int:
@@ -152,7 +154,7 @@ class TradePages:
 
         But where coverage does not begin with the history, it is 0: earlier trades are unknown.
         """
-        pieces = self._listing()
+        pieces = self._pieces
         if not pieces or pieces[0].within.after > BEGINNING_NS:
             return 0
         bounds = (self._archive.bounds(piece.segment) for piece in pieces)
@@ -161,18 +163,30 @@ class TradePages:
     @property
     def through(self) -> int:
         """The end of coverage in UNIX nanoseconds; 0 without any."""
-        pieces = self._listing()
-        return pieces[-1].within.through if pieces else 0
+        return self._pieces[-1].within.through if self._pieces else 0
+
+    @property
+    def furthest_ns(self) -> int:
+        """The end of what was ever covered, as far as is known; what is lost of it is a gap.
+
+        A client may have been given that end as its clock, and takes a page that is not full as the
+        end of the history until then. So it is what this server has seen, or what is on record.
+
+        Raises:
+            ArchiveDamaged: the record can't be read.
+        """
+        recorded = archive_files.requests(self._archive.store, self._pair).counts_through
+        return max(self._furthest_ns, recorded)
 
     def first_gap(self, within: Range) -> Range | None:
-        """The first gap that is in a range, or partly; the end of coverage is followed by none."""
-        covered = [piece.within for piece in self._listing()]
-        gaps = missing([Range(0, self.through)], covered)
+        """The first gap that is in a range, or partly; all behind the coverage is a gap."""
+        covered = [piece.within for piece in self._pieces]
+        gaps = missing([Range(0, max(self.through, within.through))], covered)
         return next((gap for gap in gaps if overlap(gap, within)), None)
 
     def first_imported(self, within: Range) -> Range | None:
         """The first part of a range whose trades come from a CSV file, not from the exchange."""
-        imported = (piece.within for piece in self._listing() if piece.segment.is_imported)
+        imported = (piece.within for piece in self._pieces if piece.segment.is_imported)
         return next((part for part in imported if overlap(part, within)), None)
 
     def page(
@@ -193,6 +207,7 @@ class TradePages:
         """
 
         def read() -> RenderedPage:
+            self.update()
             try:
                 if since_ns is None:
                     return self._newest(count, pair_decimals, as_stored=as_stored)
@@ -210,9 +225,8 @@ class TradePages:
         first_time = last = cursor = None
         # Rows whose time is before `since_ns` may have a cursor at it or later.
         after_ns = since_ns - 1 - MOST_OF_EQUAL_TIME
-        pieces = self._listing()
-        first = bisect_right(pieces, after_ns, key=lambda piece: piece.within.through)
-        for chunk in self._chunks(first, len(pieces), pair_decimals, as_stored=as_stored):
+        first = bisect_right(self._pieces, after_ns, key=lambda piece: piece.within.through)
+        for chunk in self._chunks(first, len(self._pieces), pair_decimals, as_stored=as_stored):
             if chunk.within.through <= after_ns:
                 continue
             rows = self._cache.get(chunk)
@@ -231,7 +245,7 @@ class TradePages:
     def _newest(self, count: int, pair_decimals: int, *, as_stored: bool) -> RenderedPage:
         parts: list[memoryview] = []
         first_time = last = cursor = None
-        for index in reversed(range(len(self._listing()))):
+        for index in reversed(range(len(self._pieces))):
             chunks = list(self._chunks(index, index + 1, pair_decimals, as_stored=as_stored))
             for chunk in reversed(chunks):
                 rows = self._cache.get(chunk)
@@ -250,18 +264,23 @@ class TradePages:
         text = b"".join(reversed(parts))
         return RenderedPage(text, first_time, last, cursor, is_full=count == 0)
 
-    def _listing(self) -> list[Piece]:
+    def update(self) -> None:
+        """List the archive, if that is longer ago than `LISTING_TTL_S`.
+
+        Nothing else but `page` does, at its beginning: what is asked of the page afterwards, such
+        as its gaps, is by the listing that it was read from.
+        """
         now = self._clock()
         if self._listed_s is None or now - self._listed_s >= LISTING_TTL_S:
             pieces = self._archive.pieces(self._pair)
             self._listed_s = now
             if pieces != self._pieces:
                 self._pieces, self._ids_before = pieces, None
+                self._furthest_ns = max(self._furthest_ns, self.through)
             listed = {piece.segment for piece in self._pieces}
             self._chunk_ends = {
                 segment: ends for segment, ends in self._chunk_ends.items() if segment in listed
             }
-        return self._pieces
 
     def _chunks(
         self, first: int, stop: int, pair_decimals: int, *, as_stored: bool

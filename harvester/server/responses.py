@@ -328,6 +328,7 @@ class ApiResponder:
     def _pages_of(self, altname: str) -> TradePages:
         if altname not in self._pages:
             self._pages[altname] = TradePages(self._archive, altname, self._cache, self._clock)
+        self._pages[altname].update()
         return self._pages[altname]
 
 
@@ -335,6 +336,8 @@ def _check_coverage(
     pages: TradePages, since_ns: int, page: RenderedPage, *, as_stored: bool
 ) -> None:
     """Refuse a page that crosses a gap, or that a copy can't store as downloaded trades.
+
+    A page that is not full goes to the end of what was ever covered.
 
     Args:
         pages: of the pair.
@@ -344,7 +347,7 @@ def _check_coverage(
         as_stored: whether it is for a copy.
     """
     first_ns = since_ns if page.first_ns is None else min(since_ns, page.first_ns)
-    through = page.last_ns if page.is_full and page.last_ns is not None else pages.through
+    through = page.last_ns if page.is_full and page.last_ns is not None else pages.furthest_ns
     shown = Range(max(first_ns - 1, 0), max(through, first_ns - 1, 0))
     if gap := pages.first_gap(shown):
         raise NotCovered(f"{gap.after}-{gap.through}")

@@ -24,7 +24,8 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
-from harvester.server.kraken_pages import RenderedPageCache, TradePages
+from harvester.server.kraken_pages import RenderedChunk, RenderedPageCache, TradePages
+from harvester.server.rendering import RenderedRows
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.archive_files import store_pairs
 from harvester.storage.trade_store import TradeStore
@@ -353,6 +354,54 @@ def test_a_page_over_the_shortest_gap_is_refused_with_all_of_the_gap(
     assert text == f"EQuery:Not covered by this archive:{first}-{second}"
     body = get(app(archive), "Trades", pair="XBTUSD", since=str(second + 1))
     assert ids(body) == list(range(11, 31))
+
+
+def test_a_gap_that_is_filled_while_its_page_is_read_is_not_crossed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, (after, through) = archive_with_a_short_gap(tmp_path)
+    clock, get_rows = Clock(), RenderedPageCache.get
+
+    def get_later(cache: RenderedPageCache, chunk: RenderedChunk) -> RenderedRows:
+        if clock.now_s == 0.0:
+            commit(archive, Range(after, through), rows_of([]))
+            clock.now_s = 1.0
+        return get_rows(cache, chunk)
+
+    monkeypatch.setattr(RenderedPageCache, "get", get_later)
+    application = app(archive, clock)
+    [error] = errors(get(application, "Trades", pair="XBTUSD", since="0"))
+    assert f"{after}-{through}" in error
+    clock.now_s = 2.0
+    assert len(ids(get(application, "Trades", pair="XBTUSD", since="0"))) == 30
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_an_end_that_is_lost_after_it_was_announced_is_a_gap(
+    tmp_path: Path, is_restarted: bool
+) -> None:
+    archive, clock = TradeStore(tmp_path), Clock()
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    middle, end = PLAIN[9][1], T0 + DAY
+    commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
+    commit(archive, Range(middle, end), rows_of(PLAIN[10:]))
+    application = app(archive, clock)
+    get(application, "Time")
+    segment = archive.segments("XBTUSD")[-1]
+    with open_writer(archive, "XBTUSD") as pair_writer:
+        if is_restarted:
+            # Whatever takes coverage away records that.
+            pair_writer.record_requested(segment.range, was_covered=True)
+            application = app(archive, clock)
+        pair_writer.remove(segment)
+    clock.now_s = 1.0
+    assert ids(get(application, "Trades", pair="XBTUSD", since="0", count="10"))[-1] == 10
+    for since in (0, middle + 1):
+        [text] = errors(get(application, "Trades", pair="XBTUSD", since=str(since)))
+        assert text == f"EQuery:Not covered by this archive:{middle}-{end}"
+    commit(archive, Range(middle, end), rows_of(PLAIN[10:]))
+    clock.now_s = 2.0
+    assert len(ids(get(application, "Trades", pair="XBTUSD", since="0"))) == 30
 
 
 def archive_with_a_short_gap(folder: Path) -> tuple[TradeStore, Range]:

@@ -21,6 +21,7 @@ import pytest
 from cli_runner import BUSY, THROUGH, archive, run
 from command_line import HARVESTER
 
+import harvester
 from harvester.cli.output import columns as table
 from harvester.cli.query_output import FORMATS, write_result
 from harvester.errors import BadInterval, UsageError
@@ -228,6 +229,41 @@ def test_lean_reads_hours_and_days_from_one_file(interval: str, kind: str, tmp_p
     write_lean_candles([batch], pair, parse_interval(interval), str(tmp_path))
     file = tmp_path / "crypto" / "kraken" / kind / "btcusd_trade.zip"
     assert unpacked(file) == {"btcusd.csv": "20240121 00:00,2,3,1,2.5,0.1\n"}
+
+
+@pytest.mark.parametrize("interval", ["1m", "1h"])
+def test_no_file_of_lean_loses_candles(interval: str, archive: TradeStore, tmp_path: Path) -> None:
+    """From half past eleven: a day's file grows, but is not cut at either end."""
+
+    def export(since: int | str = "start", until: int | None = None) -> None:
+        opened.export(
+            "XBT/USD",
+            folder=tmp_path,
+            intervals=[interval],
+            layout="lean",
+            since=since,
+            until=until,
+        )
+
+    def files() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in tmp_path.rglob("*.zip")}
+
+    day_ns = BUSY[0][1] // (86_400 * SECOND) * 86_400 * SECOND
+    inside = day_ns + 23 * 3600 * SECOND + 30 * MINUTE
+    with harvester.open(archive.path) as opened:
+        for until in (inside - 5 * MINUTE, inside):
+            export(until=until)
+        export()
+        whole_files = files()
+        bounds: list[tuple[int | str, int | None]] = [(inside, None), ("start", inside)]
+        for since, end in bounds:
+            with pytest.raises(UsageError) as caught:
+                export(since, end)
+            assert "_trade.zip has candles from 20" in str(caught.value)
+            assert "give a range that contains them, or remove the file" in str(caught.value)
+            assert files() == whole_files
+        export(since=day_ns)
+    assert files() == whole_files
 
 
 @pytest.mark.parametrize(
