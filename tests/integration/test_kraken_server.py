@@ -198,22 +198,6 @@ def test_odd_parameters_are_invalid(params: dict[str, object]) -> None:
     assert answer == {"error": ["EGeneral:Invalid arguments"]}
 
 
-@pytest.mark.parametrize(
-    "name", ["XBTUSD", "XXBTZUSD", "XBT/USD", "BTC/USD", "btcusd", "xbt/usd", "BTCUSD"]
-)
-def test_a_pair_is_known_by_any_spelling(name: str) -> None:
-    """The key of the answer is Kraken's own name whatever was asked."""
-    with shop() as exchange:
-        assert set(ask(exchange, pair=name, since=0)["result"]) == {"XXBTZUSD", "last"}
-
-
-def test_doge_is_xdg() -> None:
-    """The other coin with two names."""
-    market = Market("XDGUSD", "XDGUSD", "XDG/USD", "XXDG", trades=spaced(1))
-    with Exchange([market]) as exchange:
-        assert "XDGUSD" in ask(exchange, pair="doge/usd", since=0)["result"]
-
-
 def test_an_unknown_pair_is_an_error_with_status_200_and_no_result() -> None:
     """Kraken's shape of an error."""
     with shop() as exchange:
@@ -315,18 +299,6 @@ def test_a_year_may_pass_without_a_trade() -> None:
 
 
 # --- the other endpoints -------------------------------------------------------------------------
-
-
-def test_asset_pairs_are_given_whole_or_by_name() -> None:
-    """Both under Kraken's own key."""
-    other = Market("SOLUSD", "SOLUSD", "SOL/USD", "SOL", trades=[])
-    with Exchange([sample_trades.market([]), other]) as exchange:
-        everything = ask(exchange, "AssetPairs")["result"]
-        answer = ask(exchange, "AssetPairs", pair="btc/usd")["result"]
-    assert list(everything) == ["XXBTZUSD", "SOLUSD"]
-    assert list(answer) == ["XXBTZUSD"]
-    assert answer["XXBTZUSD"]["altname"] == "XBTUSD"
-    assert answer["XXBTZUSD"]["pair_decimals"] == 1
 
 
 def test_time_and_status_follow_the_clock() -> None:
@@ -461,12 +433,6 @@ def test_a_missing_or_stock_user_agent_is_refused_with_html(agent: str | None) -
     assert body.startswith(b"<!DOCTYPE html>")
 
 
-def test_an_unknown_path_is_not_found() -> None:
-    """And in HTML."""
-    with shop() as exchange, closing(Client(exchange)) as client:
-        assert client.raw("Nothing")[0] == 404
-
-
 def test_a_connection_is_kept_alive() -> None:
     """Benchmarks measure calls and not handshakes."""
     with shop() as exchange, closing(Client(exchange)) as client:
@@ -489,40 +455,12 @@ def test_a_body_is_gzipped_where_both_sides_want_it(served: bool, encoding: str 
     assert len(json.loads(gzip.decompress(body) if served else body)["result"]["XXBTZUSD"]) == 10
 
 
-def test_calls_are_written_down_and_pages_counted() -> None:
-    """What tests of pace and of effort count by."""
-    with shop() as exchange, closing(Client(exchange)) as client:
-        client.get("Trades", pair="btcusd", since=0)
-        client.get("Trades", pair="NOPE")
-        client.get("Time")
-    assert [
-        (call.path, call.params, call.outcome, call.pair, call.rows) for call in exchange.calls
-    ] == [
-        ("/0/public/Trades", {"pair": "btcusd", "since": "0"}, "ok", "XBTUSD", 10),
-        ("/0/public/Trades", {"pair": "NOPE"}, "unknown_pair", None, 0),
-        ("/0/public/Time", {}, "ok", None, 0),
-    ]
-    assert (exchange.pages("XBTUSD"), exchange.pages("btc/usd"), exchange.pages()) == (1, 1, 1)
-
-
 def test_latency_holds_an_answer_back() -> None:
     """A wire has a length."""
     with shop(latency_s=0.1) as exchange:
         began = time.monotonic()
         ask(exchange, "Time")
         assert time.monotonic() - began >= 0.1
-
-
-def test_the_port_stays_the_same_over_a_restart() -> None:
-    """An exchange that is down a while."""
-    exchange = shop().start()
-    url = exchange.url
-    exchange.stop()
-    with pytest.raises(ConnectionRefusedError):
-        ask(exchange, "Time")
-    with exchange:
-        assert exchange.url == url
-        assert ask(exchange, "Time")["error"] == []
 
 
 def test_many_connections_are_served_side_by_side() -> None:

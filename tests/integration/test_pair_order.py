@@ -120,19 +120,6 @@ def test_a_failed_pair_does_not_end_the_others(tmp_path: Path) -> None:
         assert rows_on_disk(tmp_path, market.altname) == want
 
 
-def test_a_hundred_small_pairs_are_downloaded_side_by_side(tmp_path: Path) -> None:
-    trades = sample_trades.xbtusd_like(40, 1)
-    several = [named(n, trades) for n in range(100)]
-    with serve(*several) as exchange:
-        options = {"exchange.jobs": 100, "candles.rollups": ""}
-        outcomes = Backfill(exchange.url, tmp_path, options=options).run(
-            *(market.altname for market in several)
-        )
-    assert {outcome.exit_status for outcome in outcomes} == {0}
-    want = list(expected(several[0]))
-    assert all(rows_on_disk(tmp_path, market.altname) == want for market in several)
-
-
 def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) -> None:
     """Their errors are raised at the end, and must not hold on to what their downloads had read."""
     several = markets(*[3_000] * 6)

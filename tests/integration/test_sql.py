@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,29 @@ def kept(archive: TradeStore, folder: Path) -> duckdb.DuckDBPyConnection:
 
 
 BOTH = pytest.mark.parametrize("opened", [live, kept])
+"""For tests that make an archive of their own."""
+
+
+@pytest.fixture(scope="module", params=[live, kept])
+def connection(
+    request: pytest.FixtureRequest, archive: TradeStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to `archive`, in which tests only read."""
+    with request.param(archive, tmp_path_factory.mktemp("connection")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=[live, kept])
+def calendars(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, duckdb.DuckDBPyConnection]:
+    """Of two made histories, a connection to an archive with nothing else."""
+    made = {}
+    for name in ("new years", "sparse"):
+        rows, folder = MADE_HISTORIES[name], tmp_path_factory.mktemp("calendar")
+        archive = hold(TradeStore(folder / "a"), cut(rows, [0, rows[-1][1]]))
+        made[name] = request.param(archive, folder)
+    return made
 
 
 def files_read(connection: duckdb.DuckDBPyConnection, query: str, *params: Any) -> int:
@@ -94,30 +118,24 @@ def years_of(archive: TradeStore, pair: str, *years: int) -> int:
 # --- trades --------------------------------------------------------------------------------------
 
 
-@BOTH
-def test_trades_are_all_trades_of_all_pairs(
-    opened: Any, archive: TradeStore, tmp_path: Path
-) -> None:
+def test_trades_are_all_trades_of_all_pairs(connection: duckdb.DuckDBPyConnection) -> None:
     query = "SELECT pair, count(*), sum(volume) FROM trades GROUP BY pair ORDER BY pair"
-    assert opened(archive, tmp_path).sql(query).fetchall() == [
+    assert connection.sql(query).fetchall() == [
         ("ETHEUR", len(BUSY), candle_oracle.total_volume(BUSY)),
         ("XBTUSD", len(YEARS), candle_oracle.total_volume(YEARS)),
     ]
 
 
-@BOTH
 def test_trades_have_the_columns_of_the_format_and_the_partition(
-    opened: Any, archive: TradeStore, tmp_path: Path
+    connection: duckdb.DuckDBPyConnection,
 ) -> None:
-    relation = opened(archive, tmp_path).sql("FROM trades")
+    relation = connection.sql("FROM trades")
     assert dict(zip(relation.columns, map(str, relation.types), strict=True)) == COLUMNS
 
 
-@BOTH
 def test_only_the_files_of_the_pair_and_the_year_are_read(
-    opened: Any, archive: TradeStore, tmp_path: Path
+    connection: duckdb.DuckDBPyConnection, archive: TradeStore
 ) -> None:
-    connection = opened(archive, tmp_path)
     all_of_it = years_of(archive, "XBTUSD")
     one_year = years_of(archive, "XBTUSD", 2020)
     two_years = years_of(archive, "XBTUSD", 2022, 2023)
@@ -185,11 +203,7 @@ def test_the_trade_history_in_sql_is_in_the_exchanges_order(
     assert opened(archive, tmp_path).sql(query).fetchall() == [row[:5] for row in rows]
 
 
-@BOTH
-def test_a_pair_is_given_by_place_or_by_name(
-    opened: Any, archive: TradeStore, tmp_path: Path
-) -> None:
-    connection = opened(archive, tmp_path)
+def test_a_pair_is_given_by_place_or_by_name(connection: duckdb.DuckDBPyConnection) -> None:
     [(trades,)] = connection.sql("SELECT count(*) FROM tape(pair := 'XBTUSD')").fetchall()
     by_name = connection.sql("FROM ohlc(pair := 'XBTUSD', interval := '1q')").fetchall()
     by_position = connection.sql("FROM ohlc('XBTUSD', '1q')").fetchall()
@@ -221,11 +235,9 @@ def test_a_macro_may_name_its_parameter_after_any_column(
 
 
 @pytest.mark.parametrize("spelled", ["XBTUSD", "xbt/usd", "BTC-USD", " btc usd "])
-@BOTH
 def test_any_spelling_of_a_pair_will_do(
-    opened: Any, spelled: str, archive: TradeStore, tmp_path: Path
+    connection: duckdb.DuckDBPyConnection, spelled: str
 ) -> None:
-    connection = opened(archive, tmp_path)
     [(counted,)] = connection.sql("SELECT count(*) FROM tape(?)", params=[spelled]).fetchall()
     assert counted == len(YEARS)
 
@@ -242,11 +254,9 @@ def test_a_pair_that_is_not_stored_is_an_error(query: str, archive: TradeStore) 
 @pytest.mark.parametrize(
     "typed", ["x' OR '1'='1", "'; DROP VIEW trades; --", "XBTUSD' --", "*", "%", "../x", "$1"]
 )
-@BOTH
 def test_what_is_typed_for_a_pair_is_never_sql(
-    opened: Any, typed: str, archive: TradeStore, tmp_path: Path
+    connection: duckdb.DuckDBPyConnection, typed: str
 ) -> None:
-    connection = opened(archive, tmp_path)
     try:
         found = connection.sql("FROM tape(?)", params=[typed]).fetchall()
     except duckdb.InvalidInputException as error:
@@ -260,12 +270,10 @@ def test_what_is_typed_for_a_pair_is_never_sql(
 INTERVALS = ("500ms", "1s", "90s", "7m", "60", "1h", "4h", "1d", "3d", "10080")
 
 
-@BOTH
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_candles_are_those_of_harvester(
-    opened: Any, interval: str, archive: TradeStore, tmp_path: Path
+    connection: duckdb.DuckDBPyConnection, interval: str, archive: TradeStore
 ) -> None:
-    connection = opened(archive, tmp_path)
     for pair in ("XBTUSD", "ETHEUR"):
         question = CandleQuery(pair, parse_interval(interval), EVERYTHING, all_columns=True)
         truth = [
@@ -291,7 +299,6 @@ def test_candles_of_all_made_markets_equal_the_oracles(
     assert is_equal(made, candle_oracle.candles(rows, 90 * candle_oracle.SECOND_NS), CANDLE)
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("interval", "number", "unit"),
     [
@@ -307,19 +314,21 @@ def test_candles_of_all_made_markets_equal_the_oracles(
 )
 @pytest.mark.parametrize("name", ["new years", "sparse"])
 def test_candles_of_the_calendar_are_the_oracles(
-    opened: Any, name: str, interval: str, number: int, unit: str, tmp_path: Path
+    calendars: dict[str, duckdb.DuckDBPyConnection],
+    name: str,
+    interval: str,
+    number: int,
+    unit: str,
 ) -> None:
-    rows = MADE_HISTORIES[name]
-    archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, rows[-1][1]]))
-    made = answer(opened(archive, tmp_path).sql(f"FROM ohlc('XBTUSD', '{interval}')"))
-    assert is_equal(made, candle_oracle.calendar_candles(rows, unit, number=number), CANDLE)
+    made = answer(calendars[name].sql(f"FROM ohlc('XBTUSD', '{interval}')"))
+    truth = candle_oracle.calendar_candles(MADE_HISTORIES[name], unit, number=number)
+    assert is_equal(made, truth, CANDLE)
 
 
-@BOTH
-def test_a_span_holds_since_and_not_until(opened: Any, archive: TradeStore, tmp_path: Path) -> None:
+def test_a_span_holds_since_and_not_until(connection: duckdb.DuckDBPyConnection) -> None:
     """To the nanosecond, where a function of DuckDB's would round into the next year."""
     first, last = YEARS[20][1], YEARS[100][1]
-    made = opened(archive, tmp_path).sql(
+    made = connection.sql(
         "FROM ohlc('XBTUSD', '90s', since := make_timestamp_ns(?), until := make_timestamp_ns(?))",
         params=[first, last],
     )
@@ -340,14 +349,13 @@ def test_a_span_that_ends_at_new_year_loses_no_last_nanosecond(opened: Any, tmp_
 
 
 @pytest.mark.parametrize("interval", ["1M", "0m", "5x", "", "1' OR 1=1 --", "101y", "9" * 18])
-@BOTH
 def test_an_interval_is_refused_in_harvesters_own_words(
-    opened: Any, interval: str, archive: TradeStore, tmp_path: Path
+    connection: duckdb.DuckDBPyConnection, interval: str
 ) -> None:
     with pytest.raises(BadInterval) as of_harvester:
         parse_interval(interval)
     with pytest.raises(duckdb.Error) as caught:
-        opened(archive, tmp_path).sql("FROM ohlc('XBTUSD', ?)", params=[interval]).fetchall()
+        connection.sql("FROM ohlc('XBTUSD', ?)", params=[interval]).fetchall()
     words = str(of_harvester.value).replace(repr(interval), f"'{interval}'")
     assert str(caught.value) == f"Invalid Input Error: {words}"
 
