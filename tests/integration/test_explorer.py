@@ -718,7 +718,7 @@ def test_nothing_of_the_archive_is_answered_without_the_token(
 ) -> None:
     response = ask(archive, path, token=token)
     assert response.status_code == 403
-    assert "harvester explore" in response.text
+    assert "open the address that `harvester explore`" in response.text
 
 
 @pytest.mark.parametrize("path", ["/", "/api/pairs", "/page/main.js"])
