@@ -7,7 +7,14 @@ from typing import Any
 
 from command_line import own_environment, run_harvester
 
+QUICK = {
+    "HARVESTER_EXCHANGE_RATE": "0",
+    "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
+    "HARVESTER_EXCHANGE_GIVE_UP_S": "0.1",
+}
+"""No test waits for an exchange that does not answer."""
+
 
 def run(url: str, folder: Path, *arguments: str, **environment: str) -> Any:
-    given = {"HARVESTER_API_URL": url, "HARVESTER_DATA": "data", "HARVESTER_EXCHANGE_RATE": "0"}
+    given = {"HARVESTER_API_URL": url, "HARVESTER_DATA": "data"} | QUICK
     return run_harvester(arguments, own_environment() | given | environment, folder)

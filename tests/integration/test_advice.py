@@ -177,7 +177,8 @@ def usage_filled(command: str) -> str:
     return " ".join(USAGE.get(word, word) for word in command.split())
 
 
-ADVISED = sorted(from_messages() | from_pages())
+OF_MESSAGES, OF_PAGES = from_messages(), from_pages()
+ADVISED = sorted(OF_MESSAGES | OF_PAGES)
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +255,8 @@ def test_there_are_commands_to_try() -> None:
         "harvester backfill XBTUSD --replace-imported",
         "harvester pairs doge",
         "harvester chart XBT/USD -i 1h --data data -o chart.html",
-    } <= from_messages()
-    assert {"harvester sql --db kraken.db", "harvester config --init"} <= from_pages()
+    } <= OF_MESSAGES
+    assert {"harvester sql --db kraken.db", "harvester config --init"} <= OF_PAGES
     assert set(ADVISED) >= set(PARSED_ONLY)
 
 

@@ -91,7 +91,11 @@ def test_a_comparison_with_the_exchange_is_a_part_of_the_report(opened: Opened) 
 def test_an_unreachable_exchange_is_an_error_in_the_report_and_no_fault_of_the_archive(
     opened: Opened,
 ) -> None:
-    settings = {"exchange.url": "http://127.0.0.1:9", "exchange.give_up_s": 1}
+    settings = {
+        "exchange.url": "http://127.0.0.1:9",
+        "exchange.retry_wait_s": 0.01,
+        "exchange.give_up_s": 0.1,
+    }
     [report] = harvester.open(opened.folder, settings=settings).verify(against_exchange=True)
     assert report.exchange is not None
     assert isinstance(report.exchange.error, harvester.ExchangeUnreachable)

@@ -211,38 +211,32 @@ def test_the_wheel_zooms_time_and_prices_follow_until_a_double_click(
     assert back[1] == pytest.approx([low - (high - low) / 20, high + (high - low) / 20])
 
 
-def test_names_of_others_are_only_ever_text(tmp_path: Path, look: Any) -> None:
-    chart = archive_with_gaps(tmp_path / "data", [], HOSTILE).chart("XBTUSD", "1h")
+def test_names_of_others_are_only_ever_text_and_gaps_are_shaded_and_named(
+    tmp_path: Path, look: Any
+) -> None:
+    gaps = [
+        (START + 2 * DAY, START + 4 * DAY),
+        (START + 7 * DAY, START + 7 * DAY + 16 * HOUR + HOUR // 2),
+    ]
+    chart = archive_with_gaps(tmp_path / "data", gaps, HOSTILE).chart("XBTUSD", "1h")
     script = """
     var hovered = await hover(40, 'xy');
-    return [document.title, gd.querySelector('.gtitle').textContent, hovered[0][1],
-      gd.querySelector('.ytitle').textContent, document.querySelectorAll('img').length];
+    return [[document.title, gd.querySelector('.gtitle').textContent, hovered[0][1],
+      gd.querySelector('.ytitle').textContent, document.querySelectorAll('img').length],
+      drawn('.shapelayer path'),
+      Array.from(gd.querySelectorAll('.annotation-text')).map(function (one) {
+        return one.textContent; })];
     """
     seen = look(chart, script, "hostile")
     assert nothing_wrong(seen)
-    title, heading, opened, unit, images = seen.returned
+    (title, heading, opened, unit, images), shades, labels = seen.returned
     assert title == heading == f"{HOSTILE}, 1h candles, 2026-01-21 to 2026-01-31 (UTC)"
     base, _, quote = HOSTILE.partition("/")
     assert (opened.partition(" USD")[0][:5], images) == ("open ", 0)
     assert opened.endswith(f" {quote}")
     assert unit == f"{quote} per {base}"
-
-
-def test_gaps_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
-    gaps = [
-        (START + 2 * DAY, START + 4 * DAY),
-        (START + 7 * DAY, START + 7 * DAY + 16 * HOUR + HOUR // 2),
-    ]
-    chart = archive_with_gaps(tmp_path / "data", gaps).chart("XBT/USD", "1h")
-    script = """
-    return [drawn('.shapelayer path'),
-      Array.from(gd.querySelectorAll('.annotation-text')).map(function (one) {
-        return one.textContent; })];
-    """
-    seen = look(chart, script, "gaps")
-    assert nothing_wrong(seen)
-    assert seen.returned[0] >= 2
-    assert seen.returned[1] == [
+    assert shades >= 2
+    assert labels == [
         "not downloaded: 2026-01-23 to 2026-01-25",
         "not downloaded: 2026-01-28 to 2026-01-28 16:30",
     ]

@@ -19,6 +19,7 @@ from command_line import own_environment, run_harvester, run_program
 from kraken_market import expected
 
 import harvester
+from harvester.charts import figure
 from harvester.charts.candle_arrays import digits, plain
 from harvester.charts.chart import LADDER, MAX_CANDLES, Chart, drawable
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError, not_installed
@@ -181,19 +182,22 @@ def test_a_history_wanted_from_the_beginning_moves_the_axis_no_further_than_the_
     assert chart.figure.layout.xaxis.range[0] > "2020-09-14T04:"
 
 
-def test_hundreds_of_gaps_are_shaded_together_and_counted(tmp_path: Path) -> None:
+def test_more_gaps_than_can_be_seen_are_shaded_together_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure, "MIN_GAP_WIDTH", 1 / 60)
     parts = [
         (
             Range(days(0, 0).through + i * MINUTE, days(0, 0).through + i * MINUTE + MINUTE // 2),
             [at(i / 60)],
         )
-        for i in range(651)
+        for i in range(71)
     ]
     chart = held(tmp_path / "data", parts).chart("XBT/USD", "1m")
-    assert 1 <= len(chart.figure.layout.shapes) <= 600
+    assert 1 <= len(chart.figure.layout.shapes) <= 60
     assert len(chart.figure.layout.annotations) <= 5
     assert chart.notes[0].startswith("not downloaded: ")
-    assert " and 645 more; 650 gaps, " in chart.notes[0]
+    assert " and 65 more; 70 gaps, " in chart.notes[0]
 
 
 # --- coarser -------------------------------------------------------------------------------------

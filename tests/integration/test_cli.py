@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from backfills import foreign_files, rows_on_disk, serve
+from backfills import rows_on_disk, serve
 from command_line import HARVESTER, own_environment, run_harvester
 from kraken_faults import Faults
 from kraken_market import Clock, expected
@@ -413,41 +412,6 @@ def test_a_second_run_meanwhile_ends_with_5(harvester: Any, tmp_path: Path) -> N
     assert f"is being written by another run (process {os.getpid()} on " in run.err
 
 
-def test_ctrl_c_keeps_what_was_fetched_and_ends_with_130(tmp_path: Path) -> None:
-    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 42))
-    with serve(market, latency_s=0.02) as exchange:
-        process = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "--log-json")
-        _await_line(process, '"event":"pageread"')
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-        kept = len(rows_on_disk(tmp_path, "XBTUSD"))
-        again = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q")
-        again.communicate(timeout=60)
-    assert (process.returncode, kept > 0, again.returncode) == (130, True, 0)
-    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
-    assert foreign_files(tmp_path) == []
-
-
-def test_after_a_killed_run_the_next_continues_where_it_stopped(tmp_path: Path) -> None:
-    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 43))
-    fast_flush = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "1500"}
-    with serve(market, latency_s=0.01) as exchange:
-        for _ in range(3):
-            process = _start(
-                exchange.url, tmp_path, "backfill", "XBTUSD", "--log-json", **fast_flush
-            )
-            _await_line(process, '"event":"committed"')
-            process.kill()
-            process.communicate(timeout=30)
-            kept = rows_on_disk(tmp_path, "XBTUSD")
-            assert kept == list(expected(market))[: len(kept)]
-        last = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q", **fast_flush)
-        last.communicate(timeout=60)
-    assert last.returncode == 0
-    assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
-    assert foreign_files(tmp_path) == []
-
-
 def test_a_reader_that_has_had_enough_ends_it_cleanly(
     harvester: Any, tmp_path: Path, exchange: Exchange
 ) -> None:
@@ -520,11 +484,3 @@ def _start(url: str, folder: Path, *arguments: str, **environment: str) -> subpr
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def _await_line(process: subprocess.Popen[str], part: str) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if part in line:
-            return
-    raise AssertionError(f"it ended before it said {part}")

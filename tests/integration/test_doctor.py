@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import cli_output
 import pytest
 import sample_trades
 from cli_runner import run
@@ -44,11 +45,15 @@ class Kraken(Exchange):
     """The test exchange with a market and a stock, whose answers may be changed."""
 
     def __init__(self, market: Market, **options: Any) -> None:
-        super().__init__([market, STOCK], clock=Clock(time.time_ns()), **options)
+        self.moment = Clock(time.time_ns())
+        super().__init__([market, STOCK], clock=self.moment, **options)
         self.alter: dict[str, Change] = {}
 
     def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
         name = path.rpartition("/")[2]
+        if name == "Time":
+            # A process that has to be started first may ask seconds later.
+            self.moment.now_ns = time.time_ns()
         reply = super().answer(path, params, agent)
         if name in self.alter:
             decoded = json.loads(reply.body, parse_float=Number)
@@ -315,41 +320,36 @@ def store(folder: Path) -> TradeStore:
 
 def test_the_report_for_an_issue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("HARVESTER_EXCHANGE_RATE", "0")
     with Kraken(sample_trades.market(TRADES)) as exchange:
         url = exchange.url.replace("://", "://me:secret@")
-        status, out, err = run(store(tmp_path), "doctor", "--exchange", "--json", "--api-url", url)
-    report = json.loads(out)
-    assert (status, report["exit_status"], report["url"]) == (0, 0, exchange.url)
+        done = cli_output.run(
+            *(url, tmp_path, "doctor", "--exchange", "--json", "-d", store(tmp_path).path)
+        )
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["exit_status"], report["url"]) == (0, 0, exchange.url)
     assert {"python", "libraries", "config", "since"} < {
         check["name"] for check in report["checks"]
     }
     for private in ("secret", str(tmp_path)):
-        assert private not in out + err
+        assert private not in done.stdout + done.stderr
 
 
-def test_a_difference_gives_status_3_and_what_it_means(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HARVESTER_EXCHANGE_RATE", "0")
+def test_a_difference_gives_status_3_and_what_it_means(tmp_path: Path) -> None:
     exchange = Kraken(sample_trades.market(TRADES))
     exchange.alter["Trades"] = last_in_seconds
     with exchange:
-        arguments = ("doctor", "--exchange", "--pair", "btcusd", "--api-url", exchange.url)
-        status, out, _ = run(store(tmp_path), *arguments)
-    assert status == 3
-    line = next(i for i, text in enumerate(out.splitlines()) if text.startswith("differs"))
-    assert "harvester goes on from the times of rows" in out.splitlines()[line + 1]
+        done = cli_output.run(exchange.url, tmp_path, "doctor", "--exchange", "--pair", "btcusd")
+    assert done.returncode == 3
+    lines = done.stdout.splitlines()
+    line = next(i for i, text in enumerate(lines) if text.startswith("differs"))
+    assert "harvester goes on from the times of rows" in lines[line + 1]
 
 
-def test_without_exchange_there_is_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_exchange_there_is_no_network(tmp_path: Path) -> None:
     with Exchange() as exchange:
-        monkeypatch.setenv("HARVESTER_API_URL", exchange.url)
-        status, out, _ = run(store(tmp_path), "doctor")
-        assert (status, exchange.calls, exchange.connections) == (0, [], 0)
-    assert [line.split("  ")[0] for line in out.splitlines()] == ["ok"] * 6
+        done = cli_output.run(exchange.url, tmp_path, "doctor")
+        assert (done.returncode, exchange.calls, exchange.connections) == (0, [], 0)
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["ok"] * 6
     assert not (tmp_path / "data").exists()
 
 

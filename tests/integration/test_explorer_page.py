@@ -25,7 +25,7 @@ from explorer_archive import (
 )
 
 pytest.importorskip("playwright", reason="playwright is not installed")
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, expect, sync_playwright
 
 import harvester
 from harvester.exporters.formats import as_text
@@ -45,6 +45,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>&<b>XBT</b>/U$D"
 expect.set_options(timeout=20_000)
 
 Opened = Callable[..., Page]
+Scheme = Literal["light", "dark"]
 
 
 @pytest.fixture(scope="module")
@@ -70,53 +71,129 @@ def years(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harvester.Archiv
         yield opened
 
 
-@pytest.fixture
-def look(chromium: Browser) -> Iterator[Opened]:
-    """Open an archive's page; at the end nothing was wrong, and nobody else was asked."""
-    wrong: list[str] = []
-    refusals: list[int] = []
-    closing: list[Callable[[], None]] = []
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harvester.Archive]:
+    """Two pairs with trades, and DOGUSD without any."""
+    folder = tmp_path_factory.mktemp("mixed") / "data"
+    with sample_archive(folder, trades=500, others=("ETHUSD",)) as opened:
+        request_only(folder, "DOGUSD")
+        yield opened
 
-    def refuse(dialog: Dialog) -> None:
-        wrong.append(dialog.message)
+
+class Tab:
+    """A browser's tab in which an archive's page is opened, as often as need be.
+
+    A page that is opened again begins anew, but in the same process of the browser, which has
+    compiled its scripts by then.
+    """
+
+    def __init__(self, chromium: Browser, shown: harvester.Archive) -> None:
+        self._explorer = shown.explore()
+        self._context = chromium.new_context(accept_downloads=True)
+        self.page = self._context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.wrong: list[str] = []
+        origin = self._explorer.url.partition("?")[0]
+
+        def note(request: Request) -> None:
+            if not request.url.startswith((origin, "data:", "blob:", "about:")):
+                self.wrong.append(request.url)
+
+        self.page.on("console", lambda message: self.wrong.append(message.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("dialog", self._refuse)
+        self.page.on("request", note)
+
+    def _refuse(self, dialog: Dialog) -> None:
+        self.wrong.append(dialog.message)
         dialog.dismiss()
+
+    def show(self, state: str, size: tuple[int, int], scheme: Scheme) -> None:
+        """Open the page in a state, in a window of a size."""
+        self.page.set_viewport_size({"width": size[0], "height": size[1]})
+        self.page.emulate_media(color_scheme=scheme)
+        self.leave()
+        self.page.goto(f"{self._explorer.url}#{state}")
+        ready(self.page)
+
+    def leave(self) -> None:
+        """Leave the page, take the mouse away, and handle no more of its requests."""
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.page.mouse.move(0, 0)
+        self.page.goto("about:blank")
+
+    def close(self) -> None:
+        self._context.close()
+        self._explorer.close()
+
+
+class Tabs:
+    """The tabs of the tests: one for each archive that they share, and others for one test."""
+
+    def __init__(self, chromium: Browser) -> None:
+        self._chromium = chromium
+        self._shared: dict[str, Tab] = {}
+
+    def shared(self, shown: harvester.Archive) -> Tab:
+        if shown.path not in self._shared:
+            self._shared[shown.path] = self.new(shown)
+        return self._shared[shown.path]
+
+    def new(self, shown: harvester.Archive) -> Tab:
+        return Tab(self._chromium, shown)
+
+    def end(self, tab: Tab, *, has_failed: bool) -> None:
+        """End a test in a tab: it is shared on if all is well, as a key may be held down."""
+        is_shared = tab in self._shared.values()
+        if is_shared and not has_failed:
+            tab.leave()
+            return
+        self._shared = {path: other for path, other in self._shared.items() if other is not tab}
+        tab.close()
+
+    def close(self) -> None:
+        for tab in self._shared.values():
+            tab.close()
+
+
+@pytest.fixture(scope="module")
+def tabs(chromium: Browser) -> Iterator[Tabs]:
+    opened = Tabs(chromium)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def look(request: pytest.FixtureRequest, tabs: Tabs) -> Iterator[Opened]:
+    """Open an archive's page; at the end nothing was wrong, and nobody else was asked.
+
+    Tests share a tab for each archive; what `is_apart` is opened in a tab of its own.
+    """
+    used: list[Tab] = []
+    refusals: list[int] = []
+    failures = request.session.testsfailed
 
     def opened(
         shown: harvester.Archive,
         state: str = "pair=XBTUSD",
         size: tuple[int, int] = (1280, 900),
-        scheme: Any = "light",
+        scheme: Scheme = "light",
         refused: int = 0,
+        is_apart: bool = False,
     ) -> Page:
-        explorer = shown.explore()
-        context = chromium.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme=scheme,
-            accept_downloads=True,
-        )
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        origin = explorer.url.partition("?")[0]
+        tab = tabs.new(shown) if is_apart else tabs.shared(shown)
+        if tab not in used:
+            used.append(tab)
         refusals.append(refused)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", refuse)
-        page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith((origin, "data:", "blob:"))
-                else wrong.append(request.url)
-            ),
-        )
-        closing.extend([explorer.close, context.close])
-        page.goto(f"{explorer.url}#{state}")
-        ready(page)
-        return page
+        tab.show(state, size, scheme)
+        return tab.page
 
     yield opened
-    while closing:
-        closing.pop()()
+    wrong: list[str] = []
+    for tab in used:
+        tabs.end(tab, has_failed=request.session.testsfailed > failures)
+        wrong += tab.wrong
+        tab.wrong.clear()
     # The browser itself logs the answers that a test of wrong input expects.
     refused_requests = [text for text in wrong if re.search(r"status of 40[04] \(", text)]
     assert [text for text in wrong if text not in refused_requests] == []
@@ -237,6 +314,7 @@ def test_the_wheel_goes_from_twelve_years_to_a_minute_in_eight_steps(
         intervals.append(page.get_by_test_id("chart").get_attribute("data-interval"))
         keep(page, f"step-{len(intervals) - 1}")
     shown = view_of(page)
+    page.remove_listener("response", keep_answer)
     assert shown.through - shown.after <= 60 * SECOND
     assert intervals == ["1w", "1d", "4h", "15m", "5m", "15s", "1s", "1s", "1s"]
     candles = [answer for answer in answers if "/api/candles" in answer.url]
@@ -375,33 +453,35 @@ def test_another_pair_can_be_dragged_and_has_its_own_times(
     expect(page.locator("#legend dd").first).to_contain_text(re.compile("^2026-01-2(4 23|5 00)"))
 
 
-def test_a_pair_without_trades_shows_nothing_of_the_former(tmp_path: Path, look: Opened) -> None:
-    with sample_archive(tmp_path, trades=500, others=("ETHUSD",)) as mixed:
-        request_only(tmp_path, "DOGUSD")
-        for tab, filled in (("trades", "#trades-table tr"), ("compare", "#compare-plot .trace")):
-            page = look(mixed, f"pair=XBTUSD&tab={tab}", refused=1)
-            expect(page.locator(filled).first).to_be_attached()
-            choose(page, "DOGUSD")
-            expect(page.get_by_role("alert")).to_contain_text("no trades of 'DOGUSD'")
-            expect(page.locator(filled)).to_have_count(0)
-            copy = page.get_by_test_id("copy")
-            copy.get_by_role("button", name="SQL").click()
-            expect(page.locator(".copied")).to_have_text("there is nothing to copy yet")
+@pytest.mark.parametrize(
+    ("tab", "filled"), [("trades", "#trades-table tr"), ("compare", "#compare-plot .trace")]
+)
+def test_a_pair_without_trades_shows_nothing_of_the_former(
+    mixed: harvester.Archive, look: Opened, tab: str, filled: str
+) -> None:
+    page = look(mixed, f"pair=XBTUSD&tab={tab}", refused=1)
+    expect(page.locator(filled).first).to_be_attached()
+    choose(page, "DOGUSD")
+    expect(page.get_by_role("alert")).to_contain_text("no trades of 'DOGUSD'")
+    expect(page.locator(filled)).to_have_count(0)
+    copy = page.get_by_test_id("copy")
+    copy.get_by_role("button", name="SQL").click()
+    expect(page.locator(".copied")).to_have_text("there is nothing to copy yet")
 
 
-def test_a_pair_without_trades_can_be_moved_and_left(tmp_path: Path, look: Opened) -> None:
-    with sample_archive(tmp_path, trades=500) as mixed:
-        request_only(tmp_path, "DOGUSD")
-        page = look(mixed, "pair=XBTUSD", refused=2)
-        choose(page, "DOGUSD")
-        page.get_by_test_id("coverage").click()
-        page.get_by_role("tab", name="Gaps").click()
-        with page.expect_response(re.compile("/api/candles")):
-            page.locator("#panel-gaps").get_by_role("button", name="show").first.click()
-        settled(page)
-        assert view_of(page).after < START_NS < START_NS + DAY < view_of(page).through
-        choose(page, "XBTUSD")
-        expect(page.get_by_role("alert")).to_be_hidden()
+def test_a_pair_without_trades_can_be_moved_and_left(
+    mixed: harvester.Archive, look: Opened
+) -> None:
+    page = look(mixed, "pair=XBTUSD", refused=2)
+    choose(page, "DOGUSD")
+    page.get_by_test_id("coverage").click()
+    page.get_by_role("tab", name="Gaps").click()
+    with page.expect_response(re.compile("/api/candles")):
+        page.locator("#panel-gaps").get_by_role("button", name="show").first.click()
+    settled(page)
+    assert view_of(page).after < START_NS < START_NS + DAY < view_of(page).through
+    choose(page, "XBTUSD")
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_an_overtaken_request_is_cancelled_and_old_candles_stay_meanwhile(
@@ -410,7 +490,11 @@ def test_an_overtaken_request_is_cancelled_and_old_candles_stay_meanwhile(
     page = look(archive, "pair=ETHUSD")
     held: list[Any] = []
     cancelled: list[str] = []
-    page.on("requestfailed", lambda request: cancelled.append(str(request.failure)))
+
+    def note(request: Request) -> None:
+        cancelled.append(str(request.failure))
+
+    page.on("requestfailed", note)
 
     def hold(route: Any) -> None:
         held.append(route)
@@ -421,6 +505,7 @@ def test_an_overtaken_request_is_cancelled_and_old_candles_stay_meanwhile(
     expect(page.get_by_test_id("chart")).to_have_attribute("aria-busy", "true")
     assert page.locator("#plot .boxlayer path.box").count() > 700
     wheel(page, -100)
+    page.remove_listener("requestfailed", note)
     assert cancelled == ["net::ERR_ABORTED"]
     assert len(held) == 1
     expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "15s")
@@ -754,7 +839,7 @@ def test_back_and_a_copied_address_show_the_same_view(
     page.go_forward()
     expect(page.get_by_test_id("chart")).to_have_attribute("data-interval", "1h")
 
-    other = look(archive, copied)
+    other = look(archive, copied, is_apart=True)
     expect(other.get_by_test_id("chart")).to_have_attribute("data-interval", "1h")
     assert legend_of(other) == legend_of(page)
 
@@ -788,30 +873,6 @@ def test_a_click_in_the_coverage_goes_there(years: harvester.Archive, look: Open
     assert (shown.after + shown.through) / 2 == pytest.approx(middle, abs=10 * DAY)
 
 
-def test_a_date_that_is_typed_is_shown(archive: harvester.Archive, look: Opened) -> None:
-    page = look(archive)
-    page.get_by_label("Go to a date or time").fill("2026-01-28 12:30")
-    with page.expect_response(re.compile("/api/candles")):
-        page.get_by_role("button", name="go", exact=True).click()
-    settled(page)
-    assert show(view_of(page).after) == "2026-01-28T12:30:00Z"
-    page.get_by_label("Go to a date or time").fill("yesteryear")
-    page.get_by_role("button", name="go", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("yesteryear is no date")
-
-
-def test_the_newest_candle_moves_where_the_archive_grows(tmp_path: Path, look: Opened) -> None:
-    after = Range(END_NS - DAY, END_NS - 1)
-    with sample_archive(tmp_path, (after,)) as growing:
-        page = look(growing, "pair=XBTUSD&interval=1h")
-        before = legend_of(page)["time"]
-        store, rows = TradeStore(tmp_path), sample_trades(30_000, 7)
-        with open_writer(store, "XBTUSD") as pair_writer:
-            pair_writer.commit(after, clip(rows, after), Footer(after, "{}", source="made"))
-        expect(page.locator("#legend dd").first).not_to_have_text(before)
-        assert legend_of(page)["time"] == "2026-01-30 23:00 UTC, 1h"
-
-
 def grow(folder: Path, pair: str, after: Range) -> None:
     """Add the made-up trades of a range to a pair."""
     with open_writer(TradeStore(folder), pair) as pair_writer:
@@ -823,7 +884,11 @@ def grow(folder: Path, pair: str, after: Range) -> None:
 def test_a_view_that_follows_the_end_is_no_step_of_back(tmp_path: Path, look: Opened) -> None:
     after = Range(END_NS - DAY, END_NS - 1)
     with sample_archive(tmp_path, (after,)) as growing:
-        page = look(growing, "pair=XBTUSD&since=2026-01-29T12:00:00Z&until=2026-01-30T01:00:00Z")
+        page = look(
+            growing,
+            "pair=XBTUSD&since=2026-01-29T12:00:00Z&until=2026-01-30T01:00:00Z",
+            is_apart=True,
+        )
         steps = page.evaluate("history.length")
         grow(tmp_path, "XBTUSD", after)
         page.wait_for_url(re.compile("until=2026-01-31"))
@@ -831,10 +896,12 @@ def test_a_view_that_follows_the_end_is_no_step_of_back(tmp_path: Path, look: Op
         assert page.evaluate("history.length") == steps
 
 
-def test_the_page_of_trades_stays_where_the_archive_grows(tmp_path: Path, look: Opened) -> None:
+def test_the_newest_candle_moves_and_the_page_of_trades_stays_where_the_archive_grows(
+    tmp_path: Path, look: Opened
+) -> None:
     after = Range(END_NS - DAY, END_NS - 1)
     with sample_archive(tmp_path, (after,)) as growing:
-        page = look(growing, "pair=XBTUSD&interval=1h")
+        page = look(growing, "pair=XBTUSD&interval=1h", is_apart=True)
         ids = page.get_by_test_id("trades").locator("tbody tr td:nth-child(6)")
         page.get_by_role("button", name="oldest").click()
         expect(ids.first).to_have_text("1")
@@ -842,6 +909,7 @@ def test_the_page_of_trades_stays_where_the_archive_grows(tmp_path: Path, look: 
         grow(tmp_path, "XBTUSD", after)
         expect(page.locator("#legend dd").first).not_to_have_text(before)
         settled(page)
+        assert legend_of(page)["time"] == "2026-01-30 23:00 UTC, 1h"
         expect(ids.first).to_have_text("1")
 
 
@@ -875,7 +943,7 @@ def test_a_pair_of_an_empty_archive_is_requested_once(tmp_path: Path, chromium: 
 def test_the_first_trades_of_a_pair_appear_by_themselves(tmp_path: Path, look: Opened) -> None:
     with sample_archive(tmp_path, trades=500) as growing:
         request_only(tmp_path, "DOGUSD")
-        page = look(growing, "pair=XBTUSD", refused=1)
+        page = look(growing, "pair=XBTUSD", refused=1, is_apart=True)
         # The candles are asked for again only if something has changed.
         with page.expect_response(re.compile("/api/version.*DOGUSD")):
             choose(page, "DOGUSD")
@@ -906,6 +974,7 @@ def test_the_crosshair_in_a_gap_shows_no_figures(archive: harvester.Archive, loo
 
 def test_times_that_can_be_typed(archive: harvester.Archive, look: Opened) -> None:
     cases = [
+        ("2026-01-28 12:30", "2026-01-28T12:30:00Z", HOUR),
         ("2026-01-28 12", "2026-01-28T12:00:00Z", HOUR),
         ("2026-01-28 12:30 UTC", "2026-01-28T12:30:00Z", HOUR),
         ("2026-01-28T12:30:15Z", "2026-01-28T12:30:15Z", 120 * SECOND),
@@ -937,7 +1006,8 @@ def test_a_year_is_shown_without_a_day_of_the_next(years: harvester.Archive, loo
 def test_what_is_no_time_is_refused(archive: harvester.Archive, look: Opened) -> None:
     page = look(archive)
     address = page.url
-    for typed in ("12", "2026-1-2", "2026-02-31", "2026-01 12:00", "2026-01-28 25:00", "28.1.2026"):
+    days = ("12", "2026-1-2", "2026-02-31", "28.1.2026", "yesteryear")
+    for typed in (*days, "2026-01 12:00", "2026-01-28 25:00"):
         page.get_by_label("Go to a date or time").fill(typed)
         page.get_by_role("button", name="go", exact=True).click()
         expect(page.get_by_role("alert")).to_contain_text(f"{typed} is no date")
@@ -1256,17 +1326,7 @@ def test_it_fits_narrow_screens_in_both_schemes(
 
 def test_names_of_others_are_only_ever_text(tmp_path: Path, look: Opened) -> None:
     with sample_archive(tmp_path, trades=500, wsname=HOSTILE) as hostile:
-        page = look(hostile)
+        page = look(hostile, is_apart=True)
         expect(page.locator("#pair-name")).to_have_text(HOSTILE)
         expect(page.get_by_test_id("pair-list")).to_contain_text(HOSTILE)
         assert page.locator("img").count() == 0
-
-
-def test_an_empty_archive_says_what_to_do(tmp_path: Path, chromium: Browser) -> None:
-    with harvester.open(tmp_path) as empty, empty.explore() as explorer:
-        page = chromium.new_page()
-        page.goto(explorer.url)
-        expect(page.get_by_test_id("pair-list")).to_contain_text("harvester backfill XBT/USD")
-        page.goto(explorer.url.partition("?")[0])
-        expect(page.locator("body")).to_contain_text("open the address that `harvester explore`")
-        page.close()

@@ -47,7 +47,7 @@ def leaked(text: str) -> list[str]:
 def test_a_password_in_the_address_is_never_shown_or_recorded(
     tmp_path: Path, arguments: tuple[str, ...], address: str
 ) -> None:
-    done = run(with_password(address), tmp_path, *arguments, HARVESTER_EXCHANGE_GIVE_UP_S="0.1")
+    done = run(with_password(address), tmp_path, *arguments)
     assert leaked(done.stdout + done.stderr) == []
     records = "".join(path.read_text() for path in tmp_path.rglob("runs.jsonl"))
     assert leaked(records) == []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,10 +126,14 @@ def files() -> list[tuple[str, str, Path]]:
     return found
 
 
-def all_uses() -> Iterator[tuple[str, Path, Use]]:
-    for layer, package, path in files():
-        for use in uses(path.read_text(), package):
-            yield layer, path.relative_to(ROOT), use
+@cache
+def all_uses() -> list[tuple[str, Path, Use]]:
+    """Layer, file and import, of every import of the product."""
+    return [
+        (layer, path.relative_to(ROOT), use)
+        for layer, package, path in files()
+        for use in uses(path.read_text(), package)
+    ]
 
 
 def is_of(module: str, library: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from explorer_archive import GAP, START_NS, sample_archive
 
 pytest.importorskip("mcp", reason="the extra mcp is not installed")
@@ -36,22 +36,33 @@ def server(archive: harvester.Archive) -> StdioServerParameters:
     return StdioServerParameters(command=sys.executable, args=arguments)
 
 
-def call(archive: harvester.Archive, *calls: Call) -> list[Any]:
-    """The results of some calls of tools, in one session with a process of its own."""
+class Session:
+    """A client's session with one server, which has a process of its own."""
 
-    async def run() -> list[Any]:
-        async with Client(server(archive)) as client:
-            return [await client.call_tool(name, arguments) for name, arguments in calls]
+    def __init__(self, client: Client, portal: BlockingPortal) -> None:
+        self._client = client
+        self._portal = portal
 
-    return asyncio.run(run())
+    def tools(self) -> list[Any]:
+        return list(self._portal.call(self._client.list_tools).tools)
+
+    def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """The result of a tool."""
+        return self._portal.call(self._client.call_tool, name, arguments)
 
 
-def test_each_tool_has_a_description_and_a_schema(archive: harvester.Archive) -> None:
-    async def tools() -> list[Any]:
-        async with Client(server(archive)) as client:
-            return list((await client.list_tools()).tools)
+@pytest.fixture(scope="module")
+def session(archive: harvester.Archive) -> Iterator[Session]:
+    """One that all tests share: it goes on after each answer, and after each error."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(Client(server(archive))) as client,
+    ):
+        yield Session(client, portal)
 
-    found = {tool.name: tool for tool in asyncio.run(tools())}
+
+def test_each_tool_has_a_description_and_a_schema(session: Session) -> None:
+    found = {tool.name: tool for tool in session.tools()}
     assert list(found) == ["pairs", "coverage", "candles", "trades", "sql"]
     for tool in found.values():
         assert len(tool.description) > 50
@@ -62,15 +73,14 @@ def test_each_tool_has_a_description_and_a_schema(archive: harvester.Archive) ->
     assert found["trades"].input_schema["properties"]["count"]["maximum"] == 500
 
 
-def test_the_tools_answer_what_is_stored(archive: harvester.Archive) -> None:
-    results = call(
-        archive,
-        ("pairs", {}),
-        ("coverage", {"pair": "btc/usd"}),
-        ("candles", {"pair": "XBT/USD", "interval": "1d"}),
-        ("trades", {"pair": "XBTUSD", "place": "oldest", "count": 2}),
-        ("sql", {"query": "SELECT count(*) AS trades FROM trades"}),
-    )
+def test_the_tools_answer_what_is_stored(archive: harvester.Archive, session: Session) -> None:
+    results = [
+        session.call("pairs", {}),
+        session.call("coverage", {"pair": "btc/usd"}),
+        session.call("candles", {"pair": "XBT/USD", "interval": "1d"}),
+        session.call("trades", {"pair": "XBTUSD", "place": "oldest", "count": 2}),
+        session.call("sql", {"query": "SELECT count(*) AS trades FROM trades"}),
+    ]
     assert not [result.content for result in results if result.is_error]
     pairs, coverage, candles, trades, sql = (result.structured_content for result in results)
     total = archive.trades("XBTUSD").shape[0]
@@ -85,7 +95,7 @@ def test_the_tools_answer_what_is_stored(archive: harvester.Archive) -> None:
     assert sql["rows"] == [[str(total)]]
 
 
-def test_an_error_says_what_is_wrong(archive: harvester.Archive) -> None:
+def test_an_error_says_what_is_wrong(session: Session) -> None:
     """All in one session, which goes on after each of them."""
     texts: list[tuple[Call, str]] = [
         (("coverage", {"pair": "DOGE/EUR"}), "DOGE/EUR"),
@@ -95,14 +105,14 @@ def test_an_error_says_what_is_wrong(archive: harvester.Archive) -> None:
         (("sql", {"query": "COPY (SELECT 1) TO '/tmp/new.csv'"}), "COPY is not allowed"),
         (("sql", {"query": "FROM trades", "rows": 10_001}), "10000"),
     ]
-    results = call(archive, *(asked for asked, _ in texts))
-    for (asked, said), result in zip(texts, results, strict=True):
+    for asked, said in texts:
+        result = session.call(*asked)
         assert result.is_error, asked
         assert said in result.content[0].text, asked
 
 
-def test_rows_have_a_limit(archive: harvester.Archive) -> None:
-    [result] = call(archive, ("sql", {"query": "FROM trades", "rows": 3}))
+def test_rows_have_a_limit(session: Session) -> None:
+    result = session.call("sql", {"query": "FROM trades", "rows": 3})
     assert len(result.structured_content["rows"]) == 3
     assert result.structured_content["is_cut"]
 

@@ -298,16 +298,6 @@ def test_harvester_is_not_used_by_your_own_tools() -> None:
         assert used & {"harvester", "archive", "exchange"} == set()
 
 
-DOWNLOAD = """
-import harvester
-from harvester.server.sample_data import sample_exchange
-
-with sample_exchange(5_000, 1, folder="exchange") as exchange:
-    archive = harvester.open("data", settings=exchange.settings)
-    archive.backfill("XBT/USD", progress=True);
-"""
-
-
 def outputs_of(folder: Path, *sources: str) -> list[list[Any]]:
     """Run cells in one kernel; returns the outputs of each."""
     cells = [nbformat.v4.new_code_cell(source) for source in (STRICT, *sources)]
@@ -316,13 +306,6 @@ def outputs_of(folder: Path, *sources: str) -> list[list[Any]]:
         notebook, timeout=120, resources={"metadata": {"path": str(folder)}}
     ).execute()
     return [list(cell.outputs) for cell in cells[1:]]
-
-
-def test_a_download_draws_a_bar_that_stays_as_it_was_at_the_end(tmp_path: Path) -> None:
-    [(bar, result)] = outputs_of(tmp_path, DOWNLOAD)
-    assert bar["data"]["text/plain"].strip() == "1 of 1 pairs ended  5,000 trades"
-    assert "1 of 1 pairs ended" in bar["data"]["text/html"]
-    assert result["data"]["text/plain"].startswith("XBTUSD: 5,000 trades in ")
 
 
 OPEN = """
@@ -350,6 +333,9 @@ def test_every_call_that_takes_long_draws_a_bar_to_its_end(tmp_path: Path) -> No
     counts = [text.partition("  ")[0] for text in bars]
     assert counts == ["1 of 1 pairs ended"] * len(CALLS)
     assert all("1 of 1 pairs ended" in cell[0]["data"]["text/html"] for cell in outputs)
+    assert bars[1] == "1 of 1 pairs ended  2,000 trades"
+    [_, downloaded] = outputs[1]
+    assert downloaded["data"]["text/plain"].startswith("XBTUSD: 2,000 trades in ")
     imported = "".join(output["data"]["text/plain"] for output in outputs[0])
     assert "XBTUSD: 98 of 100 rows imported" in imported
 
