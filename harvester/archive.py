@@ -707,9 +707,8 @@ class Archive:
         row is the error of its file only.
 
         Returns:
-            A plan with `files`, one entry per file (pair, columns, rows, whether it is sorted,
-            ranges that are not covered yet, `error`), and `unknown`, the files whose names match no
-            pair.
+            A plan with `files`, one entry per file (pair, columns, rows, ranges not covered yet,
+            `error`), and `unknown`, the files whose names match no pair.
 
         Raises:
             BadFile: a file does not exist, or is not a CSV, a ZIP or a folder.

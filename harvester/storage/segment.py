@@ -51,7 +51,7 @@ class Footer:
     Attributes:
         range: all trades of the pair published in it are in the segment.
         pair: the market in all its spellings, as JSON.
-        source: `api`, `csv`, or both joined by `+`.
+        source: `api`, `csv`, or `made` for made-up trades.
         cursor: the exchange's last cursor, verbatim; None where it gave none.
         rows: how many trades the segment has.
         first_trade_id: the first id; None where no row has one.
