@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
+from threading import Lock
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
@@ -481,21 +482,24 @@ class AnswerStore(TradeStore):
         """Read the files of an archive."""
         self.path, self.store, self._caches = archive.path, archive.store, archive._caches  # noqa: SLF001 - what was read of the same files
         self._covered: dict[str, list[Range]] = {}
-        """The coverage of each pair that was listed, at its last listing."""
+        """The coverage of each pair that was listed, at its first listing."""
+        self._lock = Lock()
 
     def segments(self, pair: str) -> list[Segment]:
         """List the segments, as `TradeStore.segments` does.
 
         Raises:
-            ArchiveDamaged: they cover less than before.
+            ArchiveDamaged: they cover less than when they were first listed.
         """
-        found = super().segments(pair)
-        covered = union(segment.range for segment in found)
-        if lost := missing(self._covered.get(pair, []), covered):
+        # A thread that lists before another one must also compare before it.
+        with self._lock:
+            found = super().segments(pair)
+            covered = union(segment.range for segment in found)
+            lost = missing(self._covered.setdefault(pair, covered), covered)
+        if lost:
             raise ArchiveDamaged(
                 f"{pair}: {lost[0]} was moved out of the archive while it was read: read it again"
             )
-        self._covered[pair] = covered
         return found
 
 
