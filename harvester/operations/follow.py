@@ -371,7 +371,7 @@ class _FollowedPair:
         """Choose where to begin: what is stored goes on, and what is not stored begins now."""
         after, now_ns = self._run.after, self._run.context.options.now_ns()
         if after is None:
-            after = last_start(self._archive.ever_requested(self.name), now_ns)
+            after = last_start(self._archive.requested(self.name), now_ns)
         self._first_after = self._after = settled_ns if after is None else after
         self.reached_ns = self._covered_through()
 

@@ -419,7 +419,7 @@ class _Refresh:
             return None, None
         name = target.pair.altname
         try:
-            wanted = self._archive.ever_requested(name)
+            wanted = self._archive.requested(name)
         except HarvesterError as error:
             return None, error
         return Range(last_start(wanted, self._options.now_ns()) or 0, END_OF_TIME), None

@@ -237,21 +237,14 @@ class TradeStore:
             ArchiveDamaged: the record can't be read.
         """
         requested = archive_files.requests(self.store, pair)
-        if not (requested.ranges and requested.is_unlisted):
-            return self.ever_requested(pair)
+        if not requested.ranges:
+            return enclosing_range(self.coverage(pair))
+        if not requested.is_unlisted:
+            return list(requested.ranges)
         ends = [covered.through for covered in self.coverage(pair)]
         limit = Range(0, max([requested.counts_through, *ends]))
         parts = (overlap(wanted, limit) for wanted in requested.ranges)
         return [part for part in parts if part is not None]
-
-    def ever_requested(self, pair: str) -> list[Range]:
-        """Return the ranges of `requested`, and those that the exchange did not know when asked.
-
-        Raises:
-            ArchiveDamaged: the record can't be read.
-        """
-        ranges = archive_files.requests(self.store, pair).ranges
-        return list(ranges) or enclosing_range(self.coverage(pair))
 
     def gaps(self, pair: str) -> list[Range]:
         """Return the ranges that were requested and are not covered."""

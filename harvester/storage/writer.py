@@ -144,9 +144,7 @@ class Writer:
     def end_requests(self, undo: archive_files.Requests | None = None) -> None:
         """Record that the exchange does not know the pair: what lies behind its coverage is no gap.
 
-        Of a pair that was never covered, nothing is. What was covered until now counts from now on,
-        also if it is lost. The record of what was requested is kept, and counts again with the next
-        download.
+        The record of what was requested is kept, and counts again with the next download.
 
         Args:
             undo: the record before this run, if the run got no answer; None to keep all of it.
@@ -157,7 +155,8 @@ class Writer:
             return
         ends = [covered.through for covered in self.archive.coverage(self.pair)]
         through = max([before.counts_through, *ends])
-        after = archive_files.Requests(before.ranges, True, through)
+        is_behind = bool(ends) and before.ranges[-1].through > through
+        after = archive_files.Requests(before.ranges, True, through) if is_behind else before
         if after != self.requests():
             archive_files.write_requests(self._store, self.pair, after)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sample_trades
 from backfills import Backfill
-from kraken_faults import Fault, Faults
+from kraken_faults import Fault
 from kraken_market import Clock, Market
 from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
@@ -280,34 +280,6 @@ def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
     outcome = only(nights.refresh())
     assert (outcome["state"], outcome["exit_status"]) == ("delisted", 4)
     assert outcome["gaps"] == [[day(1), day(2)]]
-
-
-def test_a_pair_that_was_delisted_before_anything_was_downloaded_has_no_gap(
-    nights: Nights,
-) -> None:
-    """Once it is listed again, it begins where it was requested."""
-    nights.refresh("ETHEUR")
-    nights.exchange.faults.push(*["unavailable"] * 1000, pair="XBTUSD")
-    run = Backfill(nights.exchange.url, nights.folder, {"exchange.give_up_s": 0.05})
-    assert run.only("XBTUSD", Range(day(2), day(4))).exit_status == 3
-    nights.exchange.delist("XBTUSD")
-    report = nights.refresh()
-    assert states(report) == {"ETHEUR": "complete", "XBTUSD": "delisted"}
-    assert (report["exit_status"], report["pairs"][1]["gaps"]) == (0, [])
-    nights.exchange.faults = Faults()
-    nights.exchange.add(XBT)
-    assert states(nights.refresh()) == {"ETHEUR": "complete", "XBTUSD": "complete"}
-    assert TradeStore(nights.folder).coverage("XBTUSD") == [Range(day(2), nights.settled_ns)]
-
-
-def test_what_a_delisted_pair_loses_is_a_gap_also_if_it_is_all(nights: Nights) -> None:
-    nights.refresh("XBTUSD", "ETHEUR")
-    nights.exchange.delist("XBTUSD")
-    assert nights.refresh()["exit_status"] == 0
-    remove_first_file(nights, "XBTUSD")
-    outcome = nights.refresh()["pairs"][1]
-    assert (outcome["pair"], outcome["state"], outcome["exit_status"]) == ("XBTUSD", "delisted", 4)
-    assert outcome["gaps"] == [[0, nights.settled_ns]]
 
 
 def test_a_pair_that_is_delisted_during_the_run_fails_once_and_is_delisted_afterwards(

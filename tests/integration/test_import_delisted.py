@@ -160,11 +160,11 @@ def is_complete(command: Any) -> bool:
 def test_a_delisted_pair_stays_complete_whatever_is_tried(command: Any, tmp_path: Path) -> None:
     imported = command("import", "FOOUSD.csv", "--delisted", *WHOLE)
     assert imported.err.splitlines()[-1] == "`harvester rollup` speeds up long queries"
-    before = TradeStore(tmp_path / "data").ever_requested("FOOUSD")
+    before = (tmp_path / "data/wanted/FOOUSD.json").read_bytes()
     for arguments in (("backfill", "FOOUSD"), ("backfill", "FOOUSD", "--replace-imported")):
         done = command(*arguments)
         assert (done.status, UNLISTED in done.err) == (3, True)
-        assert TradeStore(tmp_path / "data").ever_requested("FOOUSD") == before
+        assert (tmp_path / "data/wanted/FOOUSD.json").read_bytes() == before
         assert is_complete(command)
     assert command("verify", "FOOUSD", "--repair").status == 0
     assert command("refresh").status == 0
