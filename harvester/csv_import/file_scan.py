@@ -396,7 +396,7 @@ def _read_whole(
         last_ns,
         bad,
         bad_rows,
-        bad_times.ranges(steps.farthest_back_ns, within),
+        bad_times.ranges(within),
         cut_off,
         silences.found(within),
         rows_with_id,

@@ -111,20 +111,19 @@ class UnreadableTimes:
         if len(stamps):
             self._latest = int(stamps[-1])
 
-    def ranges(self, farthest_back_ns: int, within: Range) -> list[Range]:
-        """Ranges that contain all bad rows, with at least a second to spare at both ends.
+    def ranges(self, within: Range) -> list[Range]:
+        """Ranges that contain all bad rows, as far out of order as rows may be.
 
         Args:
-            farthest_back_ns: by how much times step back at most in the file, in nanoseconds.
             within: the range of the file, as far as it is known.
         """
         found = []
         for before, behind in self._runs:
             begin_ns, end_ns = within
             if before is not None:
-                begin_ns = max(begin_ns, before - farthest_back_ns)
+                begin_ns = max(begin_ns, before - MAX_STEP_BACK_S * SECOND)
             if behind is not None:
-                end_ns = min(end_ns, behind + farthest_back_ns)
+                end_ns = min(end_ns, behind + MAX_STEP_BACK_S * SECOND)
             found.append(around(begin_ns, end_ns))
         return union(found)
 

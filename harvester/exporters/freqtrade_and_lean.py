@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -218,7 +219,7 @@ def lean_resolution(interval: Interval) -> str:
 
 
 def check_lean_files(pair: Pair, interval: Interval, folder: str, stored: Range) -> None:
-    """Check that no file would lose candles; only those at the ends of the range can.
+    """Check that no file would lose candles, as its time is only in part in the range.
 
     Args:
         pair: the pair, whose names are known.
@@ -263,8 +264,12 @@ def _first_and_last(file: Path, interval: Interval) -> list[int]:
             return [_parse_utc(text, "%Y%m%d %H:%M") for text in texts]
         day_ns = _parse_utc(file.name[:8], "%Y%m%d")
         return [day_ns + int(text) * _MILLISECOND_NS for text in texts]
-    except (FileNotFoundError, zipfile.BadZipFile, IndexError, ValueError):
+    except (FileNotFoundError, IndexError, ValueError, *_DAMAGE):
         return []
+
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What reading a damaged ZIP may raise."""
 
 
 def _parse_utc(text: str, form: str) -> int:
@@ -294,7 +299,10 @@ def write_lean_candles(
         symbol = lean_symbol(pair)
         if interval.width_ns in _SINGLE_FILE:
             lines = (f"{_utc(time_ns):%Y%m%d %H:%M},{text}" for time_ns, text in _candles(batches))
-            _write_zip(_lean_file(pair, interval, folder, 0), f"{symbol}.csv", lines)
+            # A file that is there has candles, and a range without any takes none away.
+            if first := next(lines, ""):
+                file = _lean_file(pair, interval, folder, 0)
+                _write_zip(file, f"{symbol}.csv", chain([first], lines))
             return root
         for day_ns, candles in groupby(_candles(batches), lambda candle: candle[0] // DAY * DAY):
             day = f"{_utc(day_ns):%Y%m%d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -276,7 +277,9 @@ class TradePages:
             self._listed_s = now
             if pieces != self._pieces:
                 self._pieces, self._ids_before = pieces, None
-                self._furthest_ns = max(self._furthest_ns, self.through)
+                # No client was given an end in the future, which a wrong clock may have made.
+                seen_ns = min(self.through, time.time_ns())
+                self._furthest_ns = max(self._furthest_ns, seen_ns)
             listed = {piece.segment for piece in self._pieces}
             self._chunk_ends = {
                 segment: ends for segment, ends in self._chunk_ends.items() if segment in listed

@@ -468,7 +468,8 @@ class AnswerStore(TradeStore):
     """An archive as a single answer reads it: its files may change, but not come to cover less.
 
     The gaps of an answer are named before its rows are read. If `verify --repair` moves a damaged
-    file away in between, the answer would lack its rows and name no gap.
+    file away in between, or a download finds that a range lacks trades, the answer would lack these
+    rows and name no gap.
     """
 
     def __init__(self, archive: TradeStore) -> None:
@@ -491,7 +492,7 @@ class AnswerStore(TradeStore):
             lost = missing(self._covered.setdefault(pair, covered), covered)
         if lost:
             raise ArchiveDamaged(
-                f"{pair}: {lost[0]} was moved out of the archive while it was read: read it again"
+                f"{pair}: {lost[0]} is not covered any more since this answer was begun: ask again"
             )
         return found
 

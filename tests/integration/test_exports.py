@@ -231,6 +231,9 @@ def test_lean_reads_hours_and_days_from_one_file(interval: str, kind: str, tmp_p
     write_lean_candles([batch], pair, parse_interval(interval), str(tmp_path))
     file = tmp_path / "crypto" / "kraken" / kind / "btcusd_trade.zip"
     assert unpacked(file) == {"btcusd.csv": "20240121 00:00,2,3,1,2.5,0.1\n"}
+    # As if nothing were stored of the range.
+    write_lean_candles([], pair, parse_interval(interval), str(tmp_path))
+    assert unpacked(file) == {"btcusd.csv": "20240121 00:00,2,3,1,2.5,0.1\n"}
 
 
 @pytest.mark.parametrize("interval", ["1m", "1h"])

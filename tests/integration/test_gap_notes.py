@@ -334,7 +334,7 @@ def test_no_answer_leaves_out_what_is_moved_away_after_its_gaps_were_named(
     with harvester.open(tmp_path) as archive:
         read = READS[what](archive)
         Path(store.location(store.segments("XBTUSD")[1])).unlink()
-        with pytest.raises(ArchiveDamaged, match="2020-09-15 to 2020-09-16 was moved out of the"):
+        with pytest.raises(ArchiveDamaged, match="2020-09-15 to 2020-09-16 is not covered any"):
             read()
         with pytest.raises(ArchiveHasGaps):
             READS[what](archive)

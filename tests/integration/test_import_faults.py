@@ -550,7 +550,8 @@ def test_time_about_a_row_that_was_left_out_is_not_covered(
     assert done.reports[0]["bad_rows"][0]["text"] == broken
     assert "1 rows can't be read: the time around them is not covered" in done.err
     first, last = START_S, START_S + 1_200
-    assert not any(is_covered(tmp_path / "data", at) for at in range(first, last + 1))
+    # Rows may be a minute out of order, so this one, too.
+    assert not any(is_covered(tmp_path / "data", at) for at in range(first - 59, last + 60))
     assert is_covered(tmp_path / "data", first - 100)
     assert is_covered(tmp_path / "data", last + 100)
     assert stored(tmp_path) == exact([row for row in rows if not first <= row[0] <= last])
@@ -688,8 +689,8 @@ def test_a_broken_row_at_a_quarters_end_leaves_the_quarter_beside_it_covered(
     assert command(*names, "--skip-bad-rows", *bounds).status == 4
     first, last = (early[-1][0], third) if broken == 2 else (third, late[0][0])
     assert not any(is_covered(tmp_path / "data", at) for at in range(first, last, 60))
-    assert is_covered(tmp_path / "data", first - 60)
-    assert is_covered(tmp_path / "data", last + 60)
+    assert is_covered(tmp_path / "data", first - 70)
+    assert is_covered(tmp_path / "data", last + 70)
     assert stored(tmp_path) == exact([row for row in early + late if not first <= row[0] <= last])
 
 

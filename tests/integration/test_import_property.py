@@ -105,6 +105,11 @@ def check_import(
     for number, file in enumerate(files):
         first = file.first % len(history)
         rows = history[first : first + file.length]
+        beside = history[max(first - 1, 0) : first] + history[first + len(rows) :][:1]
+        cut_s = {at for at, _ in beside}
+        if bounds != (None, None) and rows and cut_s & {rows[0][0], rows[-1][0]}:
+            # Of files that are cut within a second, nothing shows which has all trades of it.
+            is_consistent = False
         if file.lacks is not None and rows:
             del rows[file.lacks % len(rows)]
             is_consistent = False
