@@ -25,7 +25,6 @@ from harvester.csv_import.id_checks import NO_RUNS, IdRunFinder
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
 from harvester.csv_import.uncovered_times import (
     SilenceFinder,
-    TimeDisorder,
     UnreadableTimes,
     around,
     check_order,
@@ -352,9 +351,9 @@ def _read_whole(
     check_stop(stop)
     sum_ = checksum(member)
     layout = detect(head(member), name)
-    steps, bad_times, silences = TimeDisorder(), UnreadableTimes(), SilenceFinder()
+    bad_times, silences = UnreadableTimes(), SilenceFinder()
     id_runs = IdRunFinder()
-    rows = rows_with_id = bad = bytes_read = 0
+    rows_with_id = bad = bytes_read = 0
     last_row_ns: int | None = None
     bad_rows: list[BadRow] = []
     kept: list[tuple[pa.RecordBatch, int]] = []
@@ -369,18 +368,17 @@ def _read_whole(
         bad_times.add(parsed)
         stamps = times(parsed.rows)
         if len(stamps):
-            steps.add(stamps)
             silences.add(stamps)
-            rows += len(stamps)
             rows_with_id += len(stamps) - parsed.rows.column("trade_id").null_count
-            if rows_with_id == rows:
+            if rows_with_id == silences.rows:
                 id_runs.add(parsed.rows)
             last_row_ns = int(stamps[-1])
         if keep_rows:
             kept.append((parsed.rows, size))
         bytes_read += size
         read(size)
-    first_ns, last_ns = (steps.earliest_ns, steps.latest_ns) if rows else (None, None)
+    rows, ends = silences.rows, (silences.first_ns, silences.latest_ns)
+    first_ns, last_ns = ends if rows else (None, None)
     within = _range_by_name(member, first_ns, last_ns)
     cut_off = list[Range]()
     # `blocks` has added the end of the last line: perhaps the file, and this row, were cut off.

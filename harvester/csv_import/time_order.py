@@ -113,17 +113,17 @@ def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
     return found
 
 
-BESIDE_NS = 3 * SECOND
+ADJACENT_NS = 3 * SECOND
 """Ranges that end so near to one another leave a gap between them, as no file covers its ends."""
 
 
 def ends_to_want(
     complete: KnownComplete, covered: Sequence[Range], *, has_bad: bool
 ) -> KnownComplete:
-    """The ends of a chain of files up to which its time is requested, beyond its rows.
+    """The known ends of a chain of files up to which time counts as requested, beyond its rows.
 
-    Where other trades lie beside it, or rows can't be read, what is not covered there is a gap.
-    Else nobody has asked for the second at an end.
+    No file covers the second at its end. That second is a gap if the archive covers the time on the
+    other side of it. If rows can't be read, more may be missing there. Else it is not requested.
 
     Args:
         complete: its known ends.
@@ -131,12 +131,11 @@ def ends_to_want(
         has_bad: whether some of its rows can't be read.
     """
 
-    def is_wanted(end_s: int | None) -> bool:
-        end_ns = (end_s or 0) * SECOND
-        beside = [Range(end_ns - BESIDE_NS, end_ns + BESIDE_NS)]
-        return has_bad or missing(beside, covered) != beside
+    def is_wanted(end_s: int) -> bool:
+        near = Range(end_s * SECOND - ADJACENT_NS, end_s * SECOND + ADJACENT_NS)
+        return has_bad or any(overlap(near, span) for span in covered)
 
-    return KnownComplete(*(end if is_wanted(end) else None for end in complete))
+    return KnownComplete(*(end if end is not None and is_wanted(end) else None for end in complete))
 
 
 class UncoveredIds(NamedTuple):

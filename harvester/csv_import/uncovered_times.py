@@ -101,15 +101,18 @@ class UnreadableTimes:
         stamps = times(parsed.rows)
         if self._runs and self._runs[-1][1] is None and len(stamps):
             self._runs[-1] = self._runs[-1][0], int(stamps[0])
-        neighbours = [self._latest, *stamps.tolist(), None]
-        indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
-        for index in np.unique(indexes).tolist():
-            before, behind = neighbours[index : index + 2]
-            if self._runs and (len(self._runs) == MAX_RUNS or self._runs[-1] == (before, behind)):
-                before = self._runs.pop()[0]
-            self._runs.append((before, behind))
+        if parsed.bad:
+            neighbours = [self._latest, *stamps.tolist(), None]
+            indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
+            for index in np.unique(indexes).tolist():
+                self._add_run(*neighbours[index : index + 2])
         if len(stamps):
             self._latest = int(stamps[-1])
+
+    def _add_run(self, before: int | None, behind: int | None) -> None:
+        if self._runs and (len(self._runs) == MAX_RUNS or self._runs[-1] == (before, behind)):
+            before = self._runs.pop()[0]
+        self._runs.append((before, behind))
 
     def ranges(self, within: Range) -> list[Range]:
         """Ranges that contain all bad rows, as far out of order as rows may be.
@@ -153,14 +156,25 @@ class _Silence(NamedTuple):
     begin_ns: int
     end_ns: int
 
+    @property
+    def length_ns(self) -> int:
+        """How long it is."""
+        return self.end_ns - self.begin_ns
+
 
 class SilenceFinder:
-    """Finds the long silences of a file."""
+    """Finds the long silences of a file.
+
+    Attributes:
+        rows: the number of its rows.
+        first_ns: the earliest time; -1 without rows.
+        latest_ns: the latest time; -1 without rows.
+    """
 
     def __init__(self) -> None:
         """Start before the first row."""
-        self._rows = 0
-        self._first_ns = self._latest_ns = -1
+        self.rows = 0
+        self.first_ns = self.latest_ns = -1
         self._silences: list[_Silence] = []
         """Those long enough to count in a file with many rows."""
         self._head = self._tail = np.empty(0, np.int64)
@@ -168,15 +182,15 @@ class SilenceFinder:
 
     def add(self, stamps: Int64s) -> None:
         """Add the times of the next rows, at least one, in the order of the file."""
-        if not self._rows:
-            self._first_ns = self._latest_ns = int(stamps[0])
-        reached = np.maximum.accumulate(np.concatenate(([self._latest_ns], stamps)))
+        if not self.rows:
+            self.first_ns = self.latest_ns = int(stamps[0])
+        reached = np.maximum.accumulate(np.concatenate(([self.latest_ns], stamps)))
         for at in (np.diff(reached) > LEAST_SILENCE_NS).nonzero()[0].tolist():
             ends = int(reached[at]), int(reached[at + 1])
-            self._silences.append(_Silence(self._rows + at, *ends))
-        self._first_ns = min(self._first_ns, int(stamps.min()))
-        self._latest_ns = int(reached[-1])
-        self._rows += len(stamps)
+            self._silences.append(_Silence(self.rows + at, *ends))
+        self.first_ns = min(self.first_ns, int(stamps.min()))
+        self.latest_ns = int(reached[-1])
+        self.rows += len(stamps)
         kept = MAX_STRAY_ROWS + 1
         self._head = np.concatenate((self._head, stamps))[:kept]
         self._tail = np.concatenate((self._tail, stamps))[-kept:]
@@ -187,31 +201,25 @@ class SilenceFinder:
         Args:
             within: the time of the file by its name, whose ends may be silent, too.
         """
-        if not self._rows:
+        if not self.rows:
             return []
-        first_ns, latest_ns = self._first_ns, self._latest_ns
-        average_ns = (latest_ns - first_ns) // self._rows
+        average_ns = (self.latest_ns - self.first_ns) // self.rows
         usual_ns = min(max(LEAST_SILENCE_NS, SILENCE_GAPS * average_ns), LONGEST_SILENCE_NS)
         longest_ns = max(usual_ns, RARE_GAPS * average_ns)
-        begin_ns = within.after if within.after > 0 else first_ns
-        end_ns = within.through + 1 if within.through < END_OF_TIME else latest_ns
-        at_ends = _Silence(0, begin_ns, first_ns), _Silence(self._rows, latest_ns, end_ns)
-        inner = {span for span in self._silences if span.end_ns - span.begin_ns > longest_ns}
+        begin_ns = within.after if within.after > 0 else self.first_ns
+        end_ns = within.through + 1 if within.through < END_OF_TIME else self.latest_ns
+        before = _Silence(0, begin_ns, self.first_ns)
+        behind = _Silence(self.rows, self.latest_ns, end_ns)
+        inner = {silence for silence in self._silences if silence.length_ns > longest_ns}
         inner.update(self._near_ends(SILENCE_GAPS * average_ns))
-        found = [Range(span.begin_ns, span.end_ns - 1) for span in inner]
-        found += [
-            Range(span.begin_ns, span.end_ns - 1)
-            for span in at_ends
-            if span.end_ns - span.begin_ns > longest_ns
+        at_ends = [silence for silence in (before, behind) if silence.length_ns > longest_ns]
+        found = [Range(silence.begin_ns, silence.end_ns - 1) for silence in (*inner, *at_ends)]
+        groups = [
+            (right.rows_before - left.rows_before, left.end_ns, right.begin_ns)
+            for left, right in pairwise([before, *sorted(inner), behind])
         ]
-        silences = [at_ends[0], *sorted(inner), at_ends[1]]
-        groups = list(pairwise(silences))
-        most = max(right.rows_before - left.rows_before for left, right in groups)
-        found += [
-            around(left.end_ns, right.begin_ns)
-            for left, right in groups
-            if right.rows_before - left.rows_before <= MAX_STRAY_ROWS < most
-        ]
+        most = max(rows for rows, _, _ in groups)
+        found += [around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
         return union(found)
 
     def _near_ends(self, longest_ns: int) -> Iterator[_Silence]:
@@ -219,9 +227,9 @@ class SilenceFinder:
 
         An end costs a request in any case, so here a silence may be shorter than half a day.
         """
-        if self._rows <= MAX_STRAY_ROWS:
+        if self.rows <= MAX_STRAY_ROWS:
             return
-        for row, stamps in ((0, self._head), (self._rows - len(self._tail), self._tail)):
+        for row, stamps in ((0, self._head), (self.rows - len(self._tail), self._tail)):
             in_order = np.sort(stamps)
             for at in (np.diff(in_order) > longest_ns).nonzero()[0].tolist():
                 yield _Silence(row + at + 1, int(in_order[at]), int(in_order[at + 1]))

@@ -135,9 +135,10 @@ def export_candles(
             # Each of them raises an error if the other program has no such name.
             ccxt_symbol(export.pair)
             (lean_resolution if layout == "lean" else freqtrade_timeframe)(interval)
-            covered = enclosing_range(archive.coverage(export.query.pair))
-            stored = overlap(export.query.range, covered[0]) if covered else None
-            if layout == "lean" and stored is not None:
+    for export in exports if layout == "lean" else ():
+        covered = enclosing_range(archive.coverage(export.query.pair))
+        if covered and (stored := overlap(export.query.range, covered[0])):
+            for interval in intervals:
                 check_lean_files(export.pair, interval, folder, stored)
     for export in exports:
         query = export.query

@@ -254,6 +254,10 @@ def _lean_file(pair: Pair, interval: Interval, folder: str, time_ns: int) -> Pat
     return market / symbol / f"{_utc(time_ns):%Y%m%d}_trade.zip"
 
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What reading a damaged ZIP may raise."""
+
+
 def _first_and_last(file: Path, interval: Interval) -> list[int]:
     """When the first and the last candle of a file open; empty if it has none, or is not LEAN's."""
     try:
@@ -266,10 +270,6 @@ def _first_and_last(file: Path, interval: Interval) -> list[int]:
         return [day_ns + int(text) * _MILLISECOND_NS for text in texts]
     except (FileNotFoundError, IndexError, ValueError, *_DAMAGE):
         return []
-
-
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-"""What reading a damaged ZIP may raise."""
 
 
 def _parse_utc(text: str, form: str) -> int:

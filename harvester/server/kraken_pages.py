@@ -268,8 +268,8 @@ class TradePages:
     def update(self) -> None:
         """List the archive, if that is longer ago than `LISTING_TTL_S`.
 
-        Nothing else but `page` does, at its beginning: what is asked of the page afterwards, such
-        as its gaps, is by the listing that it was read from.
+        No other method does it but `page`, before it reads. So what is asked after a page, such as
+        `first_gap`, is answered by the listing that the page was read from.
         """
         now = self._clock()
         if self._listed_s is None or now - self._listed_s >= LISTING_TTL_S:

@@ -457,13 +457,6 @@ class TradeStore:
         return self.footer(segment).bounds
 
 
-# Coverage that ends in the future, left by a wrong clock: it claims that there are no trades in a
-# time that is still to come, so later runs would never download them.
-
-CLOCK_TOLERANCE_NS = DAY
-"""Coverage may end this much after this machine's time before it counts as wrong."""
-
-
 class AnswerStore(TradeStore):
     """An archive as a single answer reads it: its files may change, but not come to cover less.
 
@@ -474,7 +467,8 @@ class AnswerStore(TradeStore):
 
     def __init__(self, archive: TradeStore) -> None:
         """Read the files of an archive."""
-        self.path, self.store, self._caches = archive.path, archive.store, archive._caches  # noqa: SLF001 - what was read of the same files
+        self.path, self.store = archive.path, archive.store
+        self._caches = archive._caches  # noqa: SLF001 - the same files need not be read again
         self._covered: dict[str, list[Range]] = {}
         """The coverage of each pair that was listed, at its first listing."""
         self._lock = Lock()
@@ -495,6 +489,13 @@ class AnswerStore(TradeStore):
                 f"{pair}: {lost[0]} is not covered any more since this answer was begun: ask again"
             )
         return found
+
+
+# Coverage that ends in the future, left by a wrong clock: it claims that there are no trades in a
+# time that is still to come, so later runs would never download them.
+
+CLOCK_TOLERANCE_NS = DAY
+"""Coverage may end this much after this machine's time before it counts as wrong."""
 
 
 def ending_in_future(segments: Iterable[Segment], now_ns: int) -> list[Segment]:

@@ -151,7 +151,7 @@ class Writer:
         """
         before = undo or self.requests()
         if not before.ranges:
-            self._store.remove(f"wanted/{self.pair}.json")
+            self.restore_requests(before)
             return
         ends = [covered.through for covered in self.archive.coverage(self.pair)]
         through = max([before.counts_through, *ends])
