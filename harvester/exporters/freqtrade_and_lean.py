@@ -299,10 +299,12 @@ def write_lean_candles(
         symbol = lean_symbol(pair)
         if interval.width_ns in _SINGLE_FILE:
             lines = (f"{_utc(time_ns):%Y%m%d %H:%M},{text}" for time_ns, text in _candles(batches))
-            # A file that is there has candles, and a range without any takes none away.
-            if first := next(lines, ""):
-                file = _lean_file(pair, interval, folder, 0)
+            file, first = _lean_file(pair, interval, folder, 0), next(lines, None)
+            # A range without candles takes none away from a file that has some.
+            if first is not None:
                 _write_zip(file, f"{symbol}.csv", chain([first], lines))
+            elif not _first_and_last(file, interval):
+                _write_zip(file, f"{symbol}.csv", lines)
             return root
         for day_ns, candles in groupby(_candles(batches), lambda candle: candle[0] // DAY * DAY):
             day = f"{_utc(day_ns):%Y%m%d}"
