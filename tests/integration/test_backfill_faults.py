@@ -30,7 +30,7 @@ def test_a_fault_costs_calls_and_never_a_trade(kind: str, tmp_path: Path) -> Non
     faults = Faults(seed=5, chances={kind: 0.3}, throttle_s=0)
     with serve(market, faults=faults) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only("XBTUSD")
-        assert faults.done
+        assert faults.done[kind]
     assert (outcome.exit_status, rows_on_disk(tmp_path, "XBTUSD")) == (0, list(expected(market)))
 
 
@@ -149,7 +149,7 @@ def _last(market: Market) -> str:
 
 
 def test_a_cancelled_backfill_leaves_no_task_and_keeps_its_trades(tmp_path: Path) -> None:
-    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 20))
+    market = sample_trades.market(sample_trades.xbtusd_like(3_000, 20))
 
     async def cancelled(backfill: Backfill) -> int:
         task = asyncio.create_task(backfill._run(["XBTUSD"], Range(0, END_OF_TIME)))

@@ -80,7 +80,7 @@ def all_are_wrong(minutes: int, field: str = "volume") -> Answers:
     return lambda _number, rows: wrong(minutes, field)(rows)
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", ["volume", "vwap"])
 def test_a_difference_that_the_second_answer_does_not_repeat_is_none(
     field: str, whole: TradeStore
 ) -> None:

@@ -55,9 +55,9 @@ def test_each_settled_trade_is_stored_once(mode: str, tmp_path: Path) -> None:
     clock = clock_at(90)
     with serve(busy_market(), clock=clock, since_mode=mode) as exchange:
         run = Following(tmp_path, exchange, clock)
-        [result] = run.run_steps(run.minutes(3), "XBTUSD", after=0)
+        [result] = run.run_steps(run.minutes(1.5), "XBTUSD", after=0)
     assert run.stored() == run.shown(busy_market())
-    assert len(run.stored()) > 20_000
+    assert len(run.stored()) > 8_000
     assert (result.exit_status, result.trades, result.gaps) == (0, len(run.stored()), [])
     assert (foreign_files(tmp_path), run.notes) == ([], [])
     assert verify(TradeStore(tmp_path), "XBTUSD").faults == []
@@ -110,7 +110,7 @@ def test_files_stay_few_and_hours_that_are_over_are_rolled_up(tmp_path: Path) ->
 
         def steps() -> Iterator[None]:
             nonlocal most_files
-            for _ in run.minutes(150, seconds=60):
+            for _ in run.minutes(75, seconds=60):
                 most_files = max(most_files, run.files())
                 yield
 

@@ -94,9 +94,15 @@ CHANGED = (
 )
 
 
-@pytest.mark.parametrize("named", [(), ("--pair", "FOOUSD")])
 @pytest.mark.parametrize(
-    "download", [("refresh",), ("backfill", "FOO/USD"), ("backfill", "*USD")], ids=" ".join
+    ("download", "named"),
+    [
+        (("refresh",), ()),
+        (("backfill", "FOO/USD"), ()),
+        (("backfill", "*USD"), ()),
+        (("backfill", "*USD"), ("--pair", "FOOUSD")),
+    ],
+    ids=" ".join,
 )
 def test_nothing_of_another_market_is_added_to_a_delisted_pair(
     download: tuple[str, ...],
@@ -474,11 +480,15 @@ BUSY = [
     for at in range(1, 301)
 ]
 """A trade each 0.7 s, without a quiet moment; of each price and volume one each 28 s."""
+WAYS = [
+    pytest.param(ways, bool(at % 2), id="-".join(ways) + (" reversed" if at % 2 else ""))
+    for at, ways in enumerate(product(csv_files.ROUNDINGS, repeat=2))
+]
+"""Each way of rounding beside each; every second time, the later file is imported first."""
 SINCE, UNTIL = ("--whole-since", "2024-03-31"), ("--whole-until", "2024-04-02")
 
 
-@pytest.mark.parametrize("is_later_first", [False, True])
-@pytest.mark.parametrize("ways", list(product(csv_files.ROUNDINGS, repeat=2)), ids="-".join)
+@pytest.mark.parametrize(("ways", "is_later_first"), WAYS)
 def test_two_files_that_overlap_are_stored_once_however_they_round(
     ways: tuple[str, str], is_later_first: bool, command: Any, tmp_path: Path
 ) -> None:
@@ -492,8 +502,7 @@ def test_two_files_that_overlap_are_stored_once_however_they_round(
     assert is_complete(command)
 
 
-@pytest.mark.parametrize("is_later_first", [False, True])
-@pytest.mark.parametrize("ways", list(product(csv_files.ROUNDINGS, repeat=2)), ids="-".join)
+@pytest.mark.parametrize(("ways", "is_later_first"), WAYS)
 def test_a_trade_in_two_quarters_is_stored_once_or_left_out_with_a_message(
     ways: tuple[str, str], is_later_first: bool, command: Any, tmp_path: Path
 ) -> None:
@@ -574,8 +583,10 @@ def downloaded(command: Any, exchange: Exchange) -> None:
     exchange.delist("FOOUSD")
 
 
-@pytest.mark.parametrize("named", [(), ("--pair", "FOO/USD")])
-@pytest.mark.parametrize("way", csv_files.ROUNDINGS)
+@pytest.mark.parametrize(
+    ("way", "named"),
+    [*((way, ()) for way in csv_files.ROUNDINGS), ("nearest", ("--pair", "FOO/USD"))],
+)
 @pytest.mark.usefixtures("downloaded")
 def test_what_was_not_downloaded_of_a_pair_before_it_was_delisted_is_imported(
     way: str, named: tuple[str, ...], command: Any, tmp_path: Path

@@ -135,8 +135,14 @@ def test_missing_rows_where_two_quarters_meet_are_downloaded(tmp_path: Path, mis
     assert ids(tmp_path) == [trade.trade_id for trade in trades]
 
 
-@pytest.mark.parametrize("lacking", ["at its end", "at its start"])
-@pytest.mark.parametrize("bounds", [[], ["--whole-since", "2024", "--whole-until", "2024-04"]])
+@pytest.mark.parametrize(
+    ("lacking", "bounds"),
+    [
+        ("at its end", []),
+        ("at its end", ["--whole-since", "2024", "--whole-until", "2024-04"]),
+        ("at its start", []),
+    ],
+)
 def test_missing_rows_where_a_file_meets_stored_trades_are_downloaded(
     tmp_path: Path, lacking: str, bounds: list[str]
 ) -> None:
@@ -146,7 +152,7 @@ def test_missing_rows_where_a_file_meets_stored_trades_are_downloaded(
     trades = [replace(trade, true_ns=trade.true_ns + shift_ns) for trade in TRADES]
     rows, quarter, side = trades[: at - 10], "Q1", "--since"
     if lacking == "at its start":
-        rows, quarter, side, bounds = trades[at + 10 : 2_000], "Q2", "--until", []
+        rows, quarter, side = trades[at + 10 : 2_000], "Q2", "--until"
     file = f"Kraken_Trading_History_{quarter}_2024.zip"
     csv_files.packed(tmp_path / file, {"XBTUSD.csv": csv_files.seven_columns(rows)})
     with Commands(tmp_path, trades) as command:
@@ -385,12 +391,11 @@ def test_ids_are_compared_on_both_sides_of_a_file_without_ids(tmp_path: Path) ->
 SECOND_QUARTER = IN_QUARTERS[1_000:2_000]
 
 
-@pytest.mark.parametrize("is_vouched_for", [True, False])
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "is_vouched_for"),
     [
-        [*SECOND_QUARTER[:300], *SECOND_QUARTER[310:]],
-        [*SECOND_QUARTER[:610], *SECOND_QUARTER[600:]],
+        ([*SECOND_QUARTER[:300], *SECOND_QUARTER[310:]], True),
+        ([*SECOND_QUARTER[:610], *SECOND_QUARTER[600:]], False),
     ],
     ids=["10 missing", "10 twice"],
 )
@@ -553,7 +558,16 @@ def test_a_file_whose_ids_contradict_is_refused(
     assert message in done.err
     assert "`harvester backfill XBTUSD` downloads the trades" in done.err
     assert TradeStore(tmp_path / "data").segments("XBTUSD") == []
-    assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
+    assert list((tmp_path / "data/staging").rglob("*")) == []
+
+
+def test_after_a_file_was_refused_all_trades_are_downloaded(
+    command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    lines, _ = CONTRADICTIONS["an id that comes back"]
+    write(tmp_path, lines)
+    commands = ("import XBTUSD.csv", "backfill XBTUSD", "verify")
+    assert statuses(command, *commands) == [2, 0, 0]
     assert ids(tmp_path) == [trade.trade_id for trade in TRADES]
 
 

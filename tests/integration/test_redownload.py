@@ -286,7 +286,9 @@ def test_of_two_imported_ranges_one_lacks_a_row(started: Any, newest_first: bool
         ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
         lines = csv_files.three_columns([each for each in rows if each.trade_id != 12])
         scenario.take_in(lines, KnownComplete(*ends))
-    done = scenario.redownload(newest_first=newest_first)
+    backfill = scenario.backfill(replace_imported=True, newest_first=newest_first)
+    # From 1970 on there would be a download a month.
+    done = backfill.only(PAIR, span=Range(trades[0].true_ns - DAY, NOW_NS))
     assert (done.exit_status, done.error) == (4, None)
     assert [day.day for day in done.replacement.days] == ["2024-02-03"]
     scenario.check()
@@ -528,7 +530,9 @@ def test_newest_first_replaces_the_newest_first(started: Any) -> None:
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
     backfill = scenario.backfill(replace_imported=True, newest_first=True)
-    assert backfill.only(PAIR).exit_status == 0
+    # Until now there would be a download a month.
+    span = Range(trades[0].true_ns - DAY, sample_trades.utc_ns(2019, 3, 1))
+    assert backfill.only(PAIR, span=span).exit_status == 0
     assert replaced(backfill) == [2018, 2017, 2016]
     scenario.check()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -87,9 +87,13 @@ def rolled(harmed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     `verify` computes them again in many parts.
     """
     monkeypatch.setattr(sql, "_PART_ROWS", 50)
-    with open_writer(TradeStore(harmed), "XBTUSD") as pair_writer:
-        roll_up(pair_writer, parse_levels(["1m", "1h"]))
+    roll_up_all(harmed)
     return harmed
+
+
+def roll_up_all(folder: Path) -> None:
+    with open_writer(TradeStore(folder), "XBTUSD") as pair_writer:
+        roll_up(pair_writer, parse_levels(["1m", "1h"]))
 
 
 def rollup_of(folder: Path, place: int, level: str = "1m") -> Path:
@@ -112,10 +116,25 @@ def test_sound_rollups_are_counted(rolled: Path) -> None:
     assert (report.faults, report.rollups) == ([], 8)
 
 
-@pytest.mark.parametrize("level", ["1m", "1h"])
-@pytest.mark.parametrize("column", PARTIALS.names)
-def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
+@pytest.fixture(scope="module")
+def rolled_for_all(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """As `rolled`; a test that alters a file of it restores that file."""
+    folder = tmp_path_factory.mktemp("rolled") / "data"
+    shutil.copytree(sound, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "_PART_ROWS", 50)
+        roll_up_all(folder)
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("column", "level"),
+    [(column, ("1m", "1h")[place % 2]) for place, column in enumerate(PARTIALS.names)],
+)
+def test_a_rollup_altered(rolled_for_all: Path, level: str, column: str) -> None:
+    rolled = rolled_for_all
     file = rollup_of(rolled, 1, level)
+    before = file.read_bytes()
 
     def change(values: list[Any]) -> list[Any]:
         value = values[0]
@@ -125,7 +144,9 @@ def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
     alter(file, column, change)
     segment = files(rolled / "trades")[1]
     after, through = (int(part) for part in segment.stem.split("-"))
-    [fault] = verify(TradeStore(rolled), "XBTUSD").faults
+    found = verify(TradeStore(rolled), "XBTUSD").faults
+    file.write_bytes(before)
+    [fault] = found
     assert fault[:4] == (
         "XBTUSD",
         Range(after, through),
