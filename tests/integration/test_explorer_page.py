@@ -393,7 +393,7 @@ def test_shift_and_dragging_zooms_to_what_is_selected(
     over(page, 0.5)
     page.mouse.up()
     page.keyboard.up("Shift")
-    page.wait_for_url(re.compile("since=2026-01-25T0[56]"))
+    expect(page).to_have_url(re.compile("since=2026-01-25T0[56]"))
     settled(page)
     shown = view_of(page)
     assert shown.after == pytest.approx(START_NS + 4.25 * DAY, abs=HOUR // 4)
@@ -447,7 +447,7 @@ def test_another_pair_can_be_dragged_and_has_its_own_times(
     page.mouse.down()
     over(page, 0.7)
     page.mouse.up()
-    page.wait_for_url(re.compile("since=2026-01-24T1[12]"))
+    expect(page).to_have_url(re.compile("since=2026-01-24T1[12]"))
     settled(page)
     over(page, 0.5)
     expect(page.locator("#legend dd").first).to_contain_text(re.compile("^2026-01-2(4 23|5 00)"))
@@ -759,7 +759,7 @@ def test_a_line_says_what_is_missing_in_the_view(archive: harvester.Archive, loo
     row = page.locator("#panel-gaps tr", has=page.get_by_role("cell", name="2026", exact=True))
     expect(row).to_contain_text(f"1 gap, 2 d; {around}")
     row.get_by_role("button", name="show").click()
-    page.wait_for_url(re.compile("until=2027-"))
+    expect(page).to_have_url(re.compile("until=2027-"))
 
 
 def test_search_results_are_visible_on_a_small_screen(
@@ -859,7 +859,7 @@ def test_the_keyboard_moves_zooms_and_picks(archive: harvester.Archive, look: Op
     page.keyboard.press("Enter")
     expect(page.get_by_test_id("trades").locator("tr.here")).to_contain_text(at[:14])
     page.keyboard.press("Home")
-    page.wait_for_url(re.compile("^((?!since=).)*$"))
+    expect(page).to_have_url(re.compile("^((?!since=).)*$"))
 
 
 def test_a_click_in_the_coverage_goes_there(years: harvester.Archive, look: Opened) -> None:
@@ -867,7 +867,7 @@ def test_a_click_in_the_coverage_goes_there(years: harvester.Archive, look: Open
     box = page.get_by_test_id("coverage").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 5)
-    page.wait_for_url(re.compile("since="))
+    expect(page).to_have_url(re.compile("since="))
     shown = view_of(page)
     middle = END_NS - 6 * 365 * DAY
     assert (shown.after + shown.through) / 2 == pytest.approx(middle, abs=10 * DAY)
@@ -891,9 +891,27 @@ def test_a_view_that_follows_the_end_is_no_step_of_back(tmp_path: Path, look: Op
         )
         steps = page.evaluate("history.length")
         grow(tmp_path, "XBTUSD", after)
-        page.wait_for_url(re.compile("until=2026-01-31"))
+        expect(page).to_have_url(re.compile("until=2026-01-31"))
         settled(page)
         assert page.evaluate("history.length") == steps
+
+
+def test_candles_that_come_while_a_button_is_pressed_do_not_end_the_drag(
+    tmp_path: Path, look: Opened
+) -> None:
+    after = Range(END_NS - DAY, END_NS - 1)
+    with sample_archive(tmp_path, (after,)) as growing:
+        state = "pair=XBTUSD&since=2026-01-25T00:00:00Z&until=2026-01-26T00:00:00Z"
+        page = look(growing, state, is_apart=True)
+        over(page, 0.2)
+        page.mouse.down()
+        with page.expect_response(re.compile("/api/candles")) as response:
+            grow(tmp_path, "XBTUSD", after)
+        response.value.finished()
+        over(page, 0.7)
+        page.mouse.up()
+        expect(page).to_have_url(re.compile("since=2026-01-24T1[12]"))
+        settled(page)
 
 
 def test_the_newest_candle_moves_and_the_page_of_trades_stays_where_the_archive_grows(
@@ -1240,7 +1258,7 @@ def test_gaps_are_listed_and_shown(archive: harvester.Archive, look: Opened) -> 
     expect(panel).to_contain_text(show(START_NS + 2 * DAY))
     expect(panel).to_contain_text("harvester verify XBTUSD")
     panel.get_by_role("button", name="show").first.click()
-    page.wait_for_url(re.compile("since="))
+    expect(page).to_have_url(re.compile("since="))
     shown = view_of(page)
     assert shown.after < START_NS + 2 * DAY < START_NS + 4 * DAY < shown.through
     expect(panel.locator("#years tr.here td").first).to_have_text("2026")

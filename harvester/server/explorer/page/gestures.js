@@ -21,6 +21,10 @@ const box = document.getElementById("chart");
 let handlers = {};
 let wheelAt = -Infinity;
 let isNotched = true;
+let press = null;
+
+/** Wait until no button is pressed in the chart: to draw it anew would end a drag that begins. */
+export const released = () => press?.ended;
 
 /** A view zoomed about a time: a factor below 1 zooms in. */
 export function zoomed(shown, factor, about = (shown.since + shown.until) / 2) {
@@ -94,7 +98,9 @@ function trackClicks() {
   const isNear = (x, y, event) => Math.hypot(event.clientX - x, event.clientY - y) < CLICK_PIXELS;
   box.addEventListener("pointerdown", (event) => {
     down = event.target.closest("button") ? null : [event.clientX, event.clientY];
+    if (event.button === 0) press ??= newPress();
   }, true);
+  for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, endPress, true);
   window.addEventListener("pointerup", (event) => {
     const { candles, view } = handlers.drawn();
     const isClick = down && candles && isNear(...down, event);
@@ -109,6 +115,18 @@ function trackClicks() {
     pointAt(timeAt(event.clientX), event.clientY);
     pick();
   }, true);
+}
+
+function newPress() {
+  const begun = {};
+  begun.ended = new Promise((end) => (begun.end = end));
+  return begun;
+}
+
+function endPress() {
+  // Later, as the drag itself ends by an event behind this one.
+  if (press) setTimeout(press.end);
+  press = null;
 }
 
 /** Pick the candle at the crosshair; where there is none, its time to the second. */

@@ -9,7 +9,7 @@ import { clearCopied, startCopying } from "./copying.js";
 import { clearFind, findExtreme, startFind } from "./find.js";
 import { iso, viewText } from "./format.js";
 import { clearGaps, showGaps, showMissing, startGaps } from "./gaps.js";
-import { panned, startGestures } from "./gestures.js";
+import { panned, released, startGestures } from "./gestures.js";
 import { candleUnderMouse, pin, startMarks } from "./crosshair.js";
 import { allPairs, markPair, pairNamed, showOverview, showPairs, startPairs } from "./pairs.js";
 import { showSql, sqlTexts, startSql } from "./sql.js";
@@ -63,8 +63,11 @@ async function load({ isLive = false } = {}) {
   setBusy(true);
   try {
     const params = { pair, interval, since: iso(shown.since), until: iso(shown.until) };
-    const [answer] = (await latest.run((signal) =>
-      Promise.all([get("candles", params, signal), plotly]))) ?? [];
+    const answer = await latest.run(async (signal) => {
+      const [found] = await Promise.all([get("candles", params, signal), plotly]);
+      await released();
+      return found;
+    });
     if (!answer) return;
     const found = (candles = readCandles(answer, firstTrade(pair)));
     showProblem("");
