@@ -117,7 +117,7 @@ class BackfillRun:
                             cancel,
                             newest_first=self.newest_first,
                             estimates=self.estimate_trades,
-                            before_maintenance=replace_imported if self.replace_imported else None,
+                            once_complete=replace_imported if self.replace_imported else None,
                         ),
                     )
                 finally:

@@ -92,7 +92,7 @@ class BoundaryFinder:
         """
         everything = [Range(0, END_OF_TIME)]
         self._uncovered = missing(everything, covered)
-        self._gaps = missing(everything, [*covered, *unknown])
+        self._importable = missing(everything, [*covered, *unknown])
         self._on_covered = on_covered
         self._is_exact = is_exact
         self._until_s = complete.until_s
@@ -162,7 +162,7 @@ class BoundaryFinder:
                 break
             if self._split_at_year_end(stamps, at, moments):
                 continue
-            gap = self._gaps[0]
+            gap = self._importable[0]
             end_s = self._seconds(gap)[1]
             last = moments.firsts.searchsorted(end_s, side="right") - 1
             end = min(int(moments.rows[last]), int(stamps.searchsorted(gap.through, side="right")))
@@ -176,7 +176,7 @@ class BoundaryFinder:
                 break
             yield from self._close(through)
             self._after = None
-            self._gaps.pop(0)
+            self._importable.pop(0)
         is_busy = rows.num_rows - at > MAX_WAITING_ROWS
         if is_busy or self._written >= SEGMENT_ROWS:
             yield from self._close(through)
@@ -201,8 +201,8 @@ class BoundaryFinder:
         Returns:
             The index of the segment's first row, or the number of rows if none is opened.
         """
-        while self._gaps:
-            gap = self._gaps[0]
+        while self._importable:
+            gap = self._importable[0]
             begin_s, end_s = self._seconds(gap)
             earliest = max(at, int(times(rows).searchsorted(gap.after, side="right")))
             found = max(moments.rows.searchsorted(earliest), moments.lasts.searchsorted(begin_s))
@@ -223,7 +223,7 @@ class BoundaryFinder:
                 self._begins_unknown = False
                 return at
             # The gap is too short, or has too many trades, for a boundary at both ends.
-            self._gaps.pop(0)
+            self._importable.pop(0)
         self._skip(rows.slice(at))
         return len(rows)
 
@@ -264,7 +264,7 @@ class BoundaryFinder:
         last_ns = int(stamps[at])
         if self._written:
             last_ns = int(stamps[at - 1]) if at else (self._last_s or 0) * SECOND
-        year, gap = year_of(last_ns), self._gaps[0]
+        year, gap = year_of(last_ns), self._importable[0]
         turn = year_end(year)
         if turn >= min(gap.through, int(stamps[-1])):
             return False
@@ -272,7 +272,7 @@ class BoundaryFinder:
         is_here = (moments.firsts <= second) & (second <= moments.lasts)
         if not (is_here & (moments.rows == index)).any():
             self.year_ends.append(year)
-        self._gaps[:1] = [Range(gap.after, turn), Range(turn, gap.through)]
+        self._importable[:1] = [Range(gap.after, turn), Range(turn, gap.through)]
         return True
 
     def _write(self, rows: pa.RecordBatch) -> Iterator[SegmentPart]:

@@ -163,7 +163,8 @@ def _joined_runs(runs: Int64s) -> Int64s:
     highest = np.maximum.accumulate(np.where(runs[:, 1] == reached, np.arange(len(runs)), 0))
     starts = np.concatenate(([0], (runs[1:, 0] > reached[:-1] + 1).nonzero()[0] + 1))
     ends = highest[np.append(starts[1:] - 1, len(runs) - 1)]
-    return np.column_stack([runs[starts], runs[ends]])[:, [0, 5, 2, 7]]
+    columns = runs[starts, 0], runs[ends, 1], runs[starts, 2], runs[ends, 3]
+    return np.column_stack(columns)
 
 
 class MissingIds(NamedTuple):

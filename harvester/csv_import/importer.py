@@ -22,7 +22,7 @@ from harvester.csv_import.time_order import (
     Sorter,
     ends_to_want,
     imported_ranges,
-    last_id_before,
+    known_last_id,
     uncovered_ids,
     unreadable_times,
 )
@@ -345,7 +345,7 @@ class SequenceImporter:
         gap_count, at_ends, written = 0, list[IdGap](), RowCount()
         is_next = after == self._through_ns
         if not is_next:
-            self._last_id = last_id_before(self._archive, self._pair.altname, after)
+            self._last_id = known_last_id(self._archive, self._pair.altname, after)
         id_before = self._last_id
 
         def rows() -> Iterator[pa.RecordBatch]:

@@ -35,7 +35,7 @@ from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_copy
 from harvester.storage.compaction import is_within
-from harvester.storage.id_gaps import LastId, find_gaps, gap_at_end
+from harvester.storage.id_gaps import find_gaps, gap_at_end
 from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import (
@@ -367,8 +367,7 @@ def _unproved_days(view: TradeStore, segment: Segment) -> set[int]:
         unproved.update(range((after - SECOND) // DAY, (through + SECOND) // DAY + 1))
 
     pair, within = segment.pair, segment.range
-    known = view.last_id_before(pair, within.after)
-    last_id = LastId(*known) if known is not None else None
+    last_id = view.last_id_before(pair, within.after)
     for batch in view.scan(pair, within):
         if last_id is None:
             # The time before the first id is unproved, unless this id is 1.

@@ -223,7 +223,7 @@ def _stored_ids(
     before, behind = list[Int64s](), list[Int64s]()
     reached = max((span.through for span in covered if span.after < first_ns), default=0)
     if begins_ns - 1 <= reached < first_ns:
-        known = last_id_before(archive, pair, reached)
+        known = known_last_id(archive, pair, reached)
         if known and not known.rows_without_id and known.trade_id < runs[:, 0].min():
             before = [np.repeat([[known.trade_id, reached]], 2, axis=1)]
     opens = min((span.after for span in covered if span.through > last_ns), default=END_OF_TIME)
@@ -235,13 +235,13 @@ def _stored_ids(
     return before, behind
 
 
-def last_id_before(archive: TradeStore, pair: str, moment: int) -> LastId | None:
+def known_last_id(archive: TradeStore, pair: str, moment: int) -> LastId | None:
     """The last trade with an id up to a moment; id 0 if all time before is covered without trades.
 
     None if it is not known.
     """
     if known := archive.last_id_before(pair, moment):
-        return LastId(*known)
+        return known
     covered = [*archive.coverage(pair), Range(0, 1)]
     is_first = not missing([Range(0, max(1, moment))], covered)
     return BEFORE_FIRST_ID if is_first and archive.last_time(pair, moment) is None else None

@@ -57,7 +57,7 @@ class RunOptions:
         newest_first: download the newest missing month first.
         estimates: estimate the number of trades of each pair, with one more call a pair.
         notes_import_counts: imported trades whose number is wrong are a note, and not an error.
-        before_maintenance: called once nothing is missing of a pair, its lock still held.
+        once_complete: called once nothing is missing of a pair, its lock still held.
         now_ns: this machine's clock, in nanoseconds.
     """
 
@@ -66,7 +66,7 @@ class RunOptions:
     newest_first: bool = False
     estimates: bool = False
     notes_import_counts: bool = False
-    before_maintenance: Callable[[PairDownload], Awaitable[None]] | None = None
+    once_complete: Callable[[PairDownload], Awaitable[None]] | None = None
     now_ns: Callable[[], int] = time.time_ns
 
 

@@ -169,8 +169,8 @@ class PairDownload:
             try:
                 await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
                 self._done = await self._download()
-                if self._options.before_maintenance is not None:
-                    await self._options.before_maintenance(self)
+                if self._options.once_complete is not None:
+                    await self._options.once_complete(self)
                     # A re-download may have turned covered ranges into gaps.
                     await self._download_ranges([])
                 await self._finish()

@@ -349,10 +349,8 @@ class RangeDownload:
         """
         archive, pair, after = self._archive, self._pair, self._range.after
         last_ns = archive.last_time(pair, after)
-        found = archive.last_id_before(pair, after)
-        if found is not None:
-            self._left = LastId(*found)
-        else:
+        self._left = archive.last_id_before(pair, after)
+        if self._left is None:
             covered = [part for part in archive.coverage(pair) if part.through == after]
             is_empty = bool(covered) and covered[0].after == 0 and last_ns is None
             self._left = BEFORE_FIRST_ID if after == 0 or is_empty else None

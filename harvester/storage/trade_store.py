@@ -18,6 +18,7 @@ from harvester.errors import ArchiveDamaged, first_few
 from harvester.schema import times, trade_ids
 from harvester.storage import archive_files
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.id_gaps import LastId
 from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer
 from harvester.storage.segment import (
     Footer,
@@ -366,7 +367,7 @@ class TradeStore:
         raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
 
     @retry_on_new_listing
-    def last_id_before(self, pair: str, moment: int) -> tuple[int, int, int] | None:
+    def last_id_before(self, pair: str, moment: int) -> LastId | None:
         """Return the last trade id at or before a moment, where coverage reaches that moment.
 
         Args:
@@ -374,8 +375,8 @@ class TradeStore:
             moment: end of a covered range, in nanoseconds.
 
         Returns:
-            The id, the number of rows without an id between it and the moment, and the id's
-            published time; None where coverage does not reach the moment, or no row has an id.
+            The id, with the rows without an id between it and the moment; None where coverage
+            does not reach the moment, or no row has an id.
         """
         between, at = 0, moment
         for segment in reversed(self.segments(pair)):
@@ -389,7 +390,7 @@ class TradeStore:
                     for batch in read_batches(self.store, segment.path, columns=columns):
                         indexes = trade_ids(batch).nonzero()[0]
                         time_ns = int(times(batch)[indexes[-1]]) if len(indexes) else time_ns
-                return footer.last_trade_id, between + footer.rows_after_last_id, time_ns
+                return LastId(footer.last_trade_id, between + footer.rows_after_last_id, time_ns)
             between += footer.rows
             at = segment.range.after
         return None

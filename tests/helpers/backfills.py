@@ -76,7 +76,7 @@ class Backfill:
                 stop,
                 newest_first=self.newest_first,
                 estimates=self.estimates,
-                before_maintenance=then,
+                once_complete=then,
                 now_ns=self.now_ns,
             )
             return await backfill(client, self.open(self.folder), requests, settings, watch)
