@@ -903,8 +903,8 @@ def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Ar
         assert process.stderr is not None
         line = process.stderr.readline()
         url = line.split(" at ")[1].split(" (")[0]
-        page = httpx.get(url)
-        other = httpx.get(url.partition("?")[0])
+        page = httpx.get(url, timeout=20)
+        other = httpx.get(url.partition("?")[0], timeout=20)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
     assert line.startswith(f"exploring {archive.path} at http://127.0.0.1:")
@@ -915,7 +915,7 @@ def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Ar
 def test_a_browser_that_blocks_gets_the_page(archive: harvester.Archive, tmp_path: Path) -> None:
     """The program that BROWSER names is waited for; this one ends only when it has the page."""
     browser, got = tmp_path / "browser", tmp_path / "got"
-    fetch = f"import httpx, sys; httpx.get(sys.argv[1]); open({str(got)!r}, 'w').write('x')"
+    fetch = f"import httpx, sys; httpx.get(sys.argv[1], timeout=20); open({str(got)!r}, 'w').write('x')"
     browser.write_text(f"#!{sys.executable}\n{fetch}\n")
     browser.chmod(0o700)
     command = [*HARVESTER, "explore", "--data", archive.path]
