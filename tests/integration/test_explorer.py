@@ -915,7 +915,8 @@ def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Ar
 def test_a_browser_that_blocks_gets_the_page(archive: harvester.Archive, tmp_path: Path) -> None:
     """The program that BROWSER names is waited for; this one ends only when it has the page."""
     browser, got = tmp_path / "browser", tmp_path / "got"
-    fetch = f"import httpx, sys; httpx.get(sys.argv[1], timeout=20); open({str(got)!r}, 'w').write('x')"
+    ask = "import httpx, sys; httpx.get(sys.argv[1], timeout=20)"
+    fetch = f"{ask}; open({str(got)!r}, 'w').write('x')"
     browser.write_text(f"#!{sys.executable}\n{fetch}\n")
     browser.chmod(0o700)
     command = [*HARVESTER, "explore", "--data", archive.path]
