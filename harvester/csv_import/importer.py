@@ -238,12 +238,14 @@ class SequenceImporter:
         check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
         at_ends, name = RowsAtEnds(set(), {}, [], []), self._pair.altname
         unknown, covered = self._bad_times, self._archive.coverage(name)
+        # Of a delisted pair, no gap is left at an end of a file that lacks nothing.
+        met = [] if self._is_delisted else covered
+        lacks_rows = bool(self.report.bad or self._unproved)
+        self._wanted = ends_to_want(self._complete, met, lacks_rows=lacks_rows)
         if self._is_delisted:
             rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, unknown)
             unknown = [*unknown, *at_ends.in_doubt, *at_ends.outside]
-        else:
-            self._wanted = ends_to_want(self._complete, covered, has_bad=self.report.bad > 0)
         bounds = (covered, self._complete, unknown)
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
         requested = writer.requests()
@@ -338,6 +340,10 @@ class SequenceImporter:
                 last_s = self._times_read.latest_ns // SECOND
                 until_s = max(last_s + 1, self._wanted.until_s or 0)
                 self._want(writer, until_s * SECOND - 1)
+            else:
+                # Of a file without rows, the time by its name.
+                for span in self._unproved:
+                    writer.record_requested(span)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""
@@ -390,8 +396,12 @@ class SequenceImporter:
         self.report.ranges = union([*self.report.ranges, segment.range])
 
     def _want(self, writer: Writer, through: int) -> None:
-        """Record the time from the first row on as requested: what is not imported is a gap."""
+        """Record the time from the first row on as requested: what is not imported is a gap.
+
+        Its trade may be a second earlier, but not where the file is known to begin with it.
+        """
         since_s = self._times_read.earliest_ns // SECOND
+        since_s -= since_s != self._complete.since_s
         if self._wanted.since_s is not None:
             since_s = min(since_s, self._wanted.since_s)
         if since_s * SECOND <= through:

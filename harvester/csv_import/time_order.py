@@ -118,22 +118,22 @@ ADJACENT_NS = 3 * SECOND
 
 
 def ends_to_want(
-    complete: KnownComplete, covered: Sequence[Range], *, has_bad: bool
+    complete: KnownComplete, covered: Sequence[Range], *, lacks_rows: bool
 ) -> KnownComplete:
     """The known ends of a chain of files up to which time counts as requested, beyond its rows.
 
     No file covers the second at its end. That second is a gap if the archive covers the time on the
-    other side of it. If rows can't be read, more may be missing there. Else it is not requested.
+    other side of it, or if the files may lack rows up to it. Else it is not requested.
 
     Args:
         complete: its known ends.
         covered: the ranges that the archive covers already.
-        has_bad: whether some of its rows can't be read.
+        lacks_rows: whether some of its rows can't be read, or may be missing.
     """
 
     def is_wanted(end_s: int) -> bool:
         near = Range(end_s * SECOND - ADJACENT_NS, end_s * SECOND + ADJACENT_NS)
-        return has_bad or any(overlap(near, span) for span in covered)
+        return lacks_rows or any(overlap(near, span) for span in covered)
 
     return KnownComplete(*(end if end is not None and is_wanted(end) else None for end in complete))
 

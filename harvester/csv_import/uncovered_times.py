@@ -202,7 +202,8 @@ class SilenceFinder:
             within: the time of the file by its name, whose ends may be silent, too.
         """
         if not self.rows:
-            return []
+            is_known = within.after > 0 and within.through < END_OF_TIME
+            return [within] if is_known else []
         average_ns = (self.latest_ns - self.first_ns) // self.rows
         usual_ns = min(max(LEAST_SILENCE_NS, SILENCE_GAPS * average_ns), LONGEST_SILENCE_NS)
         longest_ns = max(usual_ns, RARE_GAPS * average_ns)

@@ -303,6 +303,31 @@ def test_where_ids_of_a_delisted_pair_are_missing_all_rows_are_stored_and_stay(
     assert quarantined(tmp_path) == []
 
 
+@pytest.mark.parametrize("rows", [150, 0])
+def test_what_the_cut_file_of_a_quarter_lacks_is_a_gap_until_a_whole_one_is_imported(
+    rows: int, command: Any, tmp_path: Path
+) -> None:
+    """The disk was full when it was unpacked; a later quarter is imported behind it."""
+    folder = tmp_path / "Kraken_Trading_History_Q1_2024"
+    folder.mkdir()
+    (folder / "FOOUSD.csv").write_bytes(csv_files.three_columns(OLD[:rows])[:-1])
+    later = "Kraken_Trading_History_Q3_2024.zip"
+    csv_files.packed(tmp_path / later, {"FOOUSD.csv": csv_files.three_columns(NEW)})
+    for file in (folder.name, later):
+        assert command("import", file, "--delisted").status == 0
+    end_ns = sample_trades.utc_ns(2024, 4, 1)
+    gaps = TradeStore(tmp_path / "data").gaps("FOOUSD")
+    assert any(gap.after < OLD[rows].true_ns and end_ns - 1 <= gap.through for gap in gaps)
+    assert command("status").status == 4
+    whole = f"{folder.name}.zip"
+    csv_files.packed(tmp_path / whole, {"FOOUSD.csv": csv_files.three_columns(OLD)})
+    assert command("import", whole, "--delisted").status == 0
+    assert not any(
+        gap.after < end_ns - 10**9 for gap in TradeStore(tmp_path / "data").gaps("FOOUSD")
+    )
+    assert len(volumes(tmp_path)) == len(OLD) + len(NEW)
+
+
 def test_ids_of_a_delisted_pair_that_are_missing_within_a_second_are_noted(
     command: Any, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ The expected trades are those of the test exchange's market, never what an impor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -386,6 +386,73 @@ def test_ids_are_compared_on_both_sides_of_a_file_without_ids(tmp_path: Path) ->
         assert "1 trade ids are missing at 1 place, the first between ids 2500 and 2502" in done.err
         assert statuses(command, "backfill XBTUSD", "verify") == [0, 0]
     assert len(ids(tmp_path)) == len(IN_QUARTERS)
+
+
+EVERY_SIX_HOURS = [
+    replace(
+        TRADES[at],
+        true_ns=sample_trades.utc_ns(2024, 1, 1) + (at * 6 * 3_600 + 3) * SECOND + 700_000_000,
+    )
+    for at in range(274 * 4)
+]
+"""In the first three quarters of 2024."""
+
+
+def unpack_quarters(folder: Path, contents: Mapping[int, bytes]) -> list[str]:
+    """Write the files of quarters as `unzip` does; gives their folders."""
+    names = [f"Kraken_Trading_History_Q{quarter}_2024" for quarter in contents]
+    for name, content in zip(names, contents.values(), strict=True):
+        (folder / name).mkdir()
+        (folder / name / "XBTUSD.csv").write_bytes(content)
+    return names
+
+
+def quarter_of(quarter: int, *, has_ids: bool = True) -> bytes:
+    """The file of a quarter."""
+    begins, ends = (
+        sample_trades.utc_ns(2024, month, 1) for month in (3 * quarter - 2, 3 * quarter + 1)
+    )
+    rows = [trade for trade in EVERY_SIX_HOURS if begins <= trade.true_ns < ends]
+    return csv_files.seven_columns(rows) if has_ids else csv_files.three_columns(rows, "up")
+
+
+def cut(content: bytes, *, in_a_row: bool = True) -> bytes:
+    """The first half of a file, as a full disk leaves it."""
+    half = content[: content.index(b"\n", len(content) // 2)]
+    return half if in_a_row else half + b"\n"
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [{1: quarter_of(1), 2: b"", 3: quarter_of(3)}],
+        [{1: cut(quarter_of(1, has_ids=False)), 2: quarter_of(2), 3: quarter_of(3)}],
+        [{1: cut(quarter_of(1))}, {2: quarter_of(2), 3: quarter_of(3)}],
+        [{1: cut(quarter_of(1), in_a_row=False)}, {2: quarter_of(2), 3: quarter_of(3)}],
+        [{1: quarter_of(1, has_ids=False), 2: quarter_of(2, has_ids=False)}],
+    ],
+    ids=["an empty file", "cut before one with ids", "cut", "cut at a line's end", "undamaged"],
+)
+def test_a_refresh_downloads_what_the_unpacked_files_of_quarters_lack(
+    commands: list[dict[int, bytes]], tmp_path: Path
+) -> None:
+    """What a file lacks is on record as requested, by the quarter of its name."""
+    with Commands(tmp_path, EVERY_SIX_HOURS) as command:
+        for contents in commands:
+            assert command("import", *unpack_quarters(tmp_path, contents)).status == 0
+        assert statuses(command, "refresh", "status", "verify") == [0, 0, 0]
+    assert len(ids(tmp_path)) == len(EVERY_SIX_HOURS)
+
+
+@pytest.mark.parametrize("way", csv_files.ROUNDINGS)
+def test_a_refresh_downloads_the_first_trade_of_a_file_however_it_rounds(
+    way: str, tmp_path: Path
+) -> None:
+    """The trade may be a second earlier than its row."""
+    (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(EVERY_SIX_HOURS[:200], way))
+    with Commands(tmp_path, EVERY_SIX_HOURS) as command:
+        assert statuses(command, "import XBTUSD.csv", "refresh", "status", "verify") == [0, 0, 0, 0]
+    assert len(ids(tmp_path)) == len(EVERY_SIX_HOURS)
 
 
 SECOND_QUARTER = IN_QUARTERS[1_000:2_000]
