@@ -104,6 +104,9 @@ _READ_ERRORS: tuple[type[Exception], ...] = (
     NotImplementedError,
     RuntimeError,
     OSError,
+    # Of names that are damaged, or empty.
+    ValueError,
+    IndexError,
 )
 
 

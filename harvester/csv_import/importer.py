@@ -89,8 +89,7 @@ class ImportReport:
     @property
     def has_no_boundary(self) -> bool:
         """Whether no row could be imported, because no boundary could be drawn."""
-        is_known = self.imported.rows or self.already_covered.rows
-        return bool(self.at_boundaries.rows and not is_known)
+        return bool(self.at_boundaries.rows) and not self.imported.rows + self.already_covered.rows
 
     @property
     def exit_status(self) -> int:
@@ -196,17 +195,16 @@ class SequenceImporter:
             is_delisted: whether nothing of the pair can be downloaded.
         """
         self._archive, self._pair, self._is_delisted = archive, pair, is_delisted
-        self._files, self._options = files, options
+        self._files, self._options, self._wanted = files, options, UNKNOWN
         self._unproved = union(span for file in files for span in file.unproved)
         self._backfill = "" if is_delisted else f"`harvester backfill {pair.altname}`"
         self._lacking = lacking = uncovered_ids(files, archive, pair.altname, self._backfill)
-        known_bad = [*bad_times, *self._unproved, *unreadable_times(files)]
-        self._bad_times = union([*known_bad, *lacking.ranges])
+        unread = unreadable_times(files)
+        self._bad_times = union([*bad_times, *self._unproved, *unread, *lacking.ranges])
         self._times_read = TimeDisorder()
         self._skipped_ranges: list[Range] = []
         members = [file.member for file in files]
         self._complete = KnownComplete(members[0].complete.since_s, members[-1].complete.until_s)
-        self._wanted = UNKNOWN
         self._last_id: LastId | None = None
         self._through_ns = -1
         self._written: list[Segment] = []
@@ -238,7 +236,7 @@ class SequenceImporter:
         check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
         at_ends, name = RowsAtEnds(set(), {}, [], []), self._pair.altname
         unknown, covered = self._bad_times, self._archive.coverage(name)
-        # Of a delisted pair, no gap is left at an end of a file that lacks nothing.
+        # A delisted pair's files are covered to their ends, but where rows may be missing.
         met = [] if self._is_delisted else covered
         lacks_rows = bool(self.report.bad or self._unproved)
         self._wanted = ends_to_want(self._complete, met, lacks_rows=lacks_rows)
@@ -282,8 +280,7 @@ class SequenceImporter:
 
     def _parts(self, boundaries: BoundaryFinder, at_ends: RowsAtEnds) -> Iterator[SegmentPart]:
         sorter = Sorter()
-        sorted_rows = self._sorted(sorter)
-        in_order = in_id_order(sorted_rows, self._backfill)
+        in_order = in_id_order(self._sorted(sorter), self._backfill)
         for rows in at_ends.applied(in_order, boundaries.already_covered.add):
             yield from boundaries.push(rows)
             if self._options.stop.is_cancelled:
@@ -317,9 +314,8 @@ class SequenceImporter:
         self.report.repeats = sorter.repeats
         self.report.notes += [*sorter.notes(), *self._times_read.notes()]
         if self._unproved:
-            self.report.notes.append(
-                f"long silences, or an incomplete last line: {gap_note(self._unproved)}"
-            )
+            gap = gap_note(self._unproved)
+            self.report.notes.append(f"long silences, or an incomplete last line: {gap}")
 
     # --- writing segments ------------------------------------------------------------------------
 
@@ -337,8 +333,7 @@ class SequenceImporter:
             self.report.rounding = check.rounding.rounding()
             self._report_counts(boundaries)
             if self._times_read.latest_ns >= 0:
-                last_s = self._times_read.latest_ns // SECOND
-                until_s = max(last_s + 1, self._wanted.until_s or 0)
+                until_s = max(self._times_read.latest_ns // SECOND + 1, self._wanted.until_s or 0)
                 self._want(writer, until_s * SECOND - 1)
             else:
                 # Of a file without rows, the time by its name.
@@ -396,11 +391,9 @@ class SequenceImporter:
         self.report.ranges = union([*self.report.ranges, segment.range])
 
     def _want(self, writer: Writer, through: int) -> None:
-        """Record the time from the first row on as requested: what is not imported is a gap.
-
-        Its trade may be a second earlier, but not where the file is known to begin with it.
-        """
+        """Record the time from the first row on as requested: what is not imported is a gap."""
         since_s = self._times_read.earliest_ns // SECOND
+        # Its trade may be a second earlier, but not where the file is known to begin with it.
         since_s -= since_s != self._complete.since_s
         if self._wanted.since_s is not None:
             since_s = min(since_s, self._wanted.since_s)
@@ -417,9 +410,9 @@ class SequenceImporter:
         self._written, self.report.ranges, self.report.imported = [], [], RowCount()
 
     def _report_counts(self, counts: BoundaryFinder) -> None:
+        self._skipped_ranges = counts.skipped_ranges
         self.report.already_covered = counts.already_covered
         self.report.at_boundaries = counts.at_boundaries
-        self._skipped_ranges = counts.skipped_ranges
         if (rounding := self.report.rounding) is not None:
             words = rounding.words("trades stored already")
             self.report.notes.append(f"its times are whole seconds, {words}")

@@ -22,6 +22,7 @@ from harvester.query.plan import (
     PRICE_DECIMALS,
     CandleQuery,
     Plan,
+    check_imports,
     clip_pieces,
     plan_from_listing,
     plan_query,
@@ -207,20 +208,19 @@ class QuerySession:
         Raises:
             NothingHeld: the archive has no trades of the pair.
             BadSetting: DuckDB rejects the memory limit or the number of threads.
-            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            ArchiveDamaged: a file can't be read, files vanish, or imported trades were replaced.
             ValueDoesNotFit: a sum has more than 38 digits.
             HarvesterError: the memory limit is too low.
         """
         prepared = self.prepare(query)
 
         def begin(plan: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
+            check_imports(prepared.plan, plan)
             connection = self.connect()
             sql = self.sql(plan, prepared.price_decimals, connection)
             reader = connection.sql(sql).to_arrow_reader(batch_rows)
-            # The sort returns nothing before all files have been read: after the first batch, a
-            # removed file does no harm.
-            empty = pa.RecordBatch.from_pylist([], schema=reader.schema)
-            return next(reader, empty), reader
+            # The sort returns nothing before all files are read: later, a removed one does no harm.
+            return next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema)), reader
 
         for index, part in enumerate(prepared.parts):
             first, reader = self.with_snapshot_retry(part, begin, prepared.plan_of(part))

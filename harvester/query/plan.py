@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
-from harvester.errors import ArchiveHasGaps, BadSetting, NothingHeld
+from harvester.errors import ArchiveDamaged, ArchiveHasGaps, BadSetting, NothingHeld
 from harvester.query.calendar import Grid, WholeIntervals, find_time_zone, make_grid
 from harvester.query.source_choice import Source, choose_sources
 from harvester.schema import PRICE
@@ -186,6 +186,29 @@ def plan_from_listing(
         [CoveredRange(run, grid.whole_intervals(run)) for run in covered_inside],
         next((grid.number(times[0]) for times in bounds if times), None),
     )
+
+
+def check_imports(first: Plan, later: Plan) -> None:
+    """Check that no imported trades were downloaded again between two parts of an answer.
+
+    Their times changed by up to a second: a trade may be in both of the parts, or in neither.
+
+    Args:
+        first: made when the answer was begun.
+        later: of a part that is read now.
+
+    Raises:
+        ArchiveDamaged: imported trades were replaced.
+    """
+    before, now = (
+        [piece.within for piece in plan.pieces if piece.segment.is_imported]
+        for plan in (first, later)
+    )
+    is_begun = later.query.range.after > first.query.range.after
+    if is_begun and missing(before, now):
+        raise ArchiveDamaged(
+            f"imported trades of {first.query.pair} were replaced while they were read: try again"
+        )
 
 
 def clip_pieces(pieces: list[Piece], time_range: Range) -> list[Piece]:

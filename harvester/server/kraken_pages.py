@@ -197,7 +197,7 @@ class TradePages:
 
         Args:
             since_ns: the earliest time or cursor of a row, UNIX nanoseconds; None for the newest
-                rows.
+                rows, back to the last gap at most.
             count: the most rows.
             pair_decimals: decimals of a price.
             as_stored: whether to leave out ids and sides that are not stored; see `render`.
@@ -246,7 +246,13 @@ class TradePages:
     def _newest(self, count: int, pair_decimals: int, *, as_stored: bool) -> RenderedPage:
         parts: list[memoryview] = []
         first_time = last = cursor = None
+        behind = None
         for index in reversed(range(len(self._pieces))):
+            within = self._pieces[index].within
+            if parts and within.through != behind:
+                # There is a gap: who reads the rows would take it for a time without trades.
+                break
+            behind = within.after
             chunks = list(self._chunks(index, index + 1, pair_decimals, as_stored=as_stored))
             for chunk in reversed(chunks):
                 rows = self._cache.get(chunk)

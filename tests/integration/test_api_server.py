@@ -99,6 +99,25 @@ def test_ids_go_on_from_segment_to_segment(tmp_path: Path) -> None:
     ] == expected[-3:]
 
 
+def test_without_since_the_newest_trades_come_back_to_the_last_gap(tmp_path: Path) -> None:
+    trades = [trade(number, number) for number in range(1, 9)]
+    archive = TradeStore(tmp_path)
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    before, behind, end = trades[2][1], trades[5][1], T0 + DAY
+
+    def newest() -> list[int]:
+        return [row[6] for row in rows(get(app(archive), "Trades", pair="XBTUSD"))]
+
+    commit(archive, Range(0, before), rows_of(trades[:3]))
+    commit(archive, Range(behind - 1, end), rows_of(trades[5:]))
+    assert newest() == [6, 7, 8]
+    commit(archive, Range(before, behind - 1), rows_of(trades[3:5]))
+    assert newest() == list(range(1, 9))
+    # Where nothing was traded behind the gap, the newest trades are those before it.
+    commit(archive, Range(end + DAY, end + 2 * DAY), rows_of([]))
+    assert newest() == list(range(1, 9))
+
+
 def test_ids_go_on_from_chunk_to_chunk_also_within_one_time(tmp_path: Path) -> None:
     count = READ_ROWS + 500
     made = sample_trades(count, 1)

@@ -434,6 +434,23 @@ def test_a_pair_that_trades_rarely_is_imported(command: Any, tmp_path: Path) -> 
     assert len(stored(tmp_path)) >= len(rows) - 2
 
 
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_damaged_name_in_a_zip_is_an_error(
+    command: Any, tmp_path: Path, *, is_empty: bool
+) -> None:
+    path, inner = tmp_path / "Kraken_Trading_History.zip", "" if is_empty else "é/XBTUSD.csv"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(inner), lines(*regular(START_S, START_S + 600, 60)))
+    if not is_empty:
+        data = bytearray(path.read_bytes())
+        data[data.rfind(b"XBTUSD")] ^= 0x80
+        path.write_bytes(data)
+    done = command(path.name)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"harvester: {path.name} can't be read: ")
+    assert len(done.err.splitlines()) == 1
+
+
 def test_in_a_zip_a_last_line_without_its_end_is_whole(command: Any, tmp_path: Path) -> None:
     """The ZIP's checksum is that of the file."""
     rows = regular(Q1_2024_S + 100_000, Q1_2024_S + 150_000, 600)

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_market import Market, expected
 from rollup_cases import rolled
+from stored_trades import put
 
+from harvester.errors import ArchiveDamaged
 from harvester.query import candles, plan, source_choice
 from harvester.query.candles import QuerySession, batches_by_interval, run_shared_scan
 from harvester.query.plan import FILLS, CandleQuery
@@ -143,6 +145,22 @@ def test_a_long_question_in_parts(
     for name in ("trades", "rolled"):
         made = together(archives[name], question, lengths)
         assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
+
+
+def test_imported_trades_that_are_replaced_between_two_parts_of_an_answer_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trade of another time could be in none of the parts."""
+    in_small_parts(monkeypatch, 97)
+    archive, span = TradeStore(tmp_path), Range(0, LAST)
+    put(archive, span, BUSY, is_imported=True)
+    batches = candle_batches(archive, ask("1s", fill="previous"))
+    assert next(batches).num_rows
+    [segment] = archive.segments(PAIR)
+    put(archive, span, BUSY)
+    (archive.root / segment.path).unlink()
+    with pytest.raises(ArchiveDamaged, match="imported trades of XBTUSD were replaced while they"):
+        list(batches)
 
 
 def test_several_intervals_with_kraken_fill_equal_single_queries(
