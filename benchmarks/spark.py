@@ -38,7 +38,7 @@ def timed(run: Callable[[], object], jvm: int) -> tuple[float, float, object]:
 def own(root: Path, interval: str) -> tuple[int, Decimal]:
     """Compute candles of all pairs with harvester: trades and value."""
     archive = harvester.open(root)
-    table = archive.ohlc(archive.held(), interval, all_columns=True).to_arrow_table()
+    table = archive.ohlc(archive.stored_pairs(), interval, all_columns=True).to_arrow_table()
     totals = duckdb.from_arrow(table).aggregate("sum(count)::BIGINT, sum(value)").fetchall()
     return totals[0][0], totals[0][1]
 

@@ -96,7 +96,7 @@ def open(  # noqa: A001 - harvester.open reads well
 
     Example:
         >>> with harvester.open("data", settings={"candles.memory_limit": "1GB"}) as archive:
-        ...     archive.held()
+        ...     archive.stored_pairs()
         ['XBTUSD']
     """
     values = dict(settings or {})
@@ -186,7 +186,7 @@ class Archive:
         """Return the pair with stored trades that a name means.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
         """
         self._check_open()
         return resolve_stored(self._store, pair)
@@ -401,7 +401,7 @@ class Archive:
 
         Raises:
             UsageError: `max_minutes` is not a number above 0, or `sync` is no URL.
-            NothingHeld: no pair is given, and none is stored.
+            NothingStored: no pair is given, and none is stored.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
             Interrupted: `cancel` was cancelled.
             ArchiveLocked: another refresh is running, or another run is writing to a pair.
@@ -596,7 +596,7 @@ class Archive:
         """
         self._check_open()
         known = known_pairs(self._store)
-        if update or len(known) <= len(self._store.held()):
+        if update or len(known) <= len(self._store.stored_pairs()):
             from harvester.async_runner import ask_market_names
 
             # A separate store, because the request is made in another thread.
@@ -769,7 +769,7 @@ class Archive:
             requested range.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             BadSetting: there is no such time zone.
@@ -843,7 +843,7 @@ class Archive:
             range.
 
         Raises:
-            NothingHeld: the archive has no trades of a pair.
+            NothingStored: the archive has no trades of a pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: the interval or the offset can't be read.
             BadTime: `since` or `until` is not a time, or `since` is not before `until`.
@@ -946,7 +946,7 @@ class Archive:
 
         Raises:
             UsageError: no size or several sizes are given.
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadSetting: a size is not a number above 0 or has too many digits, or there is no such
                 time zone.
@@ -1067,7 +1067,9 @@ class Archive:
 
         def altname_of(text: str) -> str | None:
             # Few queries need it: the pairs are not read before.
-            pair = PairIndex(known_pairs(self._store, self._store.held()).values()).find(text)
+            pair = PairIndex(known_pairs(self._store, self._store.stored_pairs()).values()).find(
+                text
+            )
             return None if pair is None else pair.altname
 
         source = source_of_sql(
@@ -1143,7 +1145,7 @@ class Archive:
         Raises:
             BadInterval: the interval or the offset can't be read.
             BadSetting: there is no such fill policy or time zone.
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             UsageError: the name of the pair is empty.
         """
         from harvester.query.calendar import find_time_zone
@@ -1165,7 +1167,7 @@ class Archive:
 
     def _altnames(self) -> dict[str, str]:
         """Return the altname of each spelling of each known pair."""
-        stored = self._store.held()
+        stored = self._store.stored_pairs()
         return altnames_by_spelling(known_pairs(self._store, stored).values(), stored)
 
     # --- files and charts ------------------------------------------------------------------------
@@ -1220,7 +1222,7 @@ class Archive:
                 does not support trades, more than a million empty candles would be added and
                 `until` is not given, the other program has no name for a pair, or a file of
                 `lean` would lose candles.
-            NothingHeld: the archive has no trades of a pair.
+            NothingStored: the archive has no trades of a pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: an interval or the offset can't be read, or the other program does not
                 support the interval.
@@ -1309,7 +1311,7 @@ class Archive:
             remarks, such as gaps in the requested range.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair, or none in the requested range.
+            NothingStored: the archive has no trades of the pair, or none in the requested range.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
             HarvesterError: as for `ohlc`; or the setting `candles.memory_limit` is too low.
 
@@ -1364,15 +1366,15 @@ class Archive:
 
     # --- what is stored --------------------------------------------------------------------------
 
-    def held(self) -> list[str]:
+    def stored_pairs(self) -> list[str]:
         """List the pairs with stored trades, by their altnames.
 
         Example:
-            >>> archive.held()
+            >>> archive.stored_pairs()
             ['XBTUSD']
         """
         self._check_open()
-        return self._store.held()
+        return self._store.stored_pairs()
 
     @check_types
     def coverage(self, pair: str) -> list[Range]:
@@ -1386,7 +1388,7 @@ class Archive:
             order. Ranges that touch are merged.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
 
         Example:
             >>> [covered] = archive.coverage("XBT/USD")
@@ -1406,7 +1408,7 @@ class Archive:
             Ranges as those of `coverage`, in order; an empty list if nothing is missing.
 
         Raises:
-            NothingHeld: the pair is not stored and was never requested.
+            NothingStored: the pair is not stored and was never requested.
 
         Example:
             >>> archive.gaps("XBT/USD")
@@ -1429,7 +1431,7 @@ class Archive:
             that can't be read are listed in `damaged`.
 
         Raises:
-            NothingHeld: a pair is not stored and was never requested.
+            NothingStored: a pair is not stored and was never requested.
             ArchiveDamaged: compaction removes files again and again while they are listed.
 
         Example:
@@ -1497,7 +1499,7 @@ class Archive:
 
         Raises:
             BadTime: `since` or `until` is not a time, or `since` is not before `until`.
-            NothingHeld: the archive has no trades of one of the pairs.
+            NothingStored: the archive has no trades of one of the pairs.
             ArchiveDamaged: a file can't be read, ends in the future, or is being replaced.
 
         Example:
@@ -1507,7 +1509,7 @@ class Archive:
         from harvester.operations.maintenance import digest_pairs
 
         self._check_open()
-        names = [self._resolve_stored(name).altname for name in pairs] or self._store.held()
+        names = [self._resolve_stored(name).altname for name in pairs] or self._store.stored_pairs()
         time_range = parse_range(since, until)
         with _listening(progress) as listener:
             return digest_pairs(AnswerStore(self._store), names, time_range, listener)
@@ -1548,7 +1550,7 @@ class Archive:
             reports of the other requested steps; each has its `exit_status`, 0 if nothing is wrong.
 
         Raises:
-            NothingHeld: a pair is not stored and was never requested.
+            NothingStored: a pair is not stored and was never requested.
             ArchiveDamaged: compaction removes files again and again while they are read.
             BadFile: a path of `against_csv` does not exist, or is not a ZIP, a CSV or a folder.
             KeyboardInterrupt: Ctrl-C; the trades that a repair downloaded so far are stored.
@@ -1599,7 +1601,7 @@ class Archive:
         """Resolve names of pairs that are stored or were requested; each altname appears once.
 
         Raises:
-            NothingHeld: a pair is not stored and was never requested.
+            NothingStored: a pair is not stored and was never requested.
         """
         self._check_open()
         return list(dict.fromkeys(altname_of_known_pair(self._store, name) for name in pairs))
@@ -1623,7 +1625,7 @@ class Archive:
             A result per pair: `pair`, `files_before`, `files_after`, `notes`.
 
         Raises:
-            NothingHeld: the archive has no trades of a pair.
+            NothingStored: the archive has no trades of a pair.
             ArchiveLocked: another run is writing to a pair.
             ArchiveDamaged: a file can't be read, or its rows do not match its footer.
             ArchiveUnwritable: the operating system refused to write.
@@ -1693,7 +1695,7 @@ class Archive:
         Raises:
             UsageError: `url` is not the URL of an object store, a library is missing, or this
                 archive is itself in an object store.
-            NothingHeld: the archive is empty.
+            NothingStored: the archive is empty.
             ArchiveError: the store can't be reached, or refuses; or it has other bytes than sent.
             ArchiveLocked: another sync of the archive is running.
             ArchiveDamaged: files keep vanishing while they are read.

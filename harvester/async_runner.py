@@ -201,7 +201,7 @@ class RefreshRun:
         """Refresh the pairs; errors of the exchange and of pairs are in the result.
 
         Raises:
-            NothingHeld: no pair is named, and none is stored.
+            NothingStored: no pair is named, and none is stored.
         """
         request = {
             "pairs": list(self.names),

@@ -8,7 +8,7 @@
      │    ├── BadQuery
      │    ├── UnknownPair
      │    │    └── AmbiguousPair
-     │    ├── NothingHeld
+     │    ├── NothingStored
      │    └── BadFile
      │         └── DamagedFile
      ├── ExchangeError              3   the exchange could not be reached, or refused
@@ -92,7 +92,7 @@ class AmbiguousPair(UnknownPair):
     """Several markets differ from this name by case only, and none has exactly this name."""
 
 
-class NothingHeld(UsageError):
+class NothingStored(UsageError):
     """The archive contains nothing of what was requested."""
 
 

@@ -18,7 +18,7 @@ from harvester.errors import (
     ExchangeRefused,
     HarvesterError,
     MarketChanged,
-    NothingHeld,
+    NothingStored,
     UnknownPair,
     UsageError,
     first_few,
@@ -62,7 +62,7 @@ def known_pairs(archive: TradeStore, stored: Iterable[str] | None = None) -> dic
             f"{archive.store.location('pairs.json')} can't be read ({error}): "
             "remove it; the next backfill writes it again"
         ) from error
-    for name in archive.held() if stored is None else stored:
+    for name in archive.stored_pairs() if stored is None else stored:
         if name not in pairs:
             pairs[name] = _pair_of_segments(archive, name)
     return pairs
@@ -97,12 +97,12 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
         text: the name.
 
     Raises:
-        NothingHeld: no trades of it are stored; the message names pairs that are.
+        NothingStored: no trades of it are stored; the message names pairs that are.
         AmbiguousPair: several markets have that name, which differ by case.
     """
     if pair := _stored_by_altname(archive, text):
         return pair
-    held = archive.held()
+    held = archive.stored_pairs()
     pairs = known_pairs(archive, held)
     pair = PairIndex(pairs.values()).find(text)
     if pair is not None and pair.altname in held:
@@ -113,7 +113,7 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
     else:
         advice = f"`harvester backfill {shlex.quote(text)}` downloads them"
     stored = archive.stored_pairs_text(held)
-    raise NothingHeld(
+    raise NothingStored(
         f"the archive at {archive.path} holds no trades of {text!r}; {stored}. {advice}"
     )
 
@@ -126,7 +126,7 @@ def altname_of_known_pair(archive: TradeStore, text: str) -> str:
         text: the name, in any spelling.
 
     Raises:
-        NothingHeld: there is no such pair; the message names pairs with stored trades.
+        NothingStored: there is no such pair; the message names pairs with stored trades.
         AmbiguousPair: several markets have that name, which differ by case.
     """
     if pair := _stored_by_altname(archive, text):
@@ -228,7 +228,7 @@ async def choose(
             if all(pair.key and not pair.is_delisted for pair in pairs):
                 return pairs
     listed, known = await list_pairs(client, archive, may_write=may_write)
-    kept = renamed(listed, known, archive.held())
+    kept = renamed(listed, known, archive.stored_pairs())
     stored_names = {now.altname: name for name, now in kept.items()}
     selectable = {}
     for name, pair in listed.items():
@@ -260,7 +260,7 @@ async def list_pairs(
     listed = await client.pairs()
     if not (listed or may_be_empty):
         raise ExchangeRefused("the exchange lists no market at all: try again later")
-    stored = archive.held()
+    stored = archive.stored_pairs()
     before = known_pairs(archive, stored)
     held = {name: before[name] for name in stored}
     pairs = {**held, **listed}
@@ -429,7 +429,7 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
         pairs: what they are looked up in.
 
     Raises:
-        NothingHeld: no names are given, and no stored pair is of the asset class.
+        NothingStored: no names are given, and no stored pair is of the asset class.
     """
     renamed_pairs = renamed(pairs.listed, pairs.known, pairs.stored)
     stored_names = {
@@ -439,7 +439,7 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
     names: dict[str, UnknownPair | None] = {}
     texts = texts or [pair.altname for pair in pairs.of_class(pairs.stored)]
     if not texts:
-        raise NothingHeld(f"no stored pair is of the class {pairs.asset_class}")
+        raise NothingStored(f"no stored pair is of the class {pairs.asset_class}")
     for text in texts:
         try:
             found = [pair.altname for pair in _matching(text, pairs, spellings)]

@@ -129,7 +129,7 @@ class PairProgress:
         """
         left, done = self.left, self._done
         if self.step is None:
-            done += self._request.held - self._trades_before
+            done += self._request.stored - self._trades_before
         elif not self.step.of:
             return 1.0
         return None if left is None or not done + left else done / (done + left)

@@ -22,7 +22,7 @@ from harvester.argument_types import (
     check_types,
     parse_range,
 )
-from harvester.errors import HarvesterError, NothingHeld, UsageError, ValueDoesNotFit
+from harvester.errors import HarvesterError, NothingStored, UsageError, ValueDoesNotFit
 from harvester.pair_selection import resolve_stored
 from harvester.query.calendar import make_grid
 from harvester.query.spark_sql import TOO_LARGE, candles_sql, text_as_hex
@@ -71,7 +71,7 @@ def candles(  # noqa: PLR0913 - the parameters of `Archive.ohlc`
     Raises:
         BadInterval: `interval` is no interval.
         BadTime: `since` or `until` is not a time, or `since` is not before `until`.
-        NothingHeld: the archive has no trades of one of the pairs, or none at all.
+        NothingStored: the archive has no trades of one of the pairs, or none at all.
         ArchiveDamaged: compaction removes files again and again while they are listed.
     """
     length, time_range = candle_interval(interval), parse_range(since or "start", until)
@@ -161,12 +161,12 @@ def _on_listing(
     """Run `fn` on a listing of some pairs; if a file vanished meanwhile, list again and retry."""
     wanted = [pairs] if isinstance(pairs, str) else pairs
     if wanted is None:
-        names = archive.held()
+        names = archive.stored_pairs()
     else:
         names = [resolve_stored(archive, name).altname for name in wanted]
     if not names:
         advice = f"the archive at {archive.path} is empty" if wanted is None else "pairs is empty"
-        raise NothingHeld(advice)
+        raise NothingStored(advice)
 
     def run() -> T:
         listing = {name: archive.pieces(name, time_range) for name in dict.fromkeys(names)}

@@ -15,7 +15,7 @@ import pyarrow as pa
 from harvester.argument_types import check_types
 from harvester.charts.candle_arrays import arranged
 from harvester.charts.figure import ChartTexts, figure_of, frame_of, note
-from harvester.errors import HarvesterError, NothingHeld, UsageError, not_installed
+from harvester.errors import HarvesterError, NothingStored, UsageError, not_installed
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, Plan, check_gaps, gap_notes, max_candles
@@ -140,7 +140,7 @@ def drawable(archive: TradeStore, query: CandleQuery) -> tuple[CandleQuery, int]
         The query that a screen can show, and how many candles the requested one has at most.
 
     Raises:
-        NothingHeld: no trades of the pair are stored.
+        NothingStored: no trades of the pair are stored.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
 
@@ -180,7 +180,7 @@ def chart(
 
     Raises:
         ArchiveHasGaps: with `strict`, there are gaps.
-        NothingHeld: no trade of the pair is stored in the requested range.
+        NothingStored: no trade of the pair is stored in the requested range.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
     if strict:
@@ -190,7 +190,7 @@ def chart(
     interval = drawn.interval
     table = pa.Table.from_batches(QuerySession(archive, memory_limit).batches(drawn))
     if not table.num_rows:
-        raise NothingHeld(
+        raise NothingStored(
             f"no trade of {name} is stored from {query.range}: `harvester status` shows "
             "what is covered"
         )

@@ -181,7 +181,7 @@ def schedule(
                 output.hint(f"{path} is written")
     if not common.quiet:
         _warn_about_variables(common.settings)
-        if not (common.settings.refresh.pairs or common.archive().held()):
+        if not (common.settings.refresh.pairs or common.archive().stored_pairs()):
             output.hint(
                 f"nothing is stored in {data}: refresh ends with status 2 until backfill has run, "
                 "or [refresh] pairs names some"

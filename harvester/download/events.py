@@ -217,13 +217,13 @@ class Started(NamedTuple):
         pair: altname.
         missing: the ranges to download.
         expected: estimate of their trades; None if the exchange gave no counts.
-        held: trades of the request that are stored already, counted if progress is shown as a bar.
+        stored: trades of the request that are there already, counted if progress is shown as a bar.
     """
 
     pair: str
     missing: list[Range]
     expected: int | None
-    held: int = 0
+    stored: int = 0
 
     def __str__(self) -> str:
         if not self.missing:

@@ -72,7 +72,7 @@ def compact(
         listener: called with events.
 
     Raises:
-        NothingHeld: the archive has no trades of a pair.
+        NothingStored: the archive has no trades of a pair.
         ArchiveLocked: another run is writing a pair.
         ArchiveDamaged: a file can't be read, or has other rows than its footer says.
         ArchiveUnwritable: the operating system refused to write.
@@ -102,7 +102,7 @@ def _with_each_pair(
     archive: TradeStore, pairs: Sequence[str], listener: Listener, work: Callable[[Writer], R]
 ) -> list[R]:
     """Lock one pair after the other and do the work; report the notes in its result."""
-    names = [resolve_stored(archive, name).altname for name in pairs] or archive.held()
+    names = [resolve_stored(archive, name).altname for name in pairs] or archive.stored_pairs()
     listener(Begun(len(names)))
     results = []
     for name in names:

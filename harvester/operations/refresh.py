@@ -33,7 +33,7 @@ from harvester.errors import (
     ExchangeUnreachable,
     HarvesterError,
     Interrupted,
-    NothingHeld,
+    NothingStored,
     UnknownPair,
     capture_error,
     gravest,
@@ -200,7 +200,7 @@ async def refresh(
         asset_class: limit patterns, and all stored pairs, to this class.
 
     Raises:
-        NothingHeld: no pair is named, and none is stored.
+        NothingStored: no pair is named, and none is stored.
     """
     texts = named_pairs(archive, settings, pairs)
     run = _Refresh(archive, settings, options)
@@ -231,12 +231,12 @@ def named_pairs(archive: TradeStore, settings: Settings, pairs: Sequence[str]) -
         pairs: names and patterns.
 
     Raises:
-        NothingHeld: no pair is named, and none is stored.
+        NothingStored: no pair is named, and none is stored.
     """
     texts = pairs or settings.refresh.pairs
     if texts or archive.stored_or_requested():
         return texts
-    raise NothingHeld(
+    raise NothingStored(
         f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs names "
         "none. `harvester backfill XBT/USD` begins one"
     )

@@ -28,7 +28,7 @@ from harvester.errors import (
     ArchiveUnwritable,
     HarvesterError,
     Interrupted,
-    NothingHeld,
+    NothingStored,
 )
 from harvester.storage.archive_files import check_format, locked
 from harvester.storage.filesystem import Entry
@@ -93,7 +93,7 @@ def sync(
 
     Raises:
         UsageError: the archive is in no folder, or it is no URL of an object store.
-        NothingHeld: the archive is empty.
+        NothingStored: the archive is empty.
         ArchiveLocked: another sync of the archive is running.
         ArchiveTooNew: a newer harvester wrote the copy.
         ArchiveDamaged: a segment that is new or changed is damaged, and was not written; or files
@@ -106,8 +106,8 @@ def sync(
     from harvester.storage.object_store import ObjectStore  # noqa: PLC0415 - the extra `s3`
 
     folder, remote = archive.root / "locks", ObjectStore(url)
-    if not archive.held():
-        raise NothingHeld(f"the archive at {archive.path} is empty: there is nothing to sync")
+    if not archive.stored_pairs():
+        raise NothingStored(f"the archive at {archive.path} is empty: there is nothing to sync")
     check_format(remote)
     begun_s = time.monotonic()
     doing = f"the archive at {archive.path} is being synced"
@@ -285,7 +285,7 @@ def list_files(archive: TradeStore) -> list[Entry]:
     """
     segments = [
         Entry(segment.path, segment.size, segment.changed_ns)
-        for pair in archive.held()
+        for pair in archive.stored_pairs()
         for segment in archive.segments(pair)
     ]
     paths = {entry.path for entry in segments}

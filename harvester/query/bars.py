@@ -161,7 +161,7 @@ def bar_batches(
         step_rows: how many trades are counted at a time; the bars do not depend on it.
 
     Raises:
-        NothingHeld: the archive has no trades of the pair.
+        NothingStored: the archive has no trades of the pair.
         ArchiveDamaged: a file can't be read, or compaction removes files again and again.
         ValueDoesNotFit: a bar's sum has more than 38 digits.
     """

@@ -101,7 +101,7 @@ class QuerySession:
         that, all candles are computed once.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
         """
 
@@ -145,7 +145,7 @@ class QuerySession:
         candle could be left out. From roll-ups that is faster than to plan and run many parts.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             BadSetting: DuckDB rejects the memory limit or the number of threads.
             ArchiveDamaged: a file can't be read.
             duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
@@ -206,7 +206,7 @@ class QuerySession:
             batch_rows: about how many candles a batch has.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             BadSetting: DuckDB rejects the memory limit or the number of threads.
             ArchiveDamaged: a file can't be read, files vanish, or imported trades were replaced.
             ValueDoesNotFit: a sum has more than 38 digits.
@@ -257,7 +257,7 @@ class QuerySession:
             plan: the plan for the first try, if there is one already.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             ArchiveDamaged: a file can't be read, or 20 plans in a row lost a file.
             ValueDoesNotFit: a sum has more than 38 digits.
             HarvesterError: the memory limit is too low.
@@ -348,7 +348,7 @@ def guard_against_huge_fill(archive: TradeStore, query: CandleQuery) -> None:
 
     Raises:
         UsageError: there are too many empty candles.
-        NothingHeld: the archive has no trades of the pair.
+        NothingStored: the archive has no trades of the pair.
         ArchiveDamaged: a file can't be read, or compaction removes files again and again.
     """
     if query.fill == "none" or query.range.through < END_OF_TIME:

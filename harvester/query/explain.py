@@ -72,7 +72,7 @@ def explain(session: QuerySession, query: CandleQuery) -> Explanation:
         query: the query.
 
     Raises:
-        NothingHeld: the archive has no trades of the pair.
+        NothingStored: the archive has no trades of the pair.
         BadSetting: DuckDB rejects the memory limit or the number of threads.
         ArchiveDamaged: a file can't be read, or compaction removes files again and again.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
-from harvester.errors import ArchiveDamaged, ArchiveHasGaps, BadSetting, NothingHeld
+from harvester.errors import ArchiveDamaged, ArchiveHasGaps, BadSetting, NothingStored
 from harvester.query.calendar import Grid, WholeIntervals, find_time_zone, make_grid
 from harvester.query.source_choice import Source, choose_sources
 from harvester.schema import PRICE
@@ -137,7 +137,7 @@ def plan_query(
         files: the listed files of the pair, and maybe of others; by default they are listed now.
 
     Raises:
-        NothingHeld: the archive has no trades of the pair.
+        NothingStored: the archive has no trades of the pair.
         FileNotFoundError: compaction removed a file: plan again.
     """
     if files is None:
@@ -222,15 +222,15 @@ def clip_pieces(pieces: list[Piece], time_range: Range) -> list[Piece]:
     return [Piece(piece.segment, part) for piece, part in parts if part]
 
 
-def no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
+def no_trades_error(archive: TradeStore, pair: str) -> NothingStored:
     """Return the error that names the pairs which have stored trades.
 
     Args:
         archive: where the trades are.
         pair: the altname of the pair that has none.
     """
-    stored_pairs_text = archive.stored_pairs_text(archive.held())
-    return NothingHeld(
+    stored_pairs_text = archive.stored_pairs_text(archive.stored_pairs())
+    return NothingStored(
         f"the archive at {archive.path} holds no trades of {pair}; {stored_pairs_text}. "
         f"`harvester backfill {pair}` downloads them"
     )

@@ -599,7 +599,9 @@ def source_of_sql(
         return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
 
     def files() -> frozenset[PairFile]:
-        return frozenset(segment for pair in archive.held() for segment in archive.segments(pair))
+        return frozenset(
+            segment for pair in archive.stored_pairs() for segment in archive.segments(pair)
+        )
 
     title = " ".join(query.split())
     return ResultSource(

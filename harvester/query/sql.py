@@ -352,7 +352,7 @@ def _run_on_views(
     pieces: list[Piece] = []
 
     def run() -> T:
-        pairs = archive.held()
+        pairs = archive.stored_pairs()
         pieces[:] = [piece for pair in pairs for piece in archive.pieces(pair)]
         unknown = f"the archive holds no trades of {{}}; {archive.stored_pairs_text(pairs)}"
         known = {pair: pair for pair in pairs} | dict(names)
@@ -367,7 +367,9 @@ def _run_on_views(
             return fn(connection)
 
     def has_lost_a_file() -> bool:
-        existing = {segment for pair in archive.held() for segment in archive.segments(pair)}
+        existing = {
+            segment for pair in archive.stored_pairs() for segment in archive.segments(pair)
+        }
         is_lost = any(piece.segment not in existing for piece in pieces)
         if is_lost and not may_repeat:
             raise HarvesterError(MERGED_MEANWHILE)

@@ -107,7 +107,7 @@ def current_trades_sql(archive: TradeStore) -> str:
     """
     pattern = f"{path_literal(str(archive.root))[:-1]}/{_SEGMENT_PATTERN}'"
     # The segments of all pairs are listed here: it refuses links, which the pattern would follow.
-    segments = [segment for pair in archive.held() for segment in archive.segments(pair)]
+    segments = [segment for pair in archive.stored_pairs() for segment in archive.segments(pair)]
     source = _read_parquet(pattern, archive.root, ", filename = true")
     if not segments:
         # Without files there are no columns, so an empty result with the columns is added.
@@ -391,7 +391,7 @@ def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> N
     with duckdb.connect(
         file, config={"storage_compatibility_version": OLDEST_READER}
     ) as connection:
-        all_names = {pair: pair for pair in archive.held()} | dict(names)
+        all_names = {pair: pair for pair in archive.stored_pairs()} | dict(names)
         trades = current_trades_sql(archive)
         for statement in create_statements(trades, all_names, is_kept=True):
             connection.execute(statement)

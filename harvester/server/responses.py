@@ -111,7 +111,7 @@ class ServedPairs:
         now_s = self._clock()
         if self._listed_s is not None and now_s - self._listed_s < LISTING_TTL_S:
             return
-        known, stored = self._archive.store.read("pairs.json"), self._archive.held()
+        known, stored = self._archive.store.read("pairs.json"), self._archive.stored_pairs()
         if self._listed_s is None or (known, stored) != (self._known, self._stored):
             self._pairs, self._found = known_pairs(self._archive), {}
         self._known, self._stored, self._listed_s = known, stored, now_s

@@ -99,7 +99,7 @@ def create_sample_archive(path: str | os.PathLike[str], trades: int, seed: int) 
         ArchiveUnwritable: writing failed.
     """
     archive = TradeStore(path)
-    if stored := archive.held():
+    if stored := archive.stored_pairs():
         raise UsageError(
             f"the archive at {archive.path} has trades already ({', '.join(stored[:3])}): "
             "give another folder for the sample market"

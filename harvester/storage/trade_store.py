@@ -156,7 +156,7 @@ class TradeStore:
         """
         return self.store.root
 
-    def held(self) -> list[str]:
+    def stored_pairs(self) -> list[str]:
         """List the altnames of the pairs that have segments, or whose folder is a refused link."""
         pairs = []
         for name in self.store.folders("trades"):
@@ -172,7 +172,7 @@ class TradeStore:
         """Say which pairs have segments, or why none has; for messages about one that has none.
 
         Args:
-            pairs: the altnames that `held` returned.
+            pairs: the altnames that `stored_pairs` returned.
         """
         if pairs:
             return f"it holds {first_few(pairs, MAX_NAMED)}"
@@ -188,7 +188,7 @@ class TradeStore:
             for entry in self.store.files("wanted")
             if entry.path.endswith(".json")
         ]
-        return sorted({*self.held(), *wanted})
+        return sorted({*self.stored_pairs(), *wanted})
 
     def foreign_files(self, pair: str) -> list[str]:
         """List Parquet files under `trades/` that are not segments; `read_parquet` would read them.

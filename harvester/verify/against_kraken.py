@@ -247,7 +247,7 @@ class Comparer:
 
         Raises:
             ExchangeError: the first request got no valid answer, or one that can't be read.
-            NothingHeld: the trades were removed meanwhile.
+            NothingStored: the trades were removed meanwhile.
             ArchiveDamaged: a file can't be read.
             ValueDoesNotFit: a sum has more than 38 digits.
         """

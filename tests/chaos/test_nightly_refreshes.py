@@ -233,7 +233,7 @@ def test_after_thirty_nights_of_all_kinds_the_archive_equals_the_exchange(tmp_pa
         assert archive.gaps(name) == []
         assert nights.files(name) <= 6
     assert foreign_files(nights.folder) == []
-    assert archive.held() == sorted(ends)
+    assert archive.stored_pairs() == sorted(ends)
 
 
 def test_over_the_nights_of_two_years_files_stay_few(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from harvester.download.events import (
     Started,
 )
 from harvester.download.events import Ended as EndedPair
-from harvester.errors import NothingHeld
+from harvester.errors import NothingStored
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
 from harvester.pair_selection import KnownPairs, choose_targets
@@ -118,7 +118,7 @@ def test_a_refresh_of_an_imported_pair_starts_at_its_first_trade(nights: Nights)
 
 
 def test_nothing_named_and_nothing_held_is_no_quiet_success(nights: Nights) -> None:
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         nights.refresh()
     assert str(caught.value) == (
         f"nothing to refresh: the archive at {nights.folder} is empty, and [refresh] pairs names "

@@ -177,7 +177,7 @@ def test_python_and_the_api_server_read_it(states: tuple[Path, Path], tmp_path: 
     archive = copy_of(states[1], tmp_path)
     archive.sync(URL)
     copy = harvester.open(URL)
-    assert copy.held() == [PAIR]
+    assert copy.stored_pairs() == [PAIR]
     assert rows(copy) == rows(archive)
     assert copy.digest(PAIR) == archive.digest(PAIR)
     assert copy.bars(PAIR, trades=100).fetchall() == archive.bars(PAIR, trades=100).fetchall()
@@ -260,7 +260,7 @@ def test_an_object_replaced_since_its_listing_counts_as_missing(
 @pytest.mark.usefixtures("store", "impatient")
 def test_a_missing_bucket_is_named() -> None:
     with pytest.raises(ArchiveError, match=r"s3://other/x.*: there is no such bucket"):
-        harvester.open("s3://other/x").held()
+        harvester.open("s3://other/x").stored_pairs()
 
 
 @pytest.mark.usefixtures("store", "impatient")

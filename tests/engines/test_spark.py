@@ -223,7 +223,7 @@ def test_no_setting_is_changed_even_by_an_error(
     before = settings()
     on_spark.candles(spark, archive.path, "1h", all_columns=True)
     on_spark.write_candles(spark, archive.path, "1d", tmp_path / "out")
-    with pytest.raises(harvester.NothingHeld, match="holds no trades of 'DOGEUSD'"):
+    with pytest.raises(harvester.NothingStored, match="holds no trades of 'DOGEUSD'"):
         on_spark.candles(spark, archive.path, "1h", pairs="DOGEUSD")
     assert settings() == before
 
@@ -418,12 +418,12 @@ def test_a_folder_in_the_archive_is_refused(spark: Any, archive: harvester.Archi
 
 
 def test_an_empty_archive_is_named(spark: Any, tmp_path: Path) -> None:
-    with pytest.raises(harvester.NothingHeld, match="is empty"):
+    with pytest.raises(harvester.NothingStored, match="is empty"):
         on_spark.candles(spark, tmp_path, "1h")
 
 
 def test_no_pairs_are_not_all_pairs(spark: Any, archive: harvester.Archive) -> None:
-    with pytest.raises(harvester.NothingHeld, match="pairs is empty"):
+    with pytest.raises(harvester.NothingStored, match="pairs is empty"):
         on_spark.candles(spark, archive.path, "1h", pairs=[])
 
 

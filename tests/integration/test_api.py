@@ -103,7 +103,7 @@ def imported(code: str) -> str:
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
-    assert imported("import harvester; harvester.NothingHeld; harvester.Range") == "[]"
+    assert imported("import harvester; harvester.NothingStored; harvester.Range") == "[]"
 
 
 def test_opening_an_archive_needs_neither_duckdb_nor_http(tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_a_setting_that_is_wrong_is_named(settings: dict[str, Any], message: str
 
 def test_a_closed_archive_says_so(tmp_path: Path) -> None:
     with harvester.open(tmp_path) as archive:
-        assert archive.held() == []
+        assert archive.stored_pairs() == []
     asked = (
-        archive.held,
+        archive.stored_pairs,
         archive.status,
         archive.verify,
         archive.pairs,
@@ -411,11 +411,11 @@ def test_a_folder_that_is_not_there_is_named_in_full(
     monkeypatch.chdir(tmp_path)
     with harvester.open("demo/data") as archive:
         with pytest.raises(
-            harvester.NothingHeld, match="there is no folder " + re.escape(str(tmp_path))
+            harvester.NothingStored, match="there is no folder " + re.escape(str(tmp_path))
         ):
             archive.ohlc("XBTUSD", "1h")
         assert f"there is no folder {tmp_path / 'demo' / 'data'}" in archive._repr_html_()
-        with pytest.raises(harvester.NothingHeld, match="nothing to refresh"):
+        with pytest.raises(harvester.NothingStored, match="nothing to refresh"):
             archive.refresh()
     assert not Path("demo").exists()
 

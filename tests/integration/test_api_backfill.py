@@ -26,7 +26,7 @@ from harvester.download.events import Begun, Committed, Event, PageRead, Started
 from harvester.errors import (
     ArchiveLocked,
     ExchangeUnreachable,
-    NothingHeld,
+    NothingStored,
     UnknownPair,
     UsageError,
     ValueDoesNotFit,
@@ -115,7 +115,7 @@ def test_a_refresh_that_runs_out_of_time_ends_with_status_0_and_a_message(
 def test_a_refresh_of_an_empty_archive_is_an_error_that_names_backfill(
     archive: harvester.Archive,
 ) -> None:
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         archive.refresh()
     assert str(caught.value) == (
         f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs names "
@@ -129,7 +129,7 @@ def test_several_pairs_have_a_result_each(archive: harvester.Archive) -> None:
         ("BTTUSD", 500),
         ("XBTUSD", 5_000),
     ]
-    assert archive.held() == ["BTTUSD", "XBTUSD"]
+    assert archive.stored_pairs() == ["BTTUSD", "XBTUSD"]
 
 
 def test_what_it_fetched_is_seen_by_the_archive_that_was_open(archive: harvester.Archive) -> None:
@@ -280,7 +280,7 @@ def test_a_cancelled_token_downloads_nothing(archive: harvester.Archive) -> None
     cancel.cancel()
     with pytest.raises(harvester.Interrupted):
         archive.backfill("XBTUSD", until=UNTIL, cancel=cancel)
-    assert archive.held() == []
+    assert archive.stored_pairs() == []
 
 
 def test_an_estimate_counts_what_is_missing_and_downloads_no_trades(

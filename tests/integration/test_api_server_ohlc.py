@@ -145,4 +145,4 @@ def test_a_stand_in_leaves_nothing_behind() -> None:
 def test_a_folder_that_was_named_stays(tmp_path: Path) -> None:
     with harvester.sample_exchange(1_000, folder=tmp_path / "there") as exchange:
         assert exchange.path == tmp_path / "there"
-    assert TradeStore(tmp_path / "there").held() == ["XBTUSD"]
+    assert TradeStore(tmp_path / "there").stored_pairs() == ["XBTUSD"]

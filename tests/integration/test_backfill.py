@@ -221,7 +221,7 @@ def test_a_resumed_run_begins_with_how_many_trades_of_the_request_are_stored(
         again.only("XBTUSD")
     begun = [event for event in again.events if isinstance(event, Started)]
     # The exchange's counts are of weeks; within one, trades are taken to be evenly spread.
-    assert [event.held for event in begun] == [kept]
+    assert [event.stored for event in begun] == [kept]
     assert begun[0].expected is not None
 
 

@@ -22,7 +22,7 @@ import harvester
 from harvester.charts import figure
 from harvester.charts.candle_arrays import digits, plain
 from harvester.charts.chart import LADDER, MAX_CANDLES, Chart, drawable
-from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError, not_installed
+from harvester.errors import ArchiveUnwritable, NothingStored, UsageError, not_installed
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, max_candles
@@ -328,7 +328,7 @@ def test_a_chart_that_can_not_be_written_leaves_the_old_one(
 
 
 def test_a_span_without_a_trade_is_an_error(three: harvester.Archive) -> None:
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         three.chart("XBT/USD", "1h", since="2020-09-15", until="2020-09-16")
     assert str(caught.value) == (
         "no trade of XBT/USD is stored from 2020-09-15 to 2020-09-16: "

@@ -88,7 +88,7 @@ def test_a_file_in_another_pairs_folder_is_a_fault_when_all_are_verified(data: P
     with harvester.open(data) as archive:
         faults = {report.pair: len(report.faults) > 0 for report in archive.verify()}
     assert faults == {"ETHUSD": True, "SOLUSD": True, PAIR: False}
-    assert TradeStore(data).held() == ["ETHUSD", PAIR]
+    assert TradeStore(data).stored_pairs() == ["ETHUSD", PAIR]
 
 
 def test_what_no_parquet_reader_counts_is_no_fault(data: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_link_to_a_folder_is_refused_by_name_by_every_reader_and_writer(
 ) -> None:
     link = make(data)
     archive = TradeStore(data)
-    assert archive.held() == [PAIR]
+    assert archive.stored_pairs() == [PAIR]
 
     def write() -> None:
         with open_writer(archive, PAIR):

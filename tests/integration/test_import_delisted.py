@@ -454,7 +454,7 @@ def test_a_name_that_nobody_knows_is_skipped_if_the_exchange_is_not_asked(
         "1 file skipped, because the archive does not know the name, and the exchange could not be "
         f"asked: {name}.csv (try again later, or name the pair of a file with --pair)"
     )
-    assert TradeStore(tmp_path / "data").held() == []
+    assert TradeStore(tmp_path / "data").stored_pairs() == []
 
 
 @pytest.mark.parametrize("name", ["XBTUSD", "BTCUSD", "XXBTZUSD", "xbtusd"])
@@ -463,7 +463,7 @@ def test_a_pair_named_without_the_exchange_is_stored_by_its_usual_name(
 ) -> None:
     done = command("import", "FOOUSD.csv", "--delisted", "--pair", name, *WHOLE, url=NOBODY)
     assert done.status == 0
-    assert TradeStore(tmp_path / "data").held() == ["XBTUSD"]
+    assert TradeStore(tmp_path / "data").stored_pairs() == ["XBTUSD"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from kraken_server import Exchange
 import harvester
 from harvester import config
 from harvester.csv_import.pair_matching import ImportRequest, match_files
-from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
+from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingStored
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, altnames_by_spelling
 from harvester.pair_selection import (
@@ -113,7 +113,7 @@ def test_what_is_held_is_looked_up_by_the_exact_spelling(find_pair: Any, folder:
 def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
     find_pair: Any, token_only: Path
 ) -> None:
-    with pytest.raises(NothingHeld, match="holds no trades of 'AAPLXUSD'; it holds AAPLxUSD"):
+    with pytest.raises(NothingStored, match="holds no trades of 'AAPLXUSD'; it holds AAPLxUSD"):
         find_pair(TradeStore(token_only), "AAPLXUSD")
 
 
@@ -153,7 +153,7 @@ def live(path: Path, _: Path) -> duckdb.DuckDBPyConnection:
 def kept(path: Path, folder: Path) -> duckdb.DuckDBPyConnection:
     """The database file as somebody without harvester opens it."""
     archive = TradeStore(path)
-    names = altnames_by_spelling(known_pairs(archive).values(), archive.held())
+    names = altnames_by_spelling(known_pairs(archive).values(), archive.stored_pairs())
     write_database(archive, str(folder / "kept.db"), names=names)
     return duckdb.connect(str(folder / "kept.db"), read_only=True)
 

@@ -156,6 +156,8 @@ def test_an_altname_is_resolved_without_listing_all_other_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = archive_of(tmp_path, PLAIN)
-    monkeypatch.setattr(TradeStore, "held", lambda _self: pytest.fail("all pairs were listed"))
+    monkeypatch.setattr(
+        TradeStore, "stored_pairs", lambda _self: pytest.fail("all pairs were listed")
+    )
     assert resolve_stored(archive, "XBTUSD").wsname == "XBT/USD"
     assert altname_of_known_pair(archive, "XBTUSD") == "XBTUSD"

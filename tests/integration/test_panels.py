@@ -18,7 +18,7 @@ from candle_folders import BUSY, archive
 from cli_runner import run
 
 import harvester
-from harvester.errors import BadQuery, NothingHeld, UsageError
+from harvester.errors import BadQuery, NothingStored, UsageError
 
 __all__ = ["archive"]
 """A fixture."""
@@ -78,7 +78,7 @@ def test_a_pair_named_twice_is_there_once(opened: harvester.Archive) -> None:
 def test_a_panel_of_nothing_or_of_what_is_not_held_is_refused(opened: harvester.Archive) -> None:
     with pytest.raises(UsageError, match="no pair is given"):
         opened.ohlc([], "1h")
-    with pytest.raises(NothingHeld):
+    with pytest.raises(NothingStored):
         opened.ohlc([PAIR, "SOLUSD"], "1h")
 
 

@@ -20,7 +20,7 @@ from kraken_server import Exchange, Shelf, ohlc_rows
 import harvester
 from harvester import Archive, config
 from harvester.cli.main import cli
-from harvester.errors import NothingHeld, UnknownPair, UsageError
+from harvester.errors import NothingStored, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.server.app import app, serving
@@ -232,7 +232,7 @@ def test_a_refresh_of_a_class_that_is_not_stored_is_refused(
 ) -> None:
     archive = opened(exchange.url, tmp_path)
     archive.backfill("XBTUSD")
-    with pytest.raises(NothingHeld, match="no stored pair is of the class tokenized_asset"):
+    with pytest.raises(NothingStored, match="no stored pair is of the class tokenized_asset"):
         archive.refresh(asset_class=STOCK_CLASS)
 
 

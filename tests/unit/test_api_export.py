@@ -13,7 +13,7 @@ from candle_cases import PAIR, cut, hold
 from kraken_market import expected
 
 import harvester
-from harvester.errors import BadInterval, BadSetting, HarvesterError, NothingHeld, UsageError
+from harvester.errors import BadInterval, BadSetting, HarvesterError, NothingStored, UsageError
 from harvester.storage.trade_store import TradeStore
 
 TRADES = expected(sample_trades.market(sample_trades.xbtusd_like(300, 4)))
@@ -112,7 +112,7 @@ def test_incomplete_candles_are_left_out_for_other_programs(
             "each of intervals must be text such as '4h', a whole number of minutes, or a "
             "timedelta, not float",
         ),
-        ((PAIR, "SOLUSD"), {}, NothingHeld, None),
+        ((PAIR, "SOLUSD"), {}, NothingStored, None),
         ((PAIR,), {"intervals": ["1h", "2h"], "layout": "lean"}, BadInterval, None),
         ((PAIR,), {"until": "2026-01-01", "strict": True}, harvester.ArchiveHasGaps, None),
     ],

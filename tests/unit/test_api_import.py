@@ -68,7 +68,7 @@ def test_an_import_that_a_full_disk_ends_claims_no_rows(
         0,
         [],
     )
-    assert archive.held() == []
+    assert archive.stored_pairs() == []
 
 
 def test_an_import_whose_files_can_not_be_merged_has_its_rows_all_the_same(
@@ -96,11 +96,11 @@ def test_a_file_of_an_unknown_pair_is_an_error_and_ends_no_other(
 ) -> None:
     with pytest.raises(harvester.UnknownPair, match=r"1 file skipped.*OLDUSD.csv"):
         archive.import_csv(tmp_path)
-    assert archive.held() == ["XBTUSD"]
+    assert archive.stored_pairs() == ["XBTUSD"]
     result = archive.import_csv(tmp_path, check=False)
     assert (result.unknown, result.exit_status) == (["OLDUSD.csv"], 2)
     archive.import_csv(tmp_path, delisted=True)
-    assert archive.held() == ["OLDUSD", "XBTUSD"]
+    assert archive.stored_pairs() == ["OLDUSD", "XBTUSD"]
 
 
 def test_a_cancelled_import_is_interrupted(archive: harvester.Archive, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_cancelled_import_is_interrupted(archive: harvester.Archive, tmp_path:
     cancel.cancel()
     with pytest.raises(harvester.Interrupted):
         archive.import_csv(tmp_path / "XBTUSD.csv", cancel=cancel)
-    assert archive.held() == []
+    assert archive.stored_pairs() == []
 
 
 def test_no_file_and_a_fraction_of_a_second_are_refused(archive: harvester.Archive) -> None:
@@ -124,7 +124,7 @@ def test_a_plan_writes_nothing(archive: harvester.Archive, tmp_path: Path) -> No
         ("XBTUSD.csv", "XBTUSD", 100)
     ]
     assert (plan.unknown, plan.exit_status) == (["OLDUSD.csv"], 2)
-    assert archive.held() == []
+    assert archive.stored_pairs() == []
 
 
 def test_maintenance_returns_a_result_for_each_pair(
@@ -137,5 +137,5 @@ def test_maintenance_returns_a_result_for_each_pair(
     assert {type(event) for event in events} == {Begun, Step}
     [merged] = archive.compact("btc-usd")
     assert (merged.pair, merged.files_before, merged.files_after) == ("XBTUSD", 1, 1)
-    with pytest.raises(harvester.NothingHeld):
+    with pytest.raises(harvester.NothingStored):
         archive.rollup("ETH/USD")

@@ -27,7 +27,7 @@ from harvester.errors import (
     BadQuery,
     BadSetting,
     HarvesterError,
-    NothingHeld,
+    NothingStored,
     UsageError,
     not_installed,
 )
@@ -410,7 +410,7 @@ def test_several_threads_can_query_an_archive(archive: harvester.Archive) -> Non
 
 
 def test_a_pair_that_is_not_held_names_those_that_are(archive: harvester.Archive) -> None:
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         archive.trades("ETH/USD")
     assert str(caught.value) == (
         f"the archive at {archive.path} holds no trades of 'ETH/USD'; it holds XBTUSD. "

@@ -38,7 +38,7 @@ def test_an_archive_is_marked_with_its_format_once(store: LocalStore) -> None:
 
 
 def test_a_folder_without_a_mark_is_a_new_archive(tmp_path: Path) -> None:
-    assert TradeStore(tmp_path / "data").held() == []
+    assert TradeStore(tmp_path / "data").stored_pairs() == []
 
 
 def test_a_newer_format_is_refused(store: LocalStore) -> None:

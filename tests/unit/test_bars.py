@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kraken_market import expected
 
 from harvester import schema
-from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
+from harvester.errors import ArchiveDamaged, BadSetting, NothingStored, ValueDoesNotFit
 from harvester.query.bars import BYS, MAX_WAITING_BATCHES, BarQuery, By, bar_batches, parse_size
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
@@ -437,7 +437,7 @@ def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeSt
 
 
 def test_a_pair_that_is_not_held_names_those_that_are(with_gap: TradeStore) -> None:
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         next(bar_batches(with_gap, BarQuery("ETHUSD", parse_size("trades", "5"))))
     assert str(caught.value) == (
         f"the archive at {with_gap.path} holds no trades of ETHUSD; it holds XBTUSD. "
@@ -446,7 +446,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(with_gap: TradeStore) -> N
 
 
 def test_an_empty_archive_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         next(bar_batches(TradeStore(tmp_path), ask("trades", "5")))
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "

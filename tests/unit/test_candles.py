@@ -37,7 +37,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kraken_market import expected
 
-from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
+from harvester.errors import ArchiveDamaged, BadSetting, NothingStored, ValueDoesNotFit
 from harvester.query.plan import FILLS
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.times import Range, parse_interval
@@ -467,7 +467,7 @@ def test_a_question_larger_than_its_memory_spills_and_leaves_nothing_behind(
 def test_a_pair_that_is_not_held_names_those_that_are(tmp_path: Path) -> None:
     hold(TradeStore(tmp_path), [(Range(0, START), [])], "ETHUSD")
     archive = hold(TradeStore(tmp_path), [(Range(0, START), [])], "XBTEUR")
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         ohlc(archive, ask())
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it holds ETHUSD, XBTEUR. "
@@ -476,7 +476,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(tmp_path: Path) -> None:
 
 
 def test_an_empty_archive_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NothingHeld) as caught:
+    with pytest.raises(NothingStored) as caught:
         next(candle_batches(TradeStore(tmp_path), ask()))
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "

@@ -43,7 +43,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
 
 
 def test_the_drawing_is_read_whole() -> None:
-    assert drawn()["NothingHeld"] == ("UsageError", 2)
+    assert drawn()["NothingStored"] == ("UsageError", 2)
     assert drawn()["Interrupted"] == ("HarvesterError", 130)
 
 

@@ -350,4 +350,4 @@ def test_an_error_of_harvester_is_shown_by_its_message_alone(
     )
     shell.run_cell(f"import harvester; harvester.open({str(tmp_path)!r}).ohlc('XBT/USD', '1h')")
     [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"NothingHeld: the archive at {tmp_path} holds no trades of 'XBT/USD'")
+    assert line.startswith(f"NothingStored: the archive at {tmp_path} holds no trades of 'XBT/USD'")

@@ -220,14 +220,14 @@ def test_a_resumed_download_shows_how_much_of_the_whole_request_is_done() -> Non
     clock = Clock()
     run = RunProgress(clock)
     left = Range(JANUARY + 20 * DAY, JANUARY + 30 * DAY)
-    run.add(Started("XBTUSD", [left], 10_000, held=20_000))
+    run.add(Started("XBTUSD", [left], 10_000, stored=20_000))
     shown = [drawn(run, 80, 24)]
     for page in range(1, 6):
         clock.now_s += 1
         run.add(PageRead("XBTUSD", 1000 * page, page, JANUARY + (20 + page) * DAY))
     shown.append(drawn(run, 80, 24))
     # As the head moves on, what this run brought is stored as well.
-    run.add(Started("XBTUSD", [Range(left.through, left.through + DAY)], 500, held=29_500))
+    run.add(Started("XBTUSD", [Range(left.through, left.through + DAY)], 500, stored=29_500))
     shown.append(drawn(run, 80, 24))
     assert [line[:24] for [line] in shown] == [
         "XBTUSD ━━━━━━━━      66%",
@@ -239,7 +239,7 @@ def test_a_resumed_download_shows_how_much_of_the_whole_request_is_done() -> Non
 
 def test_a_pair_that_lacks_nothing_is_shown_as_whole() -> None:
     run = RunProgress(Clock())
-    run.add(Started("XBTUSD", [], None, held=5_000))
+    run.add(Started("XBTUSD", [], None, stored=5_000))
     assert run.running["XBTUSD"].fraction == 1.0
 
 

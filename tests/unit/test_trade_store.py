@@ -50,7 +50,7 @@ ROWS = made_rows([5, 10, 10, 15, 20, 20, 20, 25, 30, 35])
 
 
 def test_an_archive_that_is_not_there_holds_nothing(archive: TradeStore) -> None:
-    assert (archive.held(), archive.segments(PAIR), archive.coverage(PAIR)) == ([], [], [])
+    assert (archive.stored_pairs(), archive.segments(PAIR), archive.coverage(PAIR)) == ([], [], [])
     assert (list(archive.scan(PAIR)), archive.gaps(PAIR)) == ([], [])
     assert not archive.root.exists()
 
@@ -61,7 +61,7 @@ def test_a_folder_with_foreign_files_only_is_no_stored_pair(archive: TradeStore)
         target = archive.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("x")
-    assert archive.held() == [PAIR]
+    assert archive.stored_pairs() == [PAIR]
 
 
 def test_coverage_is_read_from_the_file_names_alone(archive: TradeStore) -> None:

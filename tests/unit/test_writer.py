@@ -124,7 +124,7 @@ def test_a_span_without_trades_is_covered_by_a_segment_of_no_rows(archive: Trade
     committed(archive, [], [Range(10, 20)])
     (segment,) = archive.segments(PAIR)
     assert (archive.coverage(PAIR), archive.footer(segment).rows) == ([Range(10, 20)], 0)
-    assert (archive.held(), list(archive.scan(PAIR))) == ([PAIR], [])
+    assert (archive.stored_pairs(), list(archive.scan(PAIR))) == ([PAIR], [])
 
 
 def test_a_span_is_cut_between_rows_where_the_year_turns(archive: TradeStore) -> None:
@@ -274,7 +274,7 @@ def test_a_crash_between_staging_and_rename_leaves_nothing_to_see(archive: Trade
     with pytest.raises(Crash):
         commit(crashing(archive, commits=0), Range(0, 2**62), HISTORY)
     after = TradeStore(archive.root)
-    assert (after.held(), after.coverage(PAIR), parquets(after)) == ([], [], [])
+    assert (after.stored_pairs(), after.coverage(PAIR), parquets(after)) == ([], [], [])
     assert after.store.files("staging") != []
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import pyarrow as pa
 
-from harvester.errors import BadQuery, BadTime, NothingHeld, UsageError, brief
+from harvester.errors import BadQuery, BadTime, NothingStored, UsageError, brief
 from harvester.exporters.formats import as_flat_text, as_text
 from harvester.query.read_only_sql import (
     LimitedRows,
@@ -171,7 +171,7 @@ class ArchiveExplorer:
             pair: its name in any spelling.
 
         Raises:
-            NothingHeld: the pair is not stored and was never requested.
+            NothingStored: the pair is not stored and was never requested.
             ArchiveDamaged: files keep vanishing while they are listed.
         """
         [status] = self._archive.status(pair)
@@ -199,7 +199,7 @@ class ArchiveExplorer:
         """A text that changes with the coverage of a pair; empty while nothing of it is stored."""
         try:
             version = _version(self._archive.coverage(pair))
-        except NothingHeld:
+        except NothingStored:
             version = ""
         with self._lock:
             if self._versions.setdefault(pair, version) != version:
@@ -234,7 +234,7 @@ class ArchiveExplorer:
                 5m 15m 1h 4h 1d 1w.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingStored: the archive has no trades of the pair.
             BadTime: a time can't be read, or `since` is not before `until`.
             BadInterval: the interval can't be read.
             ArchiveDamaged: a file can't be read.

@@ -59,7 +59,7 @@ def trade_page(
         now_ns: the present time.
 
     Raises:
-        NothingHeld: the archive has no trades of the pair.
+        NothingStored: the archive has no trades of the pair.
         UsageError: the place or the count can't be read.
         ArchiveDamaged: a file can't be read.
     """

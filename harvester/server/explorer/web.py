@@ -29,7 +29,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from harvester.errors import BAD_JSON, HarvesterError, NothingHeld, UnknownPair, UsageError
+from harvester.errors import BAD_JSON, HarvesterError, NothingStored, UnknownPair, UsageError
 from harvester.exporters.formats import WRITERS, write_rows
 from harvester.query.read_only_sql import MAX_TEXT, LimitedRows
 from harvester.query.sql import translate_sql_errors
@@ -106,7 +106,7 @@ class Guard:
 
 
 def _failure(error: HarvesterError) -> Response:
-    if isinstance(error, NothingHeld | UnknownPair):
+    if isinstance(error, NothingStored | UnknownPair):
         status = 404
     elif isinstance(error, UsageError):
         status = 400
