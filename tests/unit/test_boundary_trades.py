@@ -180,7 +180,7 @@ COVERAGES = [
 """Each ends with the very moment at which a minute opens, or just before it."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     case=held(),
     whole=st.sampled_from(WHOLES),
@@ -246,7 +246,7 @@ def is_stated(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool
 # --- the exchange --------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(case=held(), skipped=st.integers(0, 2))
 def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     case: Held, skipped: int, tmp_path_factory: pytest.TempPathFactory
