@@ -459,11 +459,12 @@ class TradeStore:
 
 
 class AnswerStore(TradeStore):
-    """An archive as a single answer reads it: its files may change, but not come to cover less.
+    """An archive as a single answer reads it: up to where its coverage ended when it was begun.
 
     The gaps of an answer are named before its rows are read. If `verify --repair` moves a damaged
     file away in between, or a download finds that a range lacks trades, the answer would lack these
-    rows and name no gap.
+    rows and name no gap: that is an error. What is stored behind its end meanwhile, as by
+    `backfill --newest-first`, may lie behind another gap: it is left out.
     """
 
     def __init__(self, archive: TradeStore) -> None:
@@ -475,7 +476,7 @@ class AnswerStore(TradeStore):
         self._lock = Lock()
 
     def segments(self, pair: str) -> list[Segment]:
-        """List the segments, as `TradeStore.segments` does.
+        """List the segments up to the end of the first listing.
 
         Raises:
             ArchiveDamaged: they cover less than when they were first listed.
@@ -484,7 +485,10 @@ class AnswerStore(TradeStore):
         with self._lock:
             found = super().segments(pair)
             covered = union(segment.range for segment in found)
-            lost = missing(self._covered.setdefault(pair, covered), covered)
+            first = self._covered.setdefault(pair, covered)
+            lost = missing(first, covered)
+            end_ns = first[-1].through if first else 0
+            found = [segment for segment in found if segment.range.after < end_ns]
         if lost:
             raise ArchiveDamaged(
                 f"{pair}: {lost[0]} is not covered any more since this answer was begun: ask again"

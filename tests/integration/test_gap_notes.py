@@ -338,3 +338,19 @@ def test_no_answer_leaves_out_what_is_moved_away_after_its_gaps_were_named(
             read()
         with pytest.raises(ArchiveHasGaps):
             READS[what](archive)
+
+
+@pytest.mark.parametrize("what", READS)
+def test_no_answer_shows_what_is_stored_behind_a_new_gap_after_it_was_begun(
+    tmp_path: Path, what: str
+) -> None:
+    """As `backfill --newest-first` stores the newest month before the others."""
+    before, behind = (days(0, 1), [at(1), at(2)]), (days(3, 4), [at(73), at(74)])
+    with harvester.open(tmp_path) as archive:
+        made(tmp_path, [before])
+        rows = READS[what](archive)()
+        read = READS[what](archive)
+        hold(TradeStore(tmp_path), [behind])
+        assert read() == rows
+        with pytest.raises(ArchiveHasGaps):
+            READS[what](archive)
