@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected, named
 from kraken_server import Exchange
 
+from harvester.download import completeness, page_merge
 from harvester.download.events import Started
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, parse_moment
@@ -28,49 +30,61 @@ needs_captures = pytest.mark.skipif(
 )
 
 MARKETS: dict[str, Callable[[], Market]] = {
-    "like XBTUSD": lambda: sample_trades.market(sample_trades.xbtusd_like(12_000, 1)),
-    "without ids, times of four decimals": lambda: sample_trades.old_style(8_000, 2),
+    "like XBTUSD": lambda: sample_trades.market(sample_trades.xbtusd_like(1_200, 1)),
+    "without ids, times of four decimals": lambda: sample_trades.old_style(800, 2),
     "without ids, times of today": lambda: sample_trades.market(
-        sample_trades.ids_unknown(sample_trades.xbtusd_like(8_000, 3))
+        sample_trades.ids_unknown(sample_trades.xbtusd_like(800, 3))
     ),
-    "runs of id 0": lambda: sample_trades.market(sample_trades.zero_ids(8_000, 4)),
+    "runs of id 0": lambda: sample_trades.market(sample_trades.zero_ids(800, 4)),
     "pages that end inside a stamp": lambda: sample_trades.market(
-        sample_trades.inside_stamps(8_000, 5)
+        sample_trades.inside_stamps(800, 5, page_size=100)
     ),
     "alike at neighbouring nanoseconds": lambda: sample_trades.market(
-        sample_trades.look_alikes(5_000, 6)
+        sample_trades.look_alikes(500, 6)
     ),
     "alike at neighbouring nanoseconds, without ids": lambda: sample_trades.market(
-        sample_trades.look_alikes(5_000, 6, first_id=None)
+        sample_trades.look_alikes(500, 6, first_id=None)
     ),
-    "900 trades on one stamp": lambda: sample_trades.market(sample_trades.one_stamp(900, 7)),
-    "900 trades on one stamp, without ids": lambda: sample_trades.market(
-        sample_trades.one_stamp(900, 7, first_id=None)
+    "nearly a page of one stamp": lambda: sample_trades.market(
+        sample_trades.one_stamp(90, 7, before=30, after=30)
     ),
-    "a thousand stamps within 14 microseconds": lambda: sample_trades.market(
-        sample_trades.packed_stamps()
+    "nearly a page of one stamp, without ids": lambda: sample_trades.market(
+        sample_trades.one_stamp(90, 7, before=30, after=30, first_id=None)
     ),
-    "ids with gaps": lambda: sample_trades.market(sample_trades.ids_with_gaps(8_000, 8)),
+    "a page of stamps within 14 microseconds": lambda: sample_trades.market(
+        sample_trades.packed_stamps(100)
+    ),
+    "ids with gaps": lambda: sample_trades.market(sample_trades.ids_with_gaps(800, 8)),
     "trades of one time and id that differ": lambda: sample_trades.market(
-        sample_trades.shared_ids(5_000, 12)
+        sample_trades.shared_ids(500, 12)
     ),
     "an id gap at nearly every trade": lambda: sample_trades.market(
-        sample_trades.ids_with_gaps(4_000, 8, chance=0.9)
+        sample_trades.ids_with_gaps(400, 8, chance=0.9)
     ),
     "across New Year": lambda: sample_trades.market(sample_trades.new_years(9)),
     "across New Year, without ids": lambda: sample_trades.market(
         sample_trades.new_years(9, first_id=None)
     ),
-    "a coin at 0.0000123 dollars": lambda: sample_trades.tiny_coin(5_000, 10),
+    "a coin at 0.0000123 dollars": lambda: sample_trades.tiny_coin(500, 10),
     "hardly any trades": lambda: sample_trades.market(sample_trades.sparse(60, 11)),
 }
 
 
+@pytest.fixture
+def serve_100(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Exchange]:
+    """The exchange with pages of 100 rows, so that a market of many pages has few trades."""
+    monkeypatch.setattr(completeness, "PAGE_ROWS", 100)
+    monkeypatch.setattr(page_merge, "PAGE_ROWS", 100)
+    return partial(serve, page_size=100)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", MARKETS)
-def test_a_backfill_stores_every_trade_exactly(name: str, mode: Mode, tmp_path: Path) -> None:
+def test_a_backfill_stores_every_trade_exactly(
+    name: str, mode: Mode, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
     market = MARKETS[name]()
-    with serve(market, since_mode=mode) as exchange:
+    with serve_100(market, since_mode=mode) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname)
     assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (
         0,
@@ -126,11 +140,13 @@ def test_a_second_run_requests_only_the_newest_trades(tmp_path: Path) -> None:
         assert exchange.pages("XBTUSD") - before <= 2
 
 
-def test_an_earlier_since_fetches_only_the_front(tmp_path: Path) -> None:
-    trades = sample_trades.xbtusd_like(20_000, 14)
+def test_an_earlier_since_fetches_only_the_front(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    trades = sample_trades.xbtusd_like(2_000, 14)
     market = sample_trades.market(trades)
-    middle = trades[15_000].true_ns
-    with serve(market) as exchange:
+    middle = trades[1_500].true_ns
+    with serve_100(market) as exchange:
         backfill = Backfill(exchange.url, tmp_path)
         backfill.only("XBTUSD", Range(middle, END_OF_TIME))
         before = exchange.pages("XBTUSD")
@@ -139,11 +155,13 @@ def test_an_earlier_since_fetches_only_the_front(tmp_path: Path) -> None:
     assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 
 
-def test_gaps_at_the_front_in_the_middle_and_at_the_end_are_filled(tmp_path: Path) -> None:
-    trades = sample_trades.xbtusd_like(12_000, 15)
+def test_gaps_at_the_front_in_the_middle_and_at_the_end_are_filled(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    trades = sample_trades.xbtusd_like(1_200, 15)
     market = sample_trades.market(trades)
-    cuts = [trades[i].true_ns for i in (2_000, 4_000, 8_000, 10_000)]
-    with serve(market) as exchange:
+    cuts = [trades[i].true_ns for i in (200, 400, 800, 1_000)]
+    with serve_100(market) as exchange:
         backfill = Backfill(exchange.url, tmp_path)
         backfill.only("XBTUSD", Range(cuts[0], cuts[1]))
         backfill.only("XBTUSD", Range(cuts[2], cuts[3]))
@@ -167,12 +185,15 @@ def test_a_gap_between_files_stays_a_gap_if_the_record_of_requests_is_lost(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_newest_first_stores_the_same_trades(mode: Mode, tmp_path: Path) -> None:
-    trades = sample_trades.xbtusd_like(3_000, 16, gap_s=4_000)
+def test_newest_first_stores_the_same_trades(
+    mode: Mode, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    trades = sample_trades.xbtusd_like(600, 16, gap_s=20_000)
     market = sample_trades.market(trades)
-    with serve(market, since_mode=mode) as exchange:
-        backfill = Backfill(exchange.url, tmp_path, newest_first=True)
-        backfill.only("XBTUSD", Range(trades[0].true_ns - 1_000, END_OF_TIME))
+    # Until now there would be a download a month.
+    span = Range(trades[0].true_ns - 1_000, trades[-1].true_ns + 10**9)
+    with serve_100(market, since_mode=mode) as exchange:
+        Backfill(exchange.url, tmp_path, newest_first=True).only("XBTUSD", span)
     assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 
 
@@ -188,22 +209,26 @@ def test_newest_first_begins_with_the_newest_month(tmp_path: Path) -> None:
     assert coverage[0].after > span.after
 
 
-def test_an_interrupted_run_keeps_its_trades_and_the_next_continues(tmp_path: Path) -> None:
-    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 18))
-    with serve(market) as exchange:
+def test_an_interrupted_run_keeps_its_trades_and_the_next_continues(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(2_000, 18))
+    with serve_100(market) as exchange:
         first = Backfill(exchange.url, tmp_path, stop_after_pages=8).only("XBTUSD")
         kept = len(rows_on_disk(tmp_path, "XBTUSD"))
-        assert (first.exit_status, kept > 6_000) == (130, True)
+        assert (first.exit_status, kept > 600) == (130, True)
         before = exchange.pages("XBTUSD")
         Backfill(exchange.url, tmp_path).only("XBTUSD")
-        assert exchange.pages("XBTUSD") - before <= 22 - kept // 1_000
+        assert exchange.pages("XBTUSD") - before <= 22 - kept // 100
     assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 
 
 @pytest.mark.parametrize("name", ["runs of id 0", "alike at neighbouring nanoseconds"])
-def test_an_interrupted_run_counts_the_trades_that_it_stored(name: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_counts_the_trades_that_it_stored(
+    name: str, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
     market, stored = MARKETS[name](), 0
-    with serve(market) as exchange:
+    with serve_100(market) as exchange:
         for pages in (1, 2):
             run = Backfill(exchange.url, tmp_path, stop_after_pages=pages).only(market.altname)
             before, stored = stored, len(rows_on_disk(tmp_path, market.altname))
@@ -211,10 +236,10 @@ def test_an_interrupted_run_counts_the_trades_that_it_stored(name: str, tmp_path
 
 
 def test_a_resumed_run_begins_with_how_many_trades_of_the_request_are_stored(
-    tmp_path: Path,
+    serve_100: Callable[..., Exchange], tmp_path: Path
 ) -> None:
-    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 18))
-    with serve(market) as exchange:
+    market = sample_trades.market(sample_trades.xbtusd_like(2_000, 18))
+    with serve_100(market) as exchange:
         Backfill(exchange.url, tmp_path, stop_after_pages=8).only("XBTUSD")
         kept = len(rows_on_disk(tmp_path, "XBTUSD"))
         again = Backfill(exchange.url, tmp_path, estimates=True)
@@ -311,10 +336,10 @@ def test_trades_that_a_page_skipped_are_found_again(tmp_path: Path) -> None:
 
 
 def test_a_pair_with_many_id_gaps_is_not_requested_three_times_for_each_page(
-    tmp_path: Path,
+    serve_100: Callable[..., Exchange], tmp_path: Path
 ) -> None:
-    market = sample_trades.market(sample_trades.ids_with_gaps(60_000, 23, chance=0.5))
-    with serve(market) as exchange:
+    market = sample_trades.market(sample_trades.ids_with_gaps(6_000, 23, chance=0.5))
+    with serve_100(market) as exchange:
         backfill = Backfill(exchange.url, tmp_path)
         backfill.only("XBTUSD")
         assert exchange.pages("XBTUSD") < 66 + 40

@@ -256,8 +256,15 @@ def test_a_file_that_is_not_in_order_of_time_is_refused(command: Any, tmp_path: 
     assert not any(is_covered(tmp_path / "data", at) for at, *_ in rows)
 
 
-@pytest.mark.parametrize("shift_s", [-50_000, -7_200, 7_200, 50_000, 100_000_000])
-@pytest.mark.parametrize("index", [0, 1, 700, -2, -1])
+@pytest.mark.parametrize(
+    ("index", "shift_s"),
+    [
+        # Those that stay in order, and one of each place that does not.
+        *((0, shift_s) for shift_s in (-50_000, -7_200)),
+        *((-1, shift_s) for shift_s in (7_200, 50_000, 100_000_000)),
+        *((0, 7_200), (1, -50_000), (700, 100_000_000), (-2, 7_200), (-1, -7_200)),
+    ],
+)
 def test_a_row_whose_time_is_wrong_covers_nothing(
     command: Any, tmp_path: Path, index: int, shift_s: int
 ) -> None:
@@ -282,14 +289,14 @@ def test_a_row_whose_time_is_wrong_covers_nothing(
         assert not is_covered(tmp_path / "data", (end_s + at + shift_s) // 2)
 
 
-@pytest.mark.parametrize("count", [2, 50, 99])
-@pytest.mark.parametrize("index", [0, 40, -1])
+@pytest.mark.parametrize(
+    ("count", "index"), [(2, 0), (2, -1), (50, 0), (50, -1), (99, 40), (99, -1)]
+)
 def test_a_wrong_time_in_a_file_of_few_rows_covers_nothing(
     command: Any, tmp_path: Path, count: int, index: int
 ) -> None:
     """A single row in it counts so much that the average time between rows shows no silence."""
     rows = regular(START_S, START_S + count * 60, 60)
-    index = index if count > 40 else min(index, 0)
     at, *amounts = rows[index]
     wrong_s = at + (1 if index else -1) * 900_000
     rows[index] = (wrong_s, *amounts)
@@ -724,19 +731,19 @@ def test_a_failed_import_claims_no_rows(command: Any, tmp_path: Path) -> None:
     assert "XBTUSD.csv, line 39991: " in report["error"]
 
 
-@pytest.mark.parametrize("column", [0, 12, 17, -1])
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("column", [0, 12, 17, -1, None])
 def test_a_flipped_byte_in_a_zip_is_damage_and_no_bad_row(
-    command: Any, tmp_path: Path, column: int, method: int
+    command: Any, tmp_path: Path, column: int | None
 ) -> None:
-    """In a time, a price, a volume, or at a line's end; packed or not."""
+    """In a time, a price, a volume, or at a line's end; or in the middle of a packed file."""
+    method = zipfile.ZIP_DEFLATED if column is None else zipfile.ZIP_STORED
     data = lines(*regular(START_S, START_S + 60_000, 10))
     path = tmp_path / "K.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("XBTUSD.csv", data)
     raw = bytearray(path.read_bytes())
     line = data.splitlines(keepends=True)[3_000]
-    place = raw.find(line) + column % len(line) if method == zipfile.ZIP_STORED else len(raw) // 2
+    place = len(raw) // 2 if column is None else raw.find(line) + column % len(line)
     raw[place] ^= 0x40
     path.write_bytes(raw)
     done = command("K.zip", "--skip-bad-rows", "--json")

@@ -75,21 +75,27 @@ def pages_of_100(monkeypatch: pytest.MonkeyPatch) -> int:
     return 100
 
 
-@pytest.mark.parametrize("ids", ["with ids", "without ids"])
-@pytest.mark.parametrize("lie", [*LIES, "first_rows:300", "last_rows:300", "later:300"])
+def with_ids_and_without(*products: tuple[object, ...]) -> list[tuple[object, ...]]:
+    """Cases with a first id in front: of every two that follow one another, one has ids."""
+    return [((1, None)[at % 2], *case) for at, case in enumerate(products)]
+
+
 @pytest.mark.parametrize(
-    "since", ["from the first trade", "from days before it", "from the middle"]
+    ("first_id", "lie", "since_s"),
+    with_ids_and_without(
+        # All trades, from days before the first one, and from the middle.
+        *itertools.product(
+            [*LIES, "first_rows:30", "last_rows:30", "later:30"], [None, -500_000, 6_000]
+        )
+    ),
 )
 def test_a_lie_in_the_first_answer_costs_no_trade(
-    lie: str, since: str, ids: str, tmp_path: Path
+    first_id: int | None, lie: str, since_s: int | None, pages_of_100: int, tmp_path: Path
 ) -> None:
-    market = every(5, 3_500, 1 if ids == "with ids" else None)
-    after = {
-        "from the first trade": 0,
-        "from days before it": START_NS - 500_000 * SECOND_NS,
-        "from the middle": START_NS + 6_000 * SECOND_NS,
-    }[since]
-    with serve(market, faults=Faults(script=[lie], seed=3)) as exchange:
+    market = every(50, 350, first_id)
+    after = 0 if since_s is None else START_NS + since_s * SECOND_NS
+    faults = Faults(script=[lie], seed=3)
+    with serve(market, faults=faults, page_size=pages_of_100) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
     assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (
         None,
@@ -97,16 +103,21 @@ def test_a_lie_in_the_first_answer_costs_no_trade(
     )
 
 
-@pytest.mark.parametrize("first_id", [1, None])
-@pytest.mark.parametrize("lie", ["later:30", "newest", "empty", "first_rows:30", "last_rows:30"])
 @pytest.mark.parametrize(
-    ("after_s", "until_s"), [(6_001, 7_001), (-1, 3_001), (6_001, 10_999)], ids=str
+    ("first_id", "lie", "span_s"),
+    with_ids_and_without(
+        *itertools.product(
+            ["later:30", "newest", "empty", "first_rows:30", "last_rows:30"],
+            [(6_001, 7_001), (-1, 3_001), (6_001, 10_999)],
+        )
+    ),
+    ids=str,
 )
 def test_a_lie_in_an_early_answer_of_a_range_with_an_end_costs_no_trade(
-    first_id: int | None, lie: str, after_s: int, until_s: int, pages_of_100: int, tmp_path: Path
+    first_id: int | None, lie: str, span_s: tuple[int, int], pages_of_100: int, tmp_path: Path
 ) -> None:
     market = every(50, 350, first_id)
-    span = Range(max(0, START_NS + after_s * SECOND_NS), START_NS + until_s * SECOND_NS)
+    span = Range(*(START_NS + end_s * SECOND_NS for end_s in span_s))
     for answer in range(6):
         folder = tmp_path / str(answer)
         faults = Faults(script=[*[None] * answer, lie], seed=3)
@@ -181,8 +192,8 @@ def test_equal_rows_without_ids_are_all_kept_if_an_answer_lacks_its_first_rows(
     lie: str, tmp_path: Path
 ) -> None:
     """The last group of a page and the first of the next would look complete."""
-    market = sample_trades.market(sample_trades.look_alikes(240, 7, first_id=None))
-    for answer in range(4, 16):
+    market = sample_trades.market(sample_trades.look_alikes(120, 7, first_id=None))
+    for answer in range(4, 10):
         faults = Faults(script=[*[None] * answer, lie])
         with serve(market, faults=faults, page_size=20) as exchange:
             outcome = Backfill(exchange.url, tmp_path / str(answer)).only(market.altname)
@@ -191,7 +202,7 @@ def test_equal_rows_without_ids_are_all_kept_if_an_answer_lacks_its_first_rows(
 
 
 @given(data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_trades_with_false_answers_are_exact_or_have_a_gap_on_record(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -280,26 +291,27 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
         (1, START_NS + 4_990 * SECOND_NS, 5),
     ],
 )
-@pytest.mark.parametrize("late_s", [300, 6_000])
 def test_rows_printed_later_than_they_were_end_neither_a_range_nor_a_page(
-    first_id: int | None, until: int, page: int, late_s: int, pages_of_100: int, tmp_path: Path
+    first_id: int | None, until: int, page: int, pages_of_100: int, tmp_path: Path
 ) -> None:
     market = every(10, 500, first_id)
     for seed in range(6):
         folder = tmp_path / str(seed)
-        faults = Faults(script=[*[None] * page, f"late_row:{late_s}"], seed=seed)
+        late_row = f"late_row:{(300, 6_000)[seed % 2]}"
+        faults = Faults(script=[*[None] * page, late_row], seed=seed)
         with serve(market, faults=faults, page_size=pages_of_100) as exchange:
             outcome = Backfill(exchange.url, folder).only(market.altname, Range(0, until))
         rows = [row for row in expected(market) if row[1] <= until]
         assert (outcome.exit_status, rows_on_disk(folder, market.altname)) == (0, rows)
 
 
-@pytest.mark.parametrize("first_id", [1, None])
-@pytest.mark.parametrize("cursor", ["with a cursor", "without a cursor"])
-@pytest.mark.parametrize("until_s", [650, 1_000, None])
+@pytest.mark.parametrize(
+    ("first_id", "also", "until_s"),
+    with_ids_and_without(*itertools.product([(), ("last_missing",)], [650, 1_000, None])),
+)
 def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
     first_id: int | None,
-    cursor: str,
+    also: tuple[str, ...],
     until_s: int | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -309,7 +321,6 @@ def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
     market = every(60, 20, first_id)
     until = END_OF_TIME if until_s is None else START_NS + until_s * SECOND_NS
     rows = [row for row in expected(market) if row[1] <= until]
-    also = ["last_missing"] if cursor == "without a cursor" else []
     for page, seed in itertools.product(range(6), (3, 5)):
         folder = tmp_path / f"{page} {seed}"
         faults = Faults(script=[*[None] * page, ("late_row:100", *also)], seed=seed)

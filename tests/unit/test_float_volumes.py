@@ -144,16 +144,26 @@ def summed_as_floats(
     ]
 
 
-@pytest.mark.parametrize("minutes", [1, 60, 1440])
-@pytest.mark.parametrize("printed", PRINTED)
-@pytest.mark.parametrize("order", SUMS)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
+    return held(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize(
+    ("order", "printed", "minutes"),
+    [
+        (order, printed, (1, 60, 1440)[(at + place) % 3])
+        for at, order in enumerate(SUMS)
+        for place, printed in enumerate(PRINTED)
+    ],
+)
 def test_all_candles_of_a_file_of_float_sums_are_equal(
-    order: str, printed: str, minutes: int, tmp_path: Path
+    order: str, printed: str, minutes: int, whole: TradeStore, tmp_path: Path
 ) -> None:
     rows = summed_as_floats(minutes, SUMS[order], PRINTED[printed])
     path = tmp_path / f"XBTUSD_{minutes}.csv"
     path.write_bytes(text(rows))
-    found = only(held(tmp_path), str(path))
+    found = only(whole, str(path))
     inexact = sum(
         Decimal(row[5]) != Decimal(exact[5])
         for row, exact in zip(rows, lines(minutes), strict=True)
@@ -163,13 +173,15 @@ def test_all_candles_of_a_file_of_float_sums_are_equal(
     assert inexact > 0 or printed == "15 digits"
 
 
-def test_of_many_rounded_volumes_the_one_that_is_wrong_is_found(tmp_path: Path) -> None:
+def test_of_many_rounded_volumes_the_one_that_is_wrong_is_found(
+    whole: TradeStore, tmp_path: Path
+) -> None:
     rows = summed_as_floats(60, one_by_one, repr)
     place = len(rows) // 2
     rows[place][5] = str(Decimal(rows[place][5]) + Decimal("0.00000001"))
     path = tmp_path / "XBTUSD_60.csv"
     path.write_bytes(text(rows))
-    found = only(held(tmp_path), str(path))
+    found = only(whole, str(path))
     assert [(difference.time_ns, difference.field) for difference in found.differences] == [
         (int(rows[place][0]) * 10**9, "volume")
     ]

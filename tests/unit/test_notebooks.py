@@ -72,10 +72,11 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def history() -> list[dict[str, Any]]:
-    """The trades of the sample exchange, as plain Python has them, with the second of each."""
-    rows: list[dict[str, Any]] = sample_trades(200_000, 7).to_pylist()
-    for row in rows:
-        row["at"] = datetime.fromtimestamp(row["time"].value // 10**9, UTC)
+    """The trades of the sample exchange, as plain Python has them, each with its second."""
+    trades = sample_trades(200_000, 7)
+    rows: list[dict[str, Any]] = trades.select(["price", "volume", "side"]).to_pylist()
+    for row, time_ns in zip(rows, trades.column("time").cast("int64").to_pylist(), strict=True):
+        row["at"] = datetime.fromtimestamp(time_ns // 10**9, UTC)
     return rows
 
 

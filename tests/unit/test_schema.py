@@ -40,7 +40,7 @@ ROW = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(ROW, max_size=12))
 def test_the_checksum_is_computed_as_documented(rows: list[Row]) -> None:
     assert product(batch(rows)) == checksum(rows)
@@ -61,7 +61,7 @@ def test_the_checksum_of_made_markets_is_computed_as_documented(market: Any) -> 
     assert product(batch(rows)) == checksum(rows)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(ROW, max_size=12), st.integers(0, 12))
 def test_the_checksum_does_not_know_how_rows_were_cut(rows: list[Row], cut: int) -> None:
     whole = batch(rows)

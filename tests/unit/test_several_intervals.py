@@ -101,9 +101,14 @@ def test_each_length_equals_the_oracles(tmp_path: Path) -> None:
         assert is_equal(made, candle_oracle.candles(BUSY, width_ns), candle_oracle.COLUMNS)
 
 
-@pytest.mark.parametrize("span", [EVERYTHING, CUT], ids=["all", "cut"])
-@pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("name", ["trades", "rolled"])
+@pytest.mark.parametrize(
+    ("name", "fill", "span"),
+    [
+        (name, fill, (EVERYTHING, CUT)[(at + place) % 2])
+        for at, name in enumerate(("trades", "rolled"))
+        for place, fill in enumerate(FILLS)
+    ],
+)
 def test_every_fill_every_column_every_source(
     archives: dict[str, TradeStore], name: str, fill: str, span: Range
 ) -> None:
@@ -112,16 +117,15 @@ def test_every_fill_every_column_every_source(
 
 
 @pytest.mark.parametrize(
-    ("lengths", "more"),
+    ("name", "lengths", "more"),
     [
-        (("1d", "1w", "1mo", "1q"), {}),
-        (("4h", "1d", "1w", "1mo"), {"tz": "Europe/Berlin"}),
-        (("1d", "7m"), {"tz": "Australia/Lord_Howe", "fill": "none"}),
-        (("1d", "10080"), {"offset_ns": 17 * 3600 * SECOND}),
-        (("1h", "1mo"), {"offset_ns": -7 * MINUTE - 1, "fill": "none"}),
+        ("sparse, rolled", ("1d", "1w", "1mo", "1q"), {}),
+        ("sparse", ("4h", "1d", "1w", "1mo"), {"tz": "Europe/Berlin"}),
+        ("sparse, rolled", ("1d", "7m"), {"tz": "Australia/Lord_Howe", "fill": "none"}),
+        ("sparse, rolled", ("1d", "10080"), {"offset_ns": 17 * 3600 * SECOND}),
+        ("sparse", ("1h", "1mo"), {"offset_ns": -7 * MINUTE - 1, "fill": "none"}),
     ],
 )
-@pytest.mark.parametrize("name", ["sparse", "sparse, rolled"])
 def test_the_calendar_zones_and_offsets(
     archives: dict[str, TradeStore], name: str, lengths: tuple[str, ...], more: dict[str, Any]
 ) -> None:
