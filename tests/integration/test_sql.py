@@ -10,6 +10,7 @@ from typing import Any
 
 import candle_oracle
 import duckdb
+import pyarrow as pa
 import pytest
 import sample_trades
 from candle_cases import (
@@ -271,16 +272,12 @@ INTERVALS = ("500ms", "1s", "90s", "7m", "60", "1h", "4h", "1d", "3d", "10080")
 def test_candles_are_those_of_harvester(
     connection: duckdb.DuckDBPyConnection, interval: str, archive: TradeStore
 ) -> None:
-    for pair in ("XBTUSD", "ETHEUR"):
-        question = CandleQuery(pair, parse_interval(interval), EVERYTHING, all_columns=True)
-        truth = [
-            row
-            for candle_batch in candle_batches(archive, question)
-            for row in candle_batch.to_pylist()
-        ]
-        made = connection.sql("FROM ohlc(?, ?)", params=[pair, interval]).to_arrow_table()
-        assert made.column_names == list(CANDLE)
-        assert made.to_pylist() == [{name: row[name] for name in CANDLE} for row in truth]
+    pair = ("XBTUSD", "ETHEUR")[INTERVALS.index(interval) // 2 % 2]
+    question = CandleQuery(pair, parse_interval(interval), EVERYTHING, all_columns=True)
+    truth = pa.Table.from_batches(candle_batches(archive, question))
+    made = connection.sql("FROM ohlc(?, ?)", params=[pair, interval]).to_arrow_table()
+    assert made.column_names == list(CANDLE)
+    assert made.to_pylist() == truth.select(CANDLE).to_pylist()
 
 
 @pytest.mark.parametrize(
