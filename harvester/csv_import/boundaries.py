@@ -151,13 +151,13 @@ class BoundaryFinder:
         rows = joined([self._waiting, rows])
         stamps = times(rows)
         seconds = self._seconds_of(stamps)
-        if is_whole and self._until_s is not None:
+        if is_end_known := is_whole and self._until_s is not None:
             seconds = np.append(seconds, self._until_s)
         moments = quiet_moments(seconds, self._last_s, is_exact=self._is_exact)
         at = through = 0
         while True:
             if self._after is None:
-                at = self._open(rows, at, moments)
+                at = self._open(rows, at, moments, is_end_known=is_end_known)
             if self._after is None:
                 break
             if self._split_at_year_end(stamps, at, moments):
@@ -190,13 +190,16 @@ class BoundaryFinder:
         if at:
             self._last_s = int(seconds[at - 1])
 
-    def _open(self, rows: pa.RecordBatch, at: int, moments: QuietMoments) -> int:
+    def _open(
+        self, rows: pa.RecordBatch, at: int, moments: QuietMoments, *, is_end_known: bool
+    ) -> int:
         """Open a segment at the first quiet moment in a gap, and skip the rows before it.
 
         Args:
             rows: the rows.
             at: the index of the next one.
             moments: the quiet moments between them.
+            is_end_known: whether these are the file's last rows, and it covers the time behind.
 
         Returns:
             The index of the segment's first row, or the number of rows if none is opened.
@@ -209,8 +212,8 @@ class BoundaryFinder:
             if found == len(moments.rows):
                 break
             first = int(moments.rows[found])
-            # A file without rows that is known to be complete covers its time: there was no trade.
-            if first == len(rows) and self._first_ns is not None:
+            # Behind its rows, a file covers its time only if its end is known.
+            if first == len(rows) and self._first_ns is not None and not is_end_known:
                 break
             self._skip(rows.slice(at, first - at))
             at, second = first, max(int(moments.firsts[found]), begin_s)

@@ -104,9 +104,9 @@ _READ_ERRORS: tuple[type[Exception], ...] = (
     NotImplementedError,
     RuntimeError,
     OSError,
-    # Of names that are damaged, or empty.
+    # Of names that are damaged, empty, or gone.
     ValueError,
-    IndexError,
+    LookupError,
 )
 
 

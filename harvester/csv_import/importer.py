@@ -196,6 +196,7 @@ class SequenceImporter:
         """
         self._archive, self._pair, self._is_delisted = archive, pair, is_delisted
         self._files, self._options, self._wanted = files, options, UNKNOWN
+        self._is_damaged = any(file.is_damaged for file in files)
         self._unproved = union(span for file in files for span in file.unproved)
         self._backfill = "" if is_delisted else f"`harvester backfill {pair.altname}`"
         self._lacking = lacking = uncovered_ids(files, archive, pair.altname, self._backfill)
@@ -236,10 +237,7 @@ class SequenceImporter:
         check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
         at_ends, name = RowsAtEnds(set(), {}, [], []), self._pair.altname
         unknown, covered = self._bad_times, self._archive.coverage(name)
-        # A delisted pair's files are covered to their ends, but where rows may be missing.
-        met = [] if self._is_delisted else covered
-        lacks_rows = bool(self.report.bad or self._unproved)
-        self._wanted = ends_to_want(self._complete, met, lacks_rows=lacks_rows)
+        self._wanted = ends_to_want(self._files, covered, is_delisted=self._is_delisted)
         if self._is_delisted:
             rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, unknown)
@@ -335,8 +333,8 @@ class SequenceImporter:
             if self._times_read.latest_ns >= 0:
                 until_s = max(self._times_read.latest_ns // SECOND + 1, self._wanted.until_s or 0)
                 self._want(writer, until_s * SECOND - 1)
-            else:
-                # Of a file without rows, the time by its name.
+            # Of a file without rows, the time by its name.
+            elif not self._is_delisted:
                 for span in self._unproved:
                     writer.record_requested(span)
 
@@ -394,11 +392,12 @@ class SequenceImporter:
         """Record the time from the first row on as requested: what is not imported is a gap."""
         since_s = self._times_read.earliest_ns // SECOND
         # Its trade may be a second earlier, but not where the file is known to begin with it.
-        since_s -= since_s != self._complete.since_s
+        since_s -= since_s != self._complete.since_s and not self._is_delisted
         if self._wanted.since_s is not None:
             since_s = min(since_s, self._wanted.since_s)
         if since_s * SECOND <= through:
-            writer.record_requested(Range(max(0, since_s * SECOND - 1), through))
+            span, is_damaged = Range(max(0, since_s * SECOND - 1), through), self._is_damaged
+            writer.record_requested(span, had_trades=is_damaged)
 
     def _withdraw(self, writer: Writer) -> None:
         """Move segments of a file that turned out to be damaged into quarantine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId
 from harvester.storage.segment import ImportedRange
 from harvester.storage.trade_store import TradeStore
-from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
+from harvester.times import DAY, END_OF_TIME, SECOND, Range, missing, overlap, union
 
 
 def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
@@ -118,22 +119,31 @@ ADJACENT_NS = 3 * SECOND
 
 
 def ends_to_want(
-    complete: KnownComplete, covered: Sequence[Range], *, lacks_rows: bool
+    files: Sequence[ScannedFile], covered: Sequence[Range], *, is_delisted: bool
 ) -> KnownComplete:
-    """The known ends of a chain of files up to which time counts as requested, beyond its rows.
+    """The ends of a chain of files up to which time counts as requested, beyond its rows.
 
     No file covers the second at its end. That second is a gap if the archive covers the time on the
-    other side of it, or if the files may lack rows up to it. Else it is not requested.
+    other side of it, and all up to the end is one if the files may lack rows. Of a delisted pair
+    only another file can fill a gap, so a silence is none.
 
     Args:
-        complete: its known ends.
+        files: the chain.
         covered: the ranges that the archive covers already.
-        lacks_rows: whether some of its rows can't be read, or may be missing.
+        is_delisted: whether nothing of the pair can be downloaded.
     """
+    complete = KnownComplete(files[0].member.complete.since_s, files[-1].member.complete.until_s)
+    is_damaged = any(file.is_damaged for file in files)
+    lacks_rows = is_damaged or (not is_delisted and any(file.unproved for file in files))
+    if files[-1].cut_off and complete.since_s is not None and not is_delisted:
+        # The end of a whole history is not known; the newest day is downloaded in any case.
+        yesterday_s = (time.time_ns() - DAY) // SECOND
+        complete = KnownComplete(complete.since_s, complete.until_s or yesterday_s)
 
     def is_wanted(end_s: int) -> bool:
         near = Range(end_s * SECOND - ADJACENT_NS, end_s * SECOND + ADJACENT_NS)
-        return lacks_rows or any(overlap(near, span) for span in covered)
+        is_met = any(overlap(near, span) for span in covered) and not is_delisted
+        return lacks_rows or is_met
 
     return KnownComplete(*(end if end is not None and is_wanted(end) else None for end in complete))
 

@@ -163,6 +163,8 @@ class ApiResponder:
         page = pages.page(from_ns, count, pair.pair_decimals, as_stored=as_stored)
         if since_ns is not None:
             _check_coverage(pages, since_ns, page, as_stored=as_stored)
+        elif page.last_ns is not None:
+            _check_newest(pages, page.last_ns)
         last = since or "0" if page.cursor_ns is None else f"{page.cursor_ns:019d}"
         name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
@@ -353,6 +355,17 @@ def _check_coverage(
         raise NotCovered(f"{gap.after}-{gap.through}")
     if as_stored and (imported := pages.first_imported(shown)):
         raise ImportedTrades(str(imported))
+
+
+def _check_newest(pages: TradePages, last_ns: int) -> None:
+    """Refuse the newest trades where a gap lies behind them: there may be newer ones.
+
+    Args:
+        pages: of the pair.
+        last_ns: the time of the newest trade.
+    """
+    if gap := pages.first_gap(Range(last_ns, max(pages.through, last_ns))):
+        raise NotCovered(f"{gap.after}-{gap.through}")
 
 
 def _candle_numbers(pages: TradePages, since_s: int, width_ns: int, now_ns: int) -> range:

@@ -118,7 +118,7 @@ class Writer:
         return archive_files.requests(self._store, self.pair)
 
     def record_requested(
-        self, requested: Range, *, is_listed: bool | None = None, was_covered: bool = False
+        self, requested: Range, *, is_listed: bool | None = None, had_trades: bool = False
     ) -> None:
         """Record a range as requested, before it is downloaded.
 
@@ -127,12 +127,12 @@ class Writer:
         Args:
             requested: the range.
             is_listed: whether the exchange knows the pair, as far as is known; None: as before.
-            was_covered: whether the range was covered, and has to be reported while it is not.
+            had_trades: whether trades of it were stored or damaged: a gap in it is always reported.
         """
         before = self.requests()
-        covered = self.archive.coverage(self.pair) if was_covered or not before.ranges else []
+        covered = self.archive.coverage(self.pair) if had_trades or not before.ranges else []
         # What lies before the end of the coverage counts anyway.
-        is_end = was_covered and (not covered or requested.through >= covered[-1].through)
+        is_end = had_trades and (not covered or requested.through >= covered[-1].through)
         after = archive_files.Requests(
             union([*(before.ranges or enclosing_range(covered)), requested]),
             before.is_unlisted if is_listed is None else not is_listed,
@@ -231,7 +231,7 @@ class Writer:
             footer = self.archive.footer(segment)
             outside, inside = footers_around(self._store, segment, footer, part)
             copy = self._keep_rows(segment, inside, lost) if segment.is_imported else ""
-            self.record_requested(part, was_covered=True)
+            self.record_requested(part, had_trades=True)
             self._replace(segment, outside)
             removed.append(Uncovered(part, copy))
         return removed

@@ -113,9 +113,10 @@ def test_without_since_the_newest_trades_come_back_to_the_last_gap(tmp_path: Pat
     assert newest() == [6, 7, 8]
     commit(archive, Range(before, behind - 1), rows_of(trades[3:5]))
     assert newest() == list(range(1, 9))
-    # Where nothing was traded behind the gap, the newest trades are those before it.
+    # Where nothing is stored behind the gap, trades in it may be newer.
     commit(archive, Range(end + DAY, end + 2 * DAY), rows_of([]))
-    assert newest() == list(range(1, 9))
+    [refused] = errors(get(app(archive), "Trades", pair="XBTUSD"))
+    assert refused == f"EQuery:Not covered by this archive:{end}-{end + DAY}"
 
 
 def test_ids_go_on_from_chunk_to_chunk_also_within_one_time(tmp_path: Path) -> None:

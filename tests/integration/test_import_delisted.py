@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -303,29 +303,56 @@ def test_where_ids_of_a_delisted_pair_are_missing_all_rows_are_stored_and_stay(
     assert quarantined(tmp_path) == []
 
 
-@pytest.mark.parametrize("rows", [150, 0])
-def test_what_the_cut_file_of_a_quarter_lacks_is_a_gap_until_a_whole_one_is_imported(
-    rows: int, command: Any, tmp_path: Path
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "a bad row"])
+def test_what_the_damaged_file_of_a_quarter_lacks_is_a_gap_until_a_whole_one_is_imported(
+    is_cut: bool, command: Any, tmp_path: Path
 ) -> None:
-    """The disk was full when it was unpacked; a later quarter is imported behind it."""
+    """The disk was full when it was unpacked, or lost a block; `refresh` forgets nothing of it."""
     folder = tmp_path / "Kraken_Trading_History_Q1_2024"
     folder.mkdir()
-    (folder / "FOOUSD.csv").write_bytes(csv_files.three_columns(OLD[:rows])[:-1])
+    rows = csv_files.three_columns(OLD[:150])
+    (folder / "FOOUSD.csv").write_bytes(rows[:-1] if is_cut else rows + b"x\n")
+    done = command("import", folder.name, "--delisted", "--skip-bad-rows")
+    assert done.status == (0 if is_cut else 4)
     later = "Kraken_Trading_History_Q3_2024.zip"
     csv_files.packed(tmp_path / later, {"FOOUSD.csv": csv_files.three_columns(NEW)})
-    for file in (folder.name, later):
-        assert command("import", file, "--delisted").status == 0
-    end_ns = sample_trades.utc_ns(2024, 4, 1)
-    gaps = TradeStore(tmp_path / "data").gaps("FOOUSD")
-    assert any(gap.after < OLD[rows].true_ns and end_ns - 1 <= gap.through for gap in gaps)
-    assert command("status").status == 4
+    for words in (["refresh"], ["import", later, "--delisted"], ["refresh"]):
+        command(*words)
+        gaps = TradeStore(tmp_path / "data").gaps("FOOUSD")
+        end_ns = sample_trades.utc_ns(2024, 4, 1)
+        assert any(gap.after < OLD[150].true_ns and end_ns - 1 <= gap.through for gap in gaps)
+        assert command("status").status == 4
     whole = f"{folder.name}.zip"
     csv_files.packed(tmp_path / whole, {"FOOUSD.csv": csv_files.three_columns(OLD)})
     assert command("import", whole, "--delisted").status == 0
-    assert not any(
-        gap.after < end_ns - 10**9 for gap in TradeStore(tmp_path / "data").gaps("FOOUSD")
-    )
+    gaps = TradeStore(tmp_path / "data").gaps("FOOUSD")
+    assert not any(gap.after < end_ns - 10**9 for gap in gaps)
     assert len(volumes(tmp_path)) == len(OLD) + len(NEW)
+
+
+def test_the_silence_in_which_a_pair_was_delisted_is_covered_by_the_zip_of_the_quarter(
+    command: Any, tmp_path: Path
+) -> None:
+    """Undamaged files, the first unpacked, so that its last second is in doubt."""
+    content, name = csv_files.three_columns(OLD), "Kraken_Trading_History_Q1_2024"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "FOOUSD.csv").write_bytes(content)
+    later = "Kraken_Trading_History_Q2_2024.zip"
+    for file, rows in ((later, b""), (f"{name}.zip", content)):
+        csv_files.packed(tmp_path / file, {"FOOUSD.csv": rows})
+    for file in (name, later):
+        assert command("import", file, "--delisted").status == 0
+    last_ns = OLD[-1].true_ns
+    [gap] = TradeStore(tmp_path / "data").gaps("FOOUSD")
+    assert last_ns - 10**9 < gap.after < gap.through < last_ns + 10**9
+    assert command("import", f"{name}.zip", "--delisted").status == 0
+    [first, *others] = TradeStore(tmp_path / "data").coverage("FOOUSD")
+    assert first.after < OLD[0].true_ns
+    assert first.through >= sample_trades.utc_ns(2024, 4, 1) - 1
+    assert all(
+        after.after - before.through <= 10**9 for before, after in pairwise([first, *others])
+    )
+    assert (command("status").status, len(volumes(tmp_path))) == (0, len(OLD))
 
 
 def test_ids_of_a_delisted_pair_that_are_missing_within_a_second_are_noted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zipfile
 from datetime import UTC, datetime
@@ -454,8 +455,9 @@ def test_a_damaged_name_in_a_zip_is_an_error(
         path.write_bytes(data)
     done = command(path.name)
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(f"harvester: {path.name} can't be read: ")
-    assert len(done.err.splitlines()) == 1
+    # From Python 3.12 on, an empty name is read.
+    reason = "(can't be read: .*|has no CSV: give one of Kraken's ZIPs)"
+    assert re.fullmatch(f"harvester: {path.name} {reason}\n", done.err)
 
 
 def test_in_a_zip_a_last_line_without_its_end_is_whole(command: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The expected trades are those of the test exchange's market, never what an impor
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -440,6 +441,19 @@ def test_a_refresh_downloads_what_the_unpacked_files_of_quarters_lack(
     with Commands(tmp_path, EVERY_SIX_HOURS) as command:
         for contents in commands:
             assert command("import", *unpack_quarters(tmp_path, contents)).status == 0
+        assert statuses(command, "refresh", "status", "verify") == [0, 0, 0]
+    assert len(ids(tmp_path)) == len(EVERY_SIX_HOURS)
+
+
+def test_a_refresh_downloads_what_the_cut_file_of_the_whole_history_lacks(tmp_path: Path) -> None:
+    """Its end is not known, and the file of a later quarter is imported behind it."""
+    folder = tmp_path / "Kraken_Trading_History"
+    folder.mkdir()
+    history = csv_files.three_columns(EVERY_SIX_HOURS[:500])
+    (folder / "XBTUSD.csv").write_bytes(cut(history))
+    with Commands(tmp_path, EVERY_SIX_HOURS, Clock(time.time_ns())) as command:
+        names = [folder.name, *unpack_quarters(tmp_path, {3: quarter_of(3)})]
+        assert [command("import", name).status for name in names] == [0, 0]
         assert statuses(command, "refresh", "status", "verify") == [0, 0, 0]
     assert len(ids(tmp_path)) == len(EVERY_SIX_HOURS)
 
