@@ -104,7 +104,7 @@ _READ_ERRORS: tuple[type[Exception], ...] = (
     NotImplementedError,
     RuntimeError,
     OSError,
-    # Of names that are damaged, empty, or gone.
+    # Of members whose name is damaged, empty, or gone.
     ValueError,
     LookupError,
 )

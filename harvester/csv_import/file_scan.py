@@ -258,11 +258,6 @@ class ScannedFile(NamedTuple):
         return self.is_vouched_for or is_zipped
 
     @property
-    def is_damaged(self) -> bool:
-        """Whether it has unreadable rows, or may have been cut off."""
-        return bool(self.bad or self.cut_off)
-
-    @property
     def unproved(self) -> list[Range]:
         """The ranges of which the file may lack trades, apart from its unreadable rows."""
         return [*self.cut_off, *([] if self.is_whole else self.silences)]

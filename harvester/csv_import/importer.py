@@ -20,6 +20,7 @@ from harvester.csv_import.stored_check import Rounding, RowsAtEnds, StoredCheck,
 from harvester.csv_import.time_order import (
     FileStates,
     Sorter,
+    damaged_times,
     ends_to_want,
     imported_ranges,
     known_last_id,
@@ -196,7 +197,6 @@ class SequenceImporter:
         """
         self._archive, self._pair, self._is_delisted = archive, pair, is_delisted
         self._files, self._options, self._wanted = files, options, UNKNOWN
-        self._is_damaged = any(file.is_damaged for file in files)
         self._unproved = union(span for file in files for span in file.unproved)
         self._backfill = "" if is_delisted else f"`harvester backfill {pair.altname}`"
         self._lacking = lacking = uncovered_ids(files, archive, pair.altname, self._backfill)
@@ -242,9 +242,8 @@ class SequenceImporter:
             rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, unknown)
             unknown = [*unknown, *at_ends.in_doubt, *at_ends.outside]
-        bounds = (covered, self._complete, unknown)
+        requested, bounds = writer.requests(), (covered, self._complete, unknown)
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
-        requested = writer.requests()
         try:
             self._write_parts(writer, boundaries, check, at_ends)
         except BadFile:
@@ -337,6 +336,9 @@ class SequenceImporter:
             elif not self._is_delisted:
                 for span in self._unproved:
                     writer.record_requested(span)
+            if self._is_delisted:
+                for span in damaged_times(self._files):
+                    writer.record_requested(span, had_trades=True)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""
@@ -391,13 +393,12 @@ class SequenceImporter:
     def _want(self, writer: Writer, through: int) -> None:
         """Record the time from the first row on as requested: what is not imported is a gap."""
         since_s = self._times_read.earliest_ns // SECOND
-        # Its trade may be a second earlier, but not where the file is known to begin with it.
+        # The first row may be rounded up, but not where the file is known to begin with it.
         since_s -= since_s != self._complete.since_s and not self._is_delisted
         if self._wanted.since_s is not None:
             since_s = min(since_s, self._wanted.since_s)
         if since_s * SECOND <= through:
-            span, is_damaged = Range(max(0, since_s * SECOND - 1), through), self._is_damaged
-            writer.record_requested(span, had_trades=is_damaged)
+            writer.record_requested(Range(max(0, since_s * SECOND - 1), through))
 
     def _withdraw(self, writer: Writer) -> None:
         """Move segments of a file that turned out to be damaged into quarantine."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.csv_import.boundaries import RowCount
-from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
+from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, complete_by_name
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.id_checks import NO_RUNS, missing_ids
 from harvester.csv_import.uncovered_times import MAX_RUNS, MAX_STEP_BACK_S, around
@@ -114,6 +114,21 @@ def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
     return found
 
 
+def damaged_times(files: Sequence[ScannedFile]) -> Iterator[Range]:
+    """The times of a chain's unreadable rows and cuts, as far as an undamaged file covers them.
+
+    That is up to its known end, or else up to the second of its last row.
+    """
+    for file in files:
+        until_s = file.member.complete.until_s
+        end_ns = END_OF_TIME if until_s is None else until_s * SECOND - 1
+        last_ns = (file.last_ns or 0) // SECOND * SECOND - 1
+        for span in (*file.bad_times, *file.cut_off):
+            through = end_ns if span.through >= end_ns else min(span.through, last_ns)
+            if span.after < through < END_OF_TIME:
+                yield Range(span.after, through)
+
+
 ADJACENT_NS = 3 * SECOND
 """Ranges that end so near to one another leave a gap between them, as no file covers its ends."""
 
@@ -133,9 +148,12 @@ def ends_to_want(
         is_delisted: whether nothing of the pair can be downloaded.
     """
     complete = KnownComplete(files[0].member.complete.since_s, files[-1].member.complete.until_s)
-    is_damaged = any(file.is_damaged for file in files)
-    lacks_rows = is_damaged or (not is_delisted and any(file.unproved for file in files))
-    if files[-1].cut_off and complete.since_s is not None and not is_delisted:
+    lacks_rows = any(
+        file.bad or file.cut_off or (file.unproved and not is_delisted) for file in files
+    )
+    last, path, inner = files[-1], files[-1].member.path, files[-1].member.inner
+    is_history = complete_by_name(path, inner) == KnownComplete(0)
+    if last.cut_off and is_history and not is_delisted:
         # The end of a whole history is not known; the newest day is downloaded in any case.
         yesterday_s = (time.time_ns() - DAY) // SECOND
         complete = KnownComplete(complete.since_s, complete.until_s or yesterday_s)

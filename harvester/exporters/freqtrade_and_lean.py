@@ -301,10 +301,8 @@ def write_lean_candles(
             lines = (f"{_utc(time_ns):%Y%m%d %H:%M},{text}" for time_ns, text in _candles(batches))
             file, first = _lean_file(pair, interval, folder, 0), next(lines, None)
             # A range without candles takes none away from a file that has some.
-            if first is not None:
-                _write_zip(file, f"{symbol}.csv", chain([first], lines))
-            elif not _first_and_last(file, interval):
-                _write_zip(file, f"{symbol}.csv", lines)
+            if first is not None or not _first_and_last(file, interval):
+                _write_zip(file, f"{symbol}.csv", chain([] if first is None else [first], lines))
             return root
         for day_ns, candles in groupby(_candles(batches), lambda candle: candle[0] // DAY * DAY):
             day = f"{_utc(day_ns):%Y%m%d}"

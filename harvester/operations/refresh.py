@@ -437,9 +437,6 @@ class _Refresh:
         except HarvesterError as error:
             # Damage is reported even if the time was up.
             row.error = error if isinstance(row.error, TimeIsUp) else row.error or error
-        if not target.listed and row.reached is not None:
-            # After its last trade nothing can be downloaded, and there may have been no trades.
-            row.gaps = [gap for gap in row.gaps if gap.after < row.reached.through]
         row.state = self._state(target, row)
 
     def _state(self, target: RefreshTarget, row: RefreshedPair) -> str:

@@ -195,17 +195,23 @@ def check_imports(first: Plan, later: Plan) -> None:
 
     Args:
         first: made when the answer was begun.
-        later: of a part that is read now.
+        later: of the part that is read now.
 
     Raises:
-        ArchiveDamaged: imported trades were replaced.
+        ArchiveDamaged: they were, where the part begins.
     """
+    cut_ns = later.query.range.after
+    # A file rounds by less than a second.
+    near = Range(max(0, cut_ns - SECOND), cut_ns + SECOND)
     before, now = (
-        [piece.within for piece in plan.pieces if piece.segment.is_imported]
+        [
+            part
+            for piece in plan.pieces
+            if piece.segment.is_imported and (part := overlap(piece.within, near))
+        ]
         for plan in (first, later)
     )
-    is_begun = later.query.range.after > first.query.range.after
-    if is_begun and missing(before, now):
+    if cut_ns > first.query.range.after and missing(before, now):
         raise ArchiveDamaged(
             f"imported trades of {first.query.pair} were replaced while they were read: try again"
         )

@@ -168,7 +168,7 @@ class TradePages:
 
     @property
     def furthest_ns(self) -> int:
-        """The end of what was ever covered, as far as is known; what is lost of it is a gap.
+        """The end of what was ever stored, as far as is known; what is lost of it is a gap.
 
         A client may have been given that end as its clock, and takes a page that is not full as the
         end of the history until then. So it is what this server has seen, or what is on record.
@@ -246,13 +246,13 @@ class TradePages:
     def _newest(self, count: int, pair_decimals: int, *, as_stored: bool) -> RenderedPage:
         parts: list[memoryview] = []
         first_time = last = cursor = None
-        behind = None
+        next_after = None
         for index in reversed(range(len(self._pieces))):
             within = self._pieces[index].within
-            if parts and within.through != behind:
+            if parts and within.through != next_after:
                 # There is a gap: who reads the rows would take it for a time without trades.
                 break
-            behind = within.after
+            next_after = within.after
             chunks = list(self._chunks(index, index + 1, pair_decimals, as_stored=as_stored))
             for chunk in reversed(chunks):
                 rows = self._cache.get(chunk)

@@ -364,7 +364,7 @@ def _check_newest(pages: TradePages, last_ns: int) -> None:
         pages: of the pair.
         last_ns: the time of the newest trade.
     """
-    if gap := pages.first_gap(Range(last_ns, max(pages.through, last_ns))):
+    if gap := pages.first_gap(Range(last_ns, max(pages.furthest_ns, last_ns))):
         raise NotCovered(f"{gap.after}-{gap.through}")
 
 

@@ -51,7 +51,7 @@ class Requests(NamedTuple):
         ranges: all that was ever requested, merged.
         is_unlisted: whether the exchange did not know the pair any more when it was asked last:
             then what was requested behind the coverage and behind `counts_through` is no gap.
-        counts_through: what lies up to this moment was covered once.
+        counts_through: what lies up to this moment was covered once, or a damaged file had it.
     """
 
     ranges: list[Range]

@@ -459,12 +459,12 @@ class TradeStore:
 
 
 class AnswerStore(TradeStore):
-    """An archive as a single answer reads it: up to where its coverage ended when it was begun.
+    """An archive as a single answer reads it: without files that begin behind its coverage later.
 
     The gaps of an answer are named before its rows are read. If `verify --repair` moves a damaged
     file away in between, or a download finds that a range lacks trades, the answer would lack these
-    rows and name no gap: that is an error. What is stored behind its end meanwhile, as by
-    `backfill --newest-first`, may lie behind another gap: it is left out.
+    rows and name no gap: that is an error. A file that begins behind the end of the coverage, as
+    `backfill --newest-first` may write it meanwhile, may lie behind another gap: it is left out.
     """
 
     def __init__(self, archive: TradeStore) -> None:
@@ -476,7 +476,7 @@ class AnswerStore(TradeStore):
         self._lock = Lock()
 
     def segments(self, pair: str) -> list[Segment]:
-        """List the segments up to the end of the first listing.
+        """List the segments, but those that begin behind the coverage of the first listing.
 
         Raises:
             ArchiveDamaged: they cover less than when they were first listed.

@@ -127,7 +127,8 @@ class Writer:
         Args:
             requested: the range.
             is_listed: whether the exchange knows the pair, as far as is known; None: as before.
-            had_trades: whether trades of it were stored or damaged: a gap in it is always reported.
+            had_trades: whether it was covered, or a damaged file had it: a gap in it is reported
+                also of a pair that the exchange does not know.
         """
         before = self.requests()
         covered = self.archive.coverage(self.pair) if had_trades or not before.ranges else []

@@ -325,9 +325,25 @@ def test_what_the_damaged_file_of_a_quarter_lacks_is_a_gap_until_a_whole_one_is_
     whole = f"{folder.name}.zip"
     csv_files.packed(tmp_path / whole, {"FOOUSD.csv": csv_files.three_columns(OLD)})
     assert command("import", whole, "--delisted").status == 0
-    gaps = TradeStore(tmp_path / "data").gaps("FOOUSD")
-    assert not any(gap.after < end_ns - 10**9 for gap in gaps)
+    assert TradeStore(tmp_path / "data").gaps("FOOUSD") == []
+    assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
     assert len(volumes(tmp_path)) == len(OLD) + len(NEW)
+
+
+def test_no_gap_is_left_where_a_bad_row_of_a_whole_history_is_imported_again(
+    command: Any, tmp_path: Path
+) -> None:
+    folder, rows = tmp_path / "Kraken_Trading_History", csv_files.three_columns(OLD)
+    folder.mkdir()
+    (folder / "FOOUSD.csv").write_bytes(
+        rows[:3_000].rpartition(b"\n")[0] + b"\nx\n" + rows[-70:].partition(b"\n")[2]
+    )
+    assert command("import", folder.name, "--delisted", "--skip-bad-rows").status == 4
+    # The gap lies behind the coverage, and stays all the same.
+    assert [command(word).status for word in ("refresh", "status", "refresh")] == [4, 4, 4]
+    csv_files.packed(tmp_path / f"{folder.name}.zip", {"FOOUSD.csv": rows})
+    assert command("import", f"{folder.name}.zip", "--delisted").status == 0
+    assert [command(word).status for word in ("refresh", "status", "verify")] == [0, 0, 0]
 
 
 def test_the_silence_in_which_a_pair_was_delisted_is_covered_by_the_zip_of_the_quarter(
