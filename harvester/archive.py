@@ -1067,9 +1067,7 @@ class Archive:
 
         def altname_of(text: str) -> str | None:
             # Few queries need it: the pairs are not read before.
-            pair = PairIndex(known_pairs(self._store, self._store.stored_pairs()).values()).find(
-                text
-            )
+            pair = PairIndex(known_pairs(self._store).values()).find(text)
             return None if pair is None else pair.altname
 
         source = source_of_sql(

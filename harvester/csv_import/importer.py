@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, RowCount, SegmentPart
-from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, iterate_ahead
+from harvester.csv_import.csv_files import UNKNOWN, iterate_ahead
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
 from harvester.csv_import.id_checks import in_id_order
 from harvester.csv_import.parse import BadRow
@@ -23,6 +23,7 @@ from harvester.csv_import.time_order import (
     damaged_times,
     ends_to_want,
     imported_ranges,
+    known_ends,
     known_last_id,
     uncovered_ids,
     unreadable_times,
@@ -204,8 +205,7 @@ class SequenceImporter:
         self._bad_times = union([*bad_times, *self._unproved, *unread, *lacking.ranges])
         self._times_read = TimeDisorder()
         self._skipped_ranges: list[Range] = []
-        members = [file.member for file in files]
-        self._complete = KnownComplete(members[0].complete.since_s, members[-1].complete.until_s)
+        self._complete, members = known_ends(files), [file.member for file in files]
         self._last_id: LastId | None = None
         self._through_ns = -1
         self._written: list[Segment] = []

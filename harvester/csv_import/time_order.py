@@ -114,6 +114,11 @@ def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
     return found
 
 
+def known_ends(files: Sequence[ScannedFile]) -> KnownComplete:
+    """The time for which a chain of files is known to contain every trade."""
+    return KnownComplete(files[0].member.complete.since_s, files[-1].member.complete.until_s)
+
+
 def damaged_times(files: Sequence[ScannedFile]) -> Iterator[Range]:
     """The times of a chain's unreadable rows and cuts, as far as an undamaged file covers them.
 
@@ -147,12 +152,11 @@ def ends_to_want(
         covered: the ranges that the archive covers already.
         is_delisted: whether nothing of the pair can be downloaded.
     """
-    complete = KnownComplete(files[0].member.complete.since_s, files[-1].member.complete.until_s)
+    complete, last = known_ends(files), files[-1]
     lacks_rows = any(
         file.bad or file.cut_off or (file.unproved and not is_delisted) for file in files
     )
-    last, path, inner = files[-1], files[-1].member.path, files[-1].member.inner
-    is_history = complete_by_name(path, inner) == KnownComplete(0)
+    is_history = complete_by_name(last.member.path, last.member.inner) == KnownComplete(0)
     if last.cut_off and is_history and not is_delisted:
         # The end of a whole history is not known; the newest day is downloaded in any case.
         yesterday_s = (time.time_ns() - DAY) // SECOND

@@ -284,9 +284,7 @@ def list_files(archive: TradeStore) -> list[Entry]:
         ArchiveDamaged: a folder is a symbolic link.
     """
     segments = [
-        Entry(segment.path, segment.size, segment.changed_ns)
-        for pair in archive.stored_pairs()
-        for segment in archive.segments(pair)
+        Entry(segment.path, segment.size, segment.changed_ns) for segment in archive.all_segments()
     ]
     paths = {entry.path for entry in segments}
     rollups = [

@@ -599,9 +599,7 @@ def source_of_sql(
         return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
 
     def files() -> frozenset[PairFile]:
-        return frozenset(
-            segment for pair in archive.stored_pairs() for segment in archive.segments(pair)
-        )
+        return frozenset(archive.all_segments())
 
     title = " ".join(query.split())
     return ResultSource(

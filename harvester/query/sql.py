@@ -367,9 +367,7 @@ def _run_on_views(
             return fn(connection)
 
     def has_lost_a_file() -> bool:
-        existing = {
-            segment for pair in archive.stored_pairs() for segment in archive.segments(pair)
-        }
+        existing = set(archive.all_segments())
         is_lost = any(piece.segment not in existing for piece in pieces)
         if is_lost and not may_repeat:
             raise HarvesterError(MERGED_MEANWHILE)

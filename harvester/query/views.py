@@ -107,7 +107,7 @@ def current_trades_sql(archive: TradeStore) -> str:
     """
     pattern = f"{path_literal(str(archive.root))[:-1]}/{_SEGMENT_PATTERN}'"
     # The segments of all pairs are listed here: it refuses links, which the pattern would follow.
-    segments = [segment for pair in archive.stored_pairs() for segment in archive.segments(pair)]
+    segments = archive.all_segments()
     source = _read_parquet(pattern, archive.root, ", filename = true")
     if not segments:
         # Without files there are no columns, so an empty result with the columns is added.

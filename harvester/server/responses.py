@@ -164,7 +164,8 @@ class ApiResponder:
         if since_ns is not None:
             _check_coverage(pages, since_ns, page, as_stored=as_stored)
         elif page.last_ns is not None:
-            _check_newest(pages, page.last_ns)
+            # Newer trades may be missing where a gap lies behind the newest that are stored.
+            _check_no_gap(pages, page.last_ns, pages.furthest_ns)
         last = since or "0" if page.cursor_ns is None else f"{page.cursor_ns:019d}"
         name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
@@ -350,22 +351,17 @@ def _check_coverage(
     """
     first_ns = since_ns if page.first_ns is None else min(since_ns, page.first_ns)
     through = page.last_ns if page.is_full and page.last_ns is not None else pages.furthest_ns
-    shown = Range(max(first_ns - 1, 0), max(through, first_ns - 1, 0))
-    if gap := pages.first_gap(shown):
-        raise NotCovered(f"{gap.after}-{gap.through}")
+    shown = _check_no_gap(pages, first_ns - 1, through)
     if as_stored and (imported := pages.first_imported(shown)):
         raise ImportedTrades(str(imported))
 
 
-def _check_newest(pages: TradePages, last_ns: int) -> None:
-    """Refuse the newest trades where a gap lies behind them: there may be newer ones.
-
-    Args:
-        pages: of the pair.
-        last_ns: the time of the newest trade.
-    """
-    if gap := pages.first_gap(Range(last_ns, max(pages.furthest_ns, last_ns))):
+def _check_no_gap(pages: TradePages, after: int, through: int) -> Range:
+    """The range from a time, exclusive, to another; an error where a gap is in it."""
+    within = Range(max(after, 0), max(after, through, 0))
+    if gap := pages.first_gap(within):
         raise NotCovered(f"{gap.after}-{gap.through}")
+    return within
 
 
 def _candle_numbers(pages: TradePages, since_s: int, width_ns: int, now_ns: int) -> range:
@@ -388,9 +384,7 @@ def _candle_numbers(pages: TradePages, since_s: int, width_ns: int, now_ns: int)
     # As many as without `since`: ccxt requests one before the 720 that it wants.
     numbers = newest if first >= newest.start else range(first, first + CLOSED_CANDLES + 1)
     begin_ns = max(first, numbers.start) * width_ns
-    gap = pages.first_gap(Range(max(begin_ns - 1, 0), min(numbers.stop * width_ns - 1, now_ns)))
-    if gap is not None:
-        raise NotCovered(f"{gap.after}-{gap.through}")
+    _check_no_gap(pages, begin_ns - 1, min(numbers.stop * width_ns - 1, now_ns))
     return numbers
 
 

@@ -168,6 +168,10 @@ class TradeStore:
             pairs.append(pair)
         return pairs
 
+    def all_segments(self) -> list[Segment]:
+        """List the segments of all pairs; see `segments`."""
+        return [segment for pair in self.stored_pairs() for segment in self.segments(pair)]
+
     def stored_pairs_text(self, pairs: Sequence[str]) -> str:
         """Say which pairs have segments, or why none has; for messages about one that has none.
 

@@ -23,7 +23,7 @@ let wheelAt = -Infinity;
 let isNotched = true;
 let press = null;
 
-/** Wait until no button is pressed in the chart: to draw it anew would end a drag that begins. */
+/** Wait until no button is pressed in the chart: drawing it anew ends a drag that has just begun. */
 export const released = () => press?.ended;
 
 /** A view zoomed about a time: a factor below 1 zooms in. */
