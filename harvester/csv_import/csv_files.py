@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import stat
 import struct
-import threading
 import time
 import zipfile
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, NamedTuple, TypeVar, cast
 
@@ -161,23 +160,13 @@ class Member(NamedTuple):
         return PurePosixPath(self.inner or self.path.name).stem
 
 
-def find(files: Iterable[str], complete: KnownComplete = UNKNOWN) -> list[Member]:
+def find(files: Iterable[str]) -> list[Member]:
     """List the CSV files in some files, ZIPs and folders; of ZIPs only the directory is read.
-
-    Args:
-        files: paths.
-        complete: the time for which each of them contains every trade; what is None is taken from
-            the name of its ZIP or folder.
 
     Raises:
         BadFile: a file does not exist or has another type, or a ZIP is unsafe.
     """
-    return [
-        member
-        for text in files
-        for path in _files_in(Path(text))
-        for member in _members(path, complete)
-    ]
+    return [member for text in files for path in _files_in(Path(text)) for member in _members(path)]
 
 
 def _files_in(path: Path) -> list[Path]:
@@ -200,56 +189,49 @@ def _files_in(path: Path) -> list[Path]:
     return found
 
 
-def _members(path: Path, complete: KnownComplete) -> list[Member]:
+def _members(path: Path) -> list[Member]:
     try:
         if path.exists() and not path.is_file():
             raise BadFile(f"{path} is no regular file: give a CSV, a ZIP or a folder")
         if path.suffix.lower() == ".csv":
-            return [_member(path, "", path.stat().st_size, None, complete)]
+            return [_member(path, "", path.stat().st_size, None)]
         if not path.exists():
             raise FileNotFoundError(2, "there is no such file")
         if not zipfile.is_zipfile(path):
             raise BadFile(f"{path} is no CSV, no ZIP and no folder: give Kraken's files")
         with zipfile.ZipFile(path) as archive:
-            return _zip_members(path, archive.infolist(), complete)
+            return _zip_members(path, archive.infolist())
     except _READ_ERRORS as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFile(f"{path} can't be read: {reason or error}") from error
 
 
-def _member(path: Path, inner: str, size: int, crc: int | None, said: KnownComplete) -> Member:
-    return Member(path, inner, size, crc, complete_by_name(path, inner, said))
+def _member(path: Path, inner: str, size: int, crc: int | None) -> Member:
+    return Member(path, inner, size, crc, complete_by_name(path, inner))
 
 
-def complete_by_name(path: Path, inner: str, complete: KnownComplete = UNKNOWN) -> KnownComplete:
-    """The time for which a file contains every trade: what the user said, or what its name says.
+def complete_by_name(path: Path, inner: str) -> KnownComplete:
+    """The time for which a file contains every trade by the names around it.
 
-    Two names around it are read, the innermost first: Kraken's ZIPs contain one folder.
+    Two are read, the innermost first: Kraken's ZIPs contain one folder.
 
     Args:
         path: of the file, or of its ZIP.
         inner: the member's name in the ZIP; empty for a file on disk.
-        complete: what the user said.
     """
-    since, until = complete
     outer = (path.name,) if inner else path.absolute().parts[:-1]
     names = (*outer, *PurePosixPath(inner).parts[:-1])
     for name in reversed(names[-_NAMES_CHECKED:]):
         if quarter := _QUARTER.search(name):
             opens = np.datetime64(f"{quarter[2]}-{3 * int(quarter[1]) - 2:02d}", "M")
             seconds = [int(month.astype("M8[s]").astype(np.int64)) for month in (opens, opens + 3)]
-            since = seconds[0] if since is None else since
-            until = seconds[1] if until is None else until
-            break
+            return KnownComplete(*seconds).without_future()
         if _HISTORY.fullmatch(name):
-            since = 0 if since is None else since
-            break
-    return KnownComplete(since, until).without_future()
+            return KnownComplete(0)
+    return UNKNOWN
 
 
-def _zip_members(
-    path: Path, entries: list[zipfile.ZipInfo], complete: KnownComplete
-) -> list[Member]:
+def _zip_members(path: Path, entries: list[zipfile.ZipInfo]) -> list[Member]:
     """The CSV files of a ZIP.
 
     Raises:
@@ -264,7 +246,7 @@ def _zip_members(
     files = [entry for entry in entries if _is_csv(entry)]
     if not files:
         raise BadFile(f"{path} has no CSV: give one of Kraken's ZIPs")
-    return [_member(path, file.filename, file.file_size, file.CRC, complete) for file in files]
+    return [_member(path, file.filename, file.file_size, file.CRC) for file in files]
 
 
 def _is_csv(entry: zipfile.ZipInfo) -> bool:
@@ -376,6 +358,9 @@ def head(member: Member) -> bytes:
 def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
     """Read a file in blocks of complete lines. The last block comes after the checksum is checked.
 
+    A last line without a line end has none there, either; in a ZIP, whose checksum shows that it is
+    whole, it gets one.
+
     Args:
         member: the file.
         expected: its checksum, as `checksum` returned it; None if it is read only once. A ZIP's
@@ -396,7 +381,7 @@ def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
         if len(rest) > LONGEST_LINE:
             raise BadFile(f"{member} has a line of more than {LONGEST_LINE:,} bytes")
     if rest:
-        yield rest + b"\n"
+        yield rest if member.crc is None else rest + b"\n"
 
 
 # --- blocks read ahead ----------------------------------------------------------------------------
@@ -407,44 +392,17 @@ DEPTH = 4
 """Number of blocks that are read while earlier ones are written."""
 
 
-class _End(NamedTuple):
-    error: BaseException | None = None
-
-
-def iterate_ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[T, None, None]:
+def iterate_ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """Produce items in a thread of their own, while earlier items are used.
 
     Args:
-        items: runs in the thread.
-        depth: how many items are produced in advance.
+        items: runs in the thread; no item is None.
     """
-    produced: queue.Queue[T | _End] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def put(item: T | _End) -> None:
-        while not closed.is_set():
-            with suppress(queue.Full):
-                produced.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if closed.is_set():
-                    return
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that uses items
-            put(_End(error))
-        else:
-            put(_End())
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1)
+    produced = deque(pool.submit(next, items, None) for _ in range(DEPTH))
     try:
-        while not isinstance(item := produced.get(), _End):
+        while (item := produced.popleft().result()) is not None:
+            produced.append(pool.submit(next, items, None))
             yield item
-        if item.error is not None:
-            raise item.error
     finally:
-        closed.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -26,7 +26,6 @@ from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parse
 from harvester.csv_import.uncovered_times import (
     SilenceFinder,
     UnreadableTimes,
-    around,
     check_order,
 )
 from harvester.download.events import CancelToken
@@ -212,7 +211,6 @@ class ScannedFile(NamedTuple):
         bad: number of unreadable rows.
         bad_rows: the unreadable rows, up to `MAX_BAD_ROWS_LISTED`.
         bad_times: ranges in which the unreadable rows may have been traded.
-        cut_off: the range of the last row if the file may have been cut off; else none.
         silences: long ranges without rows, in order; see `is_whole`.
         rows_with_id: number of readable rows with a trade id.
         id_runs: its runs of consecutive trade ids, see `IdRunFinder.found`.
@@ -229,7 +227,6 @@ class ScannedFile(NamedTuple):
     bad: int
     bad_rows: list[BadRow]
     bad_times: list[Range]
-    cut_off: list[Range]
     silences: list[Range]
     rows_with_id: int
     id_runs: Int64s | None
@@ -260,7 +257,7 @@ class ScannedFile(NamedTuple):
     @property
     def unproved(self) -> list[Range]:
         """The ranges of which the file may lack trades, apart from its unreadable rows."""
-        return [*self.cut_off, *([] if self.is_whole else self.silences)]
+        return [] if self.is_whole else self.silences
 
     @property
     def begins_ns(self) -> int | None:
@@ -353,8 +350,7 @@ def _read_whole(
     layout = detect(head(member), name)
     bad_times, silences = UnreadableTimes(), SilenceFinder()
     id_runs = IdRunFinder()
-    rows_with_id = bad = bytes_read = 0
-    last_row_ns: int | None = None
+    rows_with_id = bad = 0
     bad_rows: list[BadRow] = []
     kept: list[tuple[pa.RecordBatch, int]] = []
     for parsed, size in read_rows(member, layout, sum_):
@@ -372,19 +368,12 @@ def _read_whole(
             rows_with_id += len(stamps) - parsed.rows.column("trade_id").null_count
             if rows_with_id == silences.rows:
                 id_runs.add(parsed.rows)
-            last_row_ns = int(stamps[-1])
         if keep_rows:
             kept.append((parsed.rows, size))
-        bytes_read += size
         read(size)
     rows, ends = silences.rows, (silences.first_ns, silences.latest_ns)
     first_ns, last_ns = ends if rows else (None, None)
     within = _range_by_name(member, first_ns, last_ns)
-    cut_off = list[Range]()
-    # `blocks` has added the end of the last line: perhaps the file, and this row, were cut off.
-    if last_row_ns is not None and member.crc is None and bytes_read > member.size:
-        is_latest = last_row_ns == last_ns
-        cut_off.append(around(last_row_ns, within.through if is_latest else last_row_ns))
     return ScannedFile(
         member,
         sum_,
@@ -395,7 +384,6 @@ def _read_whole(
         bad,
         bad_rows,
         bad_times.ranges(within),
-        cut_off,
         silences.found(within),
         rows_with_id,
         id_runs.found() if rows_with_id == rows else NO_RUNS,

@@ -312,7 +312,7 @@ class SequenceImporter:
         self.report.notes += [*sorter.notes(), *self._times_read.notes()]
         if self._unproved:
             gap = gap_note(self._unproved)
-            self.report.notes.append(f"long silences, or an incomplete last line: {gap}")
+            self.report.notes.append(f"long silences: {gap}")
 
     # --- writing segments ------------------------------------------------------------------------
 
@@ -336,9 +336,8 @@ class SequenceImporter:
             elif not self._is_delisted:
                 for span in self._unproved:
                     writer.record_requested(span)
-            if self._is_delisted:
-                for span in damaged_times(self._files):
-                    writer.record_requested(span, had_trades=True)
+            for span in damaged_times(self._files):
+                writer.record_requested(span, had_trades=True)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""

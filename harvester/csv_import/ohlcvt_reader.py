@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.csv_import.csv_files import Member, blocks
-from harvester.csv_import.parse import BadLine, Digits, Unusual, decimal, number, read
+from harvester.csv_import.parse import NO_LINE_END, BadLine, Digits, Unusual, decimal, number, read
 from harvester.errors import BadFile
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimal_array, times
@@ -120,19 +120,26 @@ class _Reader:
         """
         candles: list[Candle] = []
         latest_ns = self.latest_ns
-        for raw in block.split(b"\n")[:-1]:
+        *lines, rest = block.split(b"\n")
+        for raw in lines:
             if raw.strip():
-                text = raw.decode(errors="replace")
                 try:
-                    candles.append(self._check_time(_candle(text), latest_ns))
+                    candle = _candle(raw.decode(errors="replace"))
+                    candles.append(self._check_time(candle, latest_ns))
                 except BadLine as reason:
-                    raise BadFile(
-                        f"{self.name}, line {self.line}: {text!r} can't be read: {reason}; "
-                        "nothing is concluded from this file"
-                    ) from None
+                    raise self._error(raw, reason) from None
                 latest_ns = candles[-1].time_ns
             self.line += 1
+        if rest.strip():
+            raise self._error(rest, NO_LINE_END)
         return candle_rows(candles)
+
+    def _error(self, line: bytes, reason: object) -> BadFile:
+        text = line.decode(errors="replace")
+        return BadFile(
+            f"{self.name}, line {self.line}: {text!r} can't be read: {reason}; "
+            "nothing is concluded from this file"
+        )
 
     def _check_time(self, candle: Candle, latest_ns: int) -> Candle:
         """Return a candle if it begins at a multiple of the length, and after `latest_ns`.

@@ -108,8 +108,10 @@ def read(block: bytes, columns: Sequence[str]) -> Digits:
         columns: the names of the columns, in order.
 
     Raises:
-        Unusual: a line has other characters, or another number of fields.
+        Unusual: a line has other characters, or another number of fields, or no line end.
     """
+    if not block.endswith(b"\n"):
+        raise Unusual
     text = np.frombuffer(block, np.uint8)
     ends, decimals = _fields(text, len(columns))
     words: dict[str, pa.DictionaryArray] = {}
@@ -287,10 +289,10 @@ class Parsed:
 
 
 def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
-    """Parse complete lines: all at once if they are plain, line by line if not.
+    """Parse lines: all at once if they are plain, line by line if not.
 
     Args:
-        block: lines, each with its line end.
+        block: lines, each with its line end; a last one without it is unreadable.
         layout: their columns.
         first_line: the number of the first line.
     """
@@ -358,12 +360,14 @@ def _ids(column: pa.Array) -> pa.Array:
 
 # --- parsing line by line -------------------------------------------------------------------------
 
+NO_LINE_END = "it has no line end, so the file may have been cut off: give an undamaged copy of it"
+
 
 def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     bad: list[BadRow] = []
-    texts = block.split(b"\n")[:-1]
+    *texts, rest = block.split(b"\n")
     for line, raw in enumerate(texts, first_line):
         text = raw.decode(errors="replace")
         if not text.strip():
@@ -373,6 +377,9 @@ def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
             lines.append(line)
         except BadLine as reason:
             bad.append(BadRow(line, text, str(reason)))
+    if rest.strip():
+        text = rest.decode(errors="replace")
+        bad.append(BadRow(first_line + len(texts), text, NO_LINE_END))
     batch = pa.RecordBatch.from_pylist(rows, ROWS)
     return Parsed(batch, len(texts), lines, bad)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.csv_import.boundaries import RowCount
-from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, complete_by_name
+from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.id_checks import NO_RUNS, missing_ids
 from harvester.csv_import.uncovered_times import MAX_RUNS, MAX_STEP_BACK_S, around
@@ -120,17 +120,16 @@ def known_ends(files: Sequence[ScannedFile]) -> KnownComplete:
 
 
 def damaged_times(files: Sequence[ScannedFile]) -> Iterator[Range]:
-    """The times of a chain's unreadable rows and cuts, as far as an undamaged file covers them.
+    """The times of a chain's unreadable rows, as far as an undamaged file covers them.
 
     That is up to its known end, or else up to the second of its last row.
     """
     for file in files:
         until_s = file.member.complete.until_s
-        end_ns = END_OF_TIME if until_s is None else until_s * SECOND - 1
-        last_ns = (file.last_ns or 0) // SECOND * SECOND - 1
-        for span in (*file.bad_times, *file.cut_off):
-            through = end_ns if span.through >= end_ns else min(span.through, last_ns)
-            if span.after < through < END_OF_TIME:
+        end_s = (file.last_ns or 0) // SECOND if until_s is None else until_s
+        for span in file.bad_times:
+            through = min(span.through, end_s * SECOND - 1)
+            if span.after < through:
                 yield Range(span.after, through)
 
 
@@ -153,12 +152,10 @@ def ends_to_want(
         is_delisted: whether nothing of the pair can be downloaded.
     """
     complete, last = known_ends(files), files[-1]
-    lacks_rows = any(
-        file.bad or file.cut_off or (file.unproved and not is_delisted) for file in files
-    )
-    is_history = complete_by_name(last.member.path, last.member.inner) == KnownComplete(0)
-    if last.cut_off and is_history and not is_delisted:
-        # The end of a whole history is not known; the newest day is downloaded in any case.
+    lacks_rows = any(file.bad or (file.unproved and not is_delisted) for file in files)
+    is_end_bad = any(span.through == END_OF_TIME for span in last.bad_times)
+    if is_end_bad and not is_delisted:
+        # Nobody knows where the undamaged file ends; the newest day is downloaded in any case.
         yesterday_s = (time.time_ns() - DAY) // SECOND
         complete = KnownComplete(complete.since_s, complete.until_s or yesterday_s)
 
@@ -327,12 +324,12 @@ class Sorter:
         return self._sorted(no_rows(), Range(-1, self._latest))
 
     def _sorted(self, rows: pa.RecordBatch, sure: Range) -> pa.RecordBatch:
-        rows = joined([batch for batch in (self._carry, rows) if batch.num_rows])
+        rows = joined([self._carry, rows])
         if rows.num_rows == 0:
             return rows
         stamps = times(rows)
         if not (stamps[1:] >= stamps[:-1]).all():
-            rows = _by_time(rows)
+            rows = rows.take(pa.array(np.argsort(stamps, kind="stable")))
         done = clip(rows, sure)
         self._carry = rows.slice(done.num_rows)
         if done.num_rows and done.column("trade_id").null_count < done.num_rows:
@@ -344,25 +341,10 @@ class Sorter:
         return done
 
 
-def _by_time(rows: pa.RecordBatch) -> pa.RecordBatch:
-    stamps = times(rows)
-    if (stamps[1:] >= stamps[:-1]).all():
-        return rows
-    return rows.take(pa.array(np.argsort(stamps, kind="stable")))
-
-
 # --- files that change during an import -----------------------------------------------------------
 
 # The checksum of a file is known to be right only once its last row was read, but segments of its
 # first rows are committed long before, and an import may be stopped or killed in between.
-
-
-class _State(NamedTuple):
-    """What the operating system says of a file; it differs once the file is written or replaced."""
-
-    size: int
-    modified_ns: int
-    inode: int
 
 
 class FileStates:
@@ -383,10 +365,13 @@ class FileStates:
                 raise DamagedFile(f"{path.name} was changed while it was imported")
 
 
-def _state(path: Path) -> _State | None:
-    """The state of a file; None if it can't be reached."""
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """The size, time of change and inode of a file, which differ once it is written or replaced.
+
+    None if it can't be reached.
+    """
     try:
         found = path.stat()
     except OSError:
         return None
-    return _State(found.st_size, found.st_mtime_ns, found.st_ino)
+    return found.st_size, found.st_mtime_ns, found.st_ino

@@ -137,7 +137,7 @@ class Writer:
         after = archive_files.Requests(
             union([*(before.ranges or enclosing_range(covered)), requested]),
             before.is_unlisted if is_listed is None else not is_listed,
-            0 if is_listed else max(before.counts_through, requested.through if is_end else 0),
+            max(before.counts_through, requested.through if is_end else 0),
         )
         if after != before:
             archive_files.write_requests(self._store, self.pair, after)

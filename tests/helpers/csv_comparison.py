@@ -15,7 +15,7 @@ from candle_cases import hold
 from command_line import own_environment, run_harvester
 from kraken_market import expected
 
-from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.csv_files import find
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
@@ -107,7 +107,7 @@ def held(folder: Path, *spans: Range, rows: Sequence[candle_oracle.Row] = ROWS) 
 
 
 def report(archive: TradeStore, *files: str, pair: Pair = PAIR) -> CsvReport:
-    chosen = choose_files(find(files, KnownComplete()), [pair.altname], [pair])
+    chosen = choose_files(find(files), [pair.altname], [pair])
     return compare_files(archive, pair, chosen.files[pair.altname])
 
 

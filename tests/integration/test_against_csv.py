@@ -37,7 +37,7 @@ from csv_comparison import (
 )
 from kraken_market import Market, Trade, expected
 
-from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.csv_files import find
 from harvester.csv_import.ohlcvt_reader import read_candle_file
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
@@ -597,13 +597,16 @@ BAD = {
     b"%d000,9.5,9.5,9.5,9.5,1,2\n" % FIRST: f"its time {FIRST}000 lies outside 2011 to 2262",
     b"%d,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 61): "no candle of 1 minutes opens then",
     GOOD: "it does not come after the one of 2024-01-20T23:00:00Z above it",
+    b"%d,9.5,9.5,9.5,9.5,1,2" % (FIRST + 60): (
+        "it has no line end, so the file may have been cut off: give an undamaged copy of it"
+    ),
 }
 
 
 def refusal(folder: Path, data: bytes) -> str:
     path = folder / "XBTUSD_1.csv"
     path.write_bytes(data)
-    [member] = find([str(path)], KnownComplete())
+    [member] = find([str(path)])
     with pytest.raises(BadFile) as caught:
         list(read_candle_file(member, 1))
     return str(caught.value)
@@ -670,7 +673,7 @@ def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
         Pair(altname="XBTUSD", key="XXBTZUSD", wsname="XBT/USD"),
         Pair(altname="ETHUSD", wsname="ETH/USD"),
     ]
-    chosen = choose_files(find([str(path)], KnownComplete()), ["XBTUSD", "ADAUSD"], known)
+    chosen = choose_files(find([str(path)]), ["XBTUSD", "ADAUSD"], known)
     assert {
         name: [(file.member.stem, file.minutes) for file in files]
         for name, files in chosen.files.items()

@@ -312,8 +312,7 @@ def test_what_the_damaged_file_of_a_quarter_lacks_is_a_gap_until_a_whole_one_is_
     folder.mkdir()
     rows = csv_files.three_columns(OLD[:150])
     (folder / "FOOUSD.csv").write_bytes(rows[:-1] if is_cut else rows + b"x\n")
-    done = command("import", folder.name, "--delisted", "--skip-bad-rows")
-    assert done.status == (0 if is_cut else 4)
+    assert command("import", folder.name, "--delisted", "--skip-bad-rows").status == 4
     later = "Kraken_Trading_History_Q3_2024.zip"
     csv_files.packed(tmp_path / later, {"FOOUSD.csv": csv_files.three_columns(NEW)})
     for words in (["refresh"], ["import", later, "--delisted"], ["refresh"]):
@@ -328,6 +327,41 @@ def test_what_the_damaged_file_of_a_quarter_lacks_is_a_gap_until_a_whole_one_is_
     assert TradeStore(tmp_path / "data").gaps("FOOUSD") == []
     assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
     assert len(volumes(tmp_path)) == len(OLD) + len(NEW)
+
+
+def test_what_the_cut_file_of_a_whole_history_lacks_is_a_gap_until_a_whole_one_is_imported(
+    command: Any, tmp_path: Path
+) -> None:
+    folder, rows = tmp_path / "Kraken_Trading_History", csv_files.three_columns(OLD)
+    folder.mkdir()
+    (folder / "FOOUSD.csv").write_bytes(rows[: len(rows) // 2 - 3])
+    assert command("import", folder.name, "--delisted").status == 2
+    assert command("import", folder.name, "--delisted", "--skip-bad-rows").status == 4
+    assert [command(word).status for word in ("refresh", "status", "refresh")] == [4, 4, 4]
+    csv_files.packed(tmp_path / f"{folder.name}.zip", {"FOOUSD.csv": rows})
+    assert command("import", f"{folder.name}.zip", "--delisted").status == 0
+    assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
+    # Nobody confirms the time of a history's last row.
+    assert volumes(tmp_path) == OLD_VOLUMES[:-1]
+
+
+@pytest.mark.parametrize("option", [(), ("--delisted",)])
+def test_what_a_damaged_file_lacks_of_a_pair_that_was_delisted_since_stays_a_gap(
+    option: tuple[str, ...], command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    """Also if the exchange listed the pair once more, for as long as one refresh."""
+    market = replace(LISTED, trades=OLD)
+    exchange.add(market)
+    assert command("backfill", "FOOUSD", "--until", "2024-01-20T00:12").status == 0
+    exchange.delist("FOOUSD")
+    (tmp_path / "FOOUSD.csv").write_bytes(csv_files.three_columns(OLD[:150]) + b"x\n")
+    assert command("import", "FOOUSD.csv", "--skip-bad-rows", *option).status == 4
+    assert [command(word).status for word in ("refresh", "status")] == [4, 4]
+    if option:
+        exchange.add(market)
+        command("refresh")
+        exchange.delist("FOOUSD")
+        assert [command(word).status for word in ("refresh", "status")] == [4, 4]
 
 
 def test_no_gap_is_left_where_a_bad_row_of_a_whole_history_is_imported_again(

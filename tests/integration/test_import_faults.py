@@ -389,13 +389,17 @@ def test_a_day_that_is_missing_between_busy_days_is_not_covered(
 
 
 @pytest.mark.parametrize("named", ["Kraken_Trading_History_Q1_2024", "trades"])
-def test_a_file_that_ends_within_a_line_covers_no_more_than_its_rows(
+def test_a_file_that_ends_within_a_line_is_refused_and_without_it_covers_no_more_than_its_rows(
     command: Any, tmp_path: Path, named: str
 ) -> None:
     rows = regular(Q1_2024_S + 100_000, Q1_2024_S + 200_000, 60)
     (tmp_path / named).mkdir()
-    (tmp_path / named / "XBTUSD.csv").write_bytes(lines(*rows)[:-2])
-    assert command(f"{named}/XBTUSD.csv").status == 0
+    (tmp_path / named / "XBTUSD.csv").write_bytes(lines(*rows)[:-1])
+    done = command(f"{named}/XBTUSD.csv")
+    assert (done.status, stored(tmp_path)) == (2, [])
+    assert f"XBTUSD.csv, line {len(rows)}: " in done.err
+    assert "it has no line end, so the file may have been cut off" in done.err
+    assert command(f"{named}/XBTUSD.csv", "--skip-bad-rows").status == 4
     assert set(stored(tmp_path)) < set(exact(rows))
     assert len(stored(tmp_path)) >= len(rows) - 5
     assert not is_covered(tmp_path / "data", rows[-1][0])

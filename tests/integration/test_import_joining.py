@@ -235,7 +235,7 @@ def test_consecutive_quarters_leave_no_gap(gaps: list[int], at: int) -> None:
                 files[-1].parent.mkdir()
                 files[-1].write_bytes(csv_files.three_columns(trades))
         members = [
-            find([str(file)], whole)[0]
+            find([str(file)])[0]._replace(complete=whole)
             for file, whole in zip(
                 files[-2:], [KnownComplete(0, cut_s), KnownComplete(cut_s, None)], strict=False
             )

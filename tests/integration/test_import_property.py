@@ -142,7 +142,7 @@ def check_import(
             more = 0 if file.knows == "its ends" else 5_000
             is_consistent &= not more
             whole = KnownComplete(rows[0][0] - more, rows[-1][0] + 1 + more)
-        members += find([str(path)], whole)
+        members += [member._replace(complete=whole) for member in find([str(path)])]
     ends = (history[0][0], history[-1][0])
     said = KnownComplete(
         *(None if by is None else end + by for end, by in zip(ends, bounds, strict=True))

@@ -225,7 +225,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harvester.csv_import.csv_files.BLOCK_BYTES", 1)
         patch.setattr("harvester.verify.against_kraken.CHUNK_ROWS", chunk_rows)
-        [member] = find([str(path)], KnownComplete())
+        [member] = find([str(path)])
         local = LocalCandles(archive, "XBTUSD", 1)
         report = compare_blocks(local, spans, 1, whole, read_candle_file(member, 1))
     outcomes = best(

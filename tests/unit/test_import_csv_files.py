@@ -13,19 +13,19 @@ import pytest
 
 from harvester.csv_import.csv_files import KnownComplete, blocks, checksum, find
 from harvester.csv_import.file_scan import scan_file
+from harvester.csv_import.time_order import chains
 from harvester.errors import BadFile, DamagedFile
 
 LINE = b"1588888888,9000.1,0.5\n"
-UNKNOWN = KnownComplete()
 
 
-def found(*paths: Path, whole: KnownComplete = UNKNOWN) -> list[str]:
-    return [str(source) for source in find(map(str, paths), whole)]
+def found(*paths: Path) -> list[str]:
+    return [str(source) for source in find(map(str, paths))]
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(BadFile) as caught:
-        find([str(path)], UNKNOWN)
+        find([str(path)])
     assert "\n" not in str(caught.value)
     return str(caught.value).replace(str(path), "FILE")
 
@@ -75,7 +75,7 @@ def test_a_file_name_of_the_exchange_gives_the_complete_range(
     tmp_path: Path, name: str, whole: tuple[int | None, int | None]
 ) -> None:
     packed = csv_files.packed(tmp_path / name, {"XBTUSD.csv": LINE})
-    assert find([str(packed)], UNKNOWN)[0].complete == whole
+    assert find([str(packed)])[0].complete == whole
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,10 @@ def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
 
 
 def test_a_range_stated_by_the_user_overrides_the_file_name(tmp_path: Path) -> None:
-    packed = csv_files.packed(tmp_path / "K_Q1_2026.zip", {"XBTUSD.csv": LINE})
-    assert find([str(packed)], KnownComplete(5, None))[0].complete == (5, 1_775_001_600)
+    row = b"1770000000,9000.1,0.5\n"
+    packed = csv_files.packed(tmp_path / "K_Q1_2026.zip", {"XBTUSD.csv": row})
+    [[scanned]] = chains([scan_file(member) for member in find([str(packed)])], KnownComplete(5))
+    assert scanned.member.complete == (5, 1_775_001_600)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_a_zip_bomb_with_a_false_size_is_read_no_further_than_that_size(tmp_path
     place = data.index(b"PK\x01\x02") + 24
     data[place : place + 4] = (22 * 1_000).to_bytes(4, "little")
     path.write_bytes(data)
-    [member] = find([str(path)], UNKNOWN)
+    [member] = find([str(path)])
     given: list[bytes] = []
     with pytest.raises(DamagedFile) as caught:
         given.extend(blocks(member, checksum(member)))
@@ -226,13 +228,13 @@ def test_a_download_that_broke_off_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     for name in ("K.zip", "K.csv"):
         with pytest.raises(BadFile, match="can't be read: "):
-            find([str(tmp_path / name)], UNKNOWN)
+            find([str(tmp_path / name)])
 
 
 def test_a_line_without_end_is_no_line(tmp_path: Path) -> None:
     path = tmp_path / "XBTUSD.csv"
     path.write_bytes(b"1" * 200_000)
-    [member] = find([str(path)], UNKNOWN)
+    [member] = find([str(path)])
     with pytest.raises(BadFile) as caught:
         list(blocks(member, checksum(member)))
     assert str(caught.value) == "XBTUSD.csv has a line of more than 65,536 bytes"
@@ -241,7 +243,7 @@ def test_a_line_without_end_is_no_line(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "XBTUSD.csv"
     path.write_bytes(LINE * 10)
-    [member] = find([str(path)], UNKNOWN)
+    [member] = find([str(path)])
     expected = checksum(member)
     path.write_bytes(LINE * 9 + LINE.replace(b"5", b"6"))
     with pytest.raises(DamagedFile) as caught:
@@ -257,7 +259,7 @@ def test_blocks_hold_whole_lines_and_lose_none(
     lines = [b"%d,%d,%d\n" % (i, i * 7, i * 13) for i in range(50)]
     data = b"".join(lines)[:-1]
     path = csv_files.packed(tmp_path / "K.zip", {"XBTUSD.csv": data})
-    [member] = find([str(path)], UNKNOWN)
+    [member] = find([str(path)])
     given = list(blocks(member, checksum(member)))
     assert b"".join(given) == data + b"\n"
     assert all(block.endswith(b"\n") for block in given)
