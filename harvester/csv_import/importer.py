@@ -413,8 +413,7 @@ class SequenceImporter:
         self.report.already_covered = counts.already_covered
         self.report.at_boundaries = counts.at_boundaries
         if (rounding := self.report.rounding) is not None:
-            words = rounding.words("trades stored already")
-            self.report.notes.append(f"its times are whole seconds, {words}")
+            self.report.notes.append(f"its times are whole seconds, {rounding.words()}")
         self.report.notes += counts.notes(self.report.pair)
         download = f"{self._backfill} downloads it" if self._backfill else "nothing can download it"
         if self.report.bad:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -31,7 +32,7 @@ ROWS = pa.schema(
     ]
 )
 """Columns of a candle; null stands for a number with more digits than the archive can store. Then
-`exact` has all values as text, in the order of `ohlc.VALUES`; otherwise it is null."""
+`exact` has the whole candle as JSON; otherwise it is null."""
 
 _LARGEST = 2**63 - 1
 MAX_DIGITS = 30
@@ -217,26 +218,9 @@ def candle_rows(candles: Sequence[Candle]) -> pa.RecordBatch:
         row: dict[str, Any] = {
             name: _fitting(getattr(candle, name), ROWS.field(name).type) for name in VALUES
         }
-        exact = exact_text(candle) if None in row.values() else None
+        exact = msgspec.json.encode(candle).decode() if None in row.values() else None
         rows.append({"time": candle.time_ns, **row, "exact": exact})
     return pa.RecordBatch.from_pylist(rows, ROWS)
-
-
-def exact_text(candle: Candle) -> str:
-    """Return all values of a candle as text; `candle_of_text` reads it."""
-    return ",".join(str(getattr(candle, name)) for name in VALUES)
-
-
-def candle_of_text(time_ns: int, text: str) -> Candle:
-    """Return the candle with the values of `exact_text`.
-
-    Args:
-        time_ns: its opening time.
-        text: the values.
-    """
-    *decimals, count = text.split(",")
-    values = dict(zip(VALUES, map(Decimal, decimals), strict=False))
-    return Candle(time_ns, **values, count=int(count))
 
 
 def _fitting(value: Decimal | int, kind: pa.DataType) -> Decimal | int | None:

@@ -32,7 +32,7 @@ from harvester.download.events import (
 from harvester.download.pair import PairDownload
 from harvester.download.range import RangeDownload, check_listed_again
 from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
-from harvester.schema import Int64s, times, trade_ids
+from harvester.schema import Int64s, joined, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_copy
 from harvester.storage.compaction import is_within
 from harvester.storage.id_gaps import find_gaps, gap_at_end
@@ -273,19 +273,27 @@ class _Redownload:
             row_stamps: the times of these rows.
             trade_stamps: the times of these trades.
         """
-        file = DaySums()
-        for batch in verified_rows(self._archive, [segment]):
-            file.add(batch)
-        by_way = [DaySums(SHIFTS_NS[way]) for way in WAYS]
-        for batch in verified_rows(self._archive, staged):
-            for days in by_way:
-                days.add(batch)
-        exchange = min(by_way, key=lambda days: len(file.differing(days)))
+        file = _sums_by_day(self._volumes([segment]))
+        trades = self._volumes(staged)
+        by_way = [_sums_by_day(trades, SHIFTS_NS[way]) for way in WAYS]
+        exchange = min(by_way, key=lambda days: len(_differing(file, days)))
         alone = np.concatenate([row_stamps, trade_stamps])
         around = np.concatenate([alone - TOLERANCE_NS, alone, alone + TOLERANCE_NS])
-        differing = set(file.differing(exchange)) & set((around // DAY).tolist())
+        differing = _differing(file, exchange) & set((around // DAY).tolist())
         # Sums may be equal where prices are not, or where two volumes are exchanged.
-        return file.compared(exchange, sorted(differing | set((row_stamps // DAY).tolist())))
+        return [
+            Day(
+                str(np.datetime64(day, "D")),
+                *file.get(day, DaySum()),
+                *exchange.get(day, DaySum()),
+            )
+            for day in sorted(differing | set((row_stamps // DAY).tolist()))
+        ]
+
+    def _volumes(self, segments: list[Segment]) -> pa.RecordBatch:
+        """The times and volumes of all rows of segments."""
+        batches = verified_rows(self._archive, segments)
+        return joined([batch.select(["time", "volume"]) for batch in batches])
 
     def _keyed(self, segments: list[Segment]) -> tuple[KeyedRows, NDArray[np.uint64]]:
         """The rows of segments as they are compared, and a hash of each one's price."""
@@ -322,40 +330,20 @@ class DaySum(NamedTuple):
     volume: Decimal = Decimal(0)
 
 
-class DaySums:
-    """Sums of trades by UTC day; days are numbered from 1970-01-01."""
+def _sums_by_day(rows: pa.RecordBatch, shift_ns: int = 0) -> dict[int, DaySum]:
+    """Sum trades by UTC day, by its number from 1970-01-01; `shift_ns` is added to each time."""
+    days = pa.array((times(rows) + shift_ns) // DAY)
+    table = pa.table({"day": days, "volume": rows.column("volume")})
+    sums = table.group_by("day").aggregate([("volume", "count"), ("volume", "sum")])
+    return {
+        found["day"]: DaySum(found["volume_count"], found["volume_sum"])
+        for found in sums.to_pylist()
+    }
 
-    def __init__(self, shift_ns: int = 0) -> None:
-        """Start with no trades; `shift_ns` is added to each time, in nanoseconds."""
-        self._shift_ns = shift_ns
-        self.sums: dict[int, DaySum] = {}
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add a batch."""
-        days = pa.array((times(batch) + self._shift_ns) // DAY)
-        table = pa.table({"day": days, "volume": batch.column("volume")})
-        sums = table.group_by("day").aggregate([("volume", "count"), ("volume", "sum")])
-        for found in sums.to_pylist():
-            before = self.sums.get(found["day"], DaySum())
-            self.sums[found["day"]] = DaySum(
-                before.rows + found["volume_count"], before.volume + found["volume_sum"]
-            )
-
-    def differing(self, exchange: DaySums) -> list[int]:
-        """The numbers of the days on which the exchange has other sums."""
-        days = self.sums.keys() | exchange.sums.keys()
-        return [day for day in days if self.sums.get(day) != exchange.sums.get(day)]
-
-    def compared(self, exchange: DaySums, days: list[int]) -> list[Day]:
-        """Both sums of some days, by their numbers."""
-        return [
-            Day(
-                str(np.datetime64(day, "D")),
-                *self.sums.get(day, DaySum()),
-                *exchange.sums.get(day, DaySum()),
-            )
-            for day in days
-        ]
+def _differing(file: dict[int, DaySum], exchange: dict[int, DaySum]) -> set[int]:
+    """The numbers of the days that have different sums."""
+    return {day for day, _ in file.items() ^ exchange.items()}
 
 
 def _unproved_days(view: TradeStore, segment: Segment) -> set[int]:

@@ -48,15 +48,15 @@ class Rounding(NamedTuple):
     agree: int
     of: int
 
-    def words(self, trades: str) -> str:
-        """The result as text behind "whole seconds, "; `trades` names what was compared."""
-        counts = f"{self.agree:,} of {self.of:,} {trades}"
+    def words(self) -> str:
+        """The result as text behind "whole seconds, "."""
+        counts = f"{self.agree:,} of {self.of:,} trades stored already"
         return {
             "down": f"rounded down: {counts} agree",
             "nearest": f"rounded to the nearest: {counts} agree",
             "up": f"rounded up: {counts} agree",
             "none": f"rounded neither down, nor to the nearest, nor up: at best {counts} agree",
-        }.get(self.way, f"and {self.of:,} {trades} fit several ways of rounding")
+        }.get(self.way, f"and {self.of:,} trades stored already fit several ways of rounding")
 
 
 Flags = NDArray[np.bool_]

@@ -9,9 +9,9 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
-from harvester.csv_import.ohlcvt_reader import candle_of_text
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.query.arrow_aggregation import PRICES
@@ -268,7 +268,7 @@ FROM candles ASOF LEFT JOIN coverage ON time_ns > coverage.after"""  # noqa: S60
         trades = read_boundary_trades(archive, pair, at_boundary, width_ns)
         for row in rows:
             time_ns, exact = row["time_ns"], row["exact"]
-            exchange = candle_of_text(time_ns, exact) if exact else _candle(row, "e")
+            exchange = msgspec.json.decode(exact, type=Candle) if exact else _candle(row, "e")
             candle = ComparedCandle(time_ns, _candle(row, "l"), exchange, trades.get(time_ns))
             self._check_trades(candle)
             if time_ns != self._reached_ns:

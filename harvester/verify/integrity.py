@@ -341,7 +341,6 @@ def digests(
     pair: str,
     wanted: Range = EVERYTHING,
     *,
-    workers: int | None = None,
     listener: Listener = ignore,
 ) -> list[Digest]:
     """Compute the digests of a pair: one for each range of consecutive whole months.
@@ -353,7 +352,6 @@ def digests(
         archive: the archive to read.
         pair: altname.
         wanted: only months that lie completely in this range are counted.
-        workers: months read at a time; None for the number of processors.
         listener: receives a `Step` after each month.
 
     Raises:
@@ -361,7 +359,7 @@ def digests(
     """
     whole = _whole_months(archive, pair, wanted)
     found: dict[int, Month] = {}
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         months = pool.map(lambda number: _month(archive, pair, number), whole)
         for number, month in zip(whole, months, strict=True):
             found[number] = month

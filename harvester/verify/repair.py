@@ -16,9 +16,10 @@ from harvester.schema import RowsChecksum
 from harvester.storage import archive_files
 from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.compaction import is_being_replaced, is_within
+from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
 from harvester.storage.segment import Footer, Segment
-from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
+from harvester.storage.trade_store import ending_in_future, future_fault
 from harvester.storage.writer import Uncovered, Writer, open_writer
 from harvester.times import Range, enclosing_range, missing, overlap, union
 from harvester.verify.integrity import verify
@@ -52,30 +53,8 @@ class BrokenFile(NamedTuple):
         return self._replace(refetch=tuple(known for known in ends if known.after < known.through))
 
 
-class SegmentReader:
-    """Reads what `plan_repair` must know of the files themselves."""
-
-    def __init__(self, archive: TradeStore) -> None:
-        self._store = archive.store
-
-    def unverified_footer(self, segment: Segment) -> Footer | None:
-        """The footer of a file, unverified; None where it can't be read."""
-        return read_unverified_footer(self._store, segment.path)
-
-    def have_equal_rows(self, segment: Segment, other: Segment) -> bool:
-        """Whether the checksums of the rows in the shared range are equal."""
-        shared = Range(
-            max(segment.range.after, other.range.after),
-            min(segment.range.through, other.range.through),
-        )
-        return self._checksum(segment, shared) == self._checksum(other, shared)
-
-    def _checksum(self, segment: Segment, bounds: Range) -> str:
-        return RowsChecksum(read_batches(self._store, segment.path, bounds)).hexdigest()
-
-
 def plan_repair(
-    report: PairReport, segments: Sequence[Segment], reader: SegmentReader
+    report: PairReport, segments: Sequence[Segment], store: LocalStore
 ) -> list[BrokenFile]:
     """The files of a pair that have to be moved into quarantine, in the order of moving.
 
@@ -86,7 +65,7 @@ def plan_repair(
     Args:
         report: the result of the verification.
         segments: the pair's segments, as the archive lists them.
-        reader: reads files where the report does not say enough.
+        store: the archive's files, to be read where the report does not say enough.
     """
     alone = _texts(
         (fault.path, fault.text)
@@ -96,10 +75,10 @@ def plan_repair(
     known = {segment.path: segment for segment in segments}
     texts = {path: found for path, found in alone.items() if path in known}
     if not texts:
-        texts = _texts(_overlapping(segments, reader))
+        texts = _texts(_overlapping(segments, store))
     found = []
     for path, why in sorted(texts.items()):
-        ranges, is_guess = expected_ranges(known[path], reader.unverified_footer(known[path]))
+        ranges, is_guess = expected_ranges(known[path], read_unverified_footer(store, path))
         found.append(BrokenFile(path, known[path].range, tuple(why), ranges, is_guess))
     others = {path: why for path, why in alone.items() if path not in known}
     return [*_other_files(report.faults, others, report.pair), *found]
@@ -164,7 +143,7 @@ def _other_files(
     ]
 
 
-def _overlapping(segments: Sequence[Segment], reader: SegmentReader) -> Iterator[tuple[str, str]]:
+def _overlapping(segments: Sequence[Segment], store: LocalStore) -> Iterator[tuple[str, str]]:
     """The sound files that have to be moved because they overlap, each with the reason.
 
     If both have the same rows, the later file is moved; one that lies inside the other stays, as
@@ -177,12 +156,22 @@ def _overlapping(segments: Sequence[Segment], reader: SegmentReader) -> Iterator
             kept.append(segment)
         elif is_being_replaced(kept[-1], segment):
             continue
-        elif not reader.have_equal_rows(kept[-1], segment):
+        elif not _have_equal_rows(store, kept[-1], segment):
             before = kept.pop()
             yield before.path, f"it overlaps with {segment.path}, which has other trades"
             yield segment.path, f"it overlaps with {before.path}, which has other trades"
         elif not is_within(segment.range, kept[-1].range):
             yield segment.path, f"it overlaps with {kept[-1].path}"
+
+
+def _have_equal_rows(store: LocalStore, first: Segment, second: Segment) -> bool:
+    """Whether the checksums of the rows in the shared range are equal."""
+    shared = overlap(first.range, second.range)
+    checksums = {
+        RowsChecksum(read_batches(store, segment.path, shared)).hexdigest()
+        for segment in (first, second)
+    }
+    return len(checksums) == 1
 
 
 # --- repair ---------------------------------------------------------------------------------------
@@ -360,8 +349,7 @@ class _PairRepair:
         while True:
             segments = self._archive.segments(self._name)
             report = self._result.after
-            reader = SegmentReader(self._archive)
-            broken = await asyncio.to_thread(plan_repair, report, segments, reader)
+            broken = await asyncio.to_thread(plan_repair, report, segments, self._archive.store)
             broken = await self._check_exchange(segments, broken)
             if not broken:
                 return

@@ -81,7 +81,7 @@ def test_a_digest_does_not_depend_on_the_boundaries_of_segments(
     assert digests(archive, PAIR) == truth
     with open_writer(archive, PAIR) as pair_writer:
         pair_writer.compact(every=True)
-    assert digests(TradeStore(tmp_path / "b"), PAIR, workers=1) == truth
+    assert digests(TradeStore(tmp_path / "b"), PAIR) == truth
 
 
 def test_one_trade_less_is_another_digest_and_one_other_month(tmp_path: Path) -> None:

@@ -135,14 +135,14 @@ def test_what_is_measured_lies_well_inside_of_what_is_held_and_is_no_more_than_a
 
 
 def test_the_text_of_a_rounding_has_the_counts() -> None:
-    said = [Rounding(way, 12_344, 12_345).words("trades held already") for way in ("down", "none")]
+    said = [Rounding(way, 12_344, 12_345).words() for way in ("down", "none")]
     assert said == [
-        "rounded down: 12,344 of 12,345 trades held already agree",
-        "rounded neither down, nor to the nearest, nor up: at best 12,344 of 12,345 trades held "
+        "rounded down: 12,344 of 12,345 trades stored already agree",
+        "rounded neither down, nor to the nearest, nor up: at best 12,344 of 12,345 trades stored "
         "already agree",
     ]
-    assert Rounding("ambiguous", 7, 7).words("trades") == (
-        "and 7 trades fit several ways of rounding"
+    assert Rounding("ambiguous", 7, 7).words() == (
+        "and 7 trades stored already fit several ways of rounding"
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +11,9 @@ from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import read_unverified_footer
 from harvester.storage.segment import Footer, Segment
 from harvester.times import Range
+from harvester.verify import repair
 from harvester.verify.repair import (
     BrokenFile,
-    SegmentReader,
     expected_ranges,
     plan_repair,
     ranges_of_files,
@@ -32,18 +32,23 @@ def segment(after: int, through: int) -> Segment:
 A, B, C = segment(0, 10), segment(10, 20), segment(20, 30)
 
 
-@dataclass
-class Evidence(SegmentReader):
-    """Evidence made by hand: footers agree with names, and files agree unless given otherwise."""
+STORE = LocalStore("never read")
 
-    claimed: dict[str, Footer] = field(default_factory=dict)
-    disagreeing: set[tuple[Segment, Segment]] = field(default_factory=set)
 
-    def unverified_footer(self, segment: Segment) -> Footer | None:
-        return self.claimed.get(segment.path, Footer(segment.range, BTC))
+@pytest.fixture(autouse=True)
+def disagreeing(monkeypatch: pytest.MonkeyPatch) -> set[tuple[Segment, Segment]]:
+    """Footers agree with names, and the rows of files but for those of these pairs."""
+    pairs: set[tuple[Segment, Segment]] = set()
 
-    def have_equal_rows(self, segment: Segment, other: Segment) -> bool:
-        return (segment, other) not in self.disagreeing
+    def footer(_store: LocalStore, path: str) -> Footer:
+        return Footer(Range(*map(int, Path(path).stem.split("-"))), BTC)
+
+    def have_equal_rows(_store: LocalStore, first: Segment, second: Segment) -> bool:
+        return (first, second) not in pairs
+
+    monkeypatch.setattr(repair, "read_unverified_footer", footer)
+    monkeypatch.setattr(repair, "_have_equal_rows", have_equal_rows)
+    return pairs
 
 
 def report(*faults: Fault) -> PairReport:
@@ -59,41 +64,43 @@ def paths(found: list[BrokenFile]) -> list[str]:
 
 
 def test_without_faults_no_file_is_moved() -> None:
-    assert plan_repair(report(), [A, B], Evidence()) == []
+    assert plan_repair(report(), [A, B], STORE) == []
 
 
 def test_a_missing_file_can_not_be_moved() -> None:
-    assert plan_repair(report(Fault(PAIR, B.range, None, "lost")), [A], Evidence()) == []
+    assert plan_repair(report(Fault(PAIR, B.range, None, "lost")), [A], STORE) == []
 
 
 def test_a_broken_file_is_moved_once_with_all_its_faults() -> None:
-    found = plan_repair(report(wrong(B, "one"), wrong(B, "two")), [A, B], Evidence())
+    found = plan_repair(report(wrong(B, "one"), wrong(B, "two")), [A, B], STORE)
     assert found == [BrokenFile(B.path, B.range, ("one", "two"), (B.range,))]
 
 
-def test_overlaps_are_judged_without_the_broken_files() -> None:
+def test_overlaps_are_judged_without_the_broken_files(disagreeing: Any) -> None:
     wide = segment(0, 25)
     faults = [wrong(wide), wrong(C, "overlap", wide)]
-    evidence = Evidence(disagreeing={(wide, C)})
-    assert paths(plan_repair(report(*faults), [wide, C], evidence)) == [wide.path]
+    disagreeing.add((wide, C))
+    assert paths(plan_repair(report(*faults), [wide, C], STORE)) == [wide.path]
 
 
 def test_of_sound_overlapping_files_the_later_is_moved() -> None:
     later, last = segment(5, 15), segment(12, 30)
     faults = [wrong(later, "overlap", A), wrong(last, "overlap", later)]
     # Once the one in the middle is gone, the others do not overlap.
-    assert paths(plan_repair(report(*faults), [A, later, last], Evidence())) == [later.path]
+    assert paths(plan_repair(report(*faults), [A, later, last], STORE)) == [later.path]
 
 
 def test_a_file_inside_another_with_the_same_rows_is_left_for_the_sweep() -> None:
     inner = segment(2, 8)
-    assert plan_repair(report(wrong(inner, "overlap", A)), [A, inner], Evidence()) == []
+    assert plan_repair(report(wrong(inner, "overlap", A)), [A, inner], STORE) == []
 
 
 @pytest.mark.parametrize("other", [segment(2, 8), segment(5, 15)], ids=["inside", "in part"])
-def test_of_overlapping_files_with_different_rows_both_are_moved(other: Segment) -> None:
-    evidence = Evidence(disagreeing={(A, other)})
-    found = plan_repair(report(wrong(other, "overlap", A)), [A, other], evidence)
+def test_of_overlapping_files_with_different_rows_both_are_moved(
+    other: Segment, disagreeing: Any
+) -> None:
+    disagreeing.add((A, other))
+    found = plan_repair(report(wrong(other, "overlap", A)), [A, other], STORE)
     assert {broken.path: broken.faults for broken in found} == {
         A.path: (f"it overlaps with {other.path}, which has other trades",),
         other.path: (f"it overlaps with {A.path}, which has other trades",),
@@ -102,20 +109,20 @@ def test_of_overlapping_files_with_different_rows_both_are_moved(other: Segment)
 
 def test_sound_files_between_whose_ids_others_are_missing_stay() -> None:
     seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path, Range(9, 11))
-    assert paths(plan_repair(report(seam), [A, B, C], Evidence())) == []
-    assert paths(plan_repair(report(seam, wrong(C)), [A, B, C], Evidence())) == [C.path]
+    assert paths(plan_repair(report(seam), [A, B, C], STORE)) == []
+    assert paths(plan_repair(report(seam, wrong(C)), [A, B, C], STORE)) == [C.path]
 
 
 def test_a_broken_rollup_is_moved_and_no_range_is_requested() -> None:
     path = A.path.replace("trades/", "candles/interval=1m/")
-    found = plan_repair(report(Fault(PAIR, A.range, path, "altered")), [A], Evidence())
+    found = plan_repair(report(Fault(PAIR, A.range, path, "altered")), [A], STORE)
     assert found == [BrokenFile(path, A.range, ("altered",))]
 
 
 def test_an_unreadable_record_of_requested_ranges_is_moved_first() -> None:
     path = f"wanted/{PAIR}.json"
     faults = [wrong(A), Fault(PAIR, A.range, "candles/x", "odd"), Fault(PAIR, A.range, path, "odd")]
-    assert paths(plan_repair(report(*faults), [A], Evidence())) == [
+    assert paths(plan_repair(report(*faults), [A], STORE)) == [
         path,
         "candles/x",
         A.path,
@@ -123,7 +130,7 @@ def test_an_unreadable_record_of_requested_ranges_is_moved_first() -> None:
 
 
 def test_files_of_an_unknown_kind_are_not_moved() -> None:
-    assert plan_repair(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Evidence()) == []
+    assert plan_repair(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], STORE) == []
 
 
 # --- expected ranges ------------------------------------------------------------------------------
