@@ -205,7 +205,7 @@ class SequenceImporter:
         self._bad_times = union([*bad_times, *self._unproved, *unread, *lacking.ranges])
         self._times_read = TimeDisorder()
         self._skipped_ranges: list[Range] = []
-        self._complete, members = known_ends(files), [file.member for file in files]
+        members = [file.member for file in files]
         self._last_id: LastId | None = None
         self._through_ns = -1
         self._written: list[Segment] = []
@@ -242,7 +242,7 @@ class SequenceImporter:
             rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, unknown)
             unknown = [*unknown, *at_ends.in_doubt, *at_ends.outside]
-        requested, bounds = writer.requests(), (covered, self._complete, unknown)
+        requested, bounds = writer.requests(), (covered, known_ends(self._files), unknown)
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
         try:
             self._write_parts(writer, boundaries, check, at_ends)
@@ -392,10 +392,10 @@ class SequenceImporter:
     def _want(self, writer: Writer, through: int) -> None:
         """Record the time from the first row on as requested: what is not imported is a gap."""
         since_s = self._times_read.earliest_ns // SECOND
-        # The first row may be rounded up, but not where the file is known to begin with it.
-        since_s -= since_s != self._complete.since_s and not self._is_delisted
         if self._wanted.since_s is not None:
             since_s = min(since_s, self._wanted.since_s)
+        # The first row may be rounded up.
+        since_s -= not self._is_delisted
         if since_s * SECOND <= through:
             writer.record_requested(Range(max(0, since_s * SECOND - 1), through))
 
