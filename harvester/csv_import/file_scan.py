@@ -21,13 +21,9 @@ from harvester.csv_import.csv_files import (
     head,
     pieces,
 )
-from harvester.csv_import.id_checks import NO_RUNS, IdRunFinder
+from harvester.csv_import.missing_trades import NO_RUNS, IdRunFinder, SilenceFinder, UnreadableTimes
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
-from harvester.csv_import.uncovered_times import (
-    SilenceFinder,
-    UnreadableTimes,
-    check_order,
-)
+from harvester.csv_import.row_order import check_order
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import Int64s, times

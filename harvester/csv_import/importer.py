@@ -13,13 +13,8 @@ import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, RowCount, SegmentPart
 from harvester.csv_import.csv_files import UNKNOWN, iterate_ahead
-from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
-from harvester.csv_import.id_checks import in_id_order
-from harvester.csv_import.parse import BadRow
-from harvester.csv_import.stored_check import Rounding, RowsAtEnds, StoredCheck, rows_at_ends
-from harvester.csv_import.time_order import (
+from harvester.csv_import.file_chains import (
     FileStates,
-    Sorter,
     damaged_times,
     ends_to_want,
     imported_ranges,
@@ -28,7 +23,10 @@ from harvester.csv_import.time_order import (
     uncovered_ids,
     unreadable_times,
 )
-from harvester.csv_import.uncovered_times import TimeDisorder
+from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
+from harvester.csv_import.parse import BadRow
+from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
+from harvester.csv_import.stored_check import Rounding, RowsAtEnds, StoredCheck, rows_at_ends
 from harvester.download.events import CancelToken
 from harvester.download.pair import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from harvester.csv_import.csv_files import Member
+from harvester.csv_import.file_chains import FileStates, chains
 from harvester.csv_import.file_scan import ScannedFile, scan_file
 from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.csv_import.pair_matching import (
@@ -19,7 +20,6 @@ from harvester.csv_import.pair_matching import (
     PairFiles,
     match_files,
 )
-from harvester.csv_import.time_order import FileStates, chains
 from harvester.download.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.errors import (
     GRAVEST_FIRST,

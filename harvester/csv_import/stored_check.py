@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.csv_import.file_scan import ScannedFile
-from harvester.csv_import.time_order import Sorter
+from harvester.csv_import.row_order import Sorter
 from harvester.errors import ArchiveDamaged, ArchiveHasGaps, HarvesterError
 from harvester.schema import Int64s, clip, decimal_words, int64s_as, times, trade_ids
 from harvester.storage.trade_store import TradeStore

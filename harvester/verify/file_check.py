@@ -11,7 +11,7 @@ from operator import itemgetter
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.id_checks import IdOrder
+from harvester.csv_import.row_order import IdOrder
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.rollups import parse_levels
 from harvester.query.sql import TRADE_COLUMNS, merge_partials, recompute_partials

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
 from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
-from harvester.csv_import.time_order import chains
 from harvester.download.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore

@@ -622,7 +622,7 @@ def test_a_block_of_nul_bytes_that_makes_many_rows_a_single_bad_row_covers_none(
 
 FEW_PLACES = """
 import sys
-import harvester.csv_import.uncovered_times as module
+import harvester.csv_import.missing_trades as module
 from harvester.cli.main import main
 module.MAX_RUNS = 3
 main()
@@ -891,7 +891,7 @@ def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path
 CTRL_C_AT_THE_SECOND_BLOCK = """
 import os, signal, threading
 from harvester.cli.main import main
-from harvester.csv_import.time_order import Sorter
+from harvester.csv_import.row_order import Sorter
 from harvester.download.events import CancelToken
 
 cancelled, pushed = threading.Event(), []

@@ -22,7 +22,7 @@ from kraken_market import Clock, Trade, expected, time_literal
 from kraken_server import Exchange
 
 from harvester.csv_import import importer
-from harvester.csv_import.time_order import UncoveredIds
+from harvester.csv_import.file_chains import UncoveredIds
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
 

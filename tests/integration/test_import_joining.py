@@ -22,9 +22,9 @@ from segment_rows import batch
 
 from harvester.csv_import import boundaries
 from harvester.csv_import.csv_files import KnownComplete, find, iterate_ahead
+from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
 from harvester.csv_import.importer import ImportOptions, SequenceImporter
-from harvester.csv_import.time_order import chains
 from harvester.download.events import CancelToken
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer

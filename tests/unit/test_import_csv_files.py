@@ -12,8 +12,8 @@ import csv_files
 import pytest
 
 from harvester.csv_import.csv_files import KnownComplete, blocks, checksum, find
+from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
-from harvester.csv_import.time_order import chains
 from harvester.errors import BadFile, DamagedFile
 
 LINE = b"1588888888,9000.1,0.5\n"

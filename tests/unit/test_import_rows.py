@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harvester.csv_import.file_scan import FULL, SHORT, detect
 from harvester.csv_import.parse import Layout, parse
-from harvester.csv_import.time_order import Sorter
+from harvester.csv_import.row_order import Sorter
 from harvester.errors import BadFile
 from harvester.schema import times
 

@@ -1,4 +1,4 @@
-"""The order of time: which file of a pair follows which, and their rows, sorted."""
+"""The files of a pair: which follows which, the time that they cover, and whether they change."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from harvester.csv_import.boundaries import RowCount
 from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member
 from harvester.csv_import.file_scan import ScannedFile
-from harvester.csv_import.id_checks import NO_RUNS, missing_ids
-from harvester.csv_import.uncovered_times import MAX_RUNS, MAX_STEP_BACK_S, around
+from harvester.csv_import.missing_trades import MAX_RUNS, NO_RUNS, around, missing_ids
 from harvester.errors import DamagedFile
 from harvester.query.plan import gap_note
-from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
+from harvester.schema import Int64s
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId
 from harvester.storage.segment import ImportedRange
 from harvester.storage.trade_store import TradeStore
@@ -285,60 +282,6 @@ def imported_ranges(files: Sequence[ScannedFile], span: Range) -> tuple[Imported
             found.append(ImportedRange(*part, str(file.member), file.checksum))
         begin_ns = end_ns
     return tuple(found)
-
-
-# --- rows of files that are nearly sorted --------------------------------------------------------
-
-
-class Sorter:
-    """Sorts the rows of a nearly sorted file while they are read.
-
-    Rows are kept back while earlier ones may still come: times step back by at most
-    `MAX_STEP_BACK_S`.
-    """
-
-    def __init__(self) -> None:
-        """Start before the first row."""
-        self._carry = no_rows()
-        self._latest = -1
-        self.repeats = RowCount()
-        """Removed rows: they equal another row in every field, trade id included."""
-
-    def notes(self) -> Iterator[str]:
-        """A sentence about removed rows, if there are any."""
-        if self.repeats.rows:
-            yield (
-                f"{self.repeats.rows} rows equal another row in every field, trade id included: "
-                "each trade was imported once"
-            )
-
-    def push(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Add the next rows, and return in order those that no later row can precede."""
-        if rows.num_rows:
-            self._latest = max(self._latest, int(times(rows).max()))
-        # A row that steps back by the maximum may still come, so its second is not complete.
-        return self._sorted(rows, Range(-1, self._latest - MAX_STEP_BACK_S * SECOND - 1))
-
-    def finish(self) -> pa.RecordBatch:
-        """The remaining rows, in order."""
-        return self._sorted(no_rows(), Range(-1, self._latest))
-
-    def _sorted(self, rows: pa.RecordBatch, sure: Range) -> pa.RecordBatch:
-        rows = joined([self._carry, rows])
-        if rows.num_rows == 0:
-            return rows
-        stamps = times(rows)
-        if not (stamps[1:] >= stamps[:-1]).all():
-            rows = rows.take(pa.array(np.argsort(stamps, kind="stable")))
-        done = clip(rows, sure)
-        self._carry = rows.slice(done.num_rows)
-        if done.num_rows and done.column("trade_id").null_count < done.num_rows:
-            ordered = sort_rows(done)
-            if ordered.num_rows < done.num_rows:
-                self.repeats.add(done)
-                self.repeats.add(ordered, -1)
-            return ordered
-        return done
 
 
 # --- files that change during an import -----------------------------------------------------------

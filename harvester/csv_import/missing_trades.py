@@ -1,83 +1,22 @@
-"""Whether a CSV file is in order of time, and of which time it may lack trades."""
+"""Of which time a file may lack trades: around unreadable rows, silences and missing trade ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from harvester.csv_import.parse import Parsed
-from harvester.errors import BadFile
-from harvester.schema import Int64s, times
-from harvester.times import DAY, END_OF_TIME, SECOND, Range, show, union
+from harvester.csv_import.row_order import MAX_STEP_BACK_S
+from harvester.schema import Int64s, times, trade_ids
+from harvester.times import DAY, END_OF_TIME, SECOND, Range, union
 
 MAX_RUNS = 1_000
 """Runs of bad rows that are kept apart, as each ends a segment; others are joined to the last."""
-
-# --- order of time --------------------------------------------------------------------------------
-
-MAX_STEP_BACK_S = 60
-"""By at most this many seconds may the times of a file step back; its rows are sorted while they
-are read. Where times step back farther, one of them is wrong, or the file is not in order."""
-
-
-def check_order(name: str, parsed: Parsed, first_line: int, latest_ns: int) -> int:
-    """Check that rows are in order of time, but for steps back that are sorted while reading.
-
-    Args:
-        name: the file's name.
-        parsed: its next rows.
-        first_line: the number of their first line.
-        latest_ns: the latest time of the rows before them; -1 without any.
-
-    Returns:
-        The latest time up to here.
-
-    Raises:
-        BadFile: they are not in order.
-    """
-    stamps = times(parsed.rows)
-    reached = np.maximum.accumulate(np.concatenate(([latest_ns], stamps)))
-    late = (reached[:-1] - stamps > MAX_STEP_BACK_S * SECOND).nonzero()[0]
-    if len(late):
-        row = int(late[0])
-        line = parsed.lines[row] if parsed.lines else first_line + row
-        raise BadFile(
-            f"{name}, line {line}: its time {show(int(stamps[row]))} is before "
-            f"{show(int(reached[row]))}, the time of an earlier row, so nothing was imported: sort "
-            "the file by time, or give another copy of it"
-        )
-    return int(reached[-1])
-
-
-class TimeDisorder:
-    """Counts how often the times of a file step back, and by how much at most."""
-
-    def __init__(self) -> None:
-        """Start before the first row."""
-        self.earliest_ns, self.latest_ns = END_OF_TIME, -1
-        self.count = 0
-        self.farthest_back_ns = 0
-
-    def notes(self) -> Iterator[str]:
-        """A sentence about times that step back, if there are any."""
-        if self.count:
-            yield (
-                f"times step back {self.count} times, by {self.farthest_back_ns / SECOND:g} s at "
-                "most: rows were sorted by time, rows of equal time kept their order"
-            )
-
-    def add(self, stamps: Int64s) -> None:
-        """Add the next times of the file in nanoseconds, at least one."""
-        before = np.maximum.accumulate(np.concatenate(([self.latest_ns], stamps[:-1])))
-        back = before - stamps
-        self.count += int((back > 0).sum())
-        self.farthest_back_ns = max(self.farthest_back_ns, int(back.max()))
-        self.earliest_ns = min(self.earliest_ns, int(stamps.min()))
-        self.latest_ns = max(int(before[-1]), int(stamps[-1]))
-
 
 # --- unreadable rows ------------------------------------------------------------------------------
 
@@ -240,3 +179,129 @@ def around(low_ns: int, high_ns: int) -> Range:
     """A range of whole seconds that begins a second earlier and ends a second later."""
     after = max(0, (low_ns // SECOND - 1) * SECOND - 1)
     return Range(after, min(END_OF_TIME, (high_ns // SECOND + 2) * SECOND - 1))
+
+
+# --- missing ids ----------------------------------------------------------------------------------
+
+# Files with trade ids show themselves where they lack rows. Rows may be out of order, so a file is
+# described by its runs of consecutive ids: few, unless the market skips ids all the time.
+
+MAX_ID_RUNS = 200_000
+"""If a file has more runs of ids, missing ids are not searched for."""
+LEAST_SPLITS = 20
+ROWS_FOR_A_SPLIT = 10_000
+"""Files are split at up to `LEAST_SPLITS` places where ids are missing, and at another one for each
+`ROWS_FOR_A_SPLIT` rows, up to `MAX_RUNS`: a market with more skips ids all the time."""
+WIDE_GAPS = 100
+"""But even then at places that lack this many times as many ids as the median."""
+
+
+class IdRunFinder:
+    """Finds the runs of consecutive trade ids in a file whose rows all have one."""
+
+    def __init__(self) -> None:
+        """Start before the first row."""
+        self._parts: list[Int64s] = []
+        self._count = 0
+        self._is_known = True
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Add the next rows, in the order of the file."""
+        ids, stamps = trade_ids(rows), times(rows)
+        if (ids[1:] - ids[:-1] == 1).all():
+            # True for nearly every block.
+            self._append(np.array([[ids[0], ids[-1], stamps[0], stamps[-1]]]))
+        else:
+            self._append(np.repeat(np.column_stack((ids, stamps)), 2, axis=1))
+
+    def _append(self, rows: Int64s) -> None:
+        if not self._is_known:
+            return
+        self._parts.append(_joined_runs(rows))
+        self._count += len(self._parts[-1])
+        if self._count > MAX_ID_RUNS:
+            self._parts = [_joined_runs(np.concatenate(self._parts))]
+            self._count = len(self._parts[0])
+            if self._count > MAX_ID_RUNS // 2:
+                self._parts, self._is_known = [], False
+
+    def found(self) -> Int64s | None:
+        """The runs of all rows that were added, by their first id; None if there were too many.
+
+        Shape (runs, 4): first and last id, and their times.
+        """
+        return _joined_runs(np.concatenate([NO_RUNS, *self._parts])) if self._is_known else None
+
+
+NO_RUNS: Int64s = np.empty((0, 4), np.int64)
+
+
+def _joined_runs(runs: Int64s) -> Int64s:
+    """Sort runs by their first id, and join those that follow one another or overlap."""
+    if len(runs) < 2:
+        return runs
+    if not (runs[1:, 0] >= runs[:-1, 0]).all():
+        runs = runs[np.argsort(runs[:, 0], kind="stable")]
+    reached = np.maximum.accumulate(runs[:, 1])
+    # The run that reaches highest so far: its last id is the id before the next run.
+    highest = np.maximum.accumulate(np.where(runs[:, 1] == reached, np.arange(len(runs)), 0))
+    starts = np.concatenate(([0], (runs[1:, 0] > reached[:-1] + 1).nonzero()[0] + 1))
+    ends = highest[np.append(starts[1:] - 1, len(runs) - 1)]
+    columns = runs[starts, 0], runs[ends, 1], runs[starts, 2], runs[ends, 3]
+    return np.column_stack(columns)
+
+
+class MissingIds(NamedTuple):
+    """Places where ids are missing, in order.
+
+    Attributes:
+        before: the ids before them.
+        behind: the ids behind them.
+        counts: how many are missing.
+        times: the times of the trades before and behind, shape (places, 2).
+    """
+
+    before: Int64s
+    behind: Int64s
+    counts: Int64s
+    times: Int64s
+
+    def text(self) -> str:
+        """The places in words."""
+        places = f"{len(self.counts):,} place{'s'[: len(self.counts) != 1]}"
+        first = f"the first between ids {self.before[0]} and {self.behind[0]}"
+        return f"{self.counts.sum():,} trade ids are missing at {places}, {first}"
+
+    def where(self, is_chosen: NDArray[np.bool_]) -> MissingIds:
+        """Some of the places."""
+        return MissingIds(*(column[is_chosen] for column in self))
+
+    def to_split_at(self, rows: int) -> NDArray[np.bool_]:
+        """Choose the places that segments of a file with so many rows do not cover."""
+        most = min(MAX_RUNS, LEAST_SPLITS + rows // ROWS_FOR_A_SPLIT)
+        if len(self.counts) <= most:
+            return np.ones(len(self.counts), bool)
+        # More than `most` can't be that far above the median of real skips; if they are, none is.
+        is_wide: NDArray[np.bool_] = self.counts > WIDE_GAPS * np.median(self.counts)
+        return is_wide if is_wide.sum() <= most else np.zeros_like(is_wide)
+
+    def ranges(self) -> list[Range]:
+        """The time around each place."""
+        return [around(*sorted(pair)) for pair in self.times.tolist()]
+
+    def seconds_between(self) -> Int64s:
+        """The whole seconds between the rows at each place, maybe none; (after, through), in ns."""
+        ends: Int64s = np.sort(self.times) // SECOND * SECOND + np.array([SECOND - 1, -1])
+        return ends
+
+
+def missing_ids(parts: Sequence[Int64s]) -> MissingIds:
+    """Find the ids that are missing within and between files.
+
+    Args:
+        parts: the runs of ids of each; see `IdRunFinder.found`.
+    """
+    runs = _joined_runs(np.concatenate([NO_RUNS, *parts]))
+    left, right = runs[:-1], runs[1:]
+    stamps = np.column_stack([left[:, 3], right[:, 2]])
+    return MissingIds(left[:, 1], right[:, 0], right[:, 0] - left[:, 1] - 1, stamps)
