@@ -16,7 +16,7 @@ from harvester.cli.run_context import run_context
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
-from harvester.server.app import serve_forever
+from harvester.server.app import app, run_forever
 from harvester.server.sample_data import sample_exchange
 from harvester.storage.filesystem import writing
 from harvester.storage.trade_store import TradeStore
@@ -176,12 +176,11 @@ def serve(common: CommonOptions, host: str, port: int, guess_sides: bool) -> Non
     Example: harvester serve --data data --port 8722
     """
     path = common.existing_archive().path
-    serve_forever(
-        TradeStore(path),
+    run_forever(
+        app(TradeStore(path), guess_sides=guess_sides),
         host,
         port,
         lambda url: output.hint(f"serving {path} at {url} (Ctrl-C ends it)"),
-        guess_sides=guess_sides,
     )
 
 

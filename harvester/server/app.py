@@ -124,46 +124,6 @@ GRACE_S = 2
 
 
 @contextmanager
-def serving(archive: TradeStore, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve an archive in a thread while the block runs; yields the URL.
-
-    Args:
-        archive: the archive to serve.
-        host: the host name or address to listen on.
-        port: the port; 0 for any free one.
-
-    Raises:
-        HarvesterError: listening on the address failed.
-    """
-    with running(app(archive), host, port) as url:
-        yield url
-
-
-def serve_forever(
-    archive: TradeStore,
-    host: str,
-    port: int,
-    ready: Callable[[str], None] = lambda _url: None,
-    *,
-    guess_sides: bool = False,
-) -> None:
-    """Serve an archive until Ctrl-C or SIGTERM, which then have their usual effect.
-
-    Args:
-        archive: the archive to serve.
-        host: the host name or address to listen on.
-        port: the port; 0 for any free one.
-        ready: called with the URL once clients can connect.
-        guess_sides: see `app`.
-
-    Raises:
-        HarvesterError: listening on the address failed.
-        KeyboardInterrupt: Ctrl-C.
-    """
-    run_forever(app(archive, guess_sides=guess_sides), host, port, ready)
-
-
-@contextmanager
 def running(application: Starlette, host: str, port: int) -> Iterator[str]:
     """Run an app in a thread while the block runs; yields the URL, without a slash at the end.
 

@@ -185,14 +185,15 @@ class SampleExchange:
     path: Path
 
     def __init__(self, trades: int, seed: int, folder: str | os.PathLike[str] | None) -> None:
-        from harvester.server.app import serving
+        from harvester.server.app import app, running
 
         with ExitStack() as resources:
             if folder is None:
                 folder = tempfile.mkdtemp(prefix="harvester-sample-")
                 resources.callback(shutil.rmtree, folder, ignore_errors=True)
             self.path = Path(folder)
-            self.url = resources.enter_context(serving(create_sample_archive(folder, trades, seed)))
+            archive = create_sample_archive(folder, trades, seed)
+            self.url = resources.enter_context(running(app(archive), "127.0.0.1", 0))
             self._resources = resources.pop_all()
         self.settings = {"exchange.url": self.url, "exchange.rate": 0, "refresh.settle_s": 0}
         # A caller may keep only its settings, so it runs until the process ends.

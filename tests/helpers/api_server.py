@@ -1,9 +1,11 @@
-"""Archives of made rows, and the API server over them without a socket."""
+"""Archives of made rows, and the API server over them, with and without a socket."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from starlette.applications import Starlette
 
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
+from harvester.server.app import app, running
 from harvester.server.sample_data import SAMPLE_PAIR
 from harvester.storage.archive_files import store_pairs
 from harvester.storage.segment import Footer
@@ -51,6 +54,13 @@ def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> Tra
     store_pairs(archive.store, msgspec.json.encode({pair.altname: pair}))
     commit(archive, Range(0, T0 + DAY), rows_of(trades), pair.altname)
     return archive
+
+
+@contextmanager
+def serving(archive: TradeStore, port: int = 0) -> Iterator[str]:
+    """Serve an archive in a thread while the block runs; yields the URL."""
+    with running(app(archive), "127.0.0.1", port) as url:
+        yield url
 
 
 def get(application: Starlette, endpoint: str, **params: str) -> bytes:

@@ -12,10 +12,10 @@ from typing import Any
 
 import duckdb
 import pytest
+from api_server import serving
 
 import harvester
 from harvester.cli.main import COMMANDS
-from harvester.server.app import serving
 from harvester.server.sample_data import create_sample_archive
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")

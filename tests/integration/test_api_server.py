@@ -14,7 +14,18 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from api_server import PLAIN, T0, Trade, archive_of, commit, errors, get, get_as_stored, rows_of
+from api_server import (
+    PLAIN,
+    T0,
+    Trade,
+    archive_of,
+    commit,
+    errors,
+    get,
+    get_as_stored,
+    rows_of,
+    serving,
+)
 from backfills import Backfill, serve
 from engines import served
 from kraken_market import Clock, Market
@@ -27,7 +38,7 @@ from harvester.config import load
 from harvester.kraken.pairs import Pair
 from harvester.kraken.transport import HttpClient
 from harvester.schema import times
-from harvester.server.app import app, serving
+from harvester.server.app import app
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.archive_files import store_pairs
 from harvester.storage.parquet_files import READ_ROWS

@@ -11,7 +11,18 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from api_server import PLAIN, T0, Trade, archive_of, commit, errors, get, get_as_stored, rows_of
+from api_server import (
+    PLAIN,
+    T0,
+    Trade,
+    archive_of,
+    commit,
+    errors,
+    get,
+    get_as_stored,
+    rows_of,
+    serving,
+)
 from backfills import Backfill
 
 from harvester.config import load
@@ -23,7 +34,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
-from harvester.server.app import app, serving
+from harvester.server.app import app
 from harvester.server.kraken_pages import RenderedChunk, RenderedPageCache, TradePages
 from harvester.server.rendering import RenderedRows
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades

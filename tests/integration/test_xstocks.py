@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sample_trades
-from api_server import errors, get
+from api_server import errors, get, serving
 from backfills import rows_on_disk, serve
 from click.testing import CliRunner
 from kraken_market import Market, expected
@@ -23,7 +23,7 @@ from harvester.cli.main import cli
 from harvester.errors import NothingStored, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.server.app import app, serving
+from harvester.server.app import app
 from harvester.server.responses import ApiResponder
 from harvester.storage.trade_store import TradeStore
 
