@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
@@ -17,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.query.calendar import offset_changes
-from harvester.schema import Int64s, decimal_words, int64s_as
 from harvester.storage.output_files import write_arrow, write_parquet
 from harvester.times import DAY, SECOND
 
@@ -276,20 +276,19 @@ def _without_zeros(texts: pa.Array) -> pa.Array:
 
 def decimal_text(column: pa.Array) -> pa.Array:
     """Decimals as text with all digits of their scale, without an exponent."""
-    low, high = decimal_words(column)
-    if column.type.scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
-        # Rare: sums beyond 64 bits, negative values, gaps.
-        return pa.array([v if v is None else f"{v:f}" for v in column.to_pylist()], pa.string())
-    return fixed_text(low, column.type.scale)
+    scale = column.type.scale
+    with suppress(pa.ArrowInvalid):
+        units = column.view(pa.decimal128(38, 0)).cast(pa.int64())
+        if (pc.min(units).as_py() or 0) >= 0:
+            return fixed_text(units, scale) if scale else units.cast(pa.string())
+    # Rare: sums beyond 64 bits, negative values.
+    return pa.array([v if v is None else f"{v:f}" for v in column.to_pylist()], pa.string())
 
 
-def fixed_text(units: Int64s, scale: int) -> pa.Array:
-    """Integers in units of 10^-scale as text with `scale` decimals; none is negative."""
-    # `pa.array` of a NumPy array would import numpy.ma.
-    whole, fraction = (
-        int64s_as(pa.int64(), part).cast(pa.string()) for part in np.divmod(units, 10**scale)
-    )
-    return pc.binary_join_element_wise(whole, pc.utf8_lpad(fraction, width=scale, padding="0"), ".")
+def fixed_text(units: pa.Array, scale: int) -> pa.Array:
+    """Integers in units of 10^-scale as text with `scale` > 0 decimals; none is negative."""
+    digits = pc.ascii_lpad(units.cast(pa.string()), width=scale + 1, padding="0")
+    return pc.binary_replace_slice(digits, start=-scale, stop=-scale, replacement=".")
 
 
 def cell(value: object) -> str:

@@ -97,7 +97,7 @@ def render(
         '","',
         decimal_text(trades.column("volume")),
         '",',
-        _trimmed(fixed_text(times_ns, 9), 9, 0),
+        _trimmed(fixed_text(trades.column("time").cast(pa.int64()), 9), 9, 0),
         ',"',
         side_letters,
         '","',
