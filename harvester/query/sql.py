@@ -154,42 +154,30 @@ def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
 
 @contextmanager
 def _translate_common_errors(what: str, memory_limit: str) -> Iterator[None]:
-    """Translate what means the same in any query; raise the rest in DuckDB's own classes."""
-    try:
-        with _as_duckdb_errors():
-            yield
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
-    except duckdb.OutOfMemoryException as error:
-        raise HarvesterError(
-            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
-            f"a shorter range ({_first_line(error)})"
-        ) from error
+    """Translate what means the same in any query; raise the rest as `duckdb.Error`.
 
-
-@contextmanager
-def _as_duckdb_errors() -> Iterator[None]:
-    """Raise DuckDB's errors in its own classes: while rows are read, they come as Arrow's.
-
-    Raises:
-        duckdb.Error: reading failed.
+    While rows are read, DuckDB's errors come as Arrow's, with the same text.
     """
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (duckdb.Error, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
             # The operating system's: a listing of files that are gone is made again.
             raise
-        text = str(error)
-        classes = {
-            "INTERRUPT Error": duckdb.InterruptException,
-            "Out of Memory Error": duckdb.OutOfMemoryException,
-        }
-        kind = classes.get(text.partition(":")[0], duckdb.Error)
-        raise kind(text) from error
+        kind = str(error).partition(":")[0]
+        if kind == "INTERRUPT Error":
+            raise KeyboardInterrupt from error
+        if kind == "Out of Memory Error":
+            raise HarvesterError(
+                f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
+                f"a shorter range ({_first_line(error)})"
+            ) from error
+        if isinstance(error, duckdb.Error):
+            raise
+        raise duckdb.Error(str(error)) from error
 
 
-def _first_line(error: duckdb.Error) -> str:
+def _first_line(error: Exception) -> str:
     """What went wrong; of an error in Python code, such as a file's, without the traceback."""
     lines = str(error).split("\n")
     if lines[0].startswith("Traceback "):
