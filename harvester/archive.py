@@ -18,14 +18,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from harvester.argument_types import (
-    ARGUMENT_TYPES,
     IntervalLength,
     Moment,
     candle_interval,
     check_types,
     moment_ns,
     parse_range,
-    wrong_type,
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
 from harvester.errors import BadInterval, BadSetting, HarvesterError, UnknownPair, UsageError
@@ -38,7 +36,7 @@ from harvester.pair_selection import (
     resolve_stored,
 )
 from harvester.storage.trade_store import AnswerStore, TradeStore, object_store
-from harvester.times import SECOND, Range, parse_offset
+from harvester.times import SECOND, Interval, Range, parse_offset
 
 if TYPE_CHECKING:
     from harvester.async_runner import BackfillRun
@@ -1246,11 +1244,7 @@ class Archive:
         if not pairs:
             raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         check_target(layout, target)
-        # By name, so that 60 and 60m are written once.
-        by_name = {
-            length.name: length
-            for length in (candle_interval(given) for given in _checked_intervals(intervals))
-        }
+        by_name = _intervals_by_name(*intervals)
         range_, store = parse_range(since, until, _time_zone(tz)), AnswerStore(self._store)
 
         def notes(name: str) -> tuple[str, ...]:
@@ -1812,17 +1806,10 @@ def _column_units(pair: Pair) -> dict[str, str]:
     return prices | volumes | values | times
 
 
-def _checked_intervals(intervals: Sequence[IntervalLength]) -> Iterator[IntervalLength]:
-    """Yield the items of a list of intervals, and check their types.
-
-    Raises:
-        BadInterval: an item is neither text, a whole number nor a timedelta.
-    """
-    accepted = ARGUMENT_TYPES["IntervalLength"]
-    for interval in intervals:
-        if not accepted.accepts(interval):
-            raise wrong_type("each of intervals", accepted.expected, interval, accepted.error)
-        yield interval
+@check_types
+def _intervals_by_name(*intervals: IntervalLength) -> dict[str, Interval]:
+    """The intervals by name, so that 60 and 60m are one."""
+    return {length.name: length for length in map(candle_interval, intervals)}
 
 
 @contextmanager
