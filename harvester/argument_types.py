@@ -286,17 +286,7 @@ def _datetime_ns(moment: datetime) -> int:
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     # pandas keeps the part below a microsecond in an attribute of its own.
     below_microsecond = int(getattr(moment, "nanosecond", 0))
-    whole = datetime(
-        aware.year,
-        aware.month,
-        aware.day,
-        aware.hour,
-        aware.minute,
-        aware.second,
-        aware.microsecond,
-        tzinfo=aware.tzinfo,
-        fold=aware.fold,
-    )
+    whole = datetime.combine(aware.date(), aware.timetz())
     return (whole - _EPOCH) // _MICROSECOND * 1000 + below_microsecond
 
 
