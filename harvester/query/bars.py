@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import pyarrow as pa
 
-from harvester.errors import BadSetting
+from harvester.errors import BadSetting, NothingStored
 from harvester.query.arrow_aggregation import (
     bars_of_trades,
     begins_ns,
@@ -20,7 +20,6 @@ from harvester.query.arrow_aggregation import (
     stored_columns,
     unscaled_integers,
 )
-from harvester.query.plan import no_trades_error
 from harvester.schema import PRICE
 from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import EVERYTHING, TradeStore
@@ -189,7 +188,7 @@ def _covered_runs(archive: TradeStore, query: BarQuery) -> list[Range]:
     """Return the covered ranges to count in; those before the requested range are left out."""
     covered = archive.coverage(query.pair)
     if not covered:
-        raise no_trades_error(archive, query.pair)
+        raise NothingStored(f"the archive at {archive.path} holds no trades of {query.pair}")
     anchor = max(0, query.anchor_ns - 1)
     return [
         Range(max(run.after, anchor), run.through)

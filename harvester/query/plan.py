@@ -148,7 +148,7 @@ def plan_query(
         pieces = pieces_of(sorted(segments, key=reading_order))
         rollups = [file for file in listed if isinstance(file, RollUp)]
     if not pieces:
-        raise no_trades_error(archive, query.pair)
+        raise NothingStored(f"the archive at {archive.path} holds no trades of {query.pair}")
     return plan_from_listing(archive, query, pieces, rollups)
 
 
@@ -226,20 +226,6 @@ def clip_pieces(pieces: list[Piece], time_range: Range) -> list[Piece]:
     """
     parts = ((piece, overlap(piece.within, time_range)) for piece in pieces)
     return [Piece(piece.segment, part) for piece, part in parts if part]
-
-
-def no_trades_error(archive: TradeStore, pair: str) -> NothingStored:
-    """Return the error that names the pairs which have stored trades.
-
-    Args:
-        archive: where the trades are.
-        pair: the altname of the pair that has none.
-    """
-    stored_pairs_text = archive.stored_pairs_text(archive.stored_pairs())
-    return NothingStored(
-        f"the archive at {archive.path} holds no trades of {pair}; {stored_pairs_text}. "
-        f"`harvester backfill {pair}` downloads them"
-    )
 
 
 # --- parts of a query -----------------------------------------------------------------------------

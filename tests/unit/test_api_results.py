@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from html import unescape
@@ -429,6 +430,25 @@ def test_a_pair_that_is_not_held_names_those_that_are(archive: harvester.Archive
     assert str(caught.value) == (
         f"the archive at {archive.path} holds no trades of 'ETH/USD'; it holds XBTUSD. "
         "`harvester backfill ETH/USD` downloads them"
+    )
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda archive: archive.trades("XBTUSD"),
+        lambda archive: archive.ohlc("XBTUSD", "1h"),
+        lambda archive: archive.bars("XBTUSD", trades=5),
+    ],
+)
+def test_an_empty_archive_says_so(
+    tmp_path: Path, ask: Callable[[harvester.Archive], object]
+) -> None:
+    with pytest.raises(NothingStored) as caught:
+        ask(harvester.open(tmp_path))
+    assert str(caught.value) == (
+        f"the archive at {tmp_path} holds no trades of 'XBTUSD'; it is empty. "
+        "`harvester backfill XBTUSD` downloads them"
     )
 
 
