@@ -401,13 +401,8 @@ class Archive:
             UsageError: `max_minutes` is not a number above 0, or `sync` is no URL.
             NothingStored: no pair is given, and none is stored.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
-            Interrupted: `cancel` was cancelled.
             ArchiveLocked: another refresh is running, or another run is writing to a pair.
-            ArchiveHasGaps: a part of the requested range is not covered.
-            ArchiveDamaged: the exchange's trades contradict the stored ones.
-            ArchiveUnwritable: the operating system refused to write.
-            ValueDoesNotFit: a value of a trade does not fit the storage format.
-            KeyboardInterrupt: Ctrl-C; the trades downloaded so far are stored.
+            HarvesterError, KeyboardInterrupt: as for `backfill`.
 
         Example:
             >>> result = archive.refresh()
@@ -485,12 +480,7 @@ class Archive:
             UnknownPair: no market has one of the names.
             ExchangeError: the exchange did not answer at the start, or refused a pair.
             Interrupted: `cancel` was cancelled while a pair was catching up.
-            ArchiveLocked: another run is writing to one of the pairs.
-            ArchiveHasGaps: a part of the followed range is not covered.
-            ArchiveDamaged: the exchange's trades contradict the stored ones.
-            ArchiveUnwritable: the operating system refused to write.
-            ValueDoesNotFit: a value of a trade does not fit the storage format.
-            KeyboardInterrupt: Ctrl-C; the trades downloaded so far are stored.
+            HarvesterError, KeyboardInterrupt: as for `backfill`.
 
         Example:
             >>> enough = harvester.CancelToken()
