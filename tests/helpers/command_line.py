@@ -1,21 +1,28 @@
-"""Runs harvester's command line in a process of its own that need not import everything first.
+"""Runs harvester's command line in another process that need not import everything first.
 
 A new interpreter takes half a second to import what a command needs, and the tests run more than a
 thousand commands. So each test process has a server that has imported the package and is forked for
-each command: `python command_line.py FD`, where FD is the socket that it is spoken to through.
+them: `python command_line.py FD`, where FD is the socket that it is spoken to through.
 
-Commands of a shell reach the server through a small program on its PATH (`program_of_server`).
-Commands that kill themselves at a planned step, or are killed from outside, are forked, too.
-Commands that are timed, read while they run, or run by another interpreter are started by
-`HARVESTER` instead.
+Commands run one after another in the same fork, a reused process, as the first one in a process
+takes longer: it opens the first database, and each page of memory that it changes is copied. What a
+command leaves in the process, the next one finds, as for users of the Python package.
+
+Commands of a shell reach the server through a small program on its PATH (`program_of_server`). They
+have a fork of their own, and so have those that kill themselves at a planned step, or are killed
+from outside. Commands that are timed, read while they run, or run by another interpreter are
+started by `HARVESTER` instead.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import json
+import logging
 import os
 import pkgutil
+import resource
 import select
 import signal
 import socket
@@ -25,12 +32,13 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from crash_points import PREFIX, Plan, apply_plan
 
@@ -50,6 +58,12 @@ IMPORTED_LATE = ("anyio._backends._asyncio", "encodings.idna", "filelock", "http
 """What most commands import as they run: by the first request, the first lock and a host's name."""
 
 START = threading.Lock()
+
+MOST_COMMANDS = 100
+"""A process is reused for this many commands, so that its memory does not grow for long."""
+
+_idle: list[socket.socket] = []
+"""Reused processes that wait for a command."""
 
 OF_SERVER = """#!{interpreter} -IS
 import json, os, socket, sys
@@ -79,6 +93,8 @@ def run_harvester(
     input: str = "",  # noqa: A002 - named as in subprocess.run
     timeout: float = 60,
     plan: Plan | None = None,
+    *,
+    own_process: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run `harvester` with some arguments, as `subprocess.run` would do it with UTF-8 and pipes.
 
@@ -89,6 +105,7 @@ def run_harvester(
         input: what it reads from stdin.
         timeout: the most seconds that it may take.
         plan: what goes wrong in the process, such as the step at which it kills itself.
+        own_process: never run it in a reused process.
 
     Raises:
         subprocess.TimeoutExpired: it did not end in time, and was killed.
@@ -97,18 +114,45 @@ def run_harvester(
     if _start_variables(env) != _start_variables(os.environ):
         program = HARVESTER if plan is None else [*DOOMED, plan.text()]
         return run_program([*program, *words], env, cwd, input, timeout)
-    process = ForkedCommand(words, env, cwd, input, plan)
-    try:
-        out, err = process.communicate(timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
+    with ExitStack() as stack:
+        is_reused = plan is None and not own_process
+        runner = stack.enter_context(_reused_process()) if is_reused else None
+        process = ForkedCommand(words, env, cwd, input, plan, runner)
+        try:
+            out, err = process.communicate(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
     return subprocess.CompletedProcess(words, process.wait(), out, err)
 
 
+@contextmanager
+def _reused_process() -> Iterator[socket.socket]:
+    """The socket of a reused process, for one command; started if none waits."""
+    process = None
+    while _idle and process is None:
+        process = _idle.pop()
+        # It closes its end before the command's status is known, if it will not be reused.
+        if select.select([process], [], [], 0)[0]:
+            process.close()
+            process = None
+    if process is None:
+        process, its_end = socket.socketpair()
+        with its_end:
+            _fork(its_end, [])
+        process.sendall(b"{}\n")
+        process.recv(100)
+    try:
+        yield process
+    except BaseException:
+        process.close()
+        raise
+    _idle.append(process)
+
+
 class ForkedCommand:
-    """A command in a process forked by the server; it has what tests need of `subprocess.Popen`.
+    """A command in a fork of the server; it has what tests need of `subprocess.Popen`.
 
     Attributes:
         pid: of the process.
@@ -123,8 +167,9 @@ class ForkedCommand:
         cwd: str | os.PathLike[str] = ".",
         input: str = "",  # noqa: A002 - named as in subprocess.run
         plan: Plan | None = None,
+        reused: socket.socket | None = None,
     ) -> None:
-        """Start it; the arguments are those of `run_harvester`."""
+        """Start it; the arguments are those of `run_harvester`, and a process to be reused."""
         self._words = list(words)
         self._sent = 0
         self._received = b""
@@ -140,7 +185,7 @@ class ForkedCommand:
             streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
             streams[0].write(input.encode())
             streams[0].seek(0)
-            _fork(its_end, [stream.fileno() for stream in streams])
+            _fork(its_end, [stream.fileno() for stream in streams], reused)
             its_end.close()
             self._channel.sendall(json.dumps(request).encode() + b"\n")
             while b"\n" not in self._received:
@@ -257,15 +302,18 @@ def _fork_for_callers(listener: socket.socket) -> None:
             os.close(stream)
 
 
-def _fork(channel: socket.socket, streams: Sequence[int]) -> None:
+def _fork(
+    channel: socket.socket, streams: Sequence[int], reused: socket.socket | None = None
+) -> None:
     """Have the server fork a process that reads a request from the channel.
 
     Args:
         channel: the process's end of it.
-        streams: its stdin, stdout and stderr.
+        streams: its stdin, stdout and stderr; none for a process that is to be reused.
+        reused: a reused process, which does it instead.
     """
     with START:
-        socket.send_fds(_server(), [b"."], [channel.fileno(), *streams])
+        socket.send_fds(reused or _server(), [b"."], [channel.fileno(), *streams])
 
 
 def run_program(
@@ -306,6 +354,8 @@ def _server() -> socket.socket:
         process = subprocess.Popen(command, pass_fds=[its_end.fileno()], stdin=subprocess.DEVNULL)
 
     def stop() -> None:
+        for idle in _idle:
+            idle.close()
         own_end.close()
         process.wait()
 
@@ -342,7 +392,17 @@ def serve(control: socket.socket) -> None:
 
 
 def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
-    """Run one command, send its exit status, and end."""
+    """Run one command, send its exit status, and end; without streams, run many."""
+    channel, request = _begin(channel_fd, streams)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if not streams:
+        _run_many(channel)
+    apply_plan(Plan(**json.loads(request.get("plan", "{}"))))
+    _end(channel, _status_of_main(request))
+
+
+def _begin(channel_fd: int, streams: Sequence[int]) -> tuple[socket.socket, dict[str, Any]]:
+    """Take over the streams of a command, and read its request."""
     os.set_inheritable(channel_fd, False)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
@@ -351,15 +411,11 @@ def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
     request = json.loads(channel.makefile("rb").readline())
     # Known only from here on: a process killed before it has read all resets the connection.
     channel.sendall(f"{os.getpid()}\n".encode())
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.environ.clear()
-    os.environ.update(request["env"])
-    time.tzset()
-    os.chdir(request["cwd"])
-    sys.argv = ["-c", *request["arguments"]]
-    apply_plan(Plan(**json.loads(request.get("plan", "{}"))))
-    status = _status_of_main()
-    # As an interpreter does when it ends.
+    return channel, request
+
+
+def _end(channel: socket.socket, status: int) -> NoReturn:
+    """End as an interpreter does."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -368,9 +424,52 @@ def _run_forked(channel_fd: int, *streams: int) -> NoReturn:
     os._exit(status)
 
 
-def _status_of_main() -> int:
+def _run_many(control: socket.socket) -> NoReturn:
+    """Run commands until the other end of the socket is closed, or a command leaves a thread."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for left in reversed(range(MOST_COMMANDS)):
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+        if not descriptors:
+            break
+        channel, request = _begin(descriptors[0], descriptors[1:])
+        # A new stdin, as the one before has come to its end.
+        with (
+            channel,
+            open(0, encoding="utf-8", closefd=False) as sys.stdin,
+            warnings.catch_warnings(),
+        ):
+            status = _status_of_main(request)
+            threads = [thread for thread in threading.enumerate() if not thread.daemon]
+            if not left or len(threads) > 1:
+                control.close()
+                _end(channel, status)
+            _forget_command()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            channel.sendall(f"{status}\n".encode())
+    os._exit(0)
+
+
+def _forget_command() -> None:
+    """Undo what a command does to the process, and a user of the Python package can't meet."""
+    from harvester.cli import output
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.getLogger("harvester").handlers.clear()
+    output.repeat_in_advice({})
+    tempfile.tempdir = None
+    gc.unfreeze()
+
+
+def _status_of_main(request: Mapping[str, Any]) -> int:
     from harvester.cli.main import main
 
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    os.chdir(request["cwd"])
+    sys.argv = ["-c", *request["arguments"]]
     try:
         main()
     except SystemExit as end:

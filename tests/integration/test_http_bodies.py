@@ -69,7 +69,7 @@ def test_a_coding_is_named_short_and_without_control_characters() -> None:
     assert len(reason) < 1000
 
 
-@pytest.mark.parametrize(("coding", "window"), [("gzip", 31), ("deflate", 15), ("deflate", -15)])
+@pytest.mark.parametrize(("coding", "window"), [("gzip", 31), ("deflate", -15)])
 def test_a_bomb_takes_no_more_than_the_limit(coding: str, window: int) -> None:
     body = bomb(window)
     tracemalloc.start()

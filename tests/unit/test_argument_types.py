@@ -203,6 +203,14 @@ NEVER = ("object", "bytes", "set", "type", "complex", "timedelta", "like_a_path"
 LENGTHS = (("timedelta", "interval"), ("timedelta", "every"))
 """What no parameter takes, but for lengths of time."""
 
+LEFT_OUT = (
+    # It is called, and its own errors reach the caller.
+    ("progress", "type"),
+    # They are right, and take seconds.
+    ("against_exchange", "true"),
+    ("exchange", "true"),
+)
+
 
 @pytest.mark.parametrize("slot", SLOTS, ids=str)
 def test_any_value_is_taken_or_refused_as_an_error_of_harvester(
@@ -211,8 +219,7 @@ def test_any_value_is_taken_or_refused_as_an_error_of_harvester(
     function = getattr(owners[slot.owner], slot.function)
     raw = {}
     for name, value in VALUES.items():
-        if (slot.parameter, name) == ("progress", "type"):
-            # It is called, and its own errors reach the caller.
+        if (slot.parameter, name) in LEFT_OUT:
             continue
         refused = None
         try:
@@ -301,11 +308,18 @@ def test_a_name_of_a_setting_of_any_type_is_refused() -> None:
             harvester.open(settings=cast("dict[str, Any]", {name: 1}))
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_a_parameter_of_sql_is_taken_or_refused(value: object, owners: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("none", "huge", "nan", "decimal_nan", "fraction", "null_text", "surrogate", "digits"),
+        *("bytes", "tuple", "dict_of_objects", "object", "far_date", "timedelta", "array"),
+        *("numpy_whole", "numpy_far_time"),
+    ],
+)
+def test_a_parameter_of_sql_is_taken_or_refused(name: str, owners: dict[str, Any]) -> None:
     archive: harvester.Archive = owners["Archive"]
     with contextlib.suppress(HarvesterError):
-        archive.sql("SELECT ?", [value]).fetchall()
+        archive.sql("SELECT ?", [VALUES[name]]).fetchall()
 
 
 RELATION = ("aggregate", "order", "sort", "union", "join", "query", "distinct", "sum", "set_alias")

@@ -39,7 +39,7 @@ def small_parts() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("levels", [["1m"], ["1m", "1h"], ["7m", "1h"], ["1s", "1m", "5m", "1d"]])
+@pytest.mark.parametrize("levels", [["7m", "1h"], ["1s", "1m", "5m", "1d"]])
 @pytest.mark.parametrize("name", MADE_HISTORIES)
 @given(
     places=st.lists(st.integers(1, 10_000), min_size=1, max_size=5),
@@ -53,8 +53,8 @@ def test_two_ways_to_count_agree_to_the_bit(
 
 @pytest.mark.parametrize("name", MADE_HISTORIES)
 def test_they_agree_where_each_row_is_counted_alone(name: str) -> None:
-    batch = trades_batch(MADE_HISTORIES[name]).slice(0, 60)
-    agree(batch, ["1s", "1m", "5m", "1d"], [*range(1, 60)])
+    batch = trades_batch(MADE_HISTORIES[name]).slice(0, 30)
+    agree(batch, ["1s", "1m", "5m", "1d"], [*range(1, 30)])
 
 
 def agree(batch: pa.RecordBatch, levels: list[str], places: list[int]) -> None:
