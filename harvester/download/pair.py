@@ -425,8 +425,8 @@ def check_imported_counts(archive: TradeStore, pair: str, newest_id: int = 0) ->
             ids that are not between those.
     """
     footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
-    for wrong in wrong_orders(footers):
-        raise ImportIncomplete(f"{pair}: {wrong.text(pair)}", *wrong.within)
+    for within, text in wrong_orders(footers, pair):
+        raise ImportIncomplete(f"{pair}: {text}", *within)
     for count in wrong_counts(footers, newest_id):
         if count.is_proved:
             raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)

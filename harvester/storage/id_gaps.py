@@ -287,27 +287,6 @@ def _stretches(footers: Iterable[Footer], newest_id: int) -> Iterator[tuple[int,
 # imported trades do not, the file has trades twice or wrong ids.
 
 
-class WrongOrder(NamedTuple):
-    """Ids that go back where an imported segment meets another one.
-
-    Attributes:
-        last_id: the last id of the earlier segment.
-        first_id: the first id of the later one, which is not higher.
-        within: the range of the imported segment; of the later one if both are imported.
-    """
-
-    last_id: int
-    first_id: int
-    within: Range
-
-    def text(self, pair: str) -> str:
-        """The message for users; `pair` is the altname."""
-        return (
-            f"trade id {self.last_id} is followed by {self.first_id} at an end of imported trades, "
-            f"but ids increase with time: {wrong_ids_advice(pair)}"
-        )
-
-
 def wrong_ids_advice(pair: str) -> str:
     """What to do about imported trades whose ids are wrong; `pair` is the altname."""
     return (
@@ -316,15 +295,23 @@ def wrong_ids_advice(pair: str) -> str:
     )
 
 
-def wrong_orders(footers: Iterable[Footer]) -> Iterator[WrongOrder]:
+def wrong_orders(footers: Iterable[Footer], pair: str) -> Iterator[tuple[Range, str]]:
     """Find imported segments whose ids do not fit those of their neighbours.
 
     Args:
         footers: of the segments of a pair that are read, in order.
+        pair: its altname.
+
+    Yields:
+        The range of such a segment, of the later one if both are imported, and what is wrong.
     """
     numbered = [footer for footer in footers if footer.first_trade_id is not None]
     for before, footer in pairwise(numbered):
         ends = before.last_trade_id or 0, footer.first_trade_id or 0
         imported = [each for each in (before, footer) if each.is_imported]
         if ends[1] <= ends[0] and imported:
-            yield WrongOrder(*ends, imported[-1].range)
+            yield (
+                imported[-1].range,
+                f"trade id {ends[0]} is followed by {ends[1]} at an end of imported trades, but "
+                f"ids increase with time: {wrong_ids_advice(pair)}",
+            )

@@ -76,8 +76,8 @@ def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
         if findings.contradiction:
             text = f"{findings.contradiction}: {id_gaps.wrong_ids_advice(report.pair)}"
             report.faults.append(Fault(report.pair, findings.segment.range, None, text))
-    for wrong in id_gaps.wrong_orders(footers):
-        report.faults.append(Fault(report.pair, wrong.within, None, wrong.text(report.pair)))
+    for within, text in id_gaps.wrong_orders(footers, report.pair):
+        report.faults.append(Fault(report.pair, within, None, text))
     located_sides = {located.gap.sides for located in gaps}
     for count in [each for sides, each in counts.items() if sides not in located_sides]:
         text = count.text(report.pair)
