@@ -135,17 +135,17 @@ ADJACENT_NS = 3 * SECOND
 
 
 def ends_to_want(
-    files: Sequence[ScannedFile], covered: Sequence[Range], *, is_delisted: bool
+    files: Sequence[ScannedFile], known: Sequence[Range], *, is_delisted: bool
 ) -> KnownComplete:
     """The ends of a chain of files up to which time counts as requested, beyond its rows.
 
-    No file covers the second at its end. That second is a gap if the archive covers the time on the
+    No file covers the second at its end. That second is a gap if the archive has the time on the
     other side of it, and all up to the end is one if the files may lack rows. Of a delisted pair
     only another file can fill a gap, so a silence is none.
 
     Args:
         files: the chain.
-        covered: the ranges that the archive covers already.
+        known: the ranges that the archive covers already, or that were requested before.
         is_delisted: whether nothing of the pair can be downloaded.
     """
     complete, last = known_ends(files), files[-1]
@@ -158,7 +158,7 @@ def ends_to_want(
 
     def is_wanted(end_s: int) -> bool:
         near = Range(end_s * SECOND - ADJACENT_NS, end_s * SECOND + ADJACENT_NS)
-        is_met = any(overlap(near, span) for span in covered) and not is_delisted
+        is_met = any(overlap(near, span) for span in known) and not is_delisted
         return lacks_rows or is_met
 
     return KnownComplete(*(end if end is not None and is_wanted(end) else None for end in complete))

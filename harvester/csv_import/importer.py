@@ -235,12 +235,14 @@ class SequenceImporter:
         check = StoredCheck(self._archive, self._pair.altname, is_delisted=self._is_delisted)
         at_ends, name = RowsAtEnds(set(), {}, [], []), self._pair.altname
         unknown, covered = self._bad_times, self._archive.coverage(name)
-        self._wanted = ends_to_want(self._files, covered, is_delisted=self._is_delisted)
+        requested = writer.requests()
+        known = [*covered, *requested.ranges]
+        self._wanted = ends_to_want(self._files, known, is_delisted=self._is_delisted)
         if self._is_delisted:
             rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, unknown)
             unknown = [*unknown, *at_ends.in_doubt, *at_ends.outside]
-        requested, bounds = writer.requests(), (covered, known_ends(self._files), unknown)
+        bounds = covered, known_ends(self._files), unknown
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
         try:
             self._write_parts(writer, boundaries, check, at_ends)

@@ -475,17 +475,22 @@ def test_a_refresh_downloads_the_first_trade_of_a_file_however_it_rounds(
     assert len(ids(tmp_path)) == len(EVERY_SIX_HOURS)
 
 
-@pytest.mark.parametrize("way", csv_files.ROUNDINGS)
+@pytest.mark.parametrize(
+    "ways", [*((way, way) for way in csv_files.ROUNDINGS), ("up", "down"), ("nearest", "down")]
+)
 def test_a_refresh_downloads_the_last_trade_before_a_quarter_however_its_files_round(
-    way: str, tmp_path: Path
+    ways: tuple[str, str], tmp_path: Path
 ) -> None:
-    """It is less than half a second before the turn, so its row may be in either file."""
+    """It is less than half a second before the turn, so its row may be in either file, or none."""
     turn_s = sample_trades.utc_ns(2024, 4, 1) // SECOND
-    last = replace(EVERY_SIX_HOURS[0], true_ns=turn_s * SECOND - 300_000_000, volume="77.5")
-    trades = sorted([*EVERY_SIX_HOURS, last], key=lambda trade: trade.true_ns)
+    before = [
+        replace(EVERY_SIX_HOURS[0], true_ns=turn_s * SECOND - back_ns, volume="77.5")
+        for back_ns in (5_500_000_000, 4_500_000_000, 3_500_000_000, 2_500_000_000, 300_000_000)
+    ]
+    trades = sorted([*EVERY_SIX_HOURS, *before], key=lambda trade: trade.true_ns)
     trades = [replace(trade, trade_id=at + 1) for at, trade in enumerate(trades)]
     with Commands(tmp_path, trades) as command:
-        for quarter, is_later in ((1, False), (2, True)):
+        for quarter, is_later, way in ((1, False, ways[0]), (2, True, ways[1])):
             name = f"Kraken_Trading_History_Q{quarter}_2024.zip"
             rows = [t for t in trades if (csv_files.second(t, way) >= turn_s) == is_later]
             rows = [t for t in rows if t.true_ns < sample_trades.utc_ns(2024, 7, 1)]
