@@ -409,7 +409,9 @@ class Archive:
             >>> [(pair.pair, pair.state) for pair in result.pairs]
             [('XBTUSD', 'complete')]
         """
-        from harvester.async_runner import RefreshRun, raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.download.exchange import RunOptions
+        from harvester.operations import refresh
 
         self._check_open()
         minutes = None if max_minutes is None else float(max_minutes)
@@ -420,17 +422,17 @@ class Archive:
             object_store(sync)
         with _listening(progress) as listener:
             estimates = estimate_trades or progress is True
-            run = RefreshRun(
-                TradeStore(self.path, is_written=True),
-                self._settings,
-                pairs,
-                asset_class,
-                minutes,
-                estimates,
-                listener,
-                self._warn,
+            result = run_in_thread(
+                lambda stop: refresh.refresh(
+                    TradeStore(self.path, is_written=True),
+                    self._settings,
+                    RunOptions(listener, stop, estimates=estimates, warn=self._warn),
+                    pairs,
+                    max_minutes=minutes,
+                    asset_class=asset_class,
+                ),
+                cancel,
             )
-            result = run_in_thread(run.run, cancel)
         if sync is not None:
             try:
                 result = result._replace(sync=self.sync(sync, progress=progress, cancel=cancel))
@@ -490,7 +492,9 @@ class Archive:
             >>> result.pair, result.gaps
             ('XBTUSD', [])
         """
-        from harvester.async_runner import FollowRun, raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.download.exchange import RunOptions
+        from harvester.operations import follow
 
         selection = self._selection(pairs, (), None, all_pairs=False)
         every_ns = candle_interval(every).width_ns
@@ -498,16 +502,17 @@ class Archive:
             raise BadInterval(f"every is {every!r}: give a fixed length such as 10s or 1m")
         after = None if since is None else parse_range(since, None).after
         with _listening(progress) as listener:
-            run = FollowRun(
-                TradeStore(self.path, is_written=True),
-                self._settings,
-                selection,
-                after,
-                every_ns / SECOND,
-                listener,
-                self._warn,
+            results = run_in_thread(
+                lambda stop: follow.follow(
+                    TradeStore(self.path, is_written=True),
+                    self._settings,
+                    RunOptions(listener, stop, warn=self._warn),
+                    selection,
+                    after=after,
+                    every_s=every_ns / SECOND,
+                ),
+                cancel,
             )
-            results = run_in_thread(run.run, cancel)
         if check:
             raise_gravest(results)
         return results
@@ -1557,13 +1562,13 @@ class Archive:
         with _listening(progress) as listener:
             reports = maintenance.check_pairs(self._store, names, listener)
             if repair and any(report.faults for report in reports):
+                estimates = estimate_trades or progress is True
                 reports = run_in_thread(
                     lambda stop: maintenance.repair_pairs(
                         TradeStore(self.path, is_written=True),
                         settings,
                         reports,
-                        RunOptions(listener, stop, estimates=estimate_trades or progress is True),
-                        self._warn,
+                        RunOptions(listener, stop, estimates=estimates, warn=self._warn),
                     ),
                     cancel,
                 )

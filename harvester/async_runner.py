@@ -42,8 +42,7 @@ from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
-from harvester.operations.follow import follow
-from harvester.operations.refresh import RefreshedPair, RefreshResult, named_pairs, refresh
+from harvester.operations.refresh import RefreshedPair
 from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
 from harvester.pair_selection import PairSelection, choose, list_pairs
 from harvester.storage.trade_store import TradeStore
@@ -171,116 +170,6 @@ class BackfillRun:
 
     def _paced(self, state: PaceState) -> None:
         self.progress(Paced(state.pair, state))
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshRun:
-    """A refresh: which pairs, and for how long.
-
-    Attributes:
-        archive: opened for this run, as it may be in another thread than its caller.
-        settings: the effective settings.
-        names: names of pairs in any spelling, or patterns; none for those of the settings.
-        asset_class: limits patterns, and all stored pairs, to this class; None for all classes.
-        max_minutes: stop after this time; None for no limit.
-        estimate_trades: ask the exchange for trade counts first, for progress bars.
-        progress: receives each event.
-        warn: receives a warning if the run log can't be written.
-    """
-
-    archive: TradeStore
-    settings: Settings
-    names: Sequence[str]
-    asset_class: str | None
-    max_minutes: float | None
-    estimate_trades: bool
-    progress: Listener
-    warn: Warn
-
-    async def run(self, cancel: CancelToken) -> RefreshResult:
-        """Refresh the pairs; errors of the exchange and of pairs are in the result.
-
-        Raises:
-            NothingStored: no pair is named, and none is stored.
-        """
-        request = {
-            "pairs": list(self.names),
-            **({"class": self.asset_class} if self.asset_class else {}),
-            "max_minutes": self.max_minutes,
-        }
-        # Before the record of the run would begin an archive in a wrong folder.
-        named_pairs(self.archive, self.settings, self.names)
-        max_s = None if self.max_minutes is None else self.max_minutes * 60
-        options = RunOptions(
-            self.progress,
-            cancel,
-            estimates=self.estimate_trades,
-            # Only `backfill --replace-imported` corrects it, so a nightly run does not fail by it.
-            notes_import_counts=True,
-        )
-        with record_run(self.archive, "refresh", request, self.settings, self.warn) as record:
-            result = await refresh(
-                self.archive,
-                self.settings,
-                options,
-                self.names,
-                max_s=max_s,
-                asset_class=self.asset_class,
-            )
-            record.calls, record.refusals = result.calls, result.refusals
-            record.pairs = pair_results(result.pairs)
-            record.exit_status = result.exit_status
-            record.error = None if result.error is None else str(result.error)
-            return result
-
-
-@dataclass(frozen=True, slots=True)
-class FollowRun:
-    """Following pairs: which, from when on, and how.
-
-    Attributes:
-        archive: opened for this run, as it is in another thread than its caller.
-        settings: the effective settings.
-        selection: which pairs.
-        after: see `follow`.
-        every_s: see `follow`.
-        progress: receives each event.
-        warn: receives a warning if the run log can't be written.
-    """
-
-    archive: TradeStore
-    settings: Settings
-    selection: PairSelection
-    after: int | None
-    every_s: float
-    progress: Listener
-    warn: Warn
-
-    async def run(self, cancel: CancelToken) -> list[BackfillResult]:
-        """Follow the pairs until the token is cancelled; one result per pair.
-
-        Raises:
-            UnknownPair: no market has one of the names.
-            ExchangeError: the exchange does not answer with its markets.
-            Interrupted: cancelled before the first pair.
-        """
-        request = {
-            "pairs": [str(name) for name in self.selection.names],
-            "since": None if self.after is None else show(self.after + 1),
-            "every_s": self.every_s,
-        }
-        with record_run(self.archive, "follow", request, self.settings, self.warn) as record:
-            result = await follow(
-                self.archive,
-                self.settings,
-                RunOptions(self.progress, cancel),
-                self.selection,
-                after=self.after,
-                every_s=self.every_s,
-            )
-            record.calls, record.refusals = result.calls, result.refusals
-            record.pairs = pair_results(result.pairs)
-            return result.pairs
 
 
 async def run_to_completion(

@@ -59,6 +59,7 @@ class RunOptions:
         notes_import_counts: imported trades whose number is wrong are a note, and not an error.
         once_complete: called once nothing is missing of a pair, its lock still held.
         now_ns: this machine's clock, in nanoseconds.
+        warn: receives a warning if the run log can't be written.
     """
 
     listener: Listener
@@ -68,6 +69,7 @@ class RunOptions:
     notes_import_counts: bool = False
     once_complete: Callable[[PairDownload], Awaitable[None]] | None = None
     now_ns: Callable[[], int] = time.time_ns
+    warn: Callable[[str], None] = lambda _text: None
 
 
 MAX_MAINTAINED_AT_ONCE = 2

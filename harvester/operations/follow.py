@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from harvester.config import Settings
 from harvester.download.events import BackfillResult, Committed, Event, Followed, Noted, PageRead
@@ -26,6 +25,7 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
+from harvester.operations.run_log import RunRecord, pair_results, record_run
 from harvester.pair_selection import PairSelection, choose, last_start
 from harvester.schema import Int64s, no_rows, sort_rows, times
 from harvester.storage.trade_store import TradeStore
@@ -60,20 +60,6 @@ MAX_AGE_SHOWN_S = 600
 """The status line leaves out ages of this many seconds or more."""
 
 
-class FollowResult(NamedTuple):
-    """The result of following pairs.
-
-    Attributes:
-        pairs: the result of each pair, for the whole time.
-        calls: how many requests were sent.
-        refusals: how many of them were refused.
-    """
-
-    pairs: list[BackfillResult]
-    calls: int
-    refusals: int
-
-
 async def follow(
     archive: TradeStore,
     settings: Settings,
@@ -82,7 +68,7 @@ async def follow(
     *,
     after: int | None,
     every_s: float,
-) -> FollowResult:
+) -> list[BackfillResult]:
     """Follow pairs until the run is cancelled; outages of the exchange are waited out.
 
     A pair with an error that waiting does not resolve ends alone. The run ends when all pairs have.
@@ -90,18 +76,27 @@ async def follow(
     Args:
         archive: where the trades are stored.
         settings: `settle_s` says how old trades are when they are stored.
-        options: listener for progress, and the token that ends the run.
+        options: listener for progress and warnings, and the token that ends the run.
         selection: which pairs.
         after: download what is missing behind this time first, in nanoseconds; None for where the
             last request of a stored pair began, and for now where nothing is stored.
         every_s: store new trades at least this often, in seconds.
+
+    Returns:
+        The result of each pair, for the whole time.
 
     Raises:
         UnknownPair: no market has one of the names.
         ExchangeError: the exchange did not answer with its list of pairs or its clock.
         Interrupted: cancelled before the first pair.
     """
-    return await _Follow(archive, settings, options, after, every_s).run(selection)
+    request = {
+        "pairs": [str(name) for name in selection.names],
+        "since": None if after is None else show(after + 1),
+        "every_s": every_s,
+    }
+    with record_run(archive, "follow", request, settings, options.warn) as record:
+        return await _Follow(archive, settings, options, after, every_s).run(selection, record)
 
 
 class _Follow:
@@ -140,7 +135,7 @@ class _Follow:
         self.context = DownloadContext(self._client, archive, settings, options)
         self.context.clock.max_age_s = min(CLOCK_AGE_S, every_s)
 
-    async def run(self, selection: PairSelection) -> FollowResult:
+    async def run(self, selection: PairSelection, record: RunRecord) -> list[BackfillResult]:
         """Follow the pairs until the run is cancelled, or no pair is left."""
         client, context = self._client, self.context
         async with client:
@@ -150,7 +145,9 @@ class _Follow:
             await context.options.stop.guard(context.clock.settled_ns())
             self._pairs = {pair.altname: _FollowedPair(self, pair) for pair in pairs}
             results = await asyncio.gather(*(pair.run() for pair in self._pairs.values()))
-        return FollowResult(results, client.calls, client.refusals)
+        record.calls, record.refusals = client.calls, client.refusals
+        record.pairs = pair_results(results)
+        return results
 
     def record_answer(self, pair: _FollowedPair) -> None:
         """Note that a request for a pair had a good answer, which ends an outage."""

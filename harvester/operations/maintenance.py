@@ -165,11 +165,7 @@ def digest_pairs(
 
 
 async def repair_pairs(
-    archive: TradeStore,
-    settings: Settings,
-    reports: Sequence[PairReport],
-    run: RunOptions,
-    warn: Callable[[str], None],
+    archive: TradeStore, settings: Settings, reports: Sequence[PairReport], run: RunOptions
 ) -> list[PairReport]:
     """Repair the pairs that have faults; the run is written to the run log.
 
@@ -178,7 +174,6 @@ async def repair_pairs(
         settings: the settings in force.
         reports: what was found of each pair; pairs without faults are left alone.
         run: its listener receives each moved file and each pair's `RepairReport` at once.
-        warn: called with a sentence if the run log can't be written.
 
     Returns:
         The reports, for repaired pairs from after the repair, with the `RepairReport` in them; an
@@ -188,7 +183,7 @@ async def repair_pairs(
 
     faulty = [report for report in reports if report.faults]
     request = {"pairs": [report.pair for report in faulty]}
-    with record_run(archive, "repair", request, settings, warn) as record:
+    with record_run(archive, "repair", request, settings, run.warn) as record:
         async with Client(
             settings.exchange, on_wait=lambda what, why: run.listener(Waiting(what, why))
         ) as client:

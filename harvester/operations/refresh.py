@@ -40,6 +40,7 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.operations.run_log import pair_results, record_run
 from harvester.operations.sync import SyncResult
 from harvester.pair_selection import (
     KnownPairs,
@@ -182,7 +183,7 @@ async def refresh(
     options: RunOptions,
     pairs: Sequence[str] = (),
     *,
-    max_s: float | None = None,
+    max_minutes: float | None = None,
     asset_class: str | None = None,
 ) -> RefreshResult:
     """Download new trades of pairs, fill their gaps, compact their files and build roll-ups.
@@ -194,52 +195,33 @@ async def refresh(
         archive: where the trades are stored.
         settings: `[refresh] pairs` applies if `pairs` is empty; if both are, all stored pairs are
             refreshed.
-        options: listener for progress, and the token that stops the run.
+        options: listener for progress and warnings, and the token that stops the run.
         pairs: names and patterns.
-        max_s: stop in good order after this many seconds; what was downloaded is kept.
+        max_minutes: stop in good order after this time; what was downloaded is kept.
         asset_class: limit patterns, and all stored pairs, to this class.
 
     Raises:
         NothingStored: no pair is named, and none is stored.
     """
-    texts = named_pairs(archive, settings, pairs)
-    run = _Refresh(archive, settings, options)
-    timer = None
-    if max_s is not None:
-        timer = asyncio.get_running_loop().call_later(max_s, run.time_is_up)
-    begun_s = time.monotonic()
-    doing = f"the archive at {archive.path} is being refreshed"
-    error = None
-    try:
-        with locked(archive.root / "locks", "_refresh", doing=doing):
-            await run.run(texts, asset_class)
-    except HarvesterError as reason:
-        error = reason
-    finally:
-        if timer is not None:
-            timer.cancel()
-        run.forget_time_limit()
-    return run.result(error, time.monotonic() - begun_s)
-
-
-def named_pairs(archive: TradeStore, settings: Settings, pairs: Sequence[str]) -> Sequence[str]:
-    """The names and patterns of what is refreshed; none for all stored pairs.
-
-    Args:
-        archive: where the trades are stored.
-        settings: `[refresh] pairs` applies if `pairs` is empty.
-        pairs: names and patterns.
-
-    Raises:
-        NothingStored: no pair is named, and none is stored.
-    """
     texts = pairs or settings.refresh.pairs
-    if texts or archive.stored_or_requested():
-        return texts
-    raise NothingStored(
-        f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs names "
-        "none. `harvester backfill XBT/USD` begins one"
-    )
+    # Before the record of the run would begin an archive in a wrong folder.
+    if not texts and not archive.stored_or_requested():
+        raise NothingStored(
+            f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs "
+            "names none. `harvester backfill XBT/USD` begins one"
+        )
+    request = {
+        "pairs": list(pairs),
+        **({"class": asset_class} if asset_class else {}),
+        "max_minutes": max_minutes,
+    }
+    with record_run(archive, "refresh", request, settings, options.warn) as record:
+        result = await _Refresh(archive, settings, options).run(texts, asset_class, max_minutes)
+        record.calls, record.refusals = result.calls, result.refusals
+        record.pairs = pair_results(result.pairs)
+        record.exit_status = result.exit_status
+        record.error = None if result.error is None else str(result.error)
+        return result
 
 
 class _Refresh:
@@ -250,7 +232,8 @@ class _Refresh:
         self._settings = settings
         self._listener = options.listener
         self._stop = options.stop
-        self._options = replace(options, listener=self._on_event)
+        # Only `backfill --replace-imported` corrects a count, so no nightly run fails by it.
+        self._options = replace(options, listener=self._on_event, notes_import_counts=True)
         self._client = Client(
             settings.exchange,
             on_wait=self._on_wait,
@@ -262,20 +245,39 @@ class _Refresh:
         self._rows: dict[str, RefreshedPair] = {}
         self._started_s: dict[str, float] = {}
 
+    async def run(
+        self, texts: Sequence[str], asset_class: str | None, max_minutes: float | None
+    ) -> RefreshResult:
+        """Refresh the pairs that names and patterns mean; `asset_class` limits patterns."""
+        timer = None
+        if max_minutes is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(max_minutes * 60, self.time_is_up)
+        begun_s = time.monotonic()
+        archive, error = self._archive, None
+        doing = f"the archive at {archive.path} is being refreshed"
+        try:
+            with locked(archive.root / "locks", "_refresh", doing=doing):
+                await self._run(texts, asset_class)
+        except HarvesterError as reason:
+            error = reason
+        finally:
+            if timer is not None:
+                timer.cancel()
+            # The token that the time limit cancelled is reset, so that a sync may follow.
+            self._stop.is_cancelled = self._stop.is_cancelled_by_caller
+        calls, refusals = self._client.calls, self._client.refusals
+        rows = [self._row(target.pair.altname) for target in self._targets]
+        seconds = round(time.monotonic() - begun_s, 3)
+        return RefreshResult(rows, self._exchange, calls, refusals, seconds, error)
+
     def time_is_up(self) -> None:
         """Stop in good order, as the time limit is reached."""
         self._time_is_up = True
         self._stop.end_run()
 
-    def forget_time_limit(self) -> None:
-        """Reset the token that the time limit cancelled, so that a sync may follow."""
-        self._stop.is_cancelled = self._stop.is_cancelled_by_caller
-
-    async def run(self, texts: Sequence[str], asset_class: str | None) -> None:
-        """Refresh the pairs that names and patterns mean; `asset_class` limits patterns.
-
-        If the exchange can't be asked, each pair known so far gets a result with that error.
-        """
+    async def _run(self, texts: Sequence[str], asset_class: str | None) -> None:
+        """Refresh the pairs; if the exchange can't be asked, each known pair gets that error."""
         stored = self._archive.stored_or_requested()
         pairs = KnownPairs({}, known_pairs(self._archive), stored, asset_class)
         async with self._client:
@@ -289,12 +291,6 @@ class _Refresh:
                     self._complete_row(target._replace(listed=True), failed)
                 raise reason from error
             await self._refresh(choose_targets(texts, pairs._replace(listed=listed, known=known)))
-
-    def result(self, error: HarvesterError | None, seconds: float) -> RefreshResult:
-        """The result of the run so far."""
-        calls, refusals = self._client.calls, self._client.refusals
-        rows = [self._row(target.pair.altname) for target in self._targets]
-        return RefreshResult(rows, self._exchange, calls, refusals, round(seconds, 3), error)
 
     async def _list_pairs(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         """Ask the exchange for its status and its pairs; return those listed, and those known."""

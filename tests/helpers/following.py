@@ -90,7 +90,7 @@ class Following:
                 after=after,
                 every_s=0.001,
             )
-        ).pairs
+        )
 
     def run_steps(
         self, steps: Iterator[None], *names: str, after: int | None = None, **options: Any

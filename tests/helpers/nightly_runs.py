@@ -100,7 +100,8 @@ class Nights:
 
         watch = RunOptions(listen, stop or CancelToken())
         archive = TradeStore(self.folder)
-        done = asyncio.run(refresh(archive, settings, watch, pairs, max_s=max_s))
+        max_minutes = None if max_s is None else max_s / 60
+        done = asyncio.run(refresh(archive, settings, watch, pairs, max_minutes=max_minutes))
         return json.loads(msgspec.json.encode(report(done)))
 
     @property
