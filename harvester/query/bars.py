@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import BadSetting, NothingStored
-from harvester.query.arrow_aggregation import (
+from harvester.query.rollups import (
     bars_of_trades,
     begins_ns,
     continue_bar,

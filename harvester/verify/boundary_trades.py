@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.kraken.ohlc import Candle
-from harvester.query.arrow_aggregation import PRICES, bars_of_trades, merge_bars
+from harvester.query.rollups import PRICES, bars_of_trades, merge_bars
 from harvester.schema import times
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
@@ -35,7 +35,7 @@ class BoundaryTrades:
 
     Attributes:
         bars: in order: each trade at the opening time, the other trades merged, and each trade at
-            the end; see `arrow_aggregation.bars_of_trades`.
+            the end; see `rollups.bars_of_trades`.
         at_opening: how many trades were published exactly at its opening time.
         at_end: how many trades were published exactly at its end.
     """

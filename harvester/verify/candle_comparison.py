@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.ohlc import VALUES, Candle
-from harvester.query.arrow_aggregation import PRICES
 from harvester.query.candles import QuerySession
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, Plan
+from harvester.query.rollups import PRICES
 from harvester.query.source_choice import text_literal
 from harvester.query.sql import MEMORY_LIMIT
 from harvester.schema import VOLUME

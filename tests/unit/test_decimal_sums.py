@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harvester.errors import ValueDoesNotFit
-from harvester.query.arrow_aggregation import (
+from harvester.query.rollups import (
     EXACT_VALUE,
     bars_of_trades,
     merge_bars,

@@ -16,7 +16,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "harvester"
 FOLDERS_OF_CODE = ("harvester", "tests", "benchmarks")
 
-MOST_MODULES = 111
+MOST_MODULES = 110
 LEAST_MEDIAN_LINES = 180
 LARGE_LINES = 450
 LONGEST_FUNCTION_LINES = 70
