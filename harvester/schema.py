@@ -205,12 +205,12 @@ def tie_indexes(stamps: Int64s) -> Int64s:
 def with_ties(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Turn ordered batches of `ROWS` into batches of `TRADES`: add the column `tie`.
 
-    Trades of equal time may be spread over several batches. The results have about `STEP_ROWS`
+    Trades of equal time may be spread over several batches. The results have `STEP_ROWS`
     rows: small batches reuse memory and free shared memory sooner. One batch of 250,000 rows takes
     twice the time, nearly all of it for new memory pages.
     """
     last_ns, last_tie = None, 0
-    for rows in _in_steps(batches):
+    for rows in map(joined, regrouped(batches, STEP_ROWS)):
         stamps = times(rows)
         indexes = tie_indexes(stamps)
         if stamps[0] == last_ns:
@@ -222,20 +222,24 @@ def with_ties(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(columns, schema=TRADES)
 
 
-def _in_steps(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most `STEP_ROWS`; none is empty."""
+def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """Regroup the rows of batches into groups of `rows` rows, the last of what is left, uncopied.
+
+    No group and no batch in one is empty.
+    """
     waiting: list[pa.RecordBatch] = []
-    rows = 0
+    left = rows
     for batch in batches:
-        for start in range(0, batch.num_rows, STEP_ROWS):
-            part = batch.slice(start, STEP_ROWS)
-            if rows + part.num_rows > STEP_ROWS:
-                yield joined(waiting)
-                waiting, rows = [], 0
-            waiting.append(part)
-            rows += part.num_rows
-    if rows:
-        yield joined(waiting)
+        start = 0
+        while start < batch.num_rows:
+            waiting.append(batch.slice(start, left))
+            start += waiting[-1].num_rows
+            left -= waiting[-1].num_rows
+            if not left:
+                yield waiting
+                waiting, left = [], rows
+    if waiting:
+        yield waiting
 
 
 class RowsChecksum:

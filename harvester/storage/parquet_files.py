@@ -23,6 +23,7 @@ from harvester.schema import (
     RowsChecksum,
     check_texts,
     clip,
+    regrouped,
     times,
 )
 from harvester.storage.filesystem import LocalStore, reading, writing
@@ -112,8 +113,8 @@ def stage_rollup(
     with writing(location):
         sink = store.filesystem.open_output_stream(location)
         with sink, pq.ParquetWriter(sink, PARTIALS, **_OPTIONS) as writer:
-            for group in _row_groups(partials, _ROW_GROUP_ROWS):
-                writer.write_table(group, row_group_size=_ROW_GROUP_ROWS)
+            for batches in regrouped(partials, _ROW_GROUP_ROWS):
+                writer.write_table(pa.Table.from_batches(batches), row_group_size=_ROW_GROUP_ROWS)
             writer.add_key_value_metadata(_metadata(interval, footer))
     return staged
 
@@ -215,7 +216,9 @@ def stage_segment(
     with writing(location):
         sink = store.filesystem.open_output_stream(location)
         with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
-            for group in _row_groups(trades, ROW_GROUP_ROWS):
+            for batches in regrouped(trades, ROW_GROUP_ROWS):
+                # Texts with several dictionaries would be written without dictionary encoding.
+                group = pa.Table.from_batches(batches).unify_dictionaries()
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
                 for batch in group.to_batches():
                     ids, stamps = batch.column("trade_id"), times(batch)
@@ -246,32 +249,6 @@ def stage_segment(
             f"{location} does not read back as it was written: it was not added to the archive"
         )
     return staged, footer
-
-
-def _row_groups(batches: Iterable[pa.RecordBatch], group_rows: int) -> Iterator[pa.Table]:
-    """Regroup batches into tables of one row group each, so that row groups have a fixed size.
-
-    Nothing is copied. The text columns of a group get one dictionary; otherwise pyarrow would
-    write them without dictionary encoding.
-
-    Args:
-        batches: rows of any number each.
-        group_rows: rows of each table but the last.
-    """
-    waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        start = 0
-        while start < batch.num_rows:
-            part = batch.slice(start, group_rows - rows)
-            waiting.append(part)
-            rows += part.num_rows
-            start += part.num_rows
-            if rows == group_rows:
-                yield pa.Table.from_batches(waiting).unify_dictionaries()
-                waiting, rows = [], 0
-    if rows:
-        yield pa.Table.from_batches(waiting).unify_dictionaries()
 
 
 def read_footer(store: LocalStore, path: str) -> Footer:
