@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvester.config import ExchangeSettings, Settings
-from harvester.download.events import BackfillResult, CancelToken, Ended
+from harvester.download.events import BackfillResult, CancelToken
 from harvester.download.exchange import (
     BackfillRequest,
     DownloadContext,
@@ -27,8 +27,7 @@ from harvester.errors import (
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer
-from harvester.times import END_OF_TIME, UNITS_NS, Range, missing
+from harvester.times import UNITS_NS, Range, missing
 
 if TYPE_CHECKING:
     from harvester.kraken.client import Client
@@ -142,22 +141,6 @@ def lacking(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> l
     requested = request.range._replace(through=min(request.range.through, settled_ns))
     coverage = archive.coverage(request.pair.altname)
     return missing([requested] if requested.after < requested.through else [], coverage)
-
-
-async def fill(context: DownloadContext, pair: Pair, writer: Writer) -> BackfillResult:
-    """Download the recorded gaps of a pair, one after the other, then maintain its files.
-
-    Where there are no gaps, the exchange is not asked.
-
-    Args:
-        context: of the run.
-        pair: whose gaps.
-        writer: of the pair; its lock is held.
-    """
-    download = PairDownload(context, BackfillRequest(pair, Range(0, END_OF_TIME)))
-    result = await download.fill(writer)
-    context.options.listener(Ended(result.pair, result.exit_status))
-    return result
 
 
 # --- estimates ------------------------------------------------------------------------------------

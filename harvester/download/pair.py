@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from harvester.download.events import (
     BackfillResult,
+    Ended,
     Listener,
     Noted,
     ReplacementResult,
@@ -128,17 +129,25 @@ class PairDownload:
         """
         self.writer = writer
         try:
-            await self._poll()
+            await asyncio.to_thread(writer.check_market, self.request.pair.key)
+            self._done = await self._download()
+            if self.incomplete:
+                raise self.incomplete[0]
         except HarvesterError as error:
             raise await self._explain(error) from error.__cause__
 
     async def fill(self, writer: Writer) -> BackfillResult:
-        """Download the recorded gaps of the pair; the writer holds its lock."""
+        """Download the recorded gaps of the pair, one after the other, then maintain its files.
+
+        Where there are no gaps, the exchange is not asked. The writer holds the pair's lock.
+        """
         self.writer = writer
         error = await capture_error(self._fill())
         if error is not None:
             error = await self._explain(error)
-        return self.result(self._archive.gaps(self._pair), error)
+        result = self.result(self._archive.gaps(self._pair), error)
+        self._options.listener(Ended(result.pair, result.exit_status))
+        return result
 
     def result(self, requested: list[Range], error: HarvesterError | None) -> BackfillResult:
         """The result so far.
@@ -206,12 +215,6 @@ class PairDownload:
         newest_ns = self.pages.newest_ns or 0
         is_stored = bool(coverage) and coverage[-1].after < newest_ns <= coverage[-1].through
         return self.pages.newest_id if is_stored else 0
-
-    async def _poll(self) -> None:
-        await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
-        self._done = await self._download()
-        if self.incomplete:
-            raise self.incomplete[0]
 
     async def _explain(self, error: HarvesterError) -> HarvesterError:
         """The error; or a better one if the exchange does not know the pair any more.

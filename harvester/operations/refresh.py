@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.config import Settings
-from harvester.download.backfill import backfill, fill
+from harvester.download.backfill import backfill
 from harvester.download.events import (
     BackfillResult,
     Begun,
@@ -24,7 +24,7 @@ from harvester.download.events import (
     Waiting,
 )
 from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
-from harvester.download.pair import run_maintenance
+from harvester.download.pair import PairDownload, run_maintenance
 from harvester.errors import (
     ArchiveHasGaps,
     ArchiveLocked,
@@ -52,7 +52,12 @@ from harvester.pair_selection import (
 )
 from harvester.storage.archive_files import locked
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import TradeStore, check_not_in_future, with_snapshot_retry
+from harvester.storage.trade_store import (
+    EVERYTHING,
+    TradeStore,
+    check_not_in_future,
+    with_snapshot_retry,
+)
 from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 
@@ -386,7 +391,8 @@ class _Refresh:
 
         async def work() -> None:
             with open_writer(self._archive, name) as pair_writer:
-                filled.append(await fill(context, request.pair, pair_writer))
+                download = PairDownload(context, BackfillRequest(request.pair, EVERYTHING))
+                filled.append(await download.fill(pair_writer))
 
         async with jobs:
             error = await capture_error(work())

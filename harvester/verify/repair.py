@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.download.backfill import fill
-from harvester.download.exchange import DownloadContext
+from harvester.download.exchange import BackfillRequest, DownloadContext
+from harvester.download.pair import PairDownload
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_selection import ListedPairs, known_pairs
@@ -19,7 +19,7 @@ from harvester.storage.compaction import is_being_replaced, is_within
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
 from harvester.storage.segment import Footer, Segment
-from harvester.storage.trade_store import ending_in_future, future_fault
+from harvester.storage.trade_store import EVERYTHING, ending_in_future, future_fault
 from harvester.storage.writer import Uncovered, Writer, open_writer
 from harvester.times import Range, enclosing_range, missing, overlap, union
 from harvester.verify.integrity import verify
@@ -261,7 +261,8 @@ class _PairRepair:
                 return
             self._changed = True
             await asyncio.to_thread(writer.sweep)
-            outcome = await fill(self._run, self._pair, writer)
+            request = BackfillRequest(self._pair, EVERYTHING)
+            outcome = await PairDownload(self._run, request).fill(writer)
             result.trades += outcome.trades
             result.pages += outcome.pages
             result.error = outcome.error
