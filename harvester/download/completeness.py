@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
 from harvester.download.exchange import PairPages
-from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, lost_range, rows_in_gap
+from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, gap_in_answer
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.schema import joined, no_rows, sort_rows, times, trade_ids
@@ -351,15 +351,15 @@ class IdContinuityChecker:
             gaps, last_id = self._find(rows, first_id)
             gaps = [gap for gap in gaps if gap.sides != known]
             for gap in gaps:
-                shown = rows_in_gap(found, gap)
-                lost = lost_range(found, gap, self._range)
-                if shown is not None and shown.num_rows > gap.rows:
+                shown = gap_in_answer(found, gap, self._range)
+                if shown is None:
+                    if _count_between(found, gap) > gap.rows:
+                        shown_in_part.add(gap.sides)
+                elif shown.rows > gap.rows:
                     # Rows of this range that were passed on already can't be added any more.
-                    outside[gap.sides] = lost or Range(gap.after_ns - 1, self._passed_ns)
-                elif shown is not None:
+                    outside[gap.sides] = shown.lost or Range(gap.after_ns - 1, self._passed_ns)
+                else:
                     absent[gap.sides] += 1
-                elif _count_between(found, gap) > gap.rows:
-                    shown_in_part.add(gap.sides)
             # A busy second may be too long to be shown complete; the margin is then tried twice.
             if all(absent[gap.sides] >= 2 or gap.sides in outside for gap in gaps):
                 break

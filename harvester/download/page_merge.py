@@ -383,24 +383,21 @@ def fill_gaps(
     return merge_rows(rows, clip(found.filter(pa.array(is_in_gap)), within))
 
 
-def rows_in_gap(found: pa.RecordBatch, gap: IdGap) -> pa.RecordBatch | None:
-    """The rows that an answer has in an id gap; None if it does not have both sides of the gap.
+class GapInAnswer(NamedTuple):
+    """What an answer has in an id gap: the number of rows, and the range where some were lost."""
+
+    rows: int
+    lost: Range | None
+
+
+def gap_in_answer(found: pa.RecordBatch, gap: IdGap, within: Range) -> GapInAnswer | None:
+    """Find what an answer has in an id gap; None if it does not have both sides of the gap.
 
     Every answer to `since=0` has the side before a market's first trade (id 0).
-    """
-    sides = _find_sides(trade_ids(found), times(found), gap)
-    if sides is None:
-        return None
-    first, last = int(sides[0][-1]), int(sides[1][0])
-    return found.slice(first + 1, last - first - 1)
 
-
-def lost_range(found: pa.RecordBatch, gap: IdGap, within: Range) -> Range | None:
-    """The range outside of `within` where an answer has trades of an id gap: they were lost there.
-
-    It begins after the trade on the gap's left side and ends before the one on its right side. If a
-    lost trade has the same time as one of them, it includes all trades of that time. None if the
-    answer has no such trade, or not both sides of the gap.
+    Trades in the gap that lie outside of `within` were lost there. That range begins after the
+    trade on the gap's left side and ends before the one on its right side. If a lost trade has the
+    same time as one of them, it includes all trades of that time.
     """
     times_ns = times(found)
     sides = _find_sides(trade_ids(found), times_ns, gap)
@@ -410,13 +407,14 @@ def lost_range(found: pa.RecordBatch, gap: IdGap, within: Range) -> Range | None
     between = times_ns[first + 1 : last]
     early = between[between <= within.after]
     late = between[between > within.through]
+    lost = None
     if len(early):
         start_ns = gap.after_ns if int(early[0]) > gap.after_ns else gap.after_ns - 1
-        return Range(max(0, start_ns), within.after)
-    if len(late):
+        lost = Range(max(0, start_ns), within.after)
+    elif len(late):
         right_ns = int(times_ns[last])
-        return Range(within.through, right_ns if int(late[-1]) == right_ns else right_ns - 1)
-    return None
+        lost = Range(within.through, right_ns if int(late[-1]) == right_ns else right_ns - 1)
+    return GapInAnswer(len(between), lost)
 
 
 def _find_sides(ids: Int64s, times_ns: Int64s, gap: IdGap) -> tuple[Int64s, Int64s] | None:

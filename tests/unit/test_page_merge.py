@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kraken_market import Market, Trade, expected
 
 from harvester.download import page_merge
-from harvester.download.page_merge import JoinResult, PageMerger, fill_gaps, rows_in_gap
+from harvester.download.page_merge import JoinResult, PageMerger, fill_gaps, gap_in_answer
 from harvester.schema import ROWS, merge_rows, no_rows, sort_rows
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.times import Range
@@ -266,7 +266,8 @@ def test_what_lies_outside_of_the_range_does_not_go_into_the_gap() -> None:
 
 
 def test_an_answer_with_only_one_side_of_an_id_gap_decides_nothing() -> None:
-    assert rows_in_gap(batch((1, 1, "1"), (2, 2, "2")), IdGap(1, 4, 1, 4)) is None
+    found = batch((1, 1, "1"), (2, 2, "2"))
+    assert gap_in_answer(found, IdGap(1, 4, 1, 4), Range(0, FAR)) is None
 
 
 def test_an_empty_page_has_no_new_rows() -> None:

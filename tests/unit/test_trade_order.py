@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trade_batches import batch
 
-from harvester.download.page_merge import fill_gaps, rows_in_gap
+from harvester.download.page_merge import fill_gaps, gap_in_answer
 from harvester.schema import ROWS as ROW_SCHEMA
 from harvester.schema import merge_rows, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import LastId, find_gaps
@@ -202,9 +202,9 @@ def test_a_gap_is_looked_for_between_the_nearest_trades_of_its_ids() -> None:
     changed = FIRST._replace(price=Decimal(2))
     page = batch_of([FIRST, changed, Trade(8, 9), Trade(8, 9, Decimal(3))])
     (gap,), _ = find_gaps(None, page)
-    shown = rows_in_gap(page, gap)
+    shown = gap_in_answer(page, gap, Range(0, 100))
     assert shown is not None
-    assert shown.num_rows == 0
+    assert shown.rows == 0
 
 
 def test_what_fills_a_gap_leaves_out_no_trade_and_repeats_none() -> None:
