@@ -29,7 +29,7 @@ from harvester.query.plan import CandleQuery
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.source_choice import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
-from harvester.storage.archive_files import add_requests, store_pairs
+from harvester.storage.archive_files import Requests, store_pairs, write_requests
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import open_writer
@@ -121,7 +121,7 @@ def prepare(folder: Path, trades: int) -> None:
         # As a download writes them: otherwise the name is looked up in the footers of all segments.
         archive = TradeStore(folder / name)
         store_pairs(archive.store, json.dumps({PAIR: {"altname": PAIR}}).encode())
-        add_requests(archive.store, PAIR, *archive.coverage(PAIR))
+        write_requests(archive.store, PAIR, Requests(archive.coverage(PAIR)))
     (folder / "done").touch()
 
 

@@ -120,7 +120,15 @@ def requests(store: LocalStore, pair: str) -> Requests:
         return Requests([])
     try:
         found = msgspec.json.decode(raw, type=_Wanted)
-        _check_wanted(found, pair)
+        # A file may have been edited by hand, or copied from another pair.
+        if found.pair != pair:
+            raise msgspec.ValidationError(f"it is of pair {found.pair!r}, its name says {pair!r}")
+        for after, through in found.spans:
+            if not 0 <= after < through <= END_OF_TIME:
+                why = "its start is below 0" if after < 0 else "it ends after the last nanosecond"
+                why = why if through > after else "its end is not after its start"
+                text = f"the range [{after}, {through}] is impossible: {why}"
+                raise msgspec.ValidationError(text)
     except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{store.location(f'wanted/{pair}.json')} can't be read ({error}): `harvester verify "
@@ -129,35 +137,6 @@ def requests(store: LocalStore, pair: str) -> Requests:
         ) from error
     ranges = union(Range(*bounds) for bounds in found.spans)
     return Requests(ranges, found.unlisted, found.counts_through)
-
-
-def _check_wanted(found: _Wanted, pair: str) -> None:
-    """Refuse a file that was edited by hand or copied from another pair.
-
-    Raises:
-        msgspec.ValidationError: the file is another pair's, or a range is impossible.
-    """
-    if found.pair != pair:
-        raise msgspec.ValidationError(f"it is of pair {found.pair!r}, its name says {pair!r}")
-    for after, through in found.spans:
-        if not 0 <= after < through <= END_OF_TIME:
-            why = "its start is below 0" if after < 0 else "it ends after the last nanosecond"
-            why = why if through > after else "its end is not after its start"
-            raise msgspec.ValidationError(f"the range [{after}, {through}] is impossible: {why}")
-
-
-def add_requests(store: LocalStore, pair: str, *ranges: Range) -> None:
-    """Record that ranges were requested, before they are downloaded.
-
-    Args:
-        store: the archive's files.
-        pair: altname; its lock is held.
-        ranges: are added to those on record.
-    """
-    before = requests(store, pair)
-    after = before._replace(ranges=union([*before.ranges, *ranges]))
-    if after != before:
-        write_requests(store, pair, after)
 
 
 def write_requests(store: LocalStore, pair: str, known: Requests) -> None:

@@ -170,8 +170,9 @@ class Writer:
 
     def record_requested_if_lost(self, ranges: Iterable[Range]) -> None:
         """Record ranges as requested, if nothing is recorded."""
-        if not self.requests().ranges:
-            archive_files.add_requests(self._store, self.pair, *ranges)
+        before, lost = self.requests(), list(ranges)
+        if lost and not before.ranges:
+            archive_files.write_requests(self._store, self.pair, before._replace(ranges=lost))
 
     def shorten_requested(self, now_ns: int, until_ns: int) -> None:
         """Shorten requested ranges that end in the future.

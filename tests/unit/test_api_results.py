@@ -37,7 +37,7 @@ from harvester.query import candles
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, ResultSource
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive_files import add_requests, store_pairs
+from harvester.storage.archive_files import Requests, store_pairs, write_requests
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import PairFile
 from harvester.storage.trade_store import TradeStore as Disk
@@ -365,7 +365,7 @@ def test_a_candle_query_lists_its_files_for_its_pair_its_notes_and_its_rows_once
 ) -> None:
     archive = copied(rolled, tmp_path)
     store_pairs(LocalStore(tmp_path), b'{"XBTUSD": {"altname": "XBTUSD"}}')
-    add_requests(LocalStore(tmp_path), "XBTUSD", Range(0, DAY))
+    write_requests(LocalStore(tmp_path), "XBTUSD", Requests([Range(0, DAY)]))
     trades, rollups = "trades/pair=XBTUSD", "candles/interval=1h/pair=XBTUSD"
     files, listed = LocalStore.files, list[str]()
 

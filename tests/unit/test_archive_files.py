@@ -14,6 +14,7 @@ from harvester.errors import ArchiveDamaged, ArchiveTooNew
 from harvester.storage import archive_files
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import open_writer
 from harvester.times import Range
 
 
@@ -93,13 +94,18 @@ def test_two_runs_may_mark_a_new_archive_at_once(store: LocalStore) -> None:
 # What was wanted.
 
 
+def record_requested(store: LocalStore, pair: str, requested: Range) -> None:
+    with open_writer(TradeStore(store.root), pair) as writer:
+        writer.record_requested(requested)
+
+
 def test_a_pair_without_requests_has_no_requested_ranges(store: LocalStore) -> None:
     assert archive_files.requests(store, "XBTUSD").ranges == []
 
 
 def test_requested_ranges_are_the_union_of_all_requests(store: LocalStore) -> None:
     for span in (Range(50, 60), Range(0, 10), Range(10, 20), Range(55, 70)):
-        archive_files.add_requests(store, "XBTUSD", span)
+        record_requested(store, "XBTUSD", span)
     assert archive_files.requests(store, "XBTUSD").ranges == [Range(0, 20), Range(50, 70)]
 
 
@@ -117,26 +123,26 @@ def test_no_moment_ever_wanted_is_forgotten(
 ) -> None:
     store = LocalStore(tmp_path_factory.mktemp("wanted"))
     for span in spans:
-        archive_files.add_requests(store, "A", span)
+        record_requested(store, "A", span)
     moments = {at for wanted in spans for at in range(wanted.after + 1, wanted.through + 1)}
     found = archive_files.requests(store, "A").ranges
     assert {at for wanted in found for at in range(wanted.after + 1, wanted.through + 1)} == moments
 
 
 def test_what_is_wanted_already_is_not_written_again(store: LocalStore) -> None:
-    archive_files.add_requests(store, "XBTUSD", Range(0, 10))
+    record_requested(store, "XBTUSD", Range(0, 10))
     before = (store.root / "wanted/XBTUSD.json").stat().st_ino
-    archive_files.add_requests(store, "XBTUSD", Range(2, 8))
+    record_requested(store, "XBTUSD", Range(2, 8))
     assert (store.root / "wanted/XBTUSD.json").stat().st_ino == before
 
 
 def test_pairs_are_wanted_apart(store: LocalStore) -> None:
-    archive_files.add_requests(store, "XBTUSD", Range(0, 10))
+    record_requested(store, "XBTUSD", Range(0, 10))
     assert archive_files.requests(store, "ETHUSD").ranges == []
 
 
 def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore) -> None:
-    archive_files.add_requests(store, "XBTUSD", Range(0, 10))
+    record_requested(store, "XBTUSD", Range(0, 10))
     assert json.loads((store.root / "wanted/XBTUSD.json").read_text()) == {
         "pair": "XBTUSD",
         "spans": [[0, 10]],

@@ -24,7 +24,7 @@ from harvester.cli.status_table import (
     years,
 )
 from harvester.progress import speaks_unicode
-from harvester.storage import archive_files
+from harvester.storage.archive_files import Requests, write_requests
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
 from harvester.verify import status as module
@@ -50,7 +50,7 @@ def daily(first: int, last: int, a_day: int) -> list[object]:
 def archive(tmp_path: Path) -> TradeStore:
     """One hundred days of 100 trades a day, a gap of ten days, and ten days more."""
     trade_store = TradeStore(tmp_path / "data")
-    archive_files.add_requests(trade_store.store, PAIR, days(0, 120))
+    write_requests(trade_store.store, PAIR, Requests([days(0, 120)]))
     put(trade_store, days(0, 100), daily(0, 100, 100))
     put(trade_store, days(110, 120), daily(110, 120, 100))
     return trade_store
@@ -104,7 +104,7 @@ def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
 
 
 def test_a_pair_that_was_only_requested_is_a_single_gap(archive: TradeStore) -> None:
-    archive_files.add_requests(archive.store, "ETHUSD", days(0, 1))
+    write_requests(archive.store, "ETHUSD", Requests([days(0, 1)]))
     pair_status = status(archive, None, YEAR_2020)[0]
     assert (pair_status.pair, pair_status.files, pair_status.gaps, pair_status.calls) == (
         "ETHUSD",

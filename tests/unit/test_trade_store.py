@@ -73,7 +73,7 @@ def test_coverage_is_read_from_the_file_names_alone(archive: TradeStore) -> None
 
 
 def test_gaps_are_requested_ranges_that_are_not_covered(archive: TradeStore) -> None:
-    archive_files.add_requests(archive.store, PAIR, Range(0, 40))
+    archive_files.write_requests(archive.store, PAIR, archive_files.Requests([Range(0, 40)]))
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
     assert archive.gaps(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]
