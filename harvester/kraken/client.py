@@ -11,10 +11,10 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -60,7 +60,7 @@ OnAnswer = Callable[[HttpAnswer, float], None]
 """Called with each answer as it was sent, and the seconds from the request to its last byte."""
 
 
-class Client:
+class Client(AbstractAsyncContextManager["Client"]):
     """Kraken's public endpoints, for use as an async context manager.
 
     Each call is retried, with growing waits, while its failures are transient, for up to
@@ -108,9 +108,6 @@ class Client:
         self.calls = 0
         self.refusals = 0
         self.coverage_ends_ns: dict[str, int] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(
         self,
