@@ -129,7 +129,7 @@ def _print_candles(common: CommonOptions) -> None:
     """Print the last complete candles as a table."""
     archive = common.archive()
     store = TradeStore(archive.path)
-    bounds = store.bounds(store.segments(ALTNAME)[-1])
+    bounds = store.footer(store.segments(ALTNAME)[-1]).bounds
     until_ns = (bounds[1] if bounds else 0) // INTERVAL_NS * INTERVAL_NS
     output.block("\nCandles at 7 minutes, an interval that Kraken does not offer:\n")
     candles = archive.ohlc(PAIR, INTERVAL, since=show(until_ns - SHOWN_NS), until=show(until_ns))

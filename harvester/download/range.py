@@ -378,9 +378,10 @@ class RangeDownload:
         for segment, within in self._archive.pieces(self._pair, Range(after, EVERYTHING.through)):
             if within.after != reached:
                 break
-            footer, bounds = self._archive.footer(segment), self._archive.bounds(segment)
-            if footer.rows_before_first_id == 0 and bounds is not None and bounds[0] > reached:
-                reached = bounds[0]
+            footer = self._archive.footer(segment)
+            first_ns = footer.bounds[0] if footer.bounds else 0
+            if footer.rows_before_first_id == 0 and first_ns > reached:
+                reached = first_ns
                 break
             reached = within.through
             if footer.first_trade_id is not None:

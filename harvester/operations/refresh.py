@@ -146,7 +146,8 @@ class RefreshedPair:
 
 def _first_bounds(archive: TradeStore, segments: Iterable[Segment]) -> tuple[int, int] | None:
     """The first and last published time of the first segment that has rows."""
-    return next((bounds for segment in segments if (bounds := archive.bounds(segment))), None)
+    bounds = (archive.footer(segment).bounds for segment in segments)
+    return next(filter(None, bounds), None)
 
 
 class RefreshResult(NamedTuple):

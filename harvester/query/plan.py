@@ -175,7 +175,7 @@ def plan_from_listing(
     covered_inside = [both for run in covered if (both := overlap(run, query.range))]
     # The covered range that the start of the query lies in, if any.
     at_start = next((run for run in covered if run.after < query.range.after < run.through), None)
-    bounds = (archive.bounds(piece.segment) for piece in pieces)
+    bounds = (archive.footer(piece.segment).bounds for piece in pieces)
     return Plan(
         query,
         grid,
@@ -274,7 +274,7 @@ def max_candles(archive: TradeStore, plan: Plan) -> int:
     counted_through: int | None = None
     for source in plan.sources:
         segment, within = source.piece
-        bounds = archive.bounds(segment)
+        bounds = archive.footer(segment).bounds
         if bounds is None or bounds[1] <= within.after or bounds[0] > within.through:
             continue
         first = plan.grid.number(max(within.after + 1, bounds[0]))

@@ -158,7 +158,7 @@ class TradePages:
         pieces = self._pieces
         if not pieces or pieces[0].within.after > BEGINNING_NS:
             return 0
-        bounds = (self._archive.bounds(piece.segment) for piece in pieces)
+        bounds = (self._archive.footer(piece.segment).bounds for piece in pieces)
         return next((first for first, _ in filter(None, bounds)), self.through)
 
     @property

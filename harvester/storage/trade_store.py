@@ -448,7 +448,7 @@ class TradeStore:
 
     def last_time_in(self, piece: Piece) -> int | None:
         """Return the published time of the last trade of a piece, in nanoseconds; None for none."""
-        bounds = self.bounds(piece.segment)
+        bounds = self.footer(piece.segment).bounds
         if bounds is None or bounds[0] > piece.within.through:
             return None
         if bounds[1] <= piece.within.through:
@@ -456,10 +456,6 @@ class TradeStore:
         # The piece ends inside the segment, so its rows have to be read.
         batches = list(read_batches(self.store, piece.segment.path, piece.within, ["time"]))
         return int(times(batches[-1])[-1]) if batches else None
-
-    def bounds(self, segment: Segment) -> tuple[int, int] | None:
-        """Return a segment's first and last published time (ns); None where it has no rows."""
-        return self.footer(segment).bounds
 
 
 class AnswerStore(TradeStore):

@@ -198,7 +198,7 @@ class Writer:
         Raises:
             ArchiveDamaged: the rows are not those of the footer, or one is later; nothing changed.
         """
-        bounds = self.archive.bounds(segment)
+        bounds = self.archive.footer(segment).bounds
         if not segment.range.after < through or (bounds is not None and bounds[1] > through):
             raise ArchiveDamaged(
                 f"{self.archive.location(segment)} has trades later than {show(through)}: "

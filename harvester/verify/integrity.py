@@ -372,7 +372,7 @@ def digests(
 @retry_on_new_listing
 def _whole_months(archive: TradeStore, pair: str, wanted: Range) -> list[int]:
     """The numbers of the months that lie completely in the coverage and in `wanted`."""
-    bounds = (archive.bounds(piece.segment) for piece in archive.pieces(pair))
+    bounds = (archive.footer(piece.segment).bounds for piece in archive.pieces(pair))
     first_ns = next((found[0] for found in bounds if found), None)
     if first_ns is None:
         return []

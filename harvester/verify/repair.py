@@ -314,7 +314,7 @@ class _PairRepair:
         for segment in segments:
             if segment.is_imported and self._is_unknown:
                 continue  # Its last trades would have to be downloaded.
-            bounds = self._archive.bounds(segment)
+            bounds = self._archive.footer(segment).bounds
             if bounds is not None and bounds[1] <= now_ns:
                 self._changed = True
                 fault = future_fault(segment, now_ns)

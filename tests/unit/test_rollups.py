@@ -192,7 +192,7 @@ def test_the_coarsest_level_that_divides_the_question_answers(tmp_path: Path) ->
 def test_where_the_range_cuts_a_rollup_candle_trades_are_read(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     rolled(archive)
-    first = archive.bounds(archive.segments(PAIR)[0])
+    first = archive.footer(archive.segments(PAIR)[0]).bounds
     assert first is not None
     span = Range(first[0] + 90 * MINUTE, first[0] + 100 * MINUTE)
     assert read_from(archive, interval="1m", span=span) == ["trades", "1m", "trades"]

@@ -354,4 +354,4 @@ def test_the_last_time_is_that_of_the_last_trade_at_or_before_a_moment(
 def test_bounds_are_the_first_and_the_last_time(archive: TradeStore) -> None:
     put(archive, Range(0, 40), ROWS)
     put(archive, Range(40, 50), ROWS)
-    assert [archive.bounds(segment) for segment in archive.segments(PAIR)] == [(5, 35), None]
+    assert [archive.footer(segment).bounds for segment in archive.segments(PAIR)] == [(5, 35), None]
