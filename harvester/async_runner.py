@@ -20,7 +20,6 @@ from harvester.csv_import.run import ImportResult, import_files
 from harvester.download.backfill import (
     BackfillEstimate,
     MissingData,
-    add_redownload,
     backfill,
     count_missing_trades,
     estimate_pair,
@@ -155,13 +154,11 @@ class BackfillRun:
         estimates = []
         for pair_missing in pairs_missing:
             name = pair_missing.pair.altname
-            estimate = estimate_pair(pair_missing, trades.get(name), exchange.rate)
-            if self.replace_imported:
-                # Without what is in the staging archive already.
-                imported = imported_segments(self.archive, name, self.time_range)
-                rows = sum(rows_to_download(self.archive, segment) for segment in imported)
-                estimate = add_redownload(estimate, len(imported), rows, exchange.rate)
-            estimates.append(estimate)
+            is_again = self.replace_imported
+            imported = imported_segments(self.archive, name, self.time_range) if is_again else []
+            # Without what is in the staging archive already.
+            rows = [rows_to_download(self.archive, segment) for segment in imported]
+            estimates.append(estimate_pair(pair_missing, trades.get(name), rows, exchange.rate))
         estimates.sort(key=lambda pair: -1 if pair.trades is None else pair.trades, reverse=True)
         return BackfillEstimate(estimates, estimate_total(estimates, exchange))
 

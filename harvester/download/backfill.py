@@ -272,41 +272,28 @@ class BackfillEstimate(NamedTuple):
         return {"pairs": [pair._asdict() for pair in self.pairs], "total": self.total._asdict()}
 
 
-def estimate_pair(missing_data: MissingData, trades: int | None, rate: float) -> PairEstimate:
+def estimate_pair(
+    missing_data: MissingData, trades: int | None, redownloads: Sequence[int], rate: float
+) -> PairEstimate:
     """The estimate of one pair.
 
     Args:
         missing_data: the pair and its missing ranges.
         trades: trades in these ranges; None if unknown.
+        redownloads: trades in each imported range that is to be downloaded again.
         rate: pages per second; 0 for no limit.
     """
-    name, ranges = missing_data.pair.altname, len(missing_data.ranges)
-    if not missing_data.ranges:
-        return PairEstimate(name, 0, 0, 0, 0.0, 0)
+    name, ranges, again = missing_data.pair.altname, len(missing_data.ranges), sum(redownloads)
+    estimate = PairEstimate(name, ranges + len(redownloads), None, None, None, None, again)
+    trades = trades if ranges else 0
     if trades is None:
-        return PairEstimate(name, ranges, None, None, None, None)
+        return estimate
     # The end of a range takes two more: a page that brings nothing new, and the newest page.
     calls = -(-trades // PAGE_ROWS) + 2 * ranges
-    return PairEstimate(name, ranges, trades, calls, _hours(calls, rate), trades * BYTES_PER_TRADE)
-
-
-def add_redownload(estimate: PairEstimate, ranges: int, trades: int, rate: float) -> PairEstimate:
-    """The estimate of a pair with its re-download.
-
-    Args:
-        estimate: of the missing ranges.
-        ranges: imported ranges that are to be downloaded again.
-        trades: trades in these ranges.
-        rate: pages per second; 0 for no limit.
-    """
-    estimate = estimate._replace(ranges=estimate.ranges + ranges, redownload_trades=trades)
-    if estimate.trades is None or estimate.calls is None:
-        return estimate
-    # The last page of a range contains what follows it, so its end takes only one more.
-    calls = estimate.calls + -(-trades // PAGE_ROWS) + ranges
-    return estimate._replace(
-        trades=estimate.trades + trades, calls=calls, hours=_hours(calls, rate)
-    )
+    # The last page of an imported range contains what follows it, so its end takes only one more.
+    calls += -(-again // PAGE_ROWS) + len(redownloads)
+    hours, size = _hours(calls, rate), trades * BYTES_PER_TRADE
+    return estimate._replace(trades=trades + again, calls=calls, hours=hours, bytes=size)
 
 
 def estimate_total(pairs: Sequence[PairEstimate], exchange: ExchangeSettings) -> TotalEstimate:
