@@ -244,7 +244,7 @@ def test_over_the_nights_of_two_years_files_stay_few(tmp_path: Path) -> None:
     with Exchange([market], clock=clock) as exchange:
         nights = Nights(tmp_path / "data", exchange, clock)
         nights.pairs = ["XBTUSD"]
-        for _ in range(40):
+        for _ in range(25):
             assert nights.refresh(candles__rollups=[])["exit_status"] == 0
             files.append(nights.files("XBTUSD"))
             clock.now_ns += DAY_NS

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sample_trades
 from backfills import serve
+from download_kills import Steps, dying
 from kraken_market import Clock, Trade
 from kraken_server import Exchange
 from process import Victims, hunt
@@ -19,9 +20,6 @@ from redownload_kills import (
     MIDNIGHT_NS,
     PAIR,
     Begun,
-    Dying,
-    Killed,
-    Steps,
     busy_new_year,
     numbered,
 )
@@ -57,18 +55,14 @@ def test_a_redownload_killed_at_any_step_on_the_disk_is_continued(
         folder, steps = begun.copy(f"{deaths}"), Steps(deaths)
 
         def opened(path: Path, steps: Steps = steps) -> TradeStore:
-            archive = TradeStore(path)
-            archive.store = Dying(path, steps)
-            return archive
+            return dying(path, steps)
 
         with monkeypatch.context() as patch:
             patch.setattr(redownload, "TradeStore", opened)
-            try:
-                begun.backfill(folder, replace_imported=True, open=opened).only(PAIR)
-            except Killed:
-                deaths += 1
-            else:
-                break
+            begun.backfill(folder, replace_imported=True, open=opened).only(PAIR)
+        if not steps.is_dead:
+            break
+        deaths += 1
         begun.check_between(folder)
         doubled += is_swept(begun, folder)
         begun.backfill(folder, replace_imported=True).only(PAIR)

@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from kraken_market import Market
 from kraken_server import Exchange
 
 from harvester import config
 from harvester.csv_import.redownload import replace_imported
+from harvester.download import completeness, page_merge
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken, Event, Noted
 from harvester.download.exchange import BackfillRequest, RunOptions
@@ -121,3 +124,16 @@ def parts_of(paths: Iterable[Path]) -> set[tuple[str, ...]]:
 def serve(*markets: Market, **options: Any) -> Exchange:
     """The test exchange with these markets."""
     return Exchange(list(markets), **options)
+
+
+def set_page_rows(rows: int, patch: pytest.MonkeyPatch) -> None:
+    """Let a download take a page for full that has so many rows."""
+    patch.setattr(completeness, "PAGE_ROWS", rows)
+    patch.setattr(page_merge, "PAGE_ROWS", rows)
+
+
+@pytest.fixture
+def serve_100(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Exchange]:
+    """The exchange with pages of 100 rows, so that a market of many pages has few trades."""
+    set_page_rows(100, monkeypatch)
+    return partial(serve, page_size=100)

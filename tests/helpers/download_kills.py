@@ -17,59 +17,66 @@ class Killed(Exception):
     """The process is gone."""
 
 
-class Dying(LocalStore):
-    """A disk on which nothing happens any more after some steps, as after kill -9."""
+class Steps:
+    """So many changes of a disk, and nothing happens any more."""
 
-    def __init__(self, folder: Path, steps: int, *, is_truncating: bool) -> None:
-        """`is_truncating`: a file that was being written is cut in half."""
-        super().__init__(folder)
-        self._steps = steps
-        self._is_truncating = is_truncating
+    def __init__(self, left: int) -> None:
+        self._left = left
 
     @property
     def is_dead(self) -> bool:
         """Whether the last step was done."""
-        return self._steps < 0
+        return self._left < 0
 
-    def _take_a_step(self) -> None:
-        self._steps -= 1
+    def take(self) -> None:
+        self._left -= 1
         if self.is_dead:
             raise Killed
 
+
+class Dying(LocalStore):
+    """A disk that takes a step before each change, so that it may end in any state between two."""
+
+    def __init__(self, folder: Path, steps: Steps, *, is_truncating: bool) -> None:
+        """`is_truncating`: a file that was being written is cut in half."""
+        super().__init__(folder)
+        self.steps = steps
+        self._is_truncating = is_truncating
+
     def stage(self, folder: str) -> str:
-        self._take_a_step()
+        self.steps.take()
         return super().stage(folder)
 
     def commit(self, staged: str, path: str) -> None:
         try:
-            self._take_a_step()
+            self.steps.take()
         except Killed:
             file = self.root / staged
             if self._is_truncating and file.exists():
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
             raise
         super().commit(staged, path)
-        self._take_a_step()
 
     def move(self, path: str, to: str) -> None:
-        self._take_a_step()
+        self.steps.take()
         super().move(path, to)
-        self._take_a_step()
 
     def remove(self, path: str) -> None:
-        self._take_a_step()
+        if (self.root / path).exists():
+            self.steps.take()
         super().remove(path)
-        self._take_a_step()
 
     def remove_folder(self, folder: str) -> None:
-        self._take_a_step()
+        if (self.root / folder).exists():
+            self.steps.take()
         super().remove_folder(folder)
 
 
-def dying(folder: Path, steps: int, *, is_truncating: bool = False) -> TradeStore:
+def dying(folder: Path, steps: int | Steps, *, is_truncating: bool = False) -> TradeStore:
     """An archive on such a disk."""
     archive = TradeStore(folder)
-    archive.store = Dying(folder, steps, is_truncating=is_truncating)
+    left = steps if isinstance(steps, Steps) else Steps(steps)
+    archive.store = Dying(folder, left, is_truncating=is_truncating)
     return archive
 
 
@@ -80,7 +87,7 @@ def same(archive: TradeStore, _folder: Path) -> TradeStore:
 
 def is_dead(archive: TradeStore) -> bool:
     """Whether its disk is."""
-    return isinstance(archive.store, Dying) and archive.store.is_dead
+    return isinstance(archive.store, Dying) and archive.store.steps.is_dead
 
 
 def most_at_once(market: Market) -> int:

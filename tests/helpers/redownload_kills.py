@@ -17,7 +17,6 @@ from redownloads import imported_paths
 
 from harvester.csv_import.csv_files import KnownComplete
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import DAY, Range, missing
@@ -101,47 +100,3 @@ class Begun:
 def plain(batch: Any) -> list[tuple[Any, ...]]:
     table = batch.set_column(1, "time", batch.column("time").cast("int64"))
     return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Steps:
-    """So many steps on any disk, and nothing happens any more."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def take(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-
-class Dying(LocalStore):
-    """A disk that takes a step before each change, so that it may end in any state between two."""
-
-    def __init__(self, root: Path, steps: Steps) -> None:
-        super().__init__(root)
-        self._steps = steps
-
-    def stage(self, folder: str) -> str:
-        self._steps.take()
-        return super().stage(folder)
-
-    def commit(self, staged: str, path: str) -> None:
-        self._steps.take()
-        super().commit(staged, path)
-
-    def move(self, path: str, to: str) -> None:
-        self._steps.take()
-        super().move(path, to)
-
-    def remove(self, path: str) -> None:
-        self._steps.take()
-        super().remove(path)
-
-    def remove_folder(self, folder: str) -> None:
-        self._steps.take()
-        super().remove_folder(folder)

@@ -18,6 +18,7 @@ from candle_cases import cut, hold
 from command_line import HARVESTER
 from exchange_comparison import (
     DAY,
+    FEW,
     FIELDS,
     HOUR,
     NOW,
@@ -29,6 +30,7 @@ from exchange_comparison import (
     compare,
     downloaded_from,
     environment,
+    few_intervals,
     interval,
     more,
     serve_sparse,
@@ -47,6 +49,8 @@ from harvester.times import Range
 from harvester.verify.against_kraken import compare_interval
 from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import Difference, IntervalReport
+
+__all__ = ["few_intervals"]
 
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 MINUTES = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
@@ -384,24 +388,27 @@ def copied(archive: TradeStore, target: Path, names: str | None = None) -> Trade
     return TradeStore(folder)
 
 
+@pytest.mark.usefixtures("few_intervals")
 def test_known_pair_names_are_not_requested(whole: TradeStore) -> None:
     with serve_sparse() as exchange:
         assert compare(exchange, whole).exit_status == 0
-    assert asked(exchange) == ["OHLC"] * 9
+    assert asked(exchange) == ["OHLC"] * len(FEW)
 
 
+@pytest.mark.usefixtures("few_intervals")
 def test_changed_decimals_are_requested(whole: TradeStore, tmp_path: Path) -> None:
     stale = '{"XBTUSD":{"altname":"XBTUSD","key":"XXBTZUSD","pair_decimals":3}}'
     with serve_sparse() as exchange:
         assert compare(exchange, copied(whole, tmp_path, stale)).exit_status == 0
-    assert asked(exchange) == ["OHLC"] * 9 + ["AssetPairs"] * 2
+    assert asked(exchange) == ["OHLC"] * len(FEW) + ["AssetPairs"] * 2
 
 
+@pytest.mark.usefixtures("few_intervals")
 def test_an_archive_without_names_has_them_in_its_files(whole: TradeStore, tmp_path: Path) -> None:
     archive = copied(whole, tmp_path)
     with serve_sparse() as exchange:
         assert compare(exchange, archive).exit_status == 0
-    assert asked(exchange) == ["OHLC"] * 9
+    assert asked(exchange) == ["OHLC"] * len(FEW)
     assert known_pairs(archive)["XBTUSD"].pair_decimals == 1
 
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pyarrow.parquet as pq
 import pytest
 import sample_trades
-from backfills import Backfill, foreign_files, rows_on_disk, serve
+from backfills import Backfill, foreign_files, rows_on_disk, serve, serve_100
 from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected, named
 from kraken_server import Exchange
 
-from harvester.download import completeness, page_merge
 from harvester.download.events import Started
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, parse_moment
+
+__all__ = ["serve_100"]
 
 Mode = Literal["inclusive", "exclusive"]
 MODES: tuple[Mode, Mode] = ("inclusive", "exclusive")
@@ -68,14 +68,6 @@ MARKETS: dict[str, Callable[[], Market]] = {
     "a coin at 0.0000123 dollars": lambda: sample_trades.tiny_coin(500, 10),
     "hardly any trades": lambda: sample_trades.market(sample_trades.sparse(60, 11)),
 }
-
-
-@pytest.fixture
-def serve_100(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Exchange]:
-    """The exchange with pages of 100 rows, so that a market of many pages has few trades."""
-    monkeypatch.setattr(completeness, "PAGE_ROWS", 100)
-    monkeypatch.setattr(page_merge, "PAGE_ROWS", 100)
-    return partial(serve, page_size=100)
 
 
 @pytest.mark.parametrize("mode", MODES)

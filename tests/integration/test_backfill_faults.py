@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sample_trades
-from backfills import Backfill, foreign_files, rows_on_disk, serve
+from backfills import Backfill, foreign_files, rows_on_disk, serve, serve_100
 from download_faults import KINDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_faults import Faults
 from kraken_market import Market, expected
+from kraken_server import Exchange
 
 from harvester.download.events import PageRead
 from harvester.errors import ArchiveUnwritable
@@ -23,22 +25,28 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
 
+__all__ = ["serve_100"]
+
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fault_costs_calls_and_never_a_trade(kind: str, tmp_path: Path) -> None:
-    market = sample_trades.market(sample_trades.xbtusd_like(6_000, 31))
+def test_a_fault_costs_calls_and_never_a_trade(
+    kind: str, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(600, 31))
     faults = Faults(seed=5, chances={kind: 0.3}, throttle_s=0)
-    with serve(market, faults=faults) as exchange:
+    with serve_100(market, faults=faults) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only("XBTUSD")
         assert faults.done[kind]
     assert (outcome.exit_status, rows_on_disk(tmp_path, "XBTUSD")) == (0, list(expected(market)))
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_all_faults_at_once_never_cost_a_trade(seed: int, tmp_path: Path) -> None:
-    market = sample_trades.market(sample_trades.xbtusd_like(8_000, seed))
+def test_all_faults_at_once_never_cost_a_trade(
+    seed: int, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(800, seed))
     faults = Faults(seed=seed, chances=dict.fromkeys(KINDS, 0.015), throttle_s=0)
-    with serve(market, faults=faults) as exchange:
+    with serve_100(market, faults=faults) as exchange:
         Backfill(exchange.url, tmp_path).only("XBTUSD")
     assert rows_on_disk(tmp_path, "XBTUSD") == list(expected(market))
 

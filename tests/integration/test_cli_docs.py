@@ -37,12 +37,11 @@ def all_options() -> Iterator[tuple[str, click.Option]]:
                 yield name, param
 
 
-@pytest.mark.parametrize("columns", ["40", "300"])
-def test_the_page_is_what_the_commands_say_on_every_terminal(columns: str) -> None:
+def test_the_page_is_what_the_commands_say_on_every_terminal() -> None:
     """Where it is not: `make docs`, and look at what changed."""
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "cli_page.py"],
-        env={**os.environ, "COLUMNS": columns, "LC_ALL": "C"},
+        env={**os.environ, "COLUMNS": "40", "LC_ALL": "C"},
         capture_output=True,
         check=True,
         timeout=60,

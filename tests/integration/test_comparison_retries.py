@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from backfills import serve
 from exchange_comparison import (
+    FEW,
     FIELDS,
     NOW,
     SPARSE,
@@ -16,6 +17,7 @@ from exchange_comparison import (
     asked,
     compare,
     downloaded_from,
+    few_intervals,
     more,
     serve_sparse,
     traded,
@@ -27,6 +29,10 @@ from kraken_server import Exchange
 
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.reports import ExchangeReport, IntervalReport
+
+__all__ = ["few_intervals"]
+
+pytestmark = pytest.mark.usefixtures("few_intervals")
 
 AGREES = ("requested again: the second answer agrees",)
 DIFFERS = ("requested again: the second answer differs",)
@@ -90,8 +96,8 @@ def test_a_difference_that_the_second_answer_does_not_repeat_is_none(
     assert {
         interval.minutes: interval.notes for interval in report.intervals if interval.notes
     } == {1440: AGREES, 10080: AGREES}
-    assert asked(exchange) == ["OHLC"] * 11
-    assert [call.params["interval"] for call in exchange.calls[9:]] == ["1440", "10080"]
+    assert asked(exchange) == ["OHLC"] * (len(FEW) + 2)
+    assert [call.params["interval"] for call in exchange.calls[len(FEW) :]] == ["1440", "10080"]
 
 
 def test_a_candle_that_only_the_first_answer_lacks_is_no_difference(whole: TradeStore) -> None:
@@ -112,7 +118,7 @@ def test_a_difference_that_the_second_answer_repeats_is_reported(whole: TradeSto
         (traded(1440)[0] * 10**9, "volume")
     ]
     assert days.notes == DIFFERS
-    assert asked(exchange) == ["OHLC"] * 10
+    assert asked(exchange) == ["OHLC"] * (len(FEW) + 1)
 
 
 def test_each_interval_that_differs_is_requested_again(whole: TradeStore) -> None:
@@ -131,13 +137,13 @@ def test_each_interval_that_differs_is_requested_again(whole: TradeStore) -> Non
         1440: AGREES,
         21600: DIFFERS,
     }
-    again = [call.params["interval"] for call in exchange.calls[9:]]
+    again = [call.params["interval"] for call in exchange.calls[len(FEW) :]]
     assert again == ["240", "1440", "21600"]
 
 
 @pytest.fixture(scope="module")
 def equal(whole: TradeStore) -> tuple[ExchangeReport, Exchange]:
-    """A comparison in which nothing differs."""
+    """A comparison of all nine intervals in which nothing differs."""
     return compared(whole, {})
 
 
@@ -176,7 +182,7 @@ def test_a_difference_is_reported_though_no_second_answer_comes(whole: TradeStor
     """After the first refusal nothing more is asked."""
     faults = Faults(
         candles=answering({1440: all_are_wrong(1440), 10080: all_are_wrong(10080)}),
-        elsewhere={"OHLC": [None] * 9 + ["unknown_pair"]},
+        elsewhere={"OHLC": [None] * len(FEW) + ["unknown_pair"]},
     )
     with serve(SPARSE, clock=Clock(NOW), faults=faults) as exchange:
         report = compare(exchange, whole)
@@ -191,7 +197,7 @@ def test_a_difference_is_reported_though_no_second_answer_comes(whole: TradeStor
         10080: notes,
     }
     assert (report.differing, report.exit_status) == (2, 4)
-    assert asked(exchange) == ["OHLC"] * 10
+    assert asked(exchange) == ["OHLC"] * (len(FEW) + 1)
 
 
 # --- as a command --------------------------------------------------------------------------------

@@ -185,11 +185,16 @@ def test_a_new_market_of_the_name_leaves_no_gap(command: Any, exchange: Exchange
 
 
 @pytest.mark.parametrize(
-    ("cure", "status"),
-    [(("backfill", "FOOUSD"), 3), (("refresh",), 0), (("verify", "FOOUSD", "--repair"), 0)],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+    ("key", "cure", "status"),
+    [
+        ("", ("refresh",), 0),
+        ("FOOZUSD", ("refresh",), 0),
+        ("delisted:FOOUSD", ("refresh",), 0),
+        ("", ("backfill", "FOOUSD"), 3),
+        ("FOOZUSD", ("verify", "FOOUSD", "--repair"), 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
 )
-@pytest.mark.parametrize("key", ["", "FOOZUSD", "delisted:FOOUSD"])
 def test_a_gap_that_nothing_can_fill_goes_until_the_pair_is_listed_again(
     key: str,
     cure: tuple[str, ...],

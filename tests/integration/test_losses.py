@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import sample_trades
-from backfills import ALL, Backfill, rows_on_disk, serve
+from backfills import ALL, Backfill, rows_on_disk, serve, serve_100, set_page_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected
+from kraken_server import Exchange
 
 import harvester
 from harvester.download import completeness, page_merge
@@ -26,6 +28,8 @@ from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.integrity import verify
 from harvester.verify.status import status
+
+__all__ = ["serve_100"]
 
 LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
 SECOND_NS = 1_000_000_000
@@ -67,14 +71,6 @@ def is_called_complete(folder: Path, market: Market, outcome: BackfillResult) ->
     )
 
 
-@pytest.fixture
-def pages_of_100(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A full page has 100 rows, so that a market of several pages has few trades."""
-    monkeypatch.setattr(completeness, "PAGE_ROWS", 100)
-    monkeypatch.setattr(page_merge, "PAGE_ROWS", 100)
-    return 100
-
-
 def with_ids_and_without(*products: tuple[object, ...]) -> list[tuple[object, ...]]:
     """Cases with a first id in front: of every two that follow one another, one has ids."""
     return [((1, None)[at % 2], *case) for at, case in enumerate(products)]
@@ -90,12 +86,16 @@ def with_ids_and_without(*products: tuple[object, ...]) -> list[tuple[object, ..
     ),
 )
 def test_a_lie_in_the_first_answer_costs_no_trade(
-    first_id: int | None, lie: str, since_s: int | None, pages_of_100: int, tmp_path: Path
+    first_id: int | None,
+    lie: str,
+    since_s: int | None,
+    serve_100: Callable[..., Exchange],
+    tmp_path: Path,
 ) -> None:
     market = every(50, 350, first_id)
     after = 0 if since_s is None else START_NS + since_s * SECOND_NS
     faults = Faults(script=[lie], seed=3)
-    with serve(market, faults=faults, page_size=pages_of_100) as exchange:
+    with serve_100(market, faults=faults) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
     assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (
         None,
@@ -114,14 +114,18 @@ def test_a_lie_in_the_first_answer_costs_no_trade(
     ids=str,
 )
 def test_a_lie_in_an_early_answer_of_a_range_with_an_end_costs_no_trade(
-    first_id: int | None, lie: str, span_s: tuple[int, int], pages_of_100: int, tmp_path: Path
+    first_id: int | None,
+    lie: str,
+    span_s: tuple[int, int],
+    serve_100: Callable[..., Exchange],
+    tmp_path: Path,
 ) -> None:
     market = every(50, 350, first_id)
     span = Range(*(START_NS + end_s * SECOND_NS for end_s in span_s))
     for answer in range(6):
         folder = tmp_path / str(answer)
         faults = Faults(script=[*[None] * answer, lie], seed=3)
-        with serve(market, faults=faults, page_size=pages_of_100) as exchange:
+        with serve_100(market, faults=faults) as exchange:
             Backfill(exchange.url, folder).only(market.altname, span)
         assert rows_on_disk(folder, market.altname) == claims(folder, market)
 
@@ -158,13 +162,13 @@ def test_rows_withheld_directly_behind_the_beginning_of_a_range_are_found(
 
 @pytest.mark.parametrize("lie", ["first_rows:20", "later:20"])
 def test_a_lie_behind_a_time_that_no_page_can_show_costs_no_trade(
-    lie: str, pages_of_100: int, tmp_path: Path
+    lie: str, serve_100: Callable[..., Exchange], tmp_path: Path
 ) -> None:
     market = sample_trades.market(sample_trades.one_stamp(150, 19, before=30, after=30))
     for calls in range(14):
         folder = tmp_path / str(calls)
         faults = Faults(script=[*[None] * calls, lie], seed=3)
-        with serve(market, faults=faults, page_size=pages_of_100) as exchange:
+        with serve_100(market, faults=faults) as exchange:
             Backfill(exchange.url, folder).only(market.altname)
         stored = rows_on_disk(folder, market.altname)
         assert stored == claims(folder, market)
@@ -173,11 +177,11 @@ def test_a_lie_behind_a_time_that_no_page_can_show_costs_no_trade(
 
 @pytest.mark.parametrize("lie", ["first_rows:50", "later:249", "newest"])
 def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
-    lie: str, pages_of_100: int, tmp_path: Path
+    lie: str, serve_100: Callable[..., Exchange], tmp_path: Path
 ) -> None:
     """The next id is known here, and many more trades than a page shows are withheld."""
     market = every(50, 2_000)
-    with serve(market, faults=Faults(seed=3), page_size=pages_of_100) as exchange:
+    with serve_100(market, faults=Faults(seed=3)) as exchange:
         backfill = Backfill(exchange.url, tmp_path)
         backfill.only(market.altname, Range(0, START_NS + 500 * SECOND_NS))
         exchange.faults.push(lie)
@@ -225,8 +229,7 @@ def test_any_trades_with_false_answers_are_exact_or_have_a_gap_on_record(
         pytest.MonkeyPatch.context() as patch,
         serve(market, faults=faults, page_size=size) as exchange,
     ):
-        patch.setattr(completeness, "PAGE_ROWS", size)
-        patch.setattr(page_merge, "PAGE_ROWS", size)
+        set_page_rows(size, patch)
         for span in [*spans, ALL, ALL, ALL]:
             outcome = Backfill(exchange.url, folder).only(market.altname, span)
             if is_called_complete(folder, market, outcome):
@@ -251,8 +254,7 @@ def test_trades_a_nanosecond_apart_that_fill_a_page_do_not_hold_a_backfill_up(
         for number, stamp in enumerate(stamps, 1)
     ]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(completeness, "PAGE_ROWS", 5)
-    monkeypatch.setattr(page_merge, "PAGE_ROWS", 5)
+    set_page_rows(5, monkeypatch)
     faults = Faults(script=["first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname)
@@ -266,8 +268,7 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
 ) -> None:
     trades = [Trade(START_NS, "41450.0", "0.0001", "b", "m", "", number) for number in range(1, 7)]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(completeness, "PAGE_ROWS", 5)
-    monkeypatch.setattr(page_merge, "PAGE_ROWS", 5)
+    set_page_rows(5, monkeypatch)
     faults = Faults(script=[None, "first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname)
@@ -292,14 +293,14 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
     ],
 )
 def test_rows_printed_later_than_they_were_end_neither_a_range_nor_a_page(
-    first_id: int | None, until: int, page: int, pages_of_100: int, tmp_path: Path
+    first_id: int | None, until: int, page: int, serve_100: Callable[..., Exchange], tmp_path: Path
 ) -> None:
     market = every(10, 500, first_id)
-    for seed in range(6):
+    for seed in range(4):
         folder = tmp_path / str(seed)
         late_row = f"late_row:{(300, 6_000)[seed % 2]}"
         faults = Faults(script=[*[None] * page, late_row], seed=seed)
-        with serve(market, faults=faults, page_size=pages_of_100) as exchange:
+        with serve_100(market, faults=faults) as exchange:
             outcome = Backfill(exchange.url, folder).only(market.altname, Range(0, until))
         rows = [row for row in expected(market) if row[1] <= until]
         assert (outcome.exit_status, rows_on_disk(folder, market.altname)) == (0, rows)
@@ -316,13 +317,12 @@ def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(completeness, "PAGE_ROWS", 5)
-    monkeypatch.setattr(page_merge, "PAGE_ROWS", 5)
+    set_page_rows(5, monkeypatch)
     market = every(60, 20, first_id)
     until = END_OF_TIME if until_s is None else START_NS + until_s * SECOND_NS
     rows = [row for row in expected(market) if row[1] <= until]
-    for page, seed in itertools.product(range(6), (3, 5)):
-        folder = tmp_path / f"{page} {seed}"
+    for page in range(6):
+        folder, seed = tmp_path / str(page), (3, 5)[page % 2]
         faults = Faults(script=[*[None] * page, ("late_row:100", *also)], seed=seed)
         with serve(market, faults=faults, page_size=5) as exchange:
             outcome = Backfill(exchange.url, folder).only(market.altname, Range(0, until))
@@ -466,8 +466,7 @@ def test_a_trade_withheld_far_behind_the_last_id_is_reported_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows without ids behind it are many: they are stored before the next id shows a loss."""
-    monkeypatch.setattr(completeness, "PAGE_ROWS", 8)
-    monkeypatch.setattr(page_merge, "PAGE_ROWS", 8)
+    set_page_rows(8, monkeypatch)
     monkeypatch.setattr(completeness, "MAX_KEPT_BACK", 10)
     market = sample_trades.market(
         [

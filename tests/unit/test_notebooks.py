@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import harvester
 from harvester.server.sample_data import sample_trades
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra notebook")
@@ -80,6 +82,23 @@ def history() -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive that each notebook begins with; the first look downloads it."""
+    folder = tmp_path_factory.mktemp("downloaded")
+    with harvester.sample_exchange() as exchange:
+        archive = harvester.open(folder / "made-up", settings=exchange.settings)
+        archive.backfill("XBT/USD", since="2026-01-21")
+    return folder / "made-up"
+
+
+@pytest.fixture
+def begun(downloaded: Path, tmp_path: Path) -> Path:
+    """A folder where a notebook finds the trades that it would download."""
+    shutil.copytree(downloaded, tmp_path / "made-up")
+    return tmp_path
+
+
 def days(history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found = defaultdict(list)
     for row in history:
@@ -116,11 +135,11 @@ def test_the_first_look_fetches_proves_and_draws(
 
 
 def test_beyond_720_finds_all_values_equal_on_the_overlap(
-    tmp_path: Path, history: list[dict[str, Any]]
+    begun: Path, history: list[dict[str, Any]]
 ) -> None:
     busiest = "max(zip(kraken, built), key=lambda pair: pair[0][7])"
     reported = f"[compared, len(different), *{busiest}, reach['the archive has'].to_dict()]"
-    run = Run("02-beyond-720", tmp_path, reported)
+    run = Run("02-beyond-720", begun, reported)
     compared, different, kraken_candle, archive_candle, held = run.answer
     assert (compared, different) == (720 * 7, 0)
     minute = [row for row in history if row["at"].timestamp() // 60 * 60 == kraken_candle[0]]
@@ -142,10 +161,10 @@ def test_beyond_720_finds_all_values_equal_on_the_overlap(
 
 
 def test_order_flow_counts_buyers_sizes_and_hours(
-    tmp_path: Path, history: list[dict[str, Any]]
+    begun: Path, history: list[dict[str, Any]]
 ) -> None:
     reported = "[days.imbalance.tolist(), sizes.trades.to_dict(), hours.volume.tolist()]"
-    run = Run("03-order-flow", tmp_path, reported)
+    run = Run("03-order-flow", begun, reported)
     imbalance, sizes, hours = run.answer
     expected = []
     for rows in days(history).values():
@@ -161,10 +180,8 @@ def test_order_flow_counts_buyers_sizes_and_hours(
     assert run.printed() == []
 
 
-def test_your_own_tools_make_the_same_candles(
-    tmp_path: Path, history: list[dict[str, Any]]
-) -> None:
-    run = Run("04-your-own-tools", tmp_path, "[first, second, third]")
+def test_your_own_tools_make_the_same_candles(begun: Path, history: list[dict[str, Any]]) -> None:
+    run = Run("04-your-own-tools", begun, "[first, second, third]")
     expected = [
         [
             day,
@@ -235,11 +252,9 @@ def backtest(candles: list[Candle], fast: int, slow: int) -> tuple[int, list[flo
     return orders, free, real
 
 
-def test_the_backtest_counts_orders_and_costs(
-    tmp_path: Path, history: list[dict[str, Any]]
-) -> None:
+def test_the_backtest_counts_orders_and_costs(begun: Path, history: list[dict[str, Any]]) -> None:
     reported = "[best, runs.loc[best].tolist(), runs.loc['6/192'].tolist(), runs['last 720'].max()]"
-    run = Run("05-from-720-to-a-backtest", tmp_path, reported)
+    run = Run("05-from-720-to-a-backtest", begun, reported)
     best, best_row, other_row, most = run.answer
     candles = five_minutes(history)
     for rule, row in ((best, best_row), ("6/192", other_row)):
