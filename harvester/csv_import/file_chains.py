@@ -97,6 +97,17 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     ]
 
 
+def ending_with_last_row(file: ScannedFile) -> ScannedFile:
+    """A delisted pair's whole history in a ZIP is complete up to the second of its last row.
+
+    The ZIP has the checksum of the file as Kraken wrote it, and Kraken ends it with a quarter.
+    """
+    is_history = file.member.crc is not None and file.member.complete == KnownComplete(0)
+    if not is_history or file.last_ns is None or file.bad:
+        return file
+    return file.with_bounds(until_s=file.last_ns // SECOND + 1)
+
+
 def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
     """The times of a chain's unreadable rows, and the turns from one of its files to the next.
 

@@ -336,7 +336,7 @@ class SequenceImporter:
             elif not self._is_delisted:
                 for span in self._unproved:
                     writer.record_requested(span)
-            for span in damaged_times(self._files):
+            for span in union([*damaged_times(self._files), *self._skipped_ranges]):
                 writer.record_requested(span, had_trades=True)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from harvester.csv_import.csv_files import Member
-from harvester.csv_import.file_chains import FileStates, chains
+from harvester.csv_import.file_chains import FileStates, chains, ending_with_last_row
 from harvester.csv_import.file_scan import ScannedFile, scan_file
 from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.csv_import.pair_matching import (
@@ -318,6 +318,9 @@ def _import_chains(
     ]
     # Where one file has rows that can't be read, another file must not call the time covered.
     bad_times = union(span for file in scanned for span in file.bad_times)
+    found = chains(scanned, files.complete)
+    if files.is_delisted:
+        found = [[*chain[:-1], ending_with_last_row(chain[-1])] for chain in found]
     with open_writer(archive, name) as pair_writer:
         importers = [
             SequenceImporter(
@@ -329,7 +332,7 @@ def _import_chains(
                 states,
                 is_delisted=files.is_delisted,
             )
-            for chain in chains(scanned, files.complete)
+            for chain in found
         ]
         for importer in importers:
             start_s = time.perf_counter()

@@ -346,8 +346,7 @@ def test_what_the_cut_file_of_a_whole_history_lacks_is_a_gap_until_a_whole_one_i
     csv_files.packed(tmp_path / f"{folder.name}.zip", {"FOOUSD.csv": rows})
     assert command("import", f"{folder.name}.zip", "--delisted").status == 0
     assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
-    # Nobody confirms the time of a history's last row.
-    assert volumes(tmp_path) == OLD_VOLUMES[:-1]
+    assert volumes(tmp_path) == OLD_VOLUMES
 
 
 @pytest.mark.parametrize("option", [(), ("--delisted",)])
@@ -367,6 +366,36 @@ def test_what_a_damaged_file_lacks_of_a_pair_that_was_delisted_since_stays_a_gap
         command("refresh")
         exchange.delist("FOOUSD")
         assert [command(word).status for word in ("refresh", "status")] == [4, 4]
+
+
+def test_a_whole_history_in_a_zip_is_stored_up_to_its_last_row(
+    command: Any, tmp_path: Path
+) -> None:
+    name = "Kraken_Trading_History.zip"
+    csv_files.packed(tmp_path / name, {"FOOUSD.csv": csv_files.three_columns(OLD)})
+    assert command("import", name, "--delisted").status == 0
+    assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
+@pytest.mark.parametrize("is_listed_first", [False, True])
+def test_rows_that_are_skipped_at_an_end_that_is_not_known_stay_a_gap(
+    is_listed_first: bool, command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    """Of an unpacked history only the beginning is known."""
+    name = "Kraken_Trading_History"
+    (tmp_path / name).mkdir()
+    (tmp_path / "FOOUSD.csv").rename(tmp_path / name / "FOOUSD.csv")
+    if is_listed_first:
+        exchange.add(replace(LISTED, trades=OLD))
+        assert command("import", name).status == 0
+        exchange.delist("FOOUSD")
+    else:
+        assert command("import", name, "--delisted").status == 0
+    assert [command(word).status for word in ("refresh", "status", "refresh")] == [4, 4, 4]
+    assert command("import", name, "--delisted", *WHOLE).status == 0
+    assert [command(word).status for word in ("refresh", "status", "verify")] == [0, 0, 0]
+    assert volumes(tmp_path) == OLD_VOLUMES
 
 
 def test_no_gap_is_left_where_a_bad_row_of_a_whole_history_is_imported_again(
