@@ -65,7 +65,7 @@ def cut(rows: Sequence[candle_oracle.Row], bounds: Sequence[int]) -> list[Part]:
 
 
 def trade(
-    after_s: float, price: str, volume: str = "1", side: str | None = "buy"
+    after_s: float, price: str = "5", volume: str = "1", side: str | None = "buy"
 ) -> candle_oracle.Row:
     """A trade without an id, some seconds after START."""
     stamp = START + int(after_s * SECOND)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from command_line import own_environment, run_harvester
 
@@ -13,6 +14,18 @@ QUICK = {
     "HARVESTER_EXCHANGE_GIVE_UP_S": "0.1",
 }
 """No test waits for an exchange that does not answer."""
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+def answer_of(done: subprocess.CompletedProcess[str]) -> Answer:
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 def run(url: str, folder: Path, *arguments: str, **environment: str) -> Any:

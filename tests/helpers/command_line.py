@@ -93,8 +93,6 @@ def run_harvester(
     input: str = "",  # noqa: A002 - named as in subprocess.run
     timeout: float = 60,
     plan: Plan | None = None,
-    *,
-    own_process: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run `harvester` with some arguments, as `subprocess.run` would do it with UTF-8 and pipes.
 
@@ -105,7 +103,6 @@ def run_harvester(
         input: what it reads from stdin.
         timeout: the most seconds that it may take.
         plan: what goes wrong in the process, such as the step at which it kills itself.
-        own_process: never run it in a reused process.
 
     Raises:
         subprocess.TimeoutExpired: it did not end in time, and was killed.
@@ -115,8 +112,7 @@ def run_harvester(
         program = HARVESTER if plan is None else [*DOOMED, plan.text()]
         return run_program([*program, *words], env, cwd, input, timeout)
     with ExitStack() as stack:
-        is_reused = plan is None and not own_process
-        runner = stack.enter_context(_reused_process()) if is_reused else None
+        runner = stack.enter_context(_reused_process()) if plan is None else None
         process = ForkedCommand(words, env, cwd, input, plan, runner)
         try:
             out, err = process.communicate(timeout)
@@ -455,6 +451,8 @@ def _forget_command() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    # Its folder may be unmounted.
+    os.chdir("/")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.getLogger("harvester").handlers.clear()
     output.repeat_in_advice({})

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sample_trades
 from backfills import rows_on_disk, serve
+from cli_output import Answer, answer_of
 from command_line import HARVESTER, own_environment, run_harvester
 from kraken_faults import Faults
 from kraken_market import Clock, expected
@@ -37,19 +38,12 @@ def exchange() -> Iterator[Exchange]:
         yield server
 
 
-class Run:
-    """What one command came to."""
-
-    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
-        self.status, self.out, self.err = done.returncode, done.stdout, done.stderr
-
-
 @pytest.fixture
 def harvester(exchange: Exchange, tmp_path: Path) -> Any:
-    def run(*arguments: str, **environment: str) -> Run:
+    def run(*arguments: str, **environment: str) -> Answer:
         given = {"HARVESTER_API_URL": exchange.url, "HARVESTER_DATA": str(tmp_path / "data")}
         variables = own_environment() | FAST | given | environment
-        return Run(run_harvester(arguments, variables, tmp_path))
+        return answer_of(run_harvester(arguments, variables, tmp_path))
 
     return run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -16,6 +15,7 @@ import csv_files
 import pytest
 import sample_trades
 from backfills import foreign_files, rows_on_disk, serve
+from cli_output import Answer, answer_of
 from command_line import own_environment, run_harvester
 from crash_points import Plan
 from kraken_market import Market, expected
@@ -47,19 +47,12 @@ def exchange() -> Iterator[Exchange]:
         yield server
 
 
-class Run:
-    """What one command came to."""
-
-    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
-        self.status, self.out, self.err = done.returncode, done.stdout, done.stderr
-
-
 @pytest.fixture
 def harvester(exchange: Exchange, tmp_path: Path) -> Any:
-    def run(*arguments: str, plan: Plan | None = None, **environment: str) -> Run:
+    def run(*arguments: str, plan: Plan | None = None, **environment: str) -> Answer:
         given = {"HARVESTER_API_URL": exchange.url, "HARVESTER_DATA": str(tmp_path / "data")}
         variables = own_environment() | FAST | given | environment
-        return Run(run_harvester(arguments, variables, tmp_path, plan=plan))
+        return answer_of(run_harvester(arguments, variables, tmp_path, plan=plan))
 
     return run
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import csv_files
 import msgspec
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import sample_trades
 from backfills import rows_on_disk, serve
+from cli_output import Answer, answer_of
 from command_line import own_environment, run_harvester
 from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade
@@ -36,14 +37,6 @@ NEW = sample_trades.xbtusd_like(200, 92, start_ns=sample_trades.utc_ns(2024, 8, 
 LISTED = Market("FOOUSD", "FOO2ZUSD", "FOO/USD", "FOO2", "ZUSD", trades=NEW)
 WHOLE = ("--whole-since", "2024-01", "--whole-until", "2024-04")
 NOBODY = "http://127.0.0.1:9"
-
-
-class Answer(NamedTuple):
-    """What a command came to."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -66,7 +59,7 @@ def command(exchange: Exchange, tmp_path: Path) -> Any:
             "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
         }
         done = run_harvester(arguments, own_environment() | own, tmp_path)
-        return Answer(done.returncode, done.stdout, done.stderr)
+        return answer_of(done)
 
     return run
 

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import csv_files
 import pytest
 import sample_trades
 from backfills import rows_on_disk, serve
+from cli_output import Answer, answer_of
 from command_line import own_environment, run_harvester
 from csv_imports import imported
 from kraken_market import Clock, Trade, expected, time_literal
@@ -40,14 +40,6 @@ TRADES = [
     for at in range(3_000)
 ]
 MIDDLE = TRADES[300:2_400]
-
-
-class Answer(NamedTuple):
-    """What a command came to."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -79,7 +71,7 @@ class Commands:
             "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.005",
         }
         done = run_harvester(arguments, own_environment() | own, self._folder)
-        return Answer(done.returncode, done.stdout, done.stderr)
+        return answer_of(done)
 
 
 def line(trade: Trade, decimals: int | None = None) -> str:

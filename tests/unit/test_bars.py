@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import candle_oracle
 import pyarrow as pa
 import pytest
 import sample_trades
-from candle_cases import Compacting
+from candle_cases import SECOND, START, Compacting, cut, trade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_market import expected
@@ -28,8 +26,6 @@ from harvester.storage.writer import open_writer
 from harvester.times import Range, union
 
 PAIR = "XBTUSD"
-SECOND = 1_000_000_000
-START = 1_600_000_020 * SECOND
 NAMES = ("trade_id", "time", "tie", "price", "volume", "side", "order_type", "misc")
 PLAIN = (*candle_oracle.COLUMNS[:8], "last_time", "is_complete")
 ALL = (*candle_oracle.COLUMNS, "is_complete")
@@ -85,28 +81,11 @@ def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
     return archive
 
 
-def cut(rows: Rows, bounds: Sequence[int]) -> list[tuple[Range, Rows]]:
-    """Rows in segments that touch."""
-    stamps = [row[1] for row in rows]
-    return [
-        (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])
-        for a, b in pairwise(bounds)
-    ]
-
-
 def in_quarters(folder: Path, rows: Rows) -> TradeStore:
     """An archive of rows in segments that touch, most of them with a quarter of the rows."""
     stamps = [row[1] for row in rows]
     bounds = sorted({0, *stamps[:: len(stamps) // 4], stamps[-1] + 1})
     return hold(folder, cut(rows, bounds))
-
-
-def trade(
-    after_s: float, price: str = "5", volume: str = "1", side: str | None = "buy"
-) -> candle_oracle.Row:
-    """A trade without an id, some seconds after START."""
-    stamp = START + int(after_s * SECOND)
-    return (None, stamp, 0, Decimal(price), Decimal(volume), side, "market", "")
 
 
 def ask(by: By, size: str, **more: Any) -> BarQuery:
