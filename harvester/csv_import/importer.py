@@ -337,7 +337,7 @@ class SequenceImporter:
                 for span in self._unproved:
                     writer.record_requested(span)
             for span in union([*damaged_times(self._files), *self._skipped_ranges]):
-                writer.record_requested(span, had_trades=True)
+                writer.record_requested(span, had_rows=True)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""

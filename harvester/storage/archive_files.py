@@ -42,6 +42,7 @@ class _Wanted(msgspec.Struct, omit_defaults=True):
     spans: list[tuple[int, int]]
     unlisted: bool = False
     counts_through: int = 0
+    rows_through: int = 0
 
 
 class Requests(NamedTuple):
@@ -50,13 +51,15 @@ class Requests(NamedTuple):
     Attributes:
         ranges: all that was ever requested, merged.
         is_unlisted: whether the exchange did not know the pair any more when it was asked last:
-            then what was requested behind the coverage and behind `counts_through` is no gap.
-        counts_through: what lies up to this moment was covered once, or a damaged file had it.
+            then what was requested behind the coverage and behind both of these is no gap.
+        counts_through: what lies up to this moment was covered once.
+        rows_through: up to this moment, files had rows, damaged ones also, that were not imported.
     """
 
     ranges: list[Range]
     is_unlisted: bool = False
     counts_through: int = 0
+    rows_through: int = 0
 
 
 def check_format(store: LocalStore) -> None:
@@ -136,7 +139,7 @@ def requests(store: LocalStore, pair: str) -> Requests:
             "everything from the first segment to the last counts as requested"
         ) from error
     ranges = union(Range(*bounds) for bounds in found.spans)
-    return Requests(ranges, found.unlisted, found.counts_through)
+    return Requests(ranges, found.unlisted, found.counts_through, found.rows_through)
 
 
 def write_requests(store: LocalStore, pair: str, known: Requests) -> None:
@@ -149,7 +152,7 @@ def write_requests(store: LocalStore, pair: str, known: Requests) -> None:
     """
     mark(store, pair)
     bounds = [(requested.after, requested.through) for requested in union(known.ranges)]
-    wanted = _Wanted(pair, bounds, known.is_unlisted, known.counts_through)
+    wanted = _Wanted(pair, bounds, known.is_unlisted, known.counts_through, known.rows_through)
     write_json(store, f"wanted/{pair}.json", wanted, pair)
 
 

@@ -247,7 +247,7 @@ class TradeStore:
         if not requested.is_unlisted:
             return list(requested.ranges)
         ends = [covered.through for covered in self.coverage(pair)]
-        limit = Range(0, max([requested.counts_through, *ends]))
+        limit = Range(0, max([requested.counts_through, requested.rows_through, *ends]))
         parts = (overlap(wanted, limit) for wanted in requested.ranges)
         return [part for part in parts if part is not None]
 

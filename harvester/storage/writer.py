@@ -118,7 +118,12 @@ class Writer:
         return archive_files.requests(self._store, self.pair)
 
     def record_requested(
-        self, requested: Range, *, is_listed: bool | None = None, had_trades: bool = False
+        self,
+        requested: Range,
+        *,
+        is_listed: bool | None = None,
+        was_covered: bool = False,
+        had_rows: bool = False,
     ) -> None:
         """Record a range as requested, before it is downloaded.
 
@@ -127,17 +132,21 @@ class Writer:
         Args:
             requested: the range.
             is_listed: whether the exchange knows the pair, as far as is known; None: as before.
-            had_trades: whether it was covered, or a damaged file had it: a gap in it is reported
-                also of a pair that the exchange does not know.
+            was_covered: whether it was covered once: a gap in it is reported also of a pair that
+                the exchange does not know.
+            had_rows: the same where a file had rows that were not imported.
         """
         before = self.requests()
-        covered = self.archive.coverage(self.pair) if had_trades or not before.ranges else []
+        is_known = was_covered or had_rows
+        covered = self.archive.coverage(self.pair) if is_known or not before.ranges else []
         # What lies before the end of the coverage counts anyway.
-        is_end = had_trades and (not covered or requested.through >= covered[-1].through)
+        is_end = is_known and (not covered or requested.through >= covered[-1].through)
+        through = requested.through if is_end else 0
         after = archive_files.Requests(
             union([*(before.ranges or enclosing_range(covered)), requested]),
             before.is_unlisted if is_listed is None else not is_listed,
-            max(before.counts_through, requested.through if is_end else 0),
+            0 if is_listed else max(before.counts_through, through if was_covered else 0),
+            max(before.rows_through, through if had_rows else 0),
         )
         if after != before:
             archive_files.write_requests(self._store, self.pair, after)
@@ -157,7 +166,7 @@ class Writer:
         ends = [covered.through for covered in self.archive.coverage(self.pair)]
         through = max([before.counts_through, *ends])
         is_behind = bool(ends) and before.ranges[-1].through > through
-        after = archive_files.Requests(before.ranges, True, through) if is_behind else before
+        after = before._replace(is_unlisted=True, counts_through=through) if is_behind else before
         if after != self.requests():
             archive_files.write_requests(self._store, self.pair, after)
 
@@ -233,7 +242,7 @@ class Writer:
             footer = self.archive.footer(segment)
             outside, inside = footers_around(self._store, segment, footer, part)
             copy = self._keep_rows(segment, inside, lost) if segment.is_imported else ""
-            self.record_requested(part, had_trades=True)
+            self.record_requested(part, was_covered=True)
             self._replace(segment, outside)
             removed.append(Uncovered(part, copy))
         return removed

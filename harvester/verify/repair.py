@@ -422,6 +422,6 @@ class _PairRepair:
                 new_path = writer.replace_requested(wanted, note)
             else:
                 for known in wanted:
-                    writer.record_requested(known, had_trades=True)
+                    writer.record_requested(known, was_covered=True)
                 new_path = writer.quarantine(note)
             self._add_moved(Moved(self._name, file.path, new_path, file.faults, tuple(wanted)))

@@ -402,7 +402,7 @@ def test_an_end_that_is_lost_after_it_was_announced_is_a_gap(
     with open_writer(archive, "XBTUSD") as pair_writer:
         if is_restarted:
             # Whatever takes coverage away records that.
-            pair_writer.record_requested(segment.range, had_trades=True)
+            pair_writer.record_requested(segment.range, was_covered=True)
             application = app(archive, clock)
         pair_writer.remove(segment)
     clock.now_s = 1.0
