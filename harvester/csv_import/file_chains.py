@@ -130,15 +130,14 @@ def known_ends(files: Sequence[ScannedFile]) -> KnownComplete:
 def damaged_times(files: Sequence[ScannedFile]) -> Iterator[Range]:
     """The times of a chain's unreadable rows, as far as an undamaged file covers them.
 
-    That is up to its known end, or else up to the second of its last row.
+    That is between its known ends, or else between the seconds of its first and its last row.
     """
     for file in files:
-        until_s = file.member.complete.until_s
+        since_s, until_s = file.member.complete
+        begin_s = (file.first_ns or 0) // SECOND if since_s is None else since_s
         end_s = (file.last_ns or 0) // SECOND if until_s is None else until_s
-        for span in file.bad_times:
-            through = min(span.through, end_s * SECOND - 1)
-            if span.after < through:
-                yield Range(span.after, through)
+        covered = Range(max(0, begin_s * SECOND - 1), end_s * SECOND - 1)
+        yield from filter(None, (overlap(span, covered) for span in file.bad_times))
 
 
 ADJACENT_NS = 3 * SECOND

@@ -271,14 +271,14 @@ class TradePages:
         text = b"".join(reversed(parts))
         return RenderedPage(text, first_time, last, cursor, is_full=count == 0)
 
-    def update(self) -> None:
-        """List the archive, if that is longer ago than `LISTING_TTL_S`.
+    def update(self, *, is_new: bool = False) -> None:
+        """List the archive, if that is longer ago than `LISTING_TTL_S`, or in any case.
 
         No other method does it but `page`, before it reads. So what is asked after a page, such as
         `first_gap`, is answered by the listing that the page was read from.
         """
         now = self._clock()
-        if self._listed_s is None or now - self._listed_s >= LISTING_TTL_S:
+        if is_new or self._listed_s is None or now - self._listed_s >= LISTING_TTL_S:
             pieces = self._archive.pieces(self._pair)
             self._listed_s = now
             if pieces != self._pieces:

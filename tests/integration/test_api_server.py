@@ -39,6 +39,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.transport import HttpClient
 from harvester.schema import times
 from harvester.server.app import app
+from harvester.server.responses import ApiResponder
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.archive_files import store_pairs
 from harvester.storage.parquet_files import READ_ROWS
@@ -377,6 +378,32 @@ def test_candles_of_a_range_that_is_not_covered_are_refused(tmp_path: Path, sinc
     assert text.startswith("EQuery:Not covered by this archive:")
     later = str((T0 + 120 * MINUTE) // SECOND)
     assert result(get(app(archive), "OHLC", pair="XBTUSD", since=later))["XBTUSD"] == []
+
+
+def test_candles_and_figures_end_where_a_file_was_lost_a_moment_ago(tmp_path: Path) -> None:
+    """The archive is listed once a second, and `verify --repair` moves a damaged file away."""
+    archive = TradeStore(tmp_path)
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    spans = [Range(T0 + 15 * MINUTE * at, T0 + 15 * MINUTE * (at + 1)) for at in range(2)]
+    for number, span in enumerate(spans):
+        rows: list[Trade] = [
+            (15 * number + at, span.after + at * MINUTE, "9.5", "0.5", "buy", "limit", "")
+            for at in range(1, 16)
+        ]
+        commit(archive, span, rows_of(rows))
+    answers = ApiResponder(archive)
+
+    def counts() -> tuple[list[int], int]:
+        candles = result(answers.ohlc({"pair": "XBTUSD", "since": str(T0 // SECOND)})())["XXBTZUSD"]
+        figures = result(answers.ticker({"pair": "XBTUSD"})())["XXBTZUSD"]
+        return [candle[-1] for candle in candles], figures["t"][1]
+
+    whole = counts()
+    Path(archive.location(archive.segments("XBTUSD")[-1])).unlink()
+    candles, count = counts()
+    assert 0 not in candles
+    assert len(candles) < len(whole[0])
+    assert (count, whole[1]) == (15, 30)
 
 
 # --- figures of the last day ---------------------------------------------------------------------

@@ -391,6 +391,21 @@ def test_rows_that_are_skipped_at_an_end_that_is_not_known_stay_a_gap(
     assert volumes(tmp_path) == OLD_VOLUMES
 
 
+@pytest.mark.parametrize("folder", ["Kraken_Trading_History_Q1_2024", "files"])
+def test_no_gap_is_left_before_a_file_whose_first_row_was_bad(
+    folder: str, command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / folder).mkdir()
+    rows = csv_files.three_columns(OLD)
+    (tmp_path / folder / "FOOUSD.csv").write_bytes(b"x" + rows)
+    assert command("import", folder, "--delisted", "--skip-bad-rows").status == 4
+    assert command("status").status == 4
+    (tmp_path / folder / "FOOUSD.csv").write_bytes(rows)
+    assert command("import", folder, "--delisted", *WHOLE).status == 0
+    assert [command(word).status for word in ("refresh", "status", "verify")] == [0, 0, 0]
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
 def test_no_gap_is_left_where_a_bad_row_of_a_whole_history_is_imported_again(
     command: Any, tmp_path: Path
 ) -> None:
