@@ -125,7 +125,7 @@ class ImportReport:
             download = f"where `harvester backfill {self.pair}` downloads the trades"
             parts.append(f"{skipped}, {bounds if self.is_delisted else download}")
         if self.bad:
-            parts.append(f"{self.bad:,} unreadable rows left out")
+            parts.append(f"{self.bad:,} unreadable row{'s'[: self.bad != 1]} left out")
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -333,11 +333,10 @@ class SequenceImporter:
                 until_s = max(self._times_read.latest_ns // SECOND + 1, self._wanted.until_s or 0)
                 self._want(writer, until_s * SECOND - 1)
             # Of a file without rows, the time by its name.
-            elif not self._is_delisted:
-                for span in self._unproved:
-                    writer.record_requested(span)
-            for span in union([*damaged_times(self._files), *self._skipped_ranges]):
-                writer.record_requested(span, had_rows=True)
+            elif self._unproved and not self._is_delisted:
+                writer.record_requested(*self._unproved)
+            if lacking := union([*damaged_times(self._files), *self._skipped_ranges]):
+                writer.record_requested(*lacking, had_rows=True)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""
@@ -416,9 +415,9 @@ class SequenceImporter:
             self.report.notes.append(f"its times are whole seconds, {rounding.words()}")
         self.report.notes += counts.notes(self.report.pair)
         download = f"{self._backfill} downloads it" if self._backfill else "nothing can download it"
-        if self.report.bad:
+        if bad := self.report.bad:
             self.report.notes.append(
-                f"{self.report.bad:,} rows can't be read: the time around them is not covered, and "
+                f"{bad:,} row{'s'[: bad != 1]} can't be read: the time around is not covered, and "
                 f"{download}"
             )
         if self.report.has_no_boundary:

@@ -119,31 +119,31 @@ class Writer:
 
     def record_requested(
         self,
-        requested: Range,
-        *,
+        *requested: Range,
         is_listed: bool | None = None,
         was_covered: bool = False,
         had_rows: bool = False,
     ) -> None:
-        """Record a range as requested, before it is downloaded.
+        """Record ranges as requested, before they are downloaded.
 
         If that record was lost, what counts as requested without it is recorded as well.
 
         Args:
-            requested: the range.
+            requested: the ranges, at least one.
             is_listed: whether the exchange knows the pair, as far as is known; None: as before.
-            was_covered: whether it was covered once: a gap in it is reported also of a pair that
-                the exchange does not know.
+            was_covered: whether they were covered once: a gap in them is reported also of a pair
+                that the exchange does not know.
             had_rows: the same where a file had rows that were not imported.
         """
         before = self.requests()
         is_known = was_covered or had_rows
         covered = self.archive.coverage(self.pair) if is_known or not before.ranges else []
         # What lies before the end of the coverage counts anyway.
-        is_end = is_known and (not covered or requested.through >= covered[-1].through)
-        through = requested.through if is_end else 0
+        end_ns = max(known.through for known in requested)
+        is_end = is_known and (not covered or end_ns >= covered[-1].through)
+        through = end_ns if is_end else 0
         after = archive_files.Requests(
-            union([*(before.ranges or enclosing_range(covered)), requested]),
+            union([*(before.ranges or enclosing_range(covered)), *requested]),
             before.is_unlisted if is_listed is None else not is_listed,
             0 if is_listed else max(before.counts_through, through if was_covered else 0),
             max(before.rows_through, through if had_rows else 0),

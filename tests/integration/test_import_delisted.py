@@ -361,12 +361,13 @@ def test_what_a_damaged_file_lacks_of_a_pair_that_was_delisted_since_stays_a_gap
         assert [command(word).status for word in ("refresh", "status")] == [4, 4]
 
 
+@pytest.mark.parametrize("said", [(), ("--whole-since", "2013-01")])
 def test_a_whole_history_in_a_zip_is_stored_up_to_its_last_row(
-    command: Any, tmp_path: Path
+    said: tuple[str, ...], command: Any, tmp_path: Path
 ) -> None:
     name = "Kraken_Trading_History.zip"
     csv_files.packed(tmp_path / name, {"FOOUSD.csv": csv_files.three_columns(OLD)})
-    assert command("import", name, "--delisted").status == 0
+    assert command("import", name, "--delisted", *said).status == 0
     assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
     assert volumes(tmp_path) == OLD_VOLUMES
 

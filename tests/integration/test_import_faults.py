@@ -578,7 +578,7 @@ def test_time_about_a_row_that_was_left_out_is_not_covered(
     done = command("XBTUSD.csv", "--skip-bad-rows", *bounds, "--json")
     assert done.status == 4
     assert done.reports[0]["bad_rows"][0]["text"] == broken
-    assert "1 rows can't be read: the time around them is not covered" in done.err
+    assert "1 row can't be read: the time around is not covered" in done.err
     first, last = START_S, START_S + 1_200
     # Rows may be a minute out of order, so this one, too.
     assert not any(is_covered(tmp_path / "data", at) for at in range(first - 59, last + 60))
