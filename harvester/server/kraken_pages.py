@@ -271,15 +271,17 @@ class TradePages:
         text = b"".join(reversed(parts))
         return RenderedPage(text, first_time, last, cursor, is_full=count == 0)
 
-    def update(self, *, is_new: bool = False) -> None:
-        """List the archive, if that is longer ago than `LISTING_TTL_S`, or in any case.
+    def update(self, pieces: list[Piece] | None = None) -> None:
+        """Take a new listing; without one, list the archive if the last is `LISTING_TTL_S` old.
 
         No other method does it but `page`, before it reads. So what is asked after a page, such as
         `first_gap`, is answered by the listing that the page was read from.
         """
         now = self._clock()
-        if is_new or self._listed_s is None or now - self._listed_s >= LISTING_TTL_S:
+        is_due = self._listed_s is None or now - self._listed_s >= LISTING_TTL_S
+        if pieces is None and is_due:
             pieces = self._archive.pieces(self._pair)
+        if pieces is not None:
             self._listed_s = now
             if pieces != self._pieces:
                 self._pieces, self._ids_before = pieces, None

@@ -21,7 +21,7 @@ from harvester.server.kraken_pages import (
     TradePages,
 )
 from harvester.server.rendering import CLOSED_CANDLES, ohlc_from_archive, ticker_from_archive
-from harvester.storage.trade_store import AnswerStore, TradeStore
+from harvester.storage.trade_store import AnswerStore, Piece, TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 # The shapes are those of Kraken's public REST documentation and captured answers (docs/kraken.md).
@@ -195,8 +195,8 @@ class ApiResponder:
             raise InvalidParameter("interval")
         if not _is_whole(since.removeprefix("-")) or len(since) > LONGEST_NUMBER:
             raise InvalidParameter("since")
-        archive, now_ns = self._answer_store(pair)
-        pages, width_ns = self._pages_of(pair.altname, is_new=True), int(interval) * UNITS_NS["m"]
+        archive, pages = self._new_listing(pair)
+        now_ns, width_ns = min(time.time_ns(), pages.through), int(interval) * UNITS_NS["m"]
         numbers = _candle_numbers(pages, int(since), width_ns, now_ns)
 
         def answer() -> bytes:
@@ -218,13 +218,15 @@ class ApiResponder:
             UnknownPair: the archive has no trades of a pair.
             InvalidParameter: there is no such asset class.
         """
-        stores = [
-            (pair, *self._answer_store(pair)) for pair in self._requested(params, "asset_class")
-        ]
+        # Listed here: pages are not used in several threads.
+        clocks = []
+        for pair in self._requested(params, "asset_class"):
+            archive, pages = self._new_listing(pair)
+            clocks.append((pair, archive, min(time.time_ns(), pages.through)))
 
         def answer() -> bytes:
             tickers: dict[str, object] = {}
-            for pair, archive, now_ns in stores:
+            for pair, archive, now_ns in clocks:
                 figures = ticker_from_archive(archive, pair, now_ns)
                 if figures is not None:
                     tickers[pair.key or pair.altname] = figures
@@ -326,18 +328,17 @@ class ApiResponder:
             raise UnknownPair(f"{self._archive.path} has no trades of {pair.altname}")
         return pair
 
-    def _pages_of(self, altname: str, *, is_new: bool = False) -> TradePages:
-        """The pages of a pair; with `is_new`, the archive is listed again in any case."""
+    def _pages_of(self, altname: str, pieces: list[Piece] | None = None) -> TradePages:
+        """The pages of a pair, of a listing that was just made or of the last one."""
         if altname not in self._pages:
             self._pages[altname] = TradePages(self._archive, altname, self._cache, self._clock)
-        self._pages[altname].update(is_new=is_new)
+        self._pages[altname].update(pieces)
         return self._pages[altname]
 
-    def _answer_store(self, pair: Pair) -> tuple[AnswerStore, int]:
-        """The archive as one answer reads it, and the pair's clock, by the same listing."""
+    def _new_listing(self, pair: Pair) -> tuple[AnswerStore, TradePages]:
+        """The archive as one answer reads it, and the pair's pages, by the same listing."""
         store = AnswerStore(self._archive)
-        covered = store.coverage(pair.altname)
-        return store, min(time.time_ns(), covered[-1].through if covered else 0)
+        return store, self._pages_of(pair.altname, store.pieces(pair.altname))
 
 
 def _check_coverage(
