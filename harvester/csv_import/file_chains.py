@@ -21,7 +21,9 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, missing, overlap, union
 
 
-def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
+def chains(
+    files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN, *, is_delisted: bool = False
+) -> list[list[ScannedFile]]:
     """Group the files of a pair into chains: a file that begins where another ends follows it.
 
     The files of a chain all have trade ids, or none has.
@@ -31,6 +33,7 @@ def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[
         said: the time for which they together contain every trade, if the user said so. It counts
             for the beginning of the first file and the end of the last file, and never for an end
             that another file follows.
+        is_delisted: whether nothing of the pair can be downloaded.
 
     Returns:
         The chains, and the files of each, in order of time.
@@ -56,6 +59,8 @@ def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[
     if placed and said.until_s is not None:
         last = max(placed, key=lambda chain: (chain[-1].ends_ns, chain[-1].rows))
         last[-1] = last[-1].with_bounds(until_s=said.until_s)
+    if is_delisted:
+        return [[*chain[:-1], _ending_with_last_row(chain[-1])] for chain in found]
     return found
 
 
@@ -97,7 +102,7 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     ]
 
 
-def ending_with_last_row(file: ScannedFile) -> ScannedFile:
+def _ending_with_last_row(file: ScannedFile) -> ScannedFile:
     """A delisted pair's whole history in a ZIP is complete up to the second of its last row.
 
     The ZIP has the checksum of the file as Kraken wrote it, and Kraken ends it with a quarter.

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from harvester.csv_import.csv_files import Member
-from harvester.csv_import.file_chains import FileStates, chains, ending_with_last_row
+from harvester.csv_import.file_chains import FileStates, chains
 from harvester.csv_import.file_scan import ScannedFile, scan_file
 from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.csv_import.pair_matching import (
@@ -116,7 +116,8 @@ def _plan_pair(archive: TradeStore, files: PairFiles, *, skip_bad_rows: bool) ->
         except BadFile as reason:
             failed[member] = reason
     # The user may have given another end for a chain than its last file's name gives.
-    found = {file.member[:2]: file for chain in chains(scanned, files.complete) for file in chain}
+    in_order = chains(scanned, files.complete, is_delisted=files.is_delisted)
+    found = {file.member[:2]: file for chain in in_order for file in chain}
     for member in files.members:
         if member in failed:
             error = str(failed[member])
@@ -318,9 +319,7 @@ def _import_chains(
     ]
     # Where one file has rows that can't be read, another file must not call the time covered.
     bad_times = union(span for file in scanned for span in file.bad_times)
-    found = chains(scanned, files.complete)
-    if files.is_delisted:
-        found = [[*chain[:-1], ending_with_last_row(chain[-1])] for chain in found]
+    found = chains(scanned, files.complete, is_delisted=files.is_delisted)
     with open_writer(archive, name) as pair_writer:
         importers = [
             SequenceImporter(

@@ -29,7 +29,7 @@ from harvester.storage import archive_files
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
-from harvester.times import Range, missing
+from harvester.times import SECOND, Range, missing
 
 NOW_NS = sample_trades.utc_ns(2024, 9, 1)
 OLD = sample_trades.xbtusd_like(300, 91, start_ns=sample_trades.utc_ns(2024, 1, 20), gap_s=60.0)
@@ -367,7 +367,11 @@ def test_a_whole_history_in_a_zip_is_stored_up_to_its_last_row(
 ) -> None:
     name = "Kraken_Trading_History.zip"
     csv_files.packed(tmp_path / name, {"FOOUSD.csv": csv_files.three_columns(OLD)})
+    plan = command("import", name, "--delisted", *said, "--dry-run", "--json")
+    [file] = json.loads(plan.out)["files"]
     assert command("import", name, "--delisted", *said).status == 0
+    [[_, through]] = json.loads(command("status", "--json").out)[0]["coverage"]
+    assert file["missing"][-1][1] == through == (OLD[-1].true_ns // SECOND + 1) * SECOND - 1
     assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
     assert volumes(tmp_path) == OLD_VOLUMES
 
