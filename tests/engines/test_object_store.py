@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from itertools import count, pairwise
@@ -16,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from command_line import ForkedCommand
 from engines import REASON, served
 from object_stores import BUCKET, SERVERS, Fault, Store, localbucket, no_fault
 
@@ -525,20 +524,22 @@ def test_readers_are_right_after_each_of_twenty_kills_and_the_end_is_exact(
 def killed_at(store: Store, archive: harvester.Archive, number: int) -> bool:
     """Kill a sync when the store gets its write of this number; whether it died of it."""
     writes = count(1)
-    command = [sys.executable, "-m", "harvester", "sync", URL, "--data", archive.path, "-q"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    begun = threading.Event()
 
-        def kill(method: str, _path: str) -> Fault | None:
-            if method in ("GET", "HEAD") or next(writes) < number:
-                return None
-            process.kill()
-            # Every other time, the write on its way is still carried out.
-            return "cut" if number % 2 else None
+    def kill(method: str, _path: str) -> Fault | None:
+        if method in ("GET", "HEAD") or next(writes) < number:
+            return None
+        begun.wait()
+        process.kill()
+        # Every other time, the write on its way is still carried out.
+        return "cut" if number % 2 else None
 
-        store.fault = kill
-        process.wait()
+    store.fault = kill
+    process = ForkedCommand(["sync", URL, "--data", archive.path, "-q"], os.environ)
+    begun.set()
+    process.communicate()
     store.fault = no_fault
-    return process.returncode < 0
+    return (process.returncode or 0) < 0
 
 
 @pytest.mark.usefixtures("store")
