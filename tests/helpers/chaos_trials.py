@@ -178,6 +178,8 @@ def disk_full(round_: Round) -> None:
         round_.tally.trials["a full disk that had room enough"] += 1
     elif end.status == 3 and not round_.has_traded(pair):
         round_.tally.trials["a full disk and a market without trades yet"] += 1
+    elif end.status == 3 and NOTHING_LATER in end.err:
+        round_.tally.trials["a full disk and a clock that moved back"] += 1
     else:
         _said_in_one_line(round_, end, reason)
         round_.tally.trials["a full disk"] += 1
@@ -187,6 +189,8 @@ def disk_full(round_: Round) -> None:
     round_.check()
 
 
+NOTHING_LATER = "by that clock nothing later can be downloaded"
+"""Said where the exchange's clock has moved back, and what is covered then ends in its future."""
 NOTES = (
     # The exchange's clock moves as well, and what is covered then lies in its future.
     "which by the exchange's clock is still to come",
