@@ -199,7 +199,8 @@ class Disk:
             return
         facts = os.statvfs(self.folder)
         used = (facts.f_blocks - facts.f_bfree) * facts.f_frsize
-        mount(self.folder, "tmpfs", f"remount,size={used + spare_bytes}")
+        # A size of 0 would be no limit.
+        mount(self.folder, "tmpfs", f"remount,size={max(used + spare_bytes, facts.f_frsize)}")
         try:
             yield Plan(), FULL
         finally:
