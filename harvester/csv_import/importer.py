@@ -329,14 +329,16 @@ class SequenceImporter:
             check.finish()
             self.report.rounding = check.rounding.rounding()
             self._report_counts(boundaries)
+            had_rows = list(damaged_times(self._files))
             if self._times_read.latest_ns >= 0:
-                until_s = max(self._times_read.latest_ns // SECOND + 1, self._wanted.until_s or 0)
-                self._want(writer, until_s * SECOND - 1)
+                last_s = self._times_read.latest_ns // SECOND
+                had_rows.append(Range(last_s * SECOND - 1, (last_s + 1) * SECOND - 1))
+                self._want(writer, max(last_s + 1, self._wanted.until_s or 0) * SECOND - 1)
             # Of a file without rows, the time by its name.
             elif self._unproved and not self._is_delisted:
                 writer.record_requested(*self._unproved)
-            if lacking := union([*damaged_times(self._files), *self._skipped_ranges]):
-                writer.record_requested(*lacking, had_rows=True)
+            if had_rows:
+                writer.record_requested(*had_rows, had_rows=True)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, InvalidOperation
@@ -18,7 +19,8 @@ from harvester.errors import BadFile
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
 from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
 from harvester.schema import SIDES as SIDE_WORDS
-from harvester.times import BEGINNING_NS, END_OF_TIME
+from harvester.storage.trade_store import CLOCK_TOLERANCE_NS
+from harvester.times import BEGINNING_NS, END_OF_TIME, show
 
 # --- fast parsing of plain digits -----------------------------------------------------------------
 
@@ -319,7 +321,7 @@ def _columns(fields: Digits) -> pa.RecordBatch:
     stamps = scaled["time"]
     if not (
         int(stamps.min()) >= BEGINNING_NS
-        and int(stamps.max()) <= END_OF_TIME
+        and int(stamps.max()) <= _latest_ns()
         and int(scaled["price"].min()) > 0
         and int(scaled["volume"].min()) >= 0
     ):
@@ -427,7 +429,14 @@ def _time_ns(text: str) -> int:
     stamp = int(_number("time", text).scaleb(9, _EXACT))
     if not BEGINNING_NS <= stamp <= END_OF_TIME:
         raise BadLine(f"its time {text} lies outside 2011 to 2262")
+    if stamp > _latest_ns():
+        raise BadLine(f"its time {show(stamp)} is still to come, by this machine's clock")
     return stamp
+
+
+def _latest_ns() -> int:
+    """The latest time that a trade can have: a later one would cover time that is still to come."""
+    return time.time_ns() + CLOCK_TOLERANCE_NS
 
 
 def decimal(name: str, text: str) -> Decimal:

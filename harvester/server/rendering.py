@@ -265,7 +265,8 @@ def ticker_from_archive(archive: TradeStore, pair: Pair, now_ns: int) -> dict[st
         return None
     covered = archive.coverage(pair.altname)[-1]
     today_ns = now_ns // DAY * DAY
-    [*_, last] = archive.scan(pair.altname, Range(last_ns - 1, last_ns))
+    # If an imported trade is replaced by the exchange's meanwhile, its time changes by a second.
+    [*_, last] = archive.scan(pair.altname, Range(max(0, last_ns - 2 * SECOND), now_ns))
     price, volume = last.column("price")[-1].as_py(), last.column("volume")[-1].as_py()
     since_midnight = _sum(archive, pair, Range(max(today_ns - 1, covered.after), now_ns), price)
     last_day = _sum(archive, pair, Range(max(now_ns - DAY, covered.after), now_ns), price)

@@ -306,15 +306,9 @@ class ApiResponder:
         return _result({"status": "online", "timestamp": now})
 
     def _requested(self, params: QueryParams, class_name: str) -> list[Pair]:
-        """The pairs of the comma-separated `pair`; without it, all stored pairs of the class.
-
-        Args:
-            params: of the request.
-            class_name: the parameter that names the class.
-        """
+        """The pairs that `pair` names; without it, all of the class that another one names."""
         asset_class = _class(params, class_name)
-        requested = [text for text in params.get("pair", "").split(",") if text]
-        if requested:
+        if requested := [text for text in params.get("pair", "").split(",") if text]:
             return [self._pair(text, asset_class) for text in requested]
         return self._pairs.of_class(asset_class)
 
@@ -336,9 +330,16 @@ class ApiResponder:
         return self._pages[altname]
 
     def _new_listing(self, pair: Pair) -> tuple[AnswerStore, TradePages]:
-        """The archive as one answer reads it, and the pair's pages, by the same listing."""
+        """The archive as one answer reads it, and the pair's pages, by the same listing.
+
+        Raises:
+            UnknownPair: the pair's last file was moved away a moment ago.
+        """
         store = AnswerStore(self._archive)
-        return store, self._pages_of(pair.altname, store.pieces(pair.altname))
+        pages = self._pages_of(pair.altname, store.pieces(pair.altname))
+        if not pages.has_coverage:
+            raise UnknownPair(f"{self._archive.path} has no trades of {pair.altname} any more")
+        return store, pages
 
 
 def _check_coverage(

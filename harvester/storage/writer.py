@@ -145,7 +145,7 @@ class Writer:
         after = archive_files.Requests(
             union([*(before.ranges or enclosing_range(covered)), *requested]),
             before.is_unlisted if is_listed is None else not is_listed,
-            0 if is_listed else max(before.counts_through, through if was_covered else 0),
+            max(before.counts_through, through if was_covered else 0),
             max(before.rows_through, through if had_rows else 0),
         )
         if after != before:
@@ -193,7 +193,9 @@ class Writer:
         requested = self.requests()
         trimmed = without_future(requested.ranges, now_ns, until_ns)
         if trimmed != requested.ranges:
-            archive_files.write_requests(self._store, self.pair, requested._replace(ranges=trimmed))
+            through = min(requested.counts_through, until_ns)
+            after = requested._replace(ranges=trimmed, counts_through=through)
+            archive_files.write_requests(self._store, self.pair, after)
 
     def shorten(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.

@@ -35,6 +35,7 @@ from starlette.applications import Starlette
 
 import harvester
 from harvester.config import load
+from harvester.errors import UnknownPair
 from harvester.kraken.pairs import Pair
 from harvester.kraken.transport import HttpClient
 from harvester.schema import times
@@ -44,7 +45,7 @@ from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_arch
 from harvester.storage.archive_files import store_pairs
 from harvester.storage.parquet_files import READ_ROWS
 from harvester.storage.segment import Footer
-from harvester.storage.trade_store import TradeStore
+from harvester.storage.trade_store import AnswerStore, TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import DAY, SECOND, Range
 
@@ -406,7 +407,43 @@ def test_candles_and_figures_end_where_a_file_was_lost_a_moment_ago(tmp_path: Pa
     assert (count, whole[1]) == (15, 30)
 
 
+def test_a_pair_whose_only_file_was_lost_a_moment_ago_is_unknown(tmp_path: Path) -> None:
+    """An empty answer would say that nothing was traded."""
+    archive = TradeStore(tmp_path)
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    commit(archive, Range(T0, T0 + DAY), rows_of(PLAIN))
+    answers = ApiResponder(archive)
+    answers.ticker({"pair": "XBTUSD"})
+    Path(archive.location(archive.segments("XBTUSD")[0])).unlink()
+    for endpoint in (answers.ohlc, answers.ticker):
+        with pytest.raises(UnknownPair):
+            endpoint({"pair": "XBTUSD"})
+
+
 # --- figures of the last day ---------------------------------------------------------------------
+
+
+def test_ticker_has_a_last_trade_while_imported_trades_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exchange's own time of a trade is up to a second later than that of the file."""
+    archive, span = TradeStore(tmp_path), Range(T0, T0 + DAY)
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    second: Trade = (1, T0 + MINUTE, "9.5", "0.5", "buy", "limit", "")
+    exact: Trade = (1, T0 + MINUTE + SECOND // 5, *second[2:])
+    with open_writer(archive, "XBTUSD") as pair_writer:
+        file = pair_writer.commit(span, rows_of([second]), Footer(span, "{}", source="csv"))[0]
+    answer = ApiResponder(archive).ticker({"pair": "XBTUSD"})
+    last_time = AnswerStore.last_time
+
+    def replaced_after(store: AnswerStore, pair: str, moment: int) -> int | None:
+        found = last_time(store, pair, moment)
+        commit(archive, span, rows_of([exact]))
+        Path(archive.location(file)).unlink()
+        return found
+
+    monkeypatch.setattr(AnswerStore, "last_time", replaced_after)
+    assert result(answer())["XXBTZUSD"]["c"] == ["9.5", "0.50000000"]
 
 
 def expected_figures(trades: list[Trade], decimals: int = 1) -> dict[str, Any]:

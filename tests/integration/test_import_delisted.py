@@ -244,6 +244,24 @@ def test_a_damaged_end_of_a_delisted_pair_stays_a_gap(command: Any, tmp_path: Pa
         assert not is_complete(command)
 
 
+def test_a_lost_end_stays_a_gap_if_the_exchange_fails_until_the_pair_is_delisted(
+    command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    around_new_year = sample_trades.xbtusd_like(
+        300, 93, start_ns=sample_trades.utc_ns(2023, 12, 31, 20), gap_s=300.0, first_id=1
+    )
+    exchange.add(replace(LISTED, trades=around_new_year))
+    assert command("backfill", "FOOUSD").status == 0
+    [_, last] = sorted((tmp_path / "data/trades").rglob("*.parquet"), key=lambda path: path.name)
+    last.write_bytes(last.read_bytes()[:-100])
+    for arguments in (("verify", "--repair"), ("refresh",)):
+        exchange.faults = Faults(script=["http:503"] * 60)
+        assert command(*arguments).status in (3, 4)
+    exchange.faults = Faults()
+    exchange.delist("FOOUSD")
+    assert [command(word).status for word in ("refresh", "status", "refresh")] == [4, 4, 4]
+
+
 # --- a repair -------------------------------------------------------------------------------------
 
 DENSE = [
@@ -394,6 +412,45 @@ def test_rows_that_are_skipped_at_an_end_that_is_not_known_stay_a_gap(
     assert command("import", name, "--delisted", *WHOLE).status == 0
     assert [command(word).status for word in ("refresh", "status", "verify")] == [0, 0, 0]
     assert volumes(tmp_path) == OLD_VOLUMES
+
+
+def test_a_last_row_whose_time_is_wrong_leaves_no_gap_that_nothing_can_fill(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = csv_files.three_columns(OLD).splitlines(keepends=True)
+    wrong = b"2%b%b" % (rows[-1][1:10], rows[-1][10:])
+    (tmp_path / "FOOUSD.csv").write_bytes(b"".join([*rows[:-1], wrong]))
+    assert command("import", "FOOUSD.csv", "--delisted").status == 2
+    assert command("import", "FOOUSD.csv", "--delisted", "--skip-bad-rows").status == 4
+    assert command("refresh").status == 4
+    name = "Kraken_Trading_History.zip"
+    csv_files.packed(tmp_path / name, {"FOOUSD.csv": b"".join(rows)})
+    assert command("import", name, "--delisted").status == 0
+    assert [command(word).status for word in ("refresh", "status", "verify")] == [0, 0, 0]
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
+@pytest.mark.parametrize("name", ["FOOUSD.csv", "Kraken_Trading_History.zip"])
+def test_a_row_in_the_second_in_which_a_download_ended_stays_a_gap(
+    name: str, command: Any, exchange: Exchange, tmp_path: Path
+) -> None:
+    """Rounded down, the last trade looks as if its time were covered."""
+    last_s = OLD[-1].true_ns // SECOND + 60
+    ends = [
+        Trade(last_s * SECOND + ms * 1_000_000, "5.5", "7.5", "b", "m", "", 301 + at)
+        for at, ms in enumerate((100, 700))
+    ]
+    exchange.add(replace(LISTED, trades=[*OLD, *ends]))
+    assert command("backfill", "FOOUSD", "--until", str(last_s * SECOND + 300_000_000)).status == 0
+    exchange.delist("FOOUSD")
+    data = csv_files.three_columns([*OLD, *ends])
+    if name.endswith("zip"):
+        csv_files.packed(tmp_path / name, {"FOOUSD.csv": data})
+    else:
+        (tmp_path / name).write_bytes(data)
+    command("import", name, "--delisted")
+    assert len(volumes(tmp_path)) == len(OLD) + 1
+    assert [command(word).status for word in ("refresh", "status", "refresh")] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("folder", ["Kraken_Trading_History_Q1_2024", "files"])
