@@ -25,8 +25,9 @@ from harvester.csv_import.file_chains import (
 )
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
 from harvester.csv_import.parse import BadRow
+from harvester.csv_import.rounding import Rounding
 from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
-from harvester.csv_import.stored_check import Rounding, RowsAtEnds, StoredCheck, rows_at_ends
+from harvester.csv_import.stored_check import RowsAtEnds, StoredCheck, rows_at_ends
 from harvester.download.events import CancelToken
 from harvester.download.pair import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError

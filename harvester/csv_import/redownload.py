@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.csv_import.stored_check import (
+from harvester.csv_import.rounding import (
     SHIFTS_NS,
     TOLERANCE_NS,
     WAYS,
@@ -34,7 +34,7 @@ from harvester.download.range import RangeDownload, check_listed_again
 from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, joined, times, trade_ids
 from harvester.storage.archive_files import QuarantineNote, quarantine_copy
-from harvester.storage.compaction import is_within
+from harvester.storage.compaction import check_rows, is_within, verified_rows
 from harvester.storage.id_gaps import find_gaps, gap_at_end
 from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
@@ -42,10 +42,8 @@ from harvester.storage.writer import (
     REDOWNLOADS,
     Uncovered,
     Writer,
-    check_rows,
     open_writer,
     staged_segments,
-    verified_rows,
 )
 from harvester.times import DAY, SECOND, Range, missing, overlap
 

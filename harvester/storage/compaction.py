@@ -1,4 +1,4 @@
-"""Which neighbouring segments are merged, and how ranges, rows and footers are split."""
+"""Compaction: which segments are merged, whose rows are checked; how rows and footers are split."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.schema import Int64s, split_at, times, trade_ids
+from harvester.errors import ArchiveDamaged
+from harvester.schema import Int64s, RowsChecksum, split_at, times, trade_ids
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.id_gaps import find_gaps
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, overlap, year_end, year_of
 
 # --- merging -------------------------------------------------------------------------------------
@@ -109,6 +111,46 @@ def is_being_replaced(wide: Segment, narrow: Segment) -> bool:
         narrow: one that overlaps it.
     """
     return is_within(narrow.range, wide.range) and wide.is_imported != narrow.is_imported
+
+
+def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of segments, each compared with its checksum once it was read.
+
+    So a merge never hides damage behind a new checksum.
+
+    Args:
+        archive: that has the segments.
+        segments: in order of time.
+
+    Raises:
+        ArchiveDamaged: at the end of a segment whose rows are not those of its footer.
+    """
+    for segment in segments:
+        footer, checksum = archive.footer(segment), RowsChecksum()
+        for batch in read_batches(archive.store, segment.path):
+            checksum.update(batch)
+            yield batch
+        if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
+            repair = f"`harvester verify {segment.pair} --repair` downloads its range again"
+            is_stored = segment.path.startswith("trades/")
+            raise ArchiveDamaged(
+                f"{archive.location(segment)} has other rows than its footer says: "
+                f"{repair if is_stored else 'the same command downloads its range again'}"
+            )
+
+
+def check_rows(archive: TradeStore, segment: Segment) -> None:
+    """Compare all rows of a segment with its checksum.
+
+    Args:
+        archive: that has the segment.
+        segment: is read completely.
+
+    Raises:
+        ArchiveDamaged: its rows are not those of its footer.
+    """
+    for _ in verified_rows(archive, [segment]):
+        pass
 
 
 # --- splitting -----------------------------------------------------------------------------------

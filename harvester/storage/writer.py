@@ -22,11 +22,13 @@ from harvester.storage.archive_files import (
 from harvester.storage.compaction import (
     are_ordered_within,
     between_quiet_moments,
+    check_rows,
     footers_around,
     footers_by_part,
     is_within,
     plan_merges,
     split_by_year,
+    verified_rows,
 )
 from harvester.storage.parquet_files import read_batches, stage_rollup, stage_segment
 from harvester.storage.segment import (
@@ -565,46 +567,6 @@ def staged_segments(archive: TradeStore, pair: str) -> list[Segment]:
         if (segment := parse_path(path, entry.size, entry.changed_ns)) is not None:
             found.append(segment._replace(path=entry.path))
     return sorted(found, key=reading_order)
-
-
-def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of segments, each compared with its checksum once it was read.
-
-    So a merge never hides damage behind a new checksum.
-
-    Args:
-        archive: that has the segments.
-        segments: in order of time.
-
-    Raises:
-        ArchiveDamaged: at the end of a segment whose rows are not those of its footer.
-    """
-    for segment in segments:
-        footer, checksum = archive.footer(segment), RowsChecksum()
-        for batch in read_batches(archive.store, segment.path):
-            checksum.update(batch)
-            yield batch
-        if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
-            repair = f"`harvester verify {segment.pair} --repair` downloads its range again"
-            is_stored = segment.path.startswith("trades/")
-            raise ArchiveDamaged(
-                f"{archive.location(segment)} has other rows than its footer says: "
-                f"{repair if is_stored else 'the same command downloads its range again'}"
-            )
-
-
-def check_rows(archive: TradeStore, segment: Segment) -> None:
-    """Compare all rows of a segment with its checksum.
-
-    Args:
-        archive: that has the segment.
-        segment: is read completely.
-
-    Raises:
-        ArchiveDamaged: its rows are not those of its footer.
-    """
-    for _ in verified_rows(archive, [segment]):
-        pass
 
 
 def _in_order(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

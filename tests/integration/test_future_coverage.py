@@ -28,9 +28,10 @@ from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.schema import no_rows
+from harvester.storage.compaction import verified_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, open_writer, verified_rows
+from harvester.storage.writer import Writer, open_writer
 from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer

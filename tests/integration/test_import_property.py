@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.importer import ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import PairFiles
+from harvester.csv_import.rounding import KeyedRows, match_rows
 from harvester.csv_import.run import import_pairs
-from harvester.csv_import.stored_check import KeyedRows, match_rows
 from harvester.download.events import CancelToken
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair

@@ -16,7 +16,7 @@ from kraken_market import SECOND_NS, Trade, expected
 from segment_rows import batch
 
 from harvester.csv_import import stored_check
-from harvester.csv_import.stored_check import KeyedRows, Rounding, RoundingCounts, keyed_rows
+from harvester.csv_import.rounding import KeyedRows, Rounding, RoundingCounts, keyed_rows
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
