@@ -29,7 +29,7 @@ from harvester.query.plan import CandleQuery
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.source_choice import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
-from harvester.storage.archive_files import Requests, store_pairs, write_requests
+from harvester.storage.locks_and_requests import Requests, store_pairs, write_requests
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import open_writer

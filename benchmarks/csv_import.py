@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.trade_store import TradeStore
 
 Numbers = NDArray[np.int64]

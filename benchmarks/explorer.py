@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.server.sample_data import SAMPLE_PAIR
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

@@ -34,7 +34,7 @@ from harvester.kraken.pairs import (
     of_class,
     quote_names,
 )
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 

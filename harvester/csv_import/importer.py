@@ -34,8 +34,8 @@ from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
 from harvester.schema import clip, times
-from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps, gap_at_end
+from harvester.storage.locks_and_requests import QuarantineNote
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer

@@ -33,9 +33,9 @@ from harvester.download.pair import PairDownload
 from harvester.download.range import RangeDownload, check_listed_again
 from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, joined, times, trade_ids
-from harvester.storage.archive_files import QuarantineNote, quarantine_copy
 from harvester.storage.compaction import check_rows, is_within, verified_rows
 from harvester.storage.id_gaps import find_gaps, gap_at_end
+from harvester.storage.locks_and_requests import QuarantineNote, quarantine_copy
 from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import (

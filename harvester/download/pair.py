@@ -36,8 +36,8 @@ from harvester.errors import (
 )
 from harvester.kraken.answers import OtherMarket, is_unknown_pair
 from harvester.kraken.pairs import Pair, is_listed
-from harvester.storage.archive_files import Requests
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
+from harvester.storage.locks_and_requests import Requests
 from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show

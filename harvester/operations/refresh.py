@@ -50,7 +50,7 @@ from harvester.pair_selection import (
     last_start,
     list_pairs,
 )
-from harvester.storage.archive_files import locked
+from harvester.storage.locks_and_requests import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import (
     EVERYTHING,

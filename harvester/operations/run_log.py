@@ -23,8 +23,8 @@ from harvester.errors import (
     without_credentials,
 )
 from harvester.kraken.pairs import Pair, is_pattern, match_pattern, resolve
-from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import writing
+from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import UNITS_NS, now_text
 

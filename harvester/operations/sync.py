@@ -30,8 +30,8 @@ from harvester.errors import (
     Interrupted,
     NothingStored,
 )
-from harvester.storage.archive_files import check_format, locked
 from harvester.storage.filesystem import Entry
+from harvester.storage.locks_and_requests import check_format, locked
 from harvester.storage.segment import Segment, parse_path, parse_rollup_path, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of, with_snapshot_retry, without_future
 from harvester.times import SECOND, missing, union

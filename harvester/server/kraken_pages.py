@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from harvester.schema import Int64s, joined, times, trade_ids
 from harvester.server.rendering import RenderedRows, render
-from harvester.storage import archive_files
+from harvester.storage import locks_and_requests
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
@@ -176,7 +176,7 @@ class TradePages:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        recorded = archive_files.requests(self._archive.store, self._pair).counts_through
+        recorded = locks_and_requests.requests(self._archive.store, self._pair).counts_through
         return max(self._furthest_ns, recorded)
 
     def first_gap(self, within: Range) -> Range | None:

@@ -18,7 +18,7 @@ from harvester.argument_types import check_types
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s, decimal_array
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

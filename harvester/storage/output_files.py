@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.errors import UsageError
-from harvester.storage.archive_files import is_archive
 from harvester.storage.filesystem import sync_to_disk, writing
+from harvester.storage.locks_and_requests import is_archive
 from harvester.storage.segment import is_segment
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}

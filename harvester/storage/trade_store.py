@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, first_few
 from harvester.schema import times, trade_ids
-from harvester.storage import archive_files
+from harvester.storage import locks_and_requests
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.id_gaps import LastId
 from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer
@@ -145,7 +145,7 @@ class TradeStore:
             self.store.root  # noqa: B018 - raises the error
         # By pair, as one thread may drop a pair's entries while another adds those of the next.
         self._caches: defaultdict[str, _Cache] = defaultdict(_Cache)
-        archive_files.check_format(self.store)
+        locks_and_requests.check_format(self.store)
 
     @property
     def root(self) -> Path:
@@ -241,7 +241,7 @@ class TradeStore:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        requested = archive_files.requests(self.store, pair)
+        requested = locks_and_requests.requests(self.store, pair)
         if not requested.ranges:
             return enclosing_range(self.coverage(pair))
         if not requested.is_unlisted:

@@ -11,14 +11,7 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import RowsChecksum, clip, times, with_ties
-from harvester.storage import archive_files
-from harvester.storage.archive_files import (
-    QuarantineNote,
-    check_case,
-    locked,
-    quarantine_copy,
-    quarantine_file,
-)
+from harvester.storage import locks_and_requests
 from harvester.storage.compaction import (
     are_ordered_within,
     between_quiet_moments,
@@ -29,6 +22,13 @@ from harvester.storage.compaction import (
     plan_merges,
     split_by_year,
     verified_rows,
+)
+from harvester.storage.locks_and_requests import (
+    QuarantineNote,
+    check_case,
+    locked,
+    quarantine_copy,
+    quarantine_file,
 )
 from harvester.storage.parquet_files import read_batches, stage_rollup, stage_segment
 from harvester.storage.segment import (
@@ -115,9 +115,9 @@ class Writer:
             raise MarketChanged(self.pair, stored.key, key)
         self._key = key
 
-    def requests(self) -> archive_files.Requests:
+    def requests(self) -> locks_and_requests.Requests:
         """What is on record as requested."""
-        return archive_files.requests(self._store, self.pair)
+        return locks_and_requests.requests(self._store, self.pair)
 
     def record_requested(
         self,
@@ -144,16 +144,16 @@ class Writer:
         end_ns = max(known.through for known in requested)
         is_end = is_known and (not covered or end_ns >= covered[-1].through)
         through = end_ns if is_end else 0
-        after = archive_files.Requests(
+        after = locks_and_requests.Requests(
             union([*(before.ranges or enclosing_range(covered)), *requested]),
             before.is_unlisted if is_listed is None else not is_listed,
             max(before.counts_through, through if was_covered else 0),
             max(before.rows_through, through if had_rows else 0),
         )
         if after != before:
-            archive_files.write_requests(self._store, self.pair, after)
+            locks_and_requests.write_requests(self._store, self.pair, after)
 
-    def end_requests(self, undo: archive_files.Requests | None = None) -> None:
+    def end_requests(self, undo: locks_and_requests.Requests | None = None) -> None:
         """Record that the exchange does not know the pair: what lies behind its coverage is no gap.
 
         The record of what was requested is kept, and counts again with the next download.
@@ -170,12 +170,12 @@ class Writer:
         is_behind = bool(ends) and before.ranges[-1].through > through
         after = before._replace(is_unlisted=True, counts_through=through) if is_behind else before
         if after != self.requests():
-            archive_files.write_requests(self._store, self.pair, after)
+            locks_and_requests.write_requests(self._store, self.pair, after)
 
-    def restore_requests(self, before: archive_files.Requests) -> None:
+    def restore_requests(self, before: locks_and_requests.Requests) -> None:
         """Record as requested what `requests` returned before, and nothing else."""
         if before.ranges:
-            archive_files.write_requests(self._store, self.pair, before)
+            locks_and_requests.write_requests(self._store, self.pair, before)
         else:
             self._store.remove(f"wanted/{self.pair}.json")
 
@@ -183,7 +183,7 @@ class Writer:
         """Record ranges as requested, if nothing is recorded."""
         before, lost = self.requests(), list(ranges)
         if lost and not before.ranges:
-            archive_files.write_requests(self._store, self.pair, before._replace(ranges=lost))
+            locks_and_requests.write_requests(self._store, self.pair, before._replace(ranges=lost))
 
     def shorten_requested(self, now_ns: int, until_ns: int) -> None:
         """Shorten requested ranges that end in the future.
@@ -197,7 +197,7 @@ class Writer:
         if trimmed != requested.ranges:
             through = min(requested.counts_through, until_ns)
             after = requested._replace(ranges=trimmed, counts_through=through)
-            archive_files.write_requests(self._store, self.pair, after)
+            locks_and_requests.write_requests(self._store, self.pair, after)
 
     def shorten(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.
@@ -306,7 +306,7 @@ class Writer:
             raise AssertionError(
                 f"rows of {self.pair} are out of order, or lie outside of {covered}"
             )
-        archive_files.mark(self._store, self.pair)
+        locks_and_requests.mark(self._store, self.pair)
         committed = []
         parts = list(split_by_year(covered, batches))
         for (_, part_rows), part in zip(parts, footers_by_part(footer, parts), strict=True):
@@ -327,7 +327,7 @@ class Writer:
                 inside a group of equal time.
             footer: called once all rows were read; its range covers them.
         """
-        archive_files.mark(self._store, self.pair)
+        locks_and_requests.mark(self._store, self.pair)
         staged, whole = stage_segment(self._store, self.pair, with_ties(_in_order(rows)), footer)
         self.check_market(whole.key)
         first_ns, last_ns = whole.bounds or (whole.range.through, whole.range.through)
@@ -424,7 +424,9 @@ class Writer:
             The path of the copy.
         """
         to = quarantine_copy(self._store, note)
-        archive_files.write_requests(self._store, self.pair, archive_files.Requests(union(ranges)))
+        locks_and_requests.write_requests(
+            self._store, self.pair, locks_and_requests.Requests(union(ranges))
+        )
         return to
 
     def _alike(self, run: list[Segment]) -> Iterator[list[Segment]]:

@@ -13,10 +13,10 @@ from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_selection import ListedPairs, known_pairs
 from harvester.schema import RowsChecksum
-from harvester.storage import archive_files
-from harvester.storage.archive_files import QuarantineNote
+from harvester.storage import locks_and_requests
 from harvester.storage.compaction import is_being_replaced, is_within
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.locks_and_requests import QuarantineNote
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
 from harvester.storage.segment import Footer, Segment
 from harvester.storage.trade_store import EVERYTHING, ending_in_future, future_fault
@@ -405,7 +405,7 @@ class _PairRepair:
 
     def _wanted(self) -> list[Range]:
         try:
-            return list(archive_files.requests(self._archive.store, self._name).ranges)
+            return list(locks_and_requests.requests(self._archive.store, self._name).ranges)
         except ArchiveDamaged:
             return []
 

@@ -18,8 +18,8 @@ from harvester.errors import (
     HarvesterError,
 )
 from harvester.kraken.trades import PAGE_ROWS
-from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.locks_and_requests import locked
 from harvester.storage.parquet_files import opened
 from harvester.storage.segment import Segment, decode
 from harvester.storage.trade_store import (

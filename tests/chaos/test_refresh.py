@@ -34,7 +34,7 @@ from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
 from harvester.pair_selection import KnownPairs, choose_targets
 from harvester.progress import RunProgress
-from harvester.storage.archive_files import locked
+from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 

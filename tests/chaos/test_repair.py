@@ -49,7 +49,7 @@ from harvester.kraken.client import Client
 from harvester.operations.run_log import latest_runs
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
-from harvester.storage.archive_files import locked
+from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import Range

@@ -30,7 +30,7 @@ from harvester.errors import (
     UsageError,
 )
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, sample_trades
-from harvester.storage.archive_files import locked, store_pairs
+from harvester.storage.locks_and_requests import locked, store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

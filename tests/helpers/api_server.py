@@ -18,7 +18,7 @@ from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.server.app import app, running
 from harvester.server.sample_data import SAMPLE_PAIR
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

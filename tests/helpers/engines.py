@@ -13,7 +13,7 @@ import msgspec
 
 import harvester
 from harvester.server.sample_data import SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.trade_store import TradeStore
 
 DOCS = Path(__file__).parents[2] / "docs"

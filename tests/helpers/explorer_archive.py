@@ -15,7 +15,7 @@ import harvester
 from harvester.schema import clip, times
 from harvester.server.explorer.web import app
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, sample_trades
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

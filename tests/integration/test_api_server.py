@@ -42,7 +42,7 @@ from harvester.schema import times
 from harvester.server.app import app
 from harvester.server.responses import ApiResponder
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.parquet_files import READ_ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import AnswerStore, TradeStore

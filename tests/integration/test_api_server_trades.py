@@ -38,7 +38,7 @@ from harvester.server.app import app
 from harvester.server.kraken_pages import RenderedChunk, RenderedPageCache, TradePages
 from harvester.server.rendering import RenderedRows
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import DAY, END_OF_TIME, Range

@@ -30,7 +30,7 @@ from harvester.download.events import CancelToken
 from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.schema import ROWS, int64s_as, times
-from harvester.storage.archive_files import locked
+from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range

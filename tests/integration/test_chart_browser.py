@@ -19,7 +19,7 @@ import harvester
 from harvester.charts.chart import Chart
 from harvester.schema import clip
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import open_writer

@@ -27,7 +27,7 @@ from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, max_candles
 from harvester.server.sample_data import create_sample_archive
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import open_writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval

@@ -25,7 +25,7 @@ from kraken_server import Exchange
 
 from harvester.kraken.pairs import usual_altname
 from harvester.schema import no_rows
-from harvester.storage import archive_files
+from harvester.storage import locks_and_requests
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -206,14 +206,14 @@ def test_a_gap_that_nothing_can_fill_goes_until_the_pair_is_listed_again(
     assert command(*cure).status == status
     assert is_complete(command)
     assert [command("backfill", "FOOUSD").status, is_complete(command)] == [3, True]
-    requests = archive_files.requests(store.store, "FOOUSD")
+    requests = locks_and_requests.requests(store.store, "FOOUSD")
     assert list(requests.ranges) == [Range(0, sample_trades.utc_ns(2024, 8, 20))]
     if key == "FOOZUSD":
         market = Market("FOOUSD", key, "FOO/USD", "FOO2", "ZUSD", trades=NEW)
         exchange.add(market)
         assert command("refresh").status == 0
         assert volumes(tmp_path) == [Decimal(trade.volume) for trade in NEW]
-        assert not archive_files.requests(store.store, "FOOUSD").is_unlisted
+        assert not locks_and_requests.requests(store.store, "FOOUSD").is_unlisted
 
 
 @pytest.mark.parametrize("url", [None, NOBODY])

@@ -21,7 +21,7 @@ from command_line import own_environment, run_harvester, run_program
 from harvester.csv_import.csv_files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
-from harvester.storage.archive_files import store_pairs
+from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import ArchiveLocked, ArchiveUnwritable
-from harvester.storage.archive_files import locked
+from harvester.storage.locks_and_requests import locked
 
 HOLDER = """
 import sys
 from pathlib import Path
-from harvester.storage.archive_files import locked
+from harvester.storage.locks_and_requests import locked
 with locked(Path(sys.argv[1]), "XBTUSD"):
     print("held", flush=True)
     sys.stdin.read()

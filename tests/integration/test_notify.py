@@ -21,7 +21,7 @@ from nightly_runs import DAY_NS, FIRST_NS, Nights, daily
 from process import Ended, ended, wait_for
 
 from harvester.cli.refresh import run_notify_command
-from harvester.storage.archive_files import locked
+from harvester.storage.locks_and_requests import locked
 
 NIGHTLY = Path(__file__).parents[2] / "docs" / "nightly.md"
 SAVE = "import sys; open(sys.argv[1], 'a').write(sys.stdin.read() + '\\n\\n')"

@@ -35,7 +35,7 @@ from harvester.pair_selection import (
 )
 from harvester.query.views import write_database
 from harvester.server.responses import ApiResponder
-from harvester.storage import archive_files
+from harvester.storage import locks_and_requests
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import Range
@@ -248,11 +248,11 @@ def test_a_file_system_that_ignores_case_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pair=XBTUSD").mkdir()
-    assert not archive_files.ignores_case(tmp_path / "pair=XBTUSD")
+    assert not locks_and_requests.ignores_case(tmp_path / "pair=XBTUSD")
     monkeypatch.setattr(
         Path, "samefile", lambda path, other: path.name.lower() == other.name.lower()
     )
-    assert archive_files.ignores_case(tmp_path / "pair=XBTUSD")
+    assert locks_and_requests.ignores_case(tmp_path / "pair=XBTUSD")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
 ) -> None:
     (tmp_path / there).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(locks_and_requests, "ignores_case", lambda _path: True)
     with (
         pytest.raises(ArchiveUnwritable) as caught,
         open_writer(TradeStore(tmp_path), "AAPLXUSD"),
@@ -279,7 +279,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
 def test_on_a_disk_that_ignores_case_a_pair_that_another_run_just_wrote_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(locks_and_requests, "ignores_case", lambda _path: True)
     acquire = filelock.FileLock.acquire
 
     def acquire_late(self: filelock.FileLock, *args: Any, **options: Any) -> Any:
@@ -298,7 +298,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
-    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(locks_and_requests, "ignores_case", lambda _path: True)
     with open_writer(TradeStore(tmp_path), "AAPLxUSD") as pair_writer:
         assert pair_writer.pair == "AAPLxUSD"
 
@@ -306,7 +306,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
 def test_a_pair_that_is_refused_there_stops_no_other(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(locks_and_requests, "ignores_case", lambda _path: True)
     backfill = Backfill(exchange.url, tmp_path)
     assert backfill.only("AAPLxUSD").error is None
     assert isinstance(backfill.only("AAPLXUSD").error, ArchiveUnwritable)

@@ -10,8 +10,8 @@ import pytest
 import harvester
 from harvester.download.events import Begun, Imported, Step
 from harvester.operations.run_log import latest_runs
-from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 

@@ -37,8 +37,8 @@ from harvester.query import candles
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, ResultSource
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive_files import Requests, store_pairs, write_requests
 from harvester.storage.filesystem import Entry, LocalStore
+from harvester.storage.locks_and_requests import Requests, store_pairs, write_requests
 from harvester.storage.trade_store import PairFile
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import open_writer

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import ArchiveUnwritable
-from harvester.storage.archive_files import QuarantineNote, quarantine_copy, quarantine_file
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.locks_and_requests import QuarantineNote, quarantine_copy, quarantine_file
 from harvester.times import Range
 
 PATH = "trades/pair=A/year=2024/x.parquet"

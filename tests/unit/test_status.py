@@ -24,7 +24,7 @@ from harvester.cli.status_table import (
     years,
 )
 from harvester.progress import speaks_unicode
-from harvester.storage.archive_files import Requests, write_requests
+from harvester.storage.locks_and_requests import Requests, write_requests
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
 from harvester.verify import status as module

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stored_trades import PAIR, archive, made_rows, put
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage import archive_files
+from harvester.storage import locks_and_requests
 from harvester.storage import parquet_files as segments_module
 from harvester.storage import trade_store as module
 from harvester.storage.segment import Footer, Segment, segment_path
@@ -73,7 +73,9 @@ def test_coverage_is_read_from_the_file_names_alone(archive: TradeStore) -> None
 
 
 def test_gaps_are_requested_ranges_that_are_not_covered(archive: TradeStore) -> None:
-    archive_files.write_requests(archive.store, PAIR, archive_files.Requests([Range(0, 40)]))
+    locks_and_requests.write_requests(
+        archive.store, PAIR, locks_and_requests.Requests([Range(0, 40)])
+    )
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
     assert archive.gaps(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]

@@ -21,8 +21,8 @@ from segment_rows import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
-from harvester.storage.archive_files import QuarantineNote, store_pairs
 from harvester.storage.filesystem import LocalStore
+from harvester.storage.locks_and_requests import QuarantineNote, store_pairs
 from harvester.storage.parquet_files import stage_segment
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, segment_path
 from harvester.storage.trade_store import TradeStore

@@ -1,4 +1,4 @@
-"""The small files of an archive: format version, requested ranges, pairs, locks, quarantine."""
+"""Locks of pairs, records of requested ranges, and other small files: format, pairs, quarantine."""
 
 from __future__ import annotations
 
