@@ -19,7 +19,7 @@ from harvester.cli.options import (
     setting_option,
 )
 from harvester.cli.output import show_warnings, warnings_shown
-from harvester.cli.run_context import pace_fields, run_context
+from harvester.cli.progress_and_signals import pace_fields, run_context
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
 from harvester.errors import Interrupted, UsageError, gravest

@@ -326,7 +326,7 @@ def doctor(common: CommonOptions, *, exchange: bool, pair: str | None, as_json: 
 
     Example: harvester doctor --exchange --pair ETH/EUR
     """
-    from harvester.cli.run_context import cancel_on_signals  # imports asyncio
+    from harvester.cli.progress_and_signals import cancel_on_signals  # imports asyncio
 
     if pair is not None and not exchange:
         raise UsageError("--pair is for the checks of the exchange: add --exchange")

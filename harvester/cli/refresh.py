@@ -23,7 +23,7 @@ from harvester.cli.options import (
     rate_option,
 )
 from harvester.cli.output import warnings_shown
-from harvester.cli.run_context import followed_fields, run_context
+from harvester.cli.progress_and_signals import followed_fields, run_context
 from harvester.config import load_notify_command
 from harvester.download.events import Event, Followed
 from harvester.errors import (

@@ -11,8 +11,8 @@ import click
 
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.progress_and_signals import run_context
 from harvester.cli.query_output import write_result
-from harvester.cli.run_context import run_context
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum

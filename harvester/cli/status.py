@@ -16,7 +16,7 @@ from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
 from harvester.cli.output import show_warnings
-from harvester.cli.run_context import display
+from harvester.cli.progress_and_signals import display
 from harvester.cli.status_table import TableStyle, remarks, status_text, status_to_dict
 from harvester.download.events import Event, Reported
 from harvester.errors import UsageError, gravest, shortened

@@ -10,7 +10,7 @@ import click
 from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, pair_argument
-from harvester.cli.run_context import display, run_context
+from harvester.cli.progress_and_signals import display, run_context
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, first_few, gravest
 from harvester.kraken.ohlc import WEEK_MIN

@@ -21,7 +21,7 @@ from backfills import serve
 from rich.console import Console
 
 from harvester.cli import output
-from harvester.cli.run_context import cancel_on_signals
+from harvester.cli.progress_and_signals import cancel_on_signals
 from harvester.download.events import Noted, Started
 from harvester.errors import wrapped
 from harvester.progress import RunProgress

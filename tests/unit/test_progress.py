@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from harvester.cli import output
-from harvester.cli.run_context import JsonLines, LogLines
+from harvester.cli.progress_and_signals import JsonLines, LogLines
 from harvester.download.events import (
     BackfillResult,
     Begun,
