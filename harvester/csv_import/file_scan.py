@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from harvester.csv_import.row_order import check_order
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import Int64s, times
-from harvester.storage.trade_store import EVERYTHING
+from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, EVERYTHING
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, Range
 
 # --- columns of a file ----------------------------------------------------------------------------
@@ -210,6 +211,7 @@ class ScannedFile(NamedTuple):
         silences: long ranges without rows, in order; see `is_whole`.
         rows_with_id: number of readable rows with a trade id.
         id_runs: its runs of consecutive trade ids, see `IdRunFinder.found`.
+        latest_ns: rows of a later time were still to come, by this machine's clock: unreadable.
         is_vouched_for: whether the user said that it is complete between two times.
         kept: what `batches` returns; None if these rows were not kept in memory.
     """
@@ -226,6 +228,7 @@ class ScannedFile(NamedTuple):
     silences: list[Range]
     rows_with_id: int
     id_runs: Int64s | None
+    latest_ns: int
     is_vouched_for: bool = False
     kept: Sequence[tuple[pa.RecordBatch, int]] | None = None
 
@@ -278,7 +281,7 @@ class ScannedFile(NamedTuple):
             yield _without_ids(rows) if self.has_ids_in_part else rows, size
 
     def _read(self) -> Iterator[tuple[pa.RecordBatch, int]]:
-        for parsed, size in read_rows(self.member, self.layout, self.checksum):
+        for parsed, size in read_rows(self.member, self.layout, self.checksum, self.latest_ns):
             yield parsed.rows, size
 
     def notes(self) -> Iterator[str]:
@@ -344,12 +347,14 @@ def _read_whole(
     check_stop(stop)
     sum_ = checksum(member)
     layout = detect(head(member), name)
+    # Coverage up to a later row would hide what is traded until then.
+    latest_ns = time.time_ns() + CLOCK_TOLERANCE_NS
     bad_times, silences = UnreadableTimes(), SilenceFinder()
     id_runs = IdRunFinder()
     rows_with_id = bad = 0
     bad_rows: list[BadRow] = []
     kept: list[tuple[pa.RecordBatch, int]] = []
-    for parsed, size in read_rows(member, layout, sum_):
+    for parsed, size in read_rows(member, layout, sum_, latest_ns):
         check_stop(stop)
         if parsed.bad and not skip_bad_rows:
             raise parsed.bad[0].error(name)
@@ -383,29 +388,33 @@ def _read_whole(
         silences.found(within),
         rows_with_id,
         id_runs.found() if rows_with_id == rows else NO_RUNS,
+        latest_ns,
         kept=kept if keep_rows else None,
     )
 
 
-def read_rows(member: Member, layout: Layout, sum_: str) -> Iterator[tuple[Parsed, int]]:
+def read_rows(
+    member: Member, layout: Layout, sum_: str, latest_ns: int
+) -> Iterator[tuple[Parsed, int]]:
     """Read the rows of a file block by block, each with the block's size in bytes.
 
     Args:
         member: the file.
         layout: its columns.
         sum_: its checksum.
+        latest_ns: rows of a later time are unreadable.
 
     Raises:
         DamagedFile: it can't be read, or does not match its checksum.
         BadFile: its rows are not in order of time.
     """
-    name, line, latest_ns = str(member), 1, -1
+    name, line, reached_ns = str(member), 1, -1
     for block in blocks(member, sum_):
         text = block.removeprefix(BOM_UTF8) if line == 1 else block
         if line == 1 and layout.has_header:
             text, line = text.partition(b"\n")[2], 2
-        parsed = parse(text, layout, line)
-        latest_ns = check_order(name, parsed, line, latest_ns)
+        parsed = parse(text, layout, line, latest_ns)
+        reached_ns = check_order(name, parsed, line, reached_ns)
         line += parsed.line_count
         yield parsed, len(block)
 

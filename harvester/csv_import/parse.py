@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, InvalidOperation
@@ -19,7 +18,6 @@ from harvester.errors import BadFile
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
 from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
 from harvester.schema import SIDES as SIDE_WORDS
-from harvester.storage.trade_store import CLOCK_TOLERANCE_NS
 from harvester.times import BEGINNING_NS, END_OF_TIME, show
 
 # --- fast parsing of plain digits -----------------------------------------------------------------
@@ -290,24 +288,25 @@ class Parsed:
     bad: list[BadRow] = field(default_factory=list)
 
 
-def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
+def parse(block: bytes, layout: Layout, first_line: int, latest_ns: int = END_OF_TIME) -> Parsed:
     """Parse lines: all at once if they are plain, line by line if not.
 
     Args:
         block: lines, each with its line end; a last one without it is unreadable.
         layout: their columns.
         first_line: the number of the first line.
+        latest_ns: rows of a later time are unreadable.
     """
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
     try:
-        rows = _columns(read(block, layout.columns))
+        rows = _columns(read(block, layout.columns), latest_ns)
         return Parsed(rows, rows.num_rows)
     except Unusual:
-        return _parse_by_line(block, layout, first_line)
+        return _parse_by_line(block, layout, first_line, latest_ns)
 
 
-def _columns(fields: Digits) -> pa.RecordBatch:
+def _columns(fields: Digits, latest_ns: int) -> pa.RecordBatch:
     """Convert numbers to a batch of `schema.ROWS`.
 
     Raises:
@@ -321,7 +320,7 @@ def _columns(fields: Digits) -> pa.RecordBatch:
     stamps = scaled["time"]
     if not (
         int(stamps.min()) >= BEGINNING_NS
-        and int(stamps.max()) <= _latest_ns()
+        and int(stamps.max()) <= latest_ns
         and int(scaled["price"].min()) > 0
         and int(scaled["volume"].min()) >= 0
     ):
@@ -365,7 +364,7 @@ def _ids(column: pa.Array) -> pa.Array:
 NO_LINE_END = "it has no line end, so the file may have been cut off: give an undamaged copy of it"
 
 
-def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
+def _parse_by_line(block: bytes, layout: Layout, first_line: int, latest_ns: int) -> Parsed:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     bad: list[BadRow] = []
@@ -375,7 +374,7 @@ def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
         if not text.strip():
             continue
         try:
-            rows.append(_row(text, layout.columns))
+            rows.append(_row(text, layout.columns, latest_ns))
             lines.append(line)
         except BadLine as reason:
             bad.append(BadRow(line, text, str(reason)))
@@ -390,7 +389,7 @@ class BadLine(Exception):
     """Why a line is not a trade, or not a candle."""
 
 
-def _row(text: str, columns: Sequence[str]) -> dict[str, Any]:
+def _row(text: str, columns: Sequence[str], latest_ns: int) -> dict[str, Any]:
     """Parse a line as a trade.
 
     Raises:
@@ -400,7 +399,7 @@ def _row(text: str, columns: Sequence[str]) -> dict[str, Any]:
         raise BadLine("it is no UTF-8")
     texts = _split(text, columns)
     row: dict[str, Any] = {name: _number(name, texts[name]) for name in _DECIMALS}
-    row["time"] = _time_ns(texts["time"])
+    row["time"] = _time_ns(texts["time"], latest_ns)
     if row["price"] <= 0:
         raise BadLine(f"price {texts['price']} is not above 0")
     if row["volume"] < 0:
@@ -425,18 +424,13 @@ def _split(text: str, columns: Sequence[str]) -> dict[str, str]:
     return dict(zip(columns, fields, strict=True))
 
 
-def _time_ns(text: str) -> int:
+def _time_ns(text: str, latest_ns: int) -> int:
     stamp = int(_number("time", text).scaleb(9, _EXACT))
     if not BEGINNING_NS <= stamp <= END_OF_TIME:
         raise BadLine(f"its time {text} lies outside 2011 to 2262")
-    if stamp > _latest_ns():
+    if stamp > latest_ns:
         raise BadLine(f"its time {show(stamp)} is still to come, by this machine's clock")
     return stamp
-
-
-def _latest_ns() -> int:
-    """The latest time that a trade can have: a later one would cover time that is still to come."""
-    return time.time_ns() + CLOCK_TOLERANCE_NS
 
 
 def decimal(name: str, text: str) -> Decimal:

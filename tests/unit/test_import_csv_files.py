@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import stat
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from harvester.csv_import.csv_files import KnownComplete, blocks, checksum, find
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
 from harvester.errors import BadFile, DamagedFile
+from harvester.times import DAY, SECOND
 
 LINE = b"1588888888,9000.1,0.5\n"
 
@@ -274,3 +276,15 @@ def test_an_only_row_without_its_line_end_is_read(tmp_path: Path, header: bytes)
     member = csv_files.packed(tmp_path / "K.zip", {"XBTUSD.csv": header + row})
     [scanned] = [scan_file(found) for found in find([str(member)])]
     assert (scanned.rows, scanned.first_ns) == (1, 1_588_888_888_500_000_000)
+
+
+def test_a_clock_that_moves_back_between_two_readings_costs_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = time.time_ns()
+    lines = [b"%d,9000.1,0.5\n" % (now_ns // SECOND - 600 + 60 * at) for at in range(10)]
+    (tmp_path / "XBTUSD.csv").write_bytes(b"".join(lines))
+    [member] = find([str(tmp_path / "XBTUSD.csv")])
+    scanned = scan_file(member)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns - 30 * DAY)
+    assert [rows.num_rows for rows, _ in scanned.batches()] == [scanned.rows] == [10]
