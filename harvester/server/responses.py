@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 
 import msgspec
 
@@ -167,9 +168,8 @@ class ApiResponder:
             # Newer trades may be missing where a gap lies behind the newest that are stored.
             _check_no_gap(pages, page.last_ns, pages.furthest_ns)
         last = since or "0" if page.cursor_ns is None else f"{page.cursor_ns:019d}"
-        name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
-            name,
+            msgspec.json.encode(pair.key or pair.altname),
             page.text[:-1],
             last.encode(),
         )
@@ -218,19 +218,19 @@ class ApiResponder:
             UnknownPair: the archive has no trades of a pair.
             InvalidParameter: there is no such asset class.
         """
-        # Listed here: pages are not used in several threads.
+        # Listed here: pages are not used in several threads. Of all pairs, one may just have gone.
         clocks = []
         for pair in self._requested(params, "asset_class"):
-            archive, pages = self._new_listing(pair)
-            clocks.append((pair, archive, min(time.time_ns(), pages.through)))
+            with nullcontext() if params.get("pair") else suppress(UnknownPair):
+                archive, pages = self._new_listing(pair)
+                clocks.append((pair, archive, min(time.time_ns(), pages.through)))
 
         def answer() -> bytes:
-            tickers: dict[str, object] = {}
-            for pair, archive, now_ns in clocks:
-                figures = ticker_from_archive(archive, pair, now_ns)
-                if figures is not None:
-                    tickers[pair.key or pair.altname] = figures
-            return _result(tickers)
+            tickers = {
+                pair.key or pair.altname: ticker_from_archive(archive, pair, now_ns)
+                for pair, archive, now_ns in clocks
+            }
+            return _result({name: found for name, found in tickers.items() if found is not None})
 
         return answer
 

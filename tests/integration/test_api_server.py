@@ -420,6 +420,20 @@ def test_a_pair_whose_only_file_was_lost_a_moment_ago_is_unknown(tmp_path: Path)
             endpoint({"pair": "XBTUSD"})
 
 
+def test_figures_of_all_pairs_are_shown_without_one_that_was_lost_a_moment_ago(
+    tmp_path: Path,
+) -> None:
+    archive = TradeStore(tmp_path)
+    other = msgspec.structs.replace(SAMPLE_PAIR, altname="ETHUSD", key="XETHZUSD")
+    store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
+    for name in ("XBTUSD", "ETHUSD"):
+        commit(archive, Range(T0, T0 + DAY), rows_of(PLAIN), name)
+    answers = ApiResponder(archive)
+    assert sorted(result(answers.ticker({})())) == ["XETHZUSD", "XXBTZUSD"]
+    Path(archive.location(archive.segments("XBTUSD")[0])).unlink()
+    assert sorted(result(answers.ticker({})())) == ["XETHZUSD"]
+
+
 # --- figures of the last day ---------------------------------------------------------------------
 
 
