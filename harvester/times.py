@@ -242,6 +242,12 @@ def year_end(year: int) -> int:
     return days * DAY - 1
 
 
+def second_of(stamp_ns: int) -> Range:
+    """The second that a time is in."""
+    begin_ns = stamp_ns // SECOND * SECOND
+    return Range(begin_ns - 1, begin_ns + SECOND - 1)
+
+
 def overlap(first: Range, second: Range) -> Range | None:
     """The part that two ranges share; None if they share nothing."""
     both = Range(max(first.after, second.after), min(first.through, second.through))

@@ -39,7 +39,7 @@ from harvester.storage.locks_and_requests import QuarantineNote
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
-from harvester.times import END_OF_TIME, SECOND, Range, missing, union
+from harvester.times import END_OF_TIME, SECOND, Range, missing, second_of, union
 
 MAX_BAD_ROWS_SHOWN = 20  # of each report, in text output; JSON lists up to 10,000
 
@@ -330,16 +330,16 @@ class SequenceImporter:
             check.finish()
             self.report.rounding = check.rounding.rounding()
             self._report_counts(boundaries)
-            had_rows = list(damaged_times(self._files))
+            with_rows = list(damaged_times(self._files))
             if self._times_read.latest_ns >= 0:
-                last_s = self._times_read.latest_ns // SECOND
-                had_rows.append(Range(last_s * SECOND - 1, (last_s + 1) * SECOND - 1))
-                self._want(writer, max(last_s + 1, self._wanted.until_s or 0) * SECOND - 1)
+                last = second_of(self._times_read.latest_ns)
+                with_rows.append(last)
+                self._want(writer, max(last.through, (self._wanted.until_s or 0) * SECOND - 1))
             # Of a file without rows, the time by its name.
             elif self._unproved and not self._is_delisted:
                 writer.record_requested(*self._unproved)
-            if had_rows:
-                writer.record_requested(*had_rows, had_rows=True)
+            if with_rows:
+                writer.record_requested(*with_rows, had_rows=True)
 
     def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
         """Write one segment: its first part, and those of `more` up to its end."""

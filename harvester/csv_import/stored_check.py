@@ -23,7 +23,7 @@ from harvester.csv_import.row_order import Sorter
 from harvester.errors import ArchiveDamaged, ArchiveHasGaps, HarvesterError
 from harvester.schema import Int64s, clip, int64s_as, times, trade_ids
 from harvester.storage.trade_store import TradeStore
-from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
+from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, second_of, show, union
 
 # --- whether rows are stored ----------------------------------------------------------------------
 
@@ -341,9 +341,7 @@ def _decide(window: _Window, first: int, found: RowsAtEnds) -> None:
                 continue
             if new is None:
                 # Whichever side of the end the row's trade is on, no file may cover that side.
-                for ns in (stamp, target):
-                    begin_ns = ns // SECOND * SECOND
-                    found.in_doubt.append(Range(begin_ns - 1, begin_ns + SECOND - 1))
+                found.in_doubt.extend(map(second_of, (stamp, target)))
             elif index in new and place % 2 == 1:
                 found.moved[first + row] = target
             elif index not in new and place % 2 == 0:

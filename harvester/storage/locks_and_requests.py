@@ -53,7 +53,7 @@ class Requests(NamedTuple):
         is_unlisted: whether the exchange did not know the pair any more when it was asked last:
             then what was requested behind the coverage and behind both of these is no gap.
         counts_through: what lies up to this moment was covered once.
-        rows_through: up to this moment, files had rows, damaged ones also, that were not imported.
+        rows_through: up to this moment, imported files had rows, readable or not.
     """
 
     ranges: list[Range]

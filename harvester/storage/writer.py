@@ -135,7 +135,7 @@ class Writer:
             is_listed: whether the exchange knows the pair, as far as is known; None: as before.
             was_covered: whether they were covered once: a gap in them is reported also of a pair
                 that the exchange does not know.
-            had_rows: the same where a file had rows that were not imported.
+            had_rows: the same where an imported file had rows, readable or not.
         """
         before = self.requests()
         is_known = was_covered or had_rows

@@ -322,6 +322,7 @@ def test_the_lines_name_moved_files_and_downloaded_trades(repaired: Repaired) ->
 def test_what_was_wanted_stays_as_it_was(repaired: Repaired) -> None:
     wanted = json.loads((repaired.folder / f"wanted/{PAIR}.json").read_text())
     assert (wanted["pair"], wanted["spans"]) == (PAIR, [[0, END]])
+    assert "unlisted" not in wanted
 
 
 def test_a_second_repair_changes_and_requests_nothing(repaired: Repaired) -> None:
