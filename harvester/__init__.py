@@ -48,8 +48,8 @@ from harvester.errors import (
 if TYPE_CHECKING:
     from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
-    from harvester.csv_import.importer import ImportReport
-    from harvester.csv_import.run import FilePlan, ImportPlan, ImportResult
+    from harvester.csv_import.chain_importer import ImportReport
+    from harvester.csv_import.import_pairs import FilePlan, ImportPlan, ImportResult
     from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken
     from harvester.exporters.export import ExportedFile
@@ -148,10 +148,10 @@ _LAZY = {
     "BackfillResult": "harvester.download.events",
     "CancelToken": "harvester.download.events",
     "CompactionResult": "harvester.operations.maintenance",
-    "FilePlan": "harvester.csv_import.run",
-    "ImportPlan": "harvester.csv_import.run",
-    "ImportReport": "harvester.csv_import.importer",
-    "ImportResult": "harvester.csv_import.run",
+    "FilePlan": "harvester.csv_import.import_pairs",
+    "ImportPlan": "harvester.csv_import.import_pairs",
+    "ImportReport": "harvester.csv_import.chain_importer",
+    "ImportResult": "harvester.csv_import.import_pairs",
     "Explanation": "harvester.query.explain",
     "ExportedFile": "harvester.exporters.export",
     "Pair": "harvester.kraken.pairs",

@@ -41,7 +41,7 @@ from harvester.times import SECOND, Interval, Range, parse_offset
 if TYPE_CHECKING:
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
-    from harvester.csv_import.run import ImportPlan, ImportResult
+    from harvester.csv_import.import_pairs import ImportPlan, ImportResult
     from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import (
         BackfillResult,
@@ -716,8 +716,8 @@ class Archive:
             ('XBTUSD', 20000, 'time,price,volume without header')
         """
         from harvester.async_runner import ask_market_names
+        from harvester.csv_import.import_pairs import plan_import
         from harvester.csv_import.pair_matching import import_request
-        from harvester.csv_import.run import plan_import
 
         self._check_open()
         request = import_request(

@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from harvester.config import Settings
+from harvester.csv_import.import_pairs import ImportResult, import_files
 from harvester.csv_import.pair_matching import ImportRequest
 from harvester.csv_import.redownload import imported_segments, replace_imported, rows_to_download
-from harvester.csv_import.run import ImportResult, import_files
 from harvester.download.backfill import (
     BackfillEstimate,
     MissingData,

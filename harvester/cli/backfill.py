@@ -27,7 +27,7 @@ from harvester.pair_selection import PairName
 from harvester.times import show
 
 if TYPE_CHECKING:
-    from harvester.csv_import.run import FilePlan, ImportResult
+    from harvester.csv_import.import_pairs import FilePlan, ImportResult
     from harvester.download.backfill import BackfillEstimate, PairEstimate, TotalEstimate
 
 MAX_LISTED = 20

@@ -29,7 +29,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import UNITS_NS, now_text
 
 if TYPE_CHECKING:
-    from harvester.csv_import.importer import ImportReport
+    from harvester.csv_import.chain_importer import ImportReport
     from harvester.download.events import BackfillResult
     from harvester.operations.refresh import RefreshedPair
     from harvester.verify.reports import RepairReport

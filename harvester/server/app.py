@@ -21,9 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from harvester.errors import HarvesterError, UnknownPair
-from harvester.server.kraken_pages import Clock
-from harvester.server.rendering import SideUnknown
-from harvester.server.responses import (
+from harvester.server.kraken_endpoints import (
     PREFER,
     ApiResponder,
     ImportedTrades,
@@ -32,6 +30,8 @@ from harvester.server.responses import (
     QueryParams,
     UnknownAsset,
 )
+from harvester.server.kraken_json import SideUnknown
+from harvester.server.kraken_trade_pages import Clock
 from harvester.storage.trade_store import TradeStore
 
 

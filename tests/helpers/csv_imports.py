@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harvester.csv_import.chain_importer import ChainImporter, ImportOptions, ImportReport
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
-from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.download.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
@@ -27,7 +27,7 @@ def imported(folder: Path, *files: Path, whole: KnownComplete = UNKNOWN) -> list
     with open_writer(archive, "XBTUSD") as pair_writer:
         parts = [scan_file(member) for member in find(map(str, files))]
         for parts_ in chains(parts, whole):
-            chain = SequenceImporter(archive, PAIR, parts_, watch)
+            chain = ChainImporter(archive, PAIR, parts_, watch)
             chain.run(pair_writer)
             reports.append(chain.report)
     return reports

@@ -40,7 +40,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.transport import HttpClient
 from harvester.schema import times
 from harvester.server.app import app
-from harvester.server.responses import ApiResponder
+from harvester.server.kraken_endpoints import ApiResponder
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.parquet_files import READ_ROWS

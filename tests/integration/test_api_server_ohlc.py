@@ -18,7 +18,7 @@ from kraken_server import INTERVALS_MIN, Shelf, ohlc_rows
 import harvester
 from harvester.kraken.client import Client
 from harvester.server.app import app
-from harvester.server.rendering import ohlc_rows as candles_of
+from harvester.server.kraken_json import ohlc_rows as candles_of
 from harvester.server.sample_data import END_NS, create_sample_archive
 from harvester.server.sample_data import sample_trades as made_up_trades
 from harvester.storage.trade_store import TradeStore

@@ -35,8 +35,8 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
 from harvester.server.app import app
-from harvester.server.kraken_pages import RenderedChunk, RenderedPageCache, TradePages
-from harvester.server.rendering import RenderedRows
+from harvester.server.kraken_json import RenderedRows
+from harvester.server.kraken_trade_pages import RenderedChunk, RenderedPageCache, TradePages
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.trade_store import TradeStore

@@ -21,11 +21,11 @@ from crash_points import Plan
 from kraken_market import Market, expected
 from kraken_server import Exchange
 
+from harvester.csv_import.chain_importer import ChainImporter, ImportOptions
 from harvester.csv_import.csv_files import KnownComplete, find
 from harvester.csv_import.file_scan import read_rows, scan_file
-from harvester.csv_import.importer import ImportOptions, SequenceImporter
+from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
-from harvester.csv_import.run import import_pairs
 from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
@@ -341,7 +341,7 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
         ImportOptions(lambda _pair, _size: None, CancelToken()),
     )
     with open_writer(archive, "XBTUSD") as pair_writer:
-        chain = SequenceImporter(archive, Pair(altname="XBTUSD"), [part], watch)
+        chain = ChainImporter(archive, Pair(altname="XBTUSD"), [part], watch)
         with pytest.raises(DamagedFile, match="its bytes do not match its checksum"):
             chain.run(pair_writer)
     assert rows_on_disk(tmp_path / "data", "XBTUSD") == []
@@ -371,7 +371,7 @@ def test_rows_kept_since_the_check_become_what_rows_read_again_become(
     files = PairFiles(Pair(altname="XBTUSD"), find([str(tmp_path / "files")]), KnownComplete())
     times, stored = [], []
     for most in (files.size - 1, files.size):
-        monkeypatch.setattr("harvester.csv_import.run.MAX_KEPT_BYTES", most)
+        monkeypatch.setattr("harvester.csv_import.import_pairs.MAX_KEPT_BYTES", most)
         folder, options = tmp_path / str(most), ImportOptions(lambda *_: None, CancelToken())
         reports = import_pairs(TradeStore(folder), [files], options)
         assert [report.error for report in reports] == [None] * 3

@@ -21,7 +21,7 @@ from csv_imports import imported
 from kraken_market import Clock, Trade, expected, time_literal
 from kraken_server import Exchange
 
-from harvester.csv_import import importer
+from harvester.csv_import import chain_importer
 from harvester.csv_import.file_chains import UncoveredIds
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
@@ -204,7 +204,9 @@ def test_an_archive_that_lacks_rows_where_a_file_meets_stored_trades_says_so_eac
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Earlier builds imported such files."""
-    monkeypatch.setattr(importer, "uncovered_ids", lambda *_: UncoveredIds([], [], frozenset()))
+    monkeypatch.setattr(
+        chain_importer, "uncovered_ids", lambda *_: UncoveredIds([], [], frozenset())
+    )
     april_ns = sample_trades.utc_ns(2024, 4, 1)
     shift_ns = april_ns - TRADES[1_500].true_ns + 100_000_000
     trades = [replace(trade, true_ns=trade.true_ns + shift_ns) for trade in TRADES]

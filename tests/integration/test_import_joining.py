@@ -21,10 +21,10 @@ from kraken_market import SECOND_NS, Clock, Market, Trade, expected
 from segment_rows import batch
 
 from harvester.csv_import import boundaries
+from harvester.csv_import.chain_importer import ChainImporter, ImportOptions
 from harvester.csv_import.csv_files import KnownComplete, find, iterate_ahead
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
-from harvester.csv_import.importer import ImportOptions, SequenceImporter
 from harvester.download.events import CancelToken
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
@@ -244,7 +244,7 @@ def test_consecutive_quarters_leave_no_gap(gaps: list[int], at: int) -> None:
         assert [len(chain) for chain in chains(looked)] == [len(files)]
         archive = TradeStore(folder)
         with open_writer(archive, "XBTUSD") as pair_writer:
-            chain = SequenceImporter(
+            chain = ChainImporter(
                 archive, PAIR, looked, ImportOptions(lambda _pair, _size: None, CancelToken())
             )
             chain.run(pair_writer)

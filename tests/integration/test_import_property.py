@@ -14,11 +14,11 @@ from backfills import rows_on_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harvester.csv_import.chain_importer import ImportOptions, ImportReport
 from harvester.csv_import.csv_files import KnownComplete, find
-from harvester.csv_import.importer import ImportOptions, ImportReport
+from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.rounding import KeyedRows, match_rows
-from harvester.csv_import.run import import_pairs
 from harvester.download.events import CancelToken
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair

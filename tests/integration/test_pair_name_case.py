@@ -34,7 +34,7 @@ from harvester.pair_selection import (
     resolve_stored,
 )
 from harvester.query.views import write_database
-from harvester.server.responses import ApiResponder
+from harvester.server.kraken_endpoints import ApiResponder
 from harvester.storage import locks_and_requests
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

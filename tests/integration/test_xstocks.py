@@ -24,7 +24,7 @@ from harvester.errors import NothingStored, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.server.app import app
-from harvester.server.responses import ApiResponder
+from harvester.server.kraken_endpoints import ApiResponder
 from harvester.storage.trade_store import TradeStore
 
 STOCK_CLASS = "tokenized_asset"

@@ -12,10 +12,10 @@ import pytest
 import sample_trades
 from csv_imports import imported
 
+from harvester.csv_import.chain_importer import ImportOptions
 from harvester.csv_import.csv_files import KnownComplete, find
-from harvester.csv_import.importer import ImportOptions
+from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
-from harvester.csv_import.run import import_pairs
 from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair

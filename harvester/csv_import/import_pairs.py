@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
+from harvester.csv_import.chain_importer import ChainImporter, ImportOptions, ImportReport
 from harvester.csv_import.csv_files import Member
 from harvester.csv_import.file_chains import FileStates, chains
 from harvester.csv_import.file_scan import ScannedFile, scan_file
-from harvester.csv_import.importer import ImportOptions, ImportReport, SequenceImporter
 from harvester.csv_import.pair_matching import (
     AskExchange,
     ImportRequest,
@@ -322,7 +322,7 @@ def _import_chains(
     found = chains(scanned, files.complete, is_delisted=files.is_delisted)
     with open_writer(archive, name) as pair_writer:
         importers = [
-            SequenceImporter(
+            ChainImporter(
                 archive,
                 files.pair,
                 chain,

@@ -14,14 +14,14 @@ from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, of_class, resolve
 from harvester.kraken.trades import LONGEST_NUMBER, PAGE_ROWS
 from harvester.pair_selection import known_pairs
-from harvester.server.kraken_pages import (
+from harvester.server.kraken_json import CLOSED_CANDLES, ohlc_from_archive, ticker_from_archive
+from harvester.server.kraken_trade_pages import (
     LISTING_TTL_S,
     Clock,
     RenderedPage,
     RenderedPageCache,
     TradePages,
 )
-from harvester.server.rendering import CLOSED_CANDLES, ohlc_from_archive, ticker_from_archive
 from harvester.storage.trade_store import AnswerStore, Piece, TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 

@@ -170,7 +170,7 @@ class ImportOptions(NamedTuple):
     done: Callable[[ImportReport], None] = lambda _report: None
 
 
-class SequenceImporter:
+class ChainImporter:
     """Imports consecutive files of one pair."""
 
     def __init__(  # noqa: PLR0913 - all that an import needs

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from harvester.schema import Int64s, joined, times, trade_ids
-from harvester.server.rendering import RenderedRows, render
+from harvester.server.kraken_json import RenderedRows, render
 from harvester.storage import locks_and_requests
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import Segment
