@@ -29,7 +29,7 @@ from harvester.csv_import.rounding import Rounding
 from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
 from harvester.csv_import.stored_check import RowsAtEnds, StoredCheck, rows_at_ends
 from harvester.download.events import CancelToken
-from harvester.download.pair import check_imported_counts
+from harvester.download.pair_download import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note

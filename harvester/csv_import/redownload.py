@@ -29,8 +29,8 @@ from harvester.download.events import (
     ReplacementResult,
     Started,
 )
-from harvester.download.pair import PairDownload
-from harvester.download.range import RangeDownload, check_listed_again
+from harvester.download.pair_download import PairDownload
+from harvester.download.range_download import RangeDownload, check_listed_again
 from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, joined, times, trade_ids
 from harvester.storage.compaction import check_rows, is_within, verified_rows

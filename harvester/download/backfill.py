@@ -16,7 +16,7 @@ from harvester.download.exchange import (
     RunOptions,
     expected_trades,
 )
-from harvester.download.pair import PairDownload
+from harvester.download.pair_download import PairDownload
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,

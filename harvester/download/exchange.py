@@ -34,7 +34,7 @@ from harvester.times import (
 )
 
 if TYPE_CHECKING:
-    from harvester.download.pair import PairDownload
+    from harvester.download.pair_download import PairDownload
     from harvester.kraken.client import Client
 
 # --- request --------------------------------------------------------------------------------------

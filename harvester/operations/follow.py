@@ -13,7 +13,7 @@ from functools import partial
 from harvester.config import Settings
 from harvester.download.events import BackfillResult, Committed, Event, Followed, Noted, PageRead
 from harvester.download.exchange import CATCH_UP_NS, BackfillRequest, DownloadContext, RunOptions
-from harvester.download.pair import PairDownload, run_maintenance
+from harvester.download.pair_download import PairDownload, run_maintenance
 from harvester.errors import (
     ExchangeError,
     ExchangeRefused,

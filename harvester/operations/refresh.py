@@ -24,7 +24,7 @@ from harvester.download.events import (
     Waiting,
 )
 from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
-from harvester.download.pair import PairDownload, run_maintenance
+from harvester.download.pair_download import PairDownload, run_maintenance
 from harvester.errors import (
     ArchiveHasGaps,
     ArchiveLocked,

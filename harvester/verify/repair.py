@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from harvester.download.exchange import BackfillRequest, DownloadContext
-from harvester.download.pair import PairDownload
+from harvester.download.pair_download import PairDownload
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_selection import ListedPairs, known_pairs

@@ -27,7 +27,7 @@ from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harvester.download.pair import PairDownload
+    from harvester.download.pair_download import PairDownload
     from harvester.kraken.trades import TradesPage
     from harvester.storage.writer import Uncovered, Writer
 

@@ -23,7 +23,7 @@ from harvester.download.exchange import (
     PairPages,
     expected_trades,
 )
-from harvester.download.range import RangeDownload, check_listed_again
+from harvester.download.range_download import RangeDownload, check_listed_again
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
