@@ -283,6 +283,12 @@ def shortened(text: str, max_chars: int = LONGEST_TEXT) -> str:
     return text if len(text) <= max_chars else f"{text[:max_chars]}... ({len(text):,} characters)"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, such as `1 gap`, `2,000 gaps` or `2 FAULTS`."""
+    ending = "" if number == 1 else "S" if noun.isupper() else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def first_few(items: Sequence[object], most: int) -> str:
     """Return the first `most` items as text, and how many there are besides: `a, b and 3 more`."""
     named = ", ".join(map(str, items[:most]))

@@ -21,8 +21,8 @@ from harvester.cli.options import (
 from harvester.cli.output import show_warnings, warnings_shown
 from harvester.cli.progress_and_signals import pace_fields, run_context
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
-from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
-from harvester.errors import Interrupted, UsageError, gravest
+from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced, remaining_gaps
+from harvester.errors import Interrupted, UsageError, counted, gravest
 from harvester.pair_selection import PairName
 from harvester.times import show
 
@@ -226,7 +226,7 @@ def _print_estimate(estimate: BackfillEstimate, common: CommonOptions, *, as_jso
     is_slow = total.jobs < min(total.useful_jobs, total.pairs)
     if is_slow and total.hours > total.shortest_hours and not common.quiet:
         output.hint(
-            f"{total.hours:.2f} hours with {total.jobs} pairs at a time; "
+            f"{total.hours:.2f} hours with {counted(total.jobs, 'pair')} at a time; "
             f"{total.shortest_hours:.2f} with --jobs {total.useful_jobs} or more, "
             "if the exchange allows that many requests"
         )
@@ -320,8 +320,7 @@ def _outcome(result: BackfillResult) -> tuple[str, str]:
         why = str(result.error).removeprefix(f"{result.pair}: ")
         return "failed", output.line(f"{result.pair}: {why}")
     if result.gaps:
-        gaps = f"{len(result.gaps)} gaps, the first {result.gaps[0]}"
-        return "with gaps", f"{result.pair}: {gaps}"
+        return "with gaps", f"{result.pair}: {remaining_gaps(result.gaps)}"
     if result.exit_status:
         return "not agreeing", f"{result.pair}: {result.replacement}"
     return "done", ""

@@ -174,12 +174,6 @@ def _stderr_width() -> int | None:
         return None
 
 
-def counted(number: int, noun: str) -> str:
-    """Such as `1 file` or `2 files`; `FAULT` has its plural in capitals, too."""
-    ending = "" if number == 1 else "S" if noun.isupper() else "s"
-    return f"{number:,} {noun}{ending}"
-
-
 def as_json(value: Any, *, indent: int = 2) -> None:
     """Print a value as JSON to stdout; with `indent` 0 as one line."""
     data(json_text(value, indent))

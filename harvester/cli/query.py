@@ -38,7 +38,7 @@ from harvester.cli.query_output import (
     write_and_report,
     write_result,
 )
-from harvester.errors import UsageError
+from harvester.errors import UsageError, counted
 from harvester.exporters.formats import OTHER_PROGRAMS, ending_of
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import batch_stream
@@ -353,11 +353,11 @@ def _check_explain(form: str | None, file: str | None, times: Times, *, is_sever
 
 def _paragraphs(explanation: Explanation) -> list[str]:
     query = explanation.query
-    rows = output.counted(sum(read.rows for read in explanation.reads), "row")
+    rows = counted(sum(read.rows for read in explanation.reads), "row")
     summary = [f"{query.title}, {query.range}: {rows} read"]
     if explanation.passes > 1:
         summary.append("twice, once to see that no price has more decimals than are shown")
-    summary.append(f"in {output.counted(explanation.parts, 'part')}")
+    summary.append(f"in {counted(explanation.parts, 'part')}")
     paragraphs = [", ".join(summary)]
     if explanation.reads:
         totals = [

@@ -30,6 +30,7 @@ from harvester.errors import (
     BadSetting,
     HarvesterError,
     brief,
+    counted,
     first_few,
     gravest,
     shortened,
@@ -416,7 +417,7 @@ def sync_summary(result: SyncResult) -> str:
     """The result in one line."""
     would = "would be " if result.dry_run else ""
     parts = [
-        f"{output.counted(result.uploaded, 'file')} {would}written "
+        f"{counted(result.uploaded, 'file')} {would}written "
         f"({result.uploaded_bytes / 1e6:,.1f} MB)",
         f"{result.unchanged:,} unchanged",
         f"{len(result.deleted):,} {would}deleted",
@@ -427,7 +428,7 @@ def sync_summary(result: SyncResult) -> str:
 def print_kept(result: SyncResult) -> None:
     """Name the segments of the copy that the archive does not account for."""
     if result.kept:
-        segments = output.counted(len(result.kept), "segment")
+        segments = counted(len(result.kept), "segment")
         output.hint(
             f"kept in {result.url}: {segments} that this archive neither has nor replaces: "
             f"{first_few(result.kept, MAX_NAMED)}"

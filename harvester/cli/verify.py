@@ -12,7 +12,7 @@ from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, pair_argument
 from harvester.cli.progress_and_signals import display, run_context
 from harvester.download.events import Event, Reported, Step
-from harvester.errors import ArchiveIncomplete, HarvesterError, first_few, gravest
+from harvester.errors import ArchiveIncomplete, HarvesterError, counted, first_few, gravest
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.times import missing
 from harvester.verify.against_kraken import EXCHANGE_STEPS, FileChoice
@@ -148,17 +148,17 @@ def _print_report(report: object, *, exact: bool) -> None:
 
 def _print_pair(report: PairReport, *, exact: bool) -> None:
     """Print what the check found; `exact`: with the bounds of ranges in nanoseconds."""
-    verdict = output.counted(len(report.faults), "FAULT") if report.faults else "sound"
-    id_gaps = output.counted(report.confirmed_id_gaps, "confirmed id gap")
+    verdict = counted(len(report.faults), "FAULT") if report.faults else "sound"
+    id_gaps = counted(report.confirmed_id_gaps, "confirmed id gap")
     if report.unconfirmed_id_gaps:
         id_gaps += f" and {report.unconfirmed_id_gaps:,} unconfirmed"
     parts = [
-        output.counted(report.files, "file"),
-        output.counted(report.rows, "trade"),
-        output.counted(report.ids, "id"),
+        counted(report.files, "file"),
+        counted(report.rows, "trade"),
+        counted(report.ids, "id"),
         f"{report.boundaries:,} file {'boundary' if report.boundaries == 1 else 'boundaries'}",
         id_gaps,
-        output.counted(report.rollups, "roll-up"),
+        counted(report.rollups, "roll-up"),
     ]
     output.result(f"{report.pair}: {verdict}: {', '.join(parts)}")
     for fault in report.faults:
@@ -178,7 +178,7 @@ def _print_repair(report: RepairReport, *, exact: bool) -> None:
         if found:
             output.result(f"{report.pair}: {text} {first_few(found, 1)}")
     if report.pages:
-        trades, pages = output.counted(report.trades, "trade"), output.counted(report.pages, "page")
+        trades, pages = counted(report.trades, "trade"), counted(report.pages, "page")
         output.result(f"{report.pair}: downloaded {trades} in {pages}")
     if report.moved or report.uncovered or report.pages or report.error is None:
         _print_pair(report.after, exact=exact)
@@ -215,11 +215,11 @@ def _print_csv_report(report: CsvReport) -> None:
 
 def _print_skipped_files(choice: FileChoice) -> None:
     if choice.of_other_pairs:
-        files = output.counted(choice.of_other_pairs, "file")
+        files = counted(choice.of_other_pairs, "file")
         output.hint(f"skipped: {files} of pairs that are not requested or not stored")
     if unknown := choice.unknown:
         output.hint(
-            f"skipped: {output.counted(len(unknown), 'file')} not named after the candles of a "
+            f"skipped: {counted(len(unknown), 'file')} not named after the candles of a "
             f"known pair, such as XBTUSD_60.csv: {first_few(unknown, MAX_FILES_LISTED)}"
         )
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.csv_import.csv_files import KnownComplete
+from harvester.errors import counted
 from harvester.schema import Int64s, joined, no_rows, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS, QuietMoments, quiet_moments
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
@@ -125,8 +126,9 @@ class BoundaryFinder:
         advice = f"`harvester backfill {pair}` downloads them"
         if self.busy_stretches:
             yield (
-                f"{self.busy_stretches} times, too many trades to keep in memory follow each other "
-                f"without two seconds in which there is none: they were not imported, and {advice}"
+                f"{counted(self.busy_stretches, 'time')}, too many trades to keep in memory follow "
+                "each other without two seconds in which there is none: they were not imported, "
+                f"and {advice}"
             )
         for year in self.year_ends:
             yield (

@@ -30,7 +30,7 @@ from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
 from harvester.csv_import.stored_check import RowsAtEnds, StoredCheck, rows_at_ends
 from harvester.download.events import CancelToken
 from harvester.download.pair_download import check_imported_counts
-from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError
+from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError, counted
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note
 from harvester.schema import clip, times
@@ -126,7 +126,7 @@ class ImportReport:
             download = f"where `harvester backfill {self.pair}` downloads the trades"
             parts.append(f"{skipped}, {bounds if self.is_delisted else download}")
         if self.bad:
-            parts.append(f"{self.bad:,} unreadable row{'s'[: self.bad != 1]} left out")
+            parts.append(f"{counted(self.bad, 'unreadable row')} left out")
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -420,7 +420,7 @@ class ChainImporter:
         download = f"{self._backfill} downloads it" if self._backfill else "nothing can download it"
         if bad := self.report.bad:
             self.report.notes.append(
-                f"{bad:,} row{'s'[: bad != 1]} can't be read: the time around is not covered, and "
+                f"{counted(bad, 'row')} can't be read: the time around is not covered, and "
                 f"{download}"
             )
         if self.report.has_no_boundary:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harvester.csv_import.parse import Parsed
 from harvester.csv_import.row_order import MAX_STEP_BACK_S
+from harvester.errors import counted
 from harvester.schema import Int64s, times, trade_ids
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, union
 
@@ -268,7 +269,7 @@ class MissingIds(NamedTuple):
 
     def text(self) -> str:
         """The places in words."""
-        places = f"{len(self.counts):,} place{'s'[: len(self.counts) != 1]}"
+        places = counted(len(self.counts), "place")
         first = f"the first between ids {self.before[0]} and {self.behind[0]}"
         return f"{self.counts.sum():,} trade ids are missing at {places}, {first}"
 

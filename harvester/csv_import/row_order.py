@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from harvester.csv_import.boundaries import RowCount
 from harvester.csv_import.parse import Parsed
-from harvester.errors import BadFile
+from harvester.errors import BadFile, counted
 from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
 from harvester.times import END_OF_TIME, SECOND, Range, show
@@ -63,8 +63,9 @@ class TimeDisorder:
         """A sentence about times that step back, if there are any."""
         if self.count:
             yield (
-                f"times step back {self.count} times, by {self.farthest_back_ns / SECOND:g} s at "
-                "most: rows were sorted by time, rows of equal time kept their order"
+                f"times step back {counted(self.count, 'time')}, by at most "
+                f"{self.farthest_back_ns / SECOND:g} s: rows were sorted by "
+                "time, rows of equal time kept their order"
             )
 
     def add(self, stamps: Int64s) -> None:
@@ -98,8 +99,8 @@ class Sorter:
         """A sentence about removed rows, if there are any."""
         if self.repeats.rows:
             yield (
-                f"{self.repeats.rows} rows equal another row in every field, trade id included: "
-                "each trade was imported once"
+                f"{counted(self.repeats.rows, 'row')} left out, equal to another row in every "
+                "field, trade id included: each trade was imported once"
             )
 
     def push(self, rows: pa.RecordBatch) -> pa.RecordBatch:

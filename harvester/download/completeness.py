@@ -173,13 +173,17 @@ def has_id(rows: pa.RecordBatch) -> bool:
 
 
 def _first_row(rows: pa.RecordBatch, after: int) -> FirstRow | None:
-    """The first row behind a time, with all columns, to be compared with another answer's."""
+    """The first row after a time: its time, its id (0 without one) and the other columns.
+
+    Of two answers' first rows, the smaller one is the earlier trade.
+    """
     place = int(times(rows).searchsorted(after, side="right")) if rows.num_rows else 0
     if place >= rows.num_rows:
         return None
     row = rows.slice(place, 1)
-    others = [name for name in row.schema.names if name != "time"]
-    return (int(times(row)[0]), *(str(row.column(name)[0].as_py()) for name in others))
+    others = [name for name in row.schema.names if name not in {"time", "trade_id"}]
+    texts = [str(row.column(name)[0].as_py()) for name in others]
+    return (int(times(row)[0]), int(trade_ids(row)[0]), *texts)
 
 
 # --- id continuity --------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sized
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
-from harvester.errors import HarvesterError, Interrupted
+from harvester.errors import HarvesterError, Interrupted, counted
 from harvester.kraken.rate_limit import PaceState
 from harvester.times import SECOND, Range, show
 
@@ -159,11 +159,11 @@ class ReplacementResult(NamedTuple):
         """The result as a part of a line; empty if there was nothing to do."""
         parts = []
         if self.replaced:
-            parts.append(f"{_counted(self.replaced, 'imported range')} replaced")
+            parts.append(f"{counted(len(self.replaced), 'imported range')} replaced")
         if self.left:
-            parts.append(f"{_counted(self.left, 'imported range')} not replaced")
+            parts.append(f"{counted(len(self.left), 'imported range')} not replaced")
         if self.days:
-            parts.append(f"{_counted(self.days, 'day')} on which file and exchange differ")
+            parts.append(f"{counted(len(self.days), 'day')} on which file and exchange differ")
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,10 +174,6 @@ class ReplacementResult(NamedTuple):
             "days": [day.to_dict() for day in self.days],
             "kept": list(self.kept),
         }
-
-
-def _counted(things: Sized, name: str) -> str:
-    return f"{len(things)} {name}" + ("s" if len(things) != 1 else "")
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -243,7 +239,7 @@ class PageRead(NamedTuple):
 
     def __str__(self) -> str:
         reached = _second(self.reached_ns)
-        return f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages, through {reached}"
+        return f"{self.pair}: {trades_in_pages(self.trades, self.pages)}, through {reached}"
 
 
 class Committed(NamedTuple):
@@ -254,7 +250,8 @@ class Committed(NamedTuple):
     rows: int
 
     def __str__(self) -> str:
-        return f"{self.pair}: {self.rows:,} trades written, through {_second(self.span.through)}"
+        rows = counted(self.rows, "trade")
+        return f"{self.pair}: {rows} written, through {_second(self.span.through)}"
 
 
 class Waiting(NamedTuple):
@@ -369,7 +366,7 @@ class BackfillResult(NamedTuple):
         return 0 if is_sound and not self.gaps else 4
 
     def __str__(self) -> str:
-        done = f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages"
+        done = f"{self.pair}: {trades_in_pages(self.trades, self.pages)}"
         if self.replacement is not None and str(self.replacement):
             done = f"{done}, {self.replacement}"
         if self.error is not None and not self.pages:
@@ -378,11 +375,23 @@ class BackfillResult(NamedTuple):
         if self.error is not None:
             return f"{done}; {self.error}"
         if self.gaps:
-            return f"{done}; {len(self.gaps)} gaps remain, the first {self.gaps[0]}"
+            return f"{done}; {remaining_gaps(self.gaps)}"
         reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
         if not self.trades and not str(self.replacement or ""):
             return f"{self.pair}: up to date{reached}"
         return f"{done}{reached}"
+
+
+def trades_in_pages(trades: int, pages: int) -> str:
+    """How many trades came in how many pages, such as `2,000 trades in 2 pages`."""
+    return f"{counted(trades, 'trade')} in {counted(pages, 'page')}"
+
+
+def remaining_gaps(gaps: Sequence[Range]) -> str:
+    """How many gaps remain, and which is the first, such as `1 gap remains: A to B`."""
+    if len(gaps) == 1:
+        return f"1 gap remains: {gaps[0]}"
+    return f"{len(gaps):,} gaps remain, the first {gaps[0]}"
 
 
 def _second(stamp_ns: int) -> str:

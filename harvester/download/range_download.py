@@ -149,7 +149,7 @@ class RangeDownload:
             newest_ns = int(times(newest).max())
             lost = self._range_without_newest(newest_ns)
             if lost is not None:
-                await self._uncover(lost, f"the newest trade, of {show(newest_ns)},")
+                await self._uncover(lost, f"the newest trade ({show(newest_ns)})")
         if self._error is not None:
             raise self._error
 
@@ -321,21 +321,21 @@ class RangeDownload:
 
         Args:
             lost: the range.
-            what: is missing, for messages.
+            what: the trades that are missing, for messages.
         """
         # Until this download has ended, rows of its own range are not all committed.
         is_own = not self._is_closed and overlap(lost, self._range) is not None
         gaps = [] if is_own else await self._buffer.uncover(self._uncovers, lost)
         if not gaps:
             self._error = self._error or ArchiveDamaged(
-                f"{self._pair}: {what} are missing from {lost}: "
+                f"{self._pair}: {lost} lacks {what}: "
                 f"`harvester verify {self._pair} --repair` downloads them"
             )
             return
         self._download.lost += [gap.range for gap in gaps]
         copies = ", ".join(gap.copy for gap in gaps if gap.copy)
         kept = f" (imported trades of it are kept in {copies})" if copies else ""
-        text = f"{what} were missing from {lost}{kept}, which is a gap now and is downloaded again"
+        text = f"{lost} lacked {what}{kept}: it is a gap now, and is downloaded again"
         self._listener(Noted(self._pair, text))
 
     # What is stored on both sides of the range: ids to continue, times, and imported data.

@@ -26,6 +26,7 @@ from harvester.errors import (
     ExchangeError,
     ExchangeUnreachable,
     HarvesterError,
+    counted,
     without_credentials,
 )
 from harvester.kraken.answers import Transient, read_result
@@ -131,7 +132,7 @@ def _read_archive(archive: TradeStore) -> CheckResult | str:
     pairs = status(archive, None, time.time_ns())
     damaged = [text for pair in pairs for text in pair.damaged]
     trades, files = sum(pair.trades for pair in pairs), sum(pair.files for pair in pairs)
-    seen = f"{len(pairs):,} pairs, {trades:,} trades, {files:,} files"
+    seen = f"{counted(len(pairs), 'pair')}, {counted(trades, 'trade')}, {counted(files, 'file')}"
     if damaged:
         more = f"{seen}; {len(damaged):,} damaged: {damaged[0]}"
         return CheckResult("archive readable", "fault", more, "`harvester verify` shows all faults")

@@ -22,6 +22,8 @@ from harvester.download.events import (
     Paced,
     Started,
     Waiting,
+    remaining_gaps,
+    trades_in_pages,
 )
 from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
 from harvester.download.pair_download import PairDownload, run_maintenance
@@ -108,8 +110,8 @@ class RefreshedPair:
     def __str__(self) -> str:
         why = str(self.error) if self.error is not None else ""
         if not why and self.gaps:
-            why = f"{len(self.gaps)} gaps remain, the first {self.gaps[0]}"
-        done = f"{self.pair}: {self.state}: {self.trades:,} trades in {self.pages:,} pages"
+            why = remaining_gaps(self.gaps)
+        done = f"{self.pair}: {self.state}: {trades_in_pages(self.trades, self.pages)}"
         return f"{done}; {why}" if why else done
 
     @property

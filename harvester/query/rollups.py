@@ -52,15 +52,16 @@ def parse_levels(texts: Iterable[str]) -> dict[str, int]:
     Raises:
         BadInterval: a text is no interval of fixed length.
     """
-    widths_ns = {}
+    levels = dict[int, str]()
     for level in map(parse_interval, texts):
         if level.width_ns is None:
             raise BadInterval(
                 f"rollups contains {level.text!r}, which follows the calendar: "
                 "give fixed lengths such as 1m or 1h"
             )
-        widths_ns[level.text] = level.width_ns
-    return dict(sorted(widths_ns.items(), key=lambda level: level[1]))
+        # The same length may be given twice, such as 1h and 60m.
+        levels.setdefault(level.width_ns, level.text)
+    return {text: width_ns for width_ns, text in sorted(levels.items())}
 
 
 def roll_up(

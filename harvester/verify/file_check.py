@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.csv_import.row_order import IdOrder
-from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
+from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit, counted
 from harvester.query.rollups import parse_levels
 from harvester.query.sql import TRADE_COLUMNS, merge_partials, recompute_partials
 from harvester.schema import (
@@ -268,7 +268,7 @@ class _Rows:
             self._add_fault("it has a price that is not above 0, or a negative volume")
         without_volume = int(((low == 0) & (high == 0)).sum())
         if without_volume:
-            text = f"{self._found.segment.path}: {without_volume} trades with volume 0"
+            text = f"{self._found.segment.path}: {counted(without_volume, 'trade')} with volume 0"
             self._found.notes.append(text)
 
     def _check_ids(self, batch: pa.RecordBatch) -> None:
@@ -284,7 +284,8 @@ class _Rows:
             numbers = np.concatenate(([self._edge.trade_id], numbers))
         decreases = int((np.diff(numbers) <= 0).sum())
         if decreases:
-            found.notes.append(f"{found.segment.path}: trade ids decrease {decreases} times")
+            how_often = counted(decreases, "time")
+            found.notes.append(f"{found.segment.path}: trade ids decrease {how_often}")
         if self._footer.is_imported and not found.contradiction:
             found.contradiction = self._id_order.contradiction(batch)
         gaps, self._edge = find_gaps(self._edge, batch)

@@ -354,7 +354,7 @@ def test_a_gap_that_stays_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(harvester.ArchiveHasGaps) as caught:
             opened(exchange.url, tmp_path).backfill("XBTUSD")
         [gap] = harvester.open(tmp_path).gaps("XBTUSD")
-    assert str(caught.value).endswith(f"1 gaps remain, the first {gap}")
+    assert str(caught.value).endswith(f"1 gap remains: {gap}")
 
 
 def test_a_pair_that_nobody_knows_is_refused(archive: harvester.Archive) -> None:

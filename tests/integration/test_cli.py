@@ -384,7 +384,7 @@ def test_a_folder_that_is_a_file_is_an_error_with_status_1(harvester: Any, tmp_p
 def test_quiet_still_says_what_went_wrong(harvester: Any) -> None:
     run = harvester("backfill", "PEPEXBT", "-q")
     assert run.status == 1
-    assert run.err.startswith("harvester: PEPEXBT: 0 trades in 1 pages; trade [")
+    assert run.err.startswith("harvester: PEPEXBT: 0 trades in 1 page; trade [")
     assert run.err.endswith("values are never rounded, so this pair stops here\n")
 
 

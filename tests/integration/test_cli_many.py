@@ -247,7 +247,7 @@ def test_a_dry_run_shows_the_shortest_time_with_more_jobs(harvester: Any) -> Non
         "redownload_trades": 0,
     }
     assert run.stderr == (
-        "0.00 hours with 1 pairs at a time; 0.00 with --jobs 4 or more, if the exchange allows "
+        "0.00 hours with 1 pair at a time; 0.00 with --jobs 4 or more, if the exchange allows "
         "that many requests\n"
     )
 

@@ -291,7 +291,7 @@ def test_a_long_range_without_a_quiet_moment_is_left_out_with_a_message(
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
     assert report.imported.rows == 2
     [note] = report.notes
-    assert note.startswith("1 times, too many trades to keep in memory follow each other")
+    assert note.startswith("1 time, too many trades to keep in memory follow each other")
     # The stretch is a gap between two imported segments.
     assert len(TradeStore(tmp_path / "data").coverage("XBTUSD")) == 2
     fill(tmp_path / "data", market)
@@ -326,7 +326,8 @@ def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
     assert [row[0] for row in rows_on_disk(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
     assert report.repeats.rows == 1
     assert report.notes == [
-        "1 rows equal another row in every field, trade id included: each trade was imported once"
+        "1 row left out, equal to another row in every field, trade id included: each trade was "
+        "imported once"
     ]
 
 

@@ -90,8 +90,8 @@ def test_a_trade_that_comes_behind_what_is_stored_is_downloaded_by_the_next_run(
         outcome = backfill.only("XBTUSD")
     last = TRADES[SETTLED[-1]].trade_id or 0
     assert (outcome.exit_status, rows_on_disk(tmp_path, "XBTUSD")) == (0, shown_by(clock))
-    assert [text.partition(" from ")[0] for text in backfill.notes] == [
-        f"trades between ids {last - 1} and {last + 1} were missing"
+    assert [text.partition(" lacked ")[2] for text in backfill.notes] == [
+        f"trades between ids {last - 1} and {last + 1}: it is a gap now, and is downloaded again"
     ]
     assert foreign_files(tmp_path) == []
 
@@ -132,8 +132,9 @@ def test_a_late_last_trade_of_a_quiet_market_is_found_by_the_next_run(
         outcome = backfill.only(market.altname)
         assert exchange.pages(market.altname) - pages <= 5
     assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
-    assert [text.partition(" were missing")[0] for text in backfill.notes] == [
-        f"the newest trade, of {show(expected(market)[-1][1])},"
+    newest = show(expected(market)[-1][1])
+    assert [text.partition(" lacked ")[2] for text in backfill.notes] == [
+        f"the newest trade ({newest}): it is a gap now, and is downloaded again"
     ]
 
 

@@ -137,6 +137,19 @@ def test_two_answers_that_begin_later_do_not_outvote_an_earlier_beginning(tmp_pa
     assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (None, expected(market))
 
 
+def test_of_two_first_trades_at_one_time_the_lower_number_is_the_earlier_one(
+    tmp_path: Path,
+) -> None:
+    trades = [
+        Trade(START_NS + max(0, trade_id - 10) * SECOND_NS, "1.5", "1.0", "b", "l", "", trade_id)
+        for trade_id in range(9, 40)
+    ]
+    market = sample_trades.market(trades)
+    with serve(market, faults=Faults(script=["first_rows:1"])) as exchange:
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.error, rows_on_disk(tmp_path, market.altname)) == (None, expected(market))
+
+
 def test_answers_that_each_begin_elsewhere_end_the_pair_with_nothing_covered(
     tmp_path: Path,
 ) -> None:

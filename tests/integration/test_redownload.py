@@ -214,7 +214,7 @@ def test_the_trades_that_a_file_lacks_at_its_end_join_its_last_ones(
     backfill = scenario.backfill()
     assert backfill.only(PAIR).exit_status == 0
     [note] = backfill.notes
-    assert note.endswith("which is a gap now and is downloaded again")
+    assert note.endswith("it is a gap now, and is downloaded again")
     assert [row[3:5] for row in scenario.history] == [row[3:5] for row in scenario.truth]
     assert scenario.redownload().exit_status == 0
     scenario.check()
@@ -572,7 +572,7 @@ def test_trades_that_a_neighbour_lacks_are_downloaded_in_the_same_run(
     done = backfill.only(PAIR)
     assert (done.exit_status, len(done.replacement.replaced)) == (0, 1)
     [note] = backfill.notes
-    assert note.endswith("which is a gap now and is downloaded again")
+    assert note.endswith("it is a gap now, and is downloaded again")
     scenario.check()
 
 

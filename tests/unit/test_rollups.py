@@ -38,7 +38,7 @@ from harvester.query.rollups import RollupResult, parse_levels
 from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import open_writer
-from harvester.times import END_OF_TIME, Range, parse_interval
+from harvester.times import END_OF_TIME, SECOND, Range, parse_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -261,6 +261,10 @@ def test_each_segment_has_one_of_its_own_name_and_year(tmp_path: Path) -> None:
         path.relative_to(tmp_path / "candles") for path in tmp_path.glob("candles/**/*.parquet")
     }
     assert found == {Path(f"interval={level}") / name for level in LEVELS for name in names}
+
+
+def test_a_length_that_is_given_twice_is_one_level() -> None:
+    assert parse_levels(["60m", "1h", "1m"]) == {"1m": 60 * SECOND, "60m": 3_600 * SECOND}
 
 
 def test_an_empty_segment_has_none(tmp_path: Path) -> None:
