@@ -38,7 +38,7 @@ from harvester.query.rollups import RollupResult, parse_levels
 from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import open_writer
-from harvester.times import END_OF_TIME, SECOND, Range, parse_interval
+from harvester.times import END_OF_TIME, Range, parse_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
