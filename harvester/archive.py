@@ -588,13 +588,12 @@ class Archive:
             ['XBT/USD']
         """
         self._check_open()
-        known = known_pairs(self._store)
-        if update or len(known) <= len(self._store.stored_pairs()):
+        if update or self._store.store.read("pairs.json") is None:
             from harvester.async_runner import ask_market_names
 
             # A separate store, because the request is made in another thread.
             ask_market_names(self._settings, TradeStore(self.path, is_written=True))
-            known = known_pairs(self._store)
+        known = known_pairs(self._store)
         found = search(text, of_class(known.values(), asset_class))
         if not found:
             limit = f" of the class {asset_class}" if asset_class else ""
@@ -1496,7 +1495,8 @@ class Archive:
         from harvester.operations.maintenance import digest_pairs
 
         self._check_open()
-        names = [self._resolve_stored(name).altname for name in pairs] or self._store.stored_pairs()
+        named = dict.fromkeys(self._resolve_stored(name).altname for name in pairs)
+        names = list(named) or self._store.stored_pairs()
         time_range = parse_range(since, until)
         with _listening(progress) as listener:
             return digest_pairs(AnswerStore(self._store), names, time_range, listener)
@@ -1749,10 +1749,7 @@ class Archive:
         # Imported here because it imports DuckDB, which is slow.
         from harvester.notebook import show_archive
 
-        store = self._store
-        return show_archive(
-            self.path, self.status(), store.stored_or_requested(), store.stored_pairs_text([])
-        )
+        return show_archive(self.path, self.status(), self._store.stored_pairs_text([]))
 
 
 def _gap_notes(

@@ -19,24 +19,19 @@ COVERED, GAP = "#2a9d6f", "#e5484d"
 """Both are visible on white and on black."""
 
 
-def show_archive(
-    path: str, stored: Sequence[PairStatus], named: Sequence[str], stored_pairs_text: str
-) -> str:
+def show_archive(path: str, statuses: Sequence[PairStatus], stored_pairs_text: str) -> str:
     """Render an archive as an HTML table: each pair with its trades, coverage and gaps.
 
     Args:
         path: the archive's folder.
-        stored: the status of each pair with trades.
-        named: the altnames of all stored or requested pairs.
+        statuses: of all stored or requested pairs.
         stored_pairs_text: what to say where there are no trades.
     """
-    missing = [name for name in named if name not in {status.pair for status in stored}]
-    also = f"requested, but not downloaded: {', '.join(missing)}" if missing else ""
     title = f"<strong>{escape(path)}</strong>"
-    if not stored:
-        note = also or "archive.backfill(PAIR) downloads trades"
-        return _framed(title, escape(f": {stored_pairs_text}; {note}"))
-    shown = strip_axis(stored, time.time_ns())
+    if not statuses:
+        note = f": {stored_pairs_text}; archive.backfill(PAIR) downloads trades"
+        return _framed(title, escape(note))
+    shown = strip_axis(statuses, time.time_ns())
     header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "gaps", "MB"]
     rows = [
         [
@@ -48,9 +43,9 @@ def show_archive(
             f"{len(pair.gaps):,}",
             f"{pair.bytes / 1e6:,.1f}",
         ]
-        for pair in stored
+        for pair in statuses
     ]
-    return _framed(title, table(header, rows, left=4), also)
+    return _framed(title, table(header, rows, left=4))
 
 
 def bar(coverage: Sequence[Range], gaps: Sequence[Range], shown: Range) -> str:
@@ -110,6 +105,5 @@ def _date(stamp_ns: int | None) -> str:
     return "" if stamp_ns is None else show(stamp_ns)[:16].replace("T", " ")
 
 
-def _framed(title: str, inside: str, note: str = "") -> str:
-    faint = f'<br><small style="{FAINT}">{escape(note)}</small>' if note else ""
-    return f"<div>{title}{inside}{faint}</div>"
+def _framed(title: str, inside: str) -> str:
+    return f"<div>{title}{inside}</div>"

@@ -56,7 +56,8 @@ def run_context(common: CommonOptions, *, only_while_running: bool = False) -> I
         cancel_on_signals(only_while_running=only_while_running) as cancel,
         display(quiet=common.quiet, log_json=common.log_json) as show,
     ):
-        yield RunContext(show, cancel, not common.quiet and output.is_terminal())
+        has_bars = not (common.quiet or common.log_json) and output.is_terminal()
+        yield RunContext(show, cancel, has_bars)
 
 
 def allow_files(count: int) -> None:

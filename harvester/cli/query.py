@@ -23,6 +23,7 @@ from harvester.cli.query_output import (
     format_option,
     interval_option,
     intervals_option,
+    is_single,
     machine_times_option,
     offset_option,
     output_option,
@@ -39,7 +40,7 @@ from harvester.cli.query_output import (
     write_result,
 )
 from harvester.errors import UsageError, counted
-from harvester.exporters.formats import OTHER_PROGRAMS, ending_of
+from harvester.exporters.formats import OTHER_PROGRAMS
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import batch_stream
 
@@ -130,22 +131,21 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     Several pairs are printed, or written to one file, pair after pair, with the column pair first:
     harvester ohlc XBT/USD ETH/USD -i 1d -o panel.csv
 
-    If -o is a folder, or there are several intervals, they are written into that folder as Parquet
-    (or -f csv), one file each, and the trades of a pair are read once for all its intervals:
+    With several pairs or intervals, -o can name a folder: it gets a Parquet file (or CSV with
+    -f csv) for each pair and interval, and the trades of a pair are read once for all of them:
     harvester ohlc XBT/USD ETH/USD -i 1m -i 1h -o candles
 
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 -o candles.csv
     """
     is_several = len(pair) > 1 or len(interval) > 1
-    is_single_file = len(interval) == 1 and (file is None or ending_of(file) is not None)
     if explain:
-        _check_explain(form, file, times, is_several=is_several)
+        _check_explain(form, file, times, is_several=is_several, strict=strict)
         plan = common.existing_archive().explain(pair[0], interval[0], **options)
         if form == "json":
             output.as_json(_explanation_json(plan))
         else:
             output.block("\n\n".join(_paragraphs(plan)))
-    elif (is_several and not is_single_file) or form in OTHER_PROGRAMS:
+    elif form in OTHER_PROGRAMS or (is_several and not is_single(interval, form, file)):
         layout, folder = export_target(form, file, times)
         noun = "rows" if form in OTHER_PROGRAMS else "candles"
         common.existing_archive().export(
@@ -335,12 +335,10 @@ def _query_text(query: str | None, *, is_needed: bool) -> str | None:
     return query
 
 
-def _check_explain(form: str | None, file: str | None, times: Times, *, is_several: bool) -> None:
-    """Check that the other options suit --explain.
-
-    Raises:
-        UsageError: one of them does not.
-    """
+def _check_explain(
+    form: str | None, file: str | None, times: Times, *, is_several: bool, strict: bool
+) -> None:
+    """Raise UsageError for an option that makes no sense beside --explain."""
     if is_several:
         raise UsageError("--explain takes one pair and one --interval at a time: give one each")
     if form not in (None, "table", "json"):
@@ -349,6 +347,8 @@ def _check_explain(form: str | None, file: str | None, times: Times, *, is_sever
         raise UsageError("--explain writes to stdout: leave -o out, or pipe it on")
     if times != "utc":
         raise UsageError("--explain prints ranges in UTC: leave --times out")
+    if strict:
+        raise UsageError("--explain computes no candles: leave --strict out")
 
 
 def _paragraphs(explanation: Explanation) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
@@ -175,6 +175,21 @@ def write_and_report(
         output.hint(f"{rows:,} {noun} in {file}")
     elif rows == 0:
         output.hint(f"no {noun} there; `harvester status` shows what is covered")
+
+
+def is_single(intervals: Sequence[str], form: str | None, file: str | None) -> bool:
+    """Whether candles of several pairs are a table or one file, rather than files in a folder.
+
+    Args:
+        intervals: the values of --interval.
+        form: the value of --format; None if it is not given.
+        file: the value of --output.
+    """
+    if len(intervals) > 1:
+        return False
+    if file is None or ending_of(file) is not None or form not in (None, *LAYOUTS):
+        return True
+    return form is not None and Path(file).suffix != "" and not Path(file).is_dir()
 
 
 def export_target(form: str | None, file: str | None, times: Times) -> tuple[Layout, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -76,8 +77,8 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
         duration_s = time.perf_counter() - started_s
     _compare(TradeStore(exchange.path), TradeStore(root / "data"), result, duration_s)
     _print_candles(common)
-    steps = NEXT_STEPS.format(data=root / "data")
-    output.block(steps.replace("  harvester ", f"  {_program_as_typed()} "))
+    steps = NEXT_STEPS.format(data=shlex.quote(str(root / "data")))
+    output.block(steps.replace("  harvester ", f"  {shlex.quote(_program_as_typed())} "))
 
 
 def _empty_folder(root: Path) -> Path:
@@ -158,7 +159,11 @@ def _program_as_typed() -> str:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
-    "--port", type=int, default=8722, show_default=True, help="TCP port; 0 for any free one."
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8722,
+    show_default=True,
+    help="TCP port; 0 for any free one.",
 )
 @click.option(
     "--guess-sides",

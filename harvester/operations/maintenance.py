@@ -102,7 +102,8 @@ def _with_each_pair(
     archive: TradeStore, pairs: Sequence[str], listener: Listener, work: Callable[[Writer], R]
 ) -> list[R]:
     """Lock one pair after the other and do the work; report the notes in its result."""
-    names = [resolve_stored(archive, name).altname for name in pairs] or archive.stored_pairs()
+    named = dict.fromkeys(resolve_stored(archive, name).altname for name in pairs)
+    names = list(named) or archive.stored_pairs()
     listener(Begun(len(names)))
     results = []
     for name in names:

@@ -22,7 +22,7 @@ from harvester.errors import (
     gravest,
     without_credentials,
 )
-from harvester.kraken.pairs import Pair, is_pattern, match_pattern, resolve
+from harvester.kraken.pairs import Pair, is_pattern, match_pattern, quote_names, resolve
 from harvester.storage.filesystem import writing
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
@@ -114,11 +114,15 @@ class RunRecord(msgspec.Struct):
         """
         if self.pairs:
             return any(result.pair == altname for result in self.pairs)
-        names = self.asked.get("pairs")
+        # An import of one file may name its pair.
+        names = self.asked.get("pairs") or [name for name in [self.asked.get("pair")] if name]
         if not names:
-            # Only `refresh` takes all stored pairs if none is named.
-            return self.command == "refresh"
+            # Only these two take any pair if none is named.
+            return self.command in ("refresh", "import")
         pairs = [Pair(altname=altname, wsname=wsname)]
+        quotes = {str(quote).upper() for quote in self.asked.get("quotes", ())}
+        if quotes and not quotes & quote_names(pairs[0]):
+            return False
         for name in map(str, names):
             if is_pattern(name) and match_pattern(name, pairs):
                 return True

@@ -159,6 +159,9 @@ class _Sync:
         Raises:
             FileNotFoundError: compaction removed a file; list again.
         """
+        if self._is_dry:
+            # Of a listing that was outdated.
+            self.uploaded.clear()
         files, written_before = list_files(self._archive), len(self.uploaded)
         try:
             stored = {item.path: item for item in self._remote.objects("")}

@@ -126,7 +126,7 @@ class ReadOnlyQuery:
             text.encode()
         except UnicodeEncodeError as error:
             raise BadQuery("the query is no text: it has half of a character") from error
-        with self._connection, self._ending(), translate_sql_errors("the limit"):
+        with self._connection, self._ending(), translate_sql_errors():
             self._check()
             statement = self._single_query(text)
             self._check()

@@ -153,7 +153,7 @@ def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
 
 
 @contextmanager
-def _translate_common_errors(what: str, memory_limit: str) -> Iterator[None]:
+def _translate_common_errors(what: str, memory_limit: str | None) -> Iterator[None]:
     """Translate what means the same in any query; raise the rest as `duckdb.Error`.
 
     While rows are read, DuckDB's errors come as Arrow's, with the same text.
@@ -168,9 +168,12 @@ def _translate_common_errors(what: str, memory_limit: str) -> Iterator[None]:
         if kind == "INTERRUPT Error":
             raise KeyboardInterrupt from error
         if kind == "Out of Memory Error":
+            limit, advice = "it may use", ""
+            if memory_limit is not None:
+                limit, advice = memory_limit, "raise memory_limit, or "
             raise HarvesterError(
-                f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
-                f"a shorter range ({_first_line(error)})"
+                f"{what} needs more memory than {limit}: {advice}choose a shorter range "
+                f"({_first_line(error)})"
             ) from error
         if isinstance(error, duckdb.Error):
             raise
@@ -403,8 +406,11 @@ def _needs_text(kind: DuckDBPyType) -> bool:
 
 
 @contextmanager
-def translate_sql_errors(memory_limit: str) -> Iterator[None]:
+def translate_sql_errors(memory_limit: str | None = None) -> Iterator[None]:
     """Translate DuckDB's errors on a user's SQL; its message and its arrow are kept.
+
+    Args:
+        memory_limit: of the connection, for the message; None if its user can't set it.
 
     Raises:
         BadQuery: DuckDB rejects the query, or a value in it.

@@ -175,7 +175,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         text = getattr(error, "strerror", None) or str(error)
         words = text.partition(" (while attempting")[0]
         raise HarvesterError(
-            f"can't serve at {host}:{port}: {words}; choose another --host or --port"
+            f"can't listen at {host}:{port}: {words}; choose another address or port"
         ) from error
     # asyncio disables Nagle's algorithm only if the socket's protocol is explicitly TCP, and
     # accepted sockets inherit it. Otherwise a body waits 40 ms for the acknowledgement of its head.

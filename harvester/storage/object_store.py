@@ -47,12 +47,11 @@ _INSTANCE_METADATA = "169.254.169.254"
 
 
 @cache
-def _client(bucket: str, _endpoint: str | None, _key: str | None) -> Any:  # noqa: ANN401 - a class for each kind of store
+def _client(bucket: str, endpoint: str, *_settings: str | None) -> Any:  # noqa: ANN401 - a class for each kind of store
     """The client of a bucket, such as `s3://bucket`; it reads its settings from the environment.
 
     The other arguments are settings that tests and notebooks change while a process runs.
     """
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     options: dict[str, Any] = {"timeout": _TIMEOUT}
     more: dict[str, Any] = {}
     if bucket.startswith("s3:"):
@@ -79,9 +78,10 @@ def _client_and_key(location: str) -> tuple[Any, str]:
     """The client of the bucket of an object, and the object's key in it."""
     scheme, _, rest = location.partition("://")
     bucket, _, key = rest.partition("/")
-    settings = [os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID")]
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    settings = [os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")]
     with _reporting(location):
-        return _client(f"{scheme}://{bucket}", *settings), key
+        return _client(f"{scheme}://{bucket}", endpoint, *settings), key
 
 
 @contextmanager

@@ -389,6 +389,13 @@ def test_markets_are_requested_if_none_is_known(archive: harvester.Archive) -> N
     assert [pair.altname for pair in archive.pairs("btc")] == ["PEPEXBT", "XBTUSD"]
 
 
+def test_known_markets_are_not_requested_again_if_all_of_them_are_stored(tmp_path: Path) -> None:
+    with serve(sample_trades.market(sample_trades.xbtusd_like(9, 1))) as exchange:
+        archive = opened(exchange.url, tmp_path)
+        archive.backfill("XBTUSD")
+    assert [pair.altname for pair in archive.pairs()] == ["XBTUSD"]
+
+
 def test_unknown_markets_are_an_error(archive: harvester.Archive) -> None:
     with pytest.raises(UnknownPair) as caught:
         archive.pairs("nothing")

@@ -542,7 +542,7 @@ def test_a_port_that_is_taken_is_one_clear_error(tmp_path: Path) -> None:
         with pytest.raises(HarvesterError) as caught, serving(archive, port=port):
             pass
     assert str(caught.value) == (
-        f"can't serve at 127.0.0.1:{port}: Address already in use; choose another --host or --port"
+        f"can't listen at 127.0.0.1:{port}: Address already in use; choose another address or port"
     )
 
 

@@ -130,6 +130,13 @@ def test_runs_of_count_0_is_a_usage_error(opened: Opened) -> None:
         opened.archive.runs(0)
 
 
+def test_a_pair_that_is_named_twice_is_handled_once(opened: Opened) -> None:
+    names = [PAIR, PAIR.lower()]
+    assert opened.archive.digest(*names) == opened.archive.digest(PAIR)
+    assert [result.pair for result in opened.archive.compact(*names)] == [PAIR]
+    assert [result.pair for result in opened.archive.rollup(*names)] == [PAIR]
+
+
 def test_digests_are_those_of_the_report(opened: Opened) -> None:
     [report] = opened.archive.verify()
     assert opened.archive.digest() == report.digests

@@ -199,6 +199,7 @@ def test_the_command_prints_json(archive: TradeStore) -> None:
             ["-i", "5m"],
             "--explain takes one pair and one --interval at a time: give one each",
         ),
+        (["--strict"], "--explain computes no candles: leave --strict out"),
     ],
 )
 def test_what_makes_no_sense_beside_it_is_refused(

@@ -254,3 +254,15 @@ def test_several_pairs_are_one_file_or_one_table(
 def test_several_intervals_are_not_one_file(archive: TradeStore) -> None:
     status, _, err = run(archive, "ohlc", *PAIRS, "-i", "1m", "-i", "1h", "-o", "x.csv")
     assert (status, "give a folder" in err) == (2, True)
+
+
+@pytest.mark.parametrize("more", [["-f", "csv"], ["-f", "table"], ["-f", "json"]])
+def test_a_panel_goes_into_the_file_that_is_named_whatever_its_ending(
+    archive: TradeStore, tmp_path: Path, more: list[str]
+) -> None:
+    asked = ["ohlc", "ETHUSD", "XBTUSD", "-i", "1d", *more]
+    file = tmp_path / "panel.txt"
+    status, printed, err = run(archive, *asked)
+    assert (status, err) == (0, "")
+    status, out, _ = run(archive, *asked, "-o", str(file))
+    assert (status, out, file.read_text()) == (0, "", printed)

@@ -247,3 +247,25 @@ def test_the_table_of_runs_says_why_one_failed() -> None:
         "    A: one",
         "    and 1 more; --json shows all",
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "concerned"),
+    [
+        ("refresh", {"pairs": []}, True),
+        ("import", {"files": ["history.zip"], "pair": None, "pairs": []}, True),
+        ("import", {"files": ["a.csv"], "pair": "btc/usd", "pairs": []}, True),
+        ("import", {"files": ["a.csv"], "pair": "ETH/USD", "pairs": []}, False),
+        ("backfill", {"pairs": ["*"]}, True),
+        ("backfill", {"pairs": ["*"], "quotes": ["eur"]}, False),
+        ("backfill", {"pairs": ["*"], "quotes": ["EUR", "USD"]}, True),
+        ("repair", {"pairs": []}, False),
+    ],
+)
+def test_a_run_without_results_concerns_the_pairs_that_it_was_to_change(
+    command: str, asked: dict[str, Any], concerned: bool, archive: TradeStore
+) -> None:
+    with pytest.raises(KeyboardInterrupt), record_run(archive, command, asked, settings(), warned):
+        raise KeyboardInterrupt
+    [run] = latest_runs(archive, 9)
+    assert run.concerns("XBTUSD", "XBT/USD") == concerned

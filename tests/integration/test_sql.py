@@ -389,7 +389,7 @@ def test_too_little_memory_is_an_error(archive: TradeStore) -> None:
     with pytest.raises(HarvesterError) as caught:
         rows(archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB")
     assert str(caught.value).startswith(
-        "the query needs more than 20MB of memory: raise memory_limit, or choose a shorter range "
+        "the query needs more memory than 20MB: raise memory_limit, or choose a shorter range "
         "(Out of Memory Error: "
     )
 

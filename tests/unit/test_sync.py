@@ -6,14 +6,18 @@ import hashlib
 import io
 import sys
 from itertools import combinations
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rollup_cases import busy_archive
 
 import harvester
+from harvester.download.events import CancelToken
 from harvester.errors import UsageError, not_installed
-from harvester.operations.sync import PART_BYTES, choose_deletions, find_cut, md5_tags
+from harvester.operations.sync import PART_BYTES, _Sync, choose_deletions, find_cut, md5_tags
 from harvester.storage.filesystem import Entry
 from harvester.storage.segment import parse_path
 from harvester.times import SECOND, union
@@ -148,6 +152,25 @@ def coverage(paths: object) -> object:
     assert isinstance(paths, set | dict)
     segments = [parse_path(path, 1) for path in paths]
     return union(found.range for found in segments if found)
+
+
+class EmptyStore:
+    """An object store that has nothing."""
+
+    url = "s3://bucket"
+
+    def objects(self, _prefix: str) -> list[Entry]:
+        return []
+
+
+def test_a_dry_run_that_lists_the_archive_again_counts_each_file_once(tmp_path: Path) -> None:
+    archive = busy_archive(tmp_path)
+    remote = cast("Any", EmptyStore())
+    run = _Sync(archive, remote, lambda _: None, CancelToken(), is_dry=True)
+    run.run()
+    paths = {file.path for file in run.uploaded}
+    run.run()
+    assert sorted(file.path for file in run.uploaded) == sorted(paths) != []
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_BYTES, PART_BYTES + 1])

@@ -365,7 +365,7 @@ class ArchiveExplorer:
             for field in rows.table.schema
         ]
         cells, size = [], 0
-        with translate_sql_errors("the limit"):
+        with translate_sql_errors():
             for row in _text_rows(rows.table):
                 size += len(msgspec.json.encode(row)) + 1
                 if size > MAX_ROWS_JSON:

@@ -295,7 +295,7 @@ def _file(rows: LimitedRows, form: str) -> Response:
     """
     sink = BytesIO()
     table = rows.table
-    with translate_sql_errors("the limit"):
+    with translate_sql_errors():
         write_rows(table.to_batches(), table.schema, WRITERS[form], sink, rows.notes)
     name = f"query-first-{table.num_rows}-rows.{form}" if rows.is_cut else f"query.{form}"
     headers = {
