@@ -238,7 +238,8 @@ class Archive:
             A result per pair: numbers of trades and pages, the covered range, gaps, error.
 
         Raises:
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
+                `until`.
             UnknownPair: no market has one of the names.
             ExchangeError: the exchange can't be reached, refuses, or sends an invalid answer.
             Interrupted: `cancel` was cancelled.
@@ -340,7 +341,8 @@ class Archive:
             An estimate with `pairs`, one per pair, the largest first, and their `total`.
 
         Raises:
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
+                `until`.
             UnknownPair: no market has one of the names.
             ExchangeError: the exchange can't be reached, refuses, or sends an invalid answer.
             Interrupted: `cancel` was cancelled.
@@ -763,7 +765,8 @@ class Archive:
         Raises:
             NothingStored: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
+                `until`.
             BadSetting: there is no such time zone.
 
         Example:
@@ -838,7 +841,8 @@ class Archive:
             NothingStored: the archive has no trades of a pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
+                `until`.
             BadSetting: there is no such fill policy or time zone.
             UsageError: the list of pairs is empty; or more than a million empty candles would be
                 added, and `until` is not given.
@@ -1216,7 +1220,8 @@ class Archive:
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: an interval or the offset can't be read, or the other program does not
                 support the interval.
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
+                `until`.
             BadSetting: there is no such layout, fill policy or time zone.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
             ArchiveUnwritable: a file can't be written.
@@ -1484,7 +1489,8 @@ class Archive:
             algorithm.
 
         Raises:
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
+                `until`.
             NothingStored: the archive has no trades of one of the pairs.
             ArchiveDamaged: a file can't be read, ends in the future, or is being replaced.
 

@@ -205,7 +205,7 @@ def range_between(since_ns: int, until_ns: int | None) -> Range:
     after = max(0, since_ns - 1)
     if through <= after:
         raise BadTime(
-            f"--since {show(since_ns)} is not before --until {show(through + 1)}: "
+            f"since {show_short(since_ns)} is not before until {show_short(through + 1)}: "
             "since is inclusive, until exclusive"
         )
     return Range(after, through)

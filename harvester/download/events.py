@@ -239,7 +239,8 @@ class PageRead(NamedTuple):
 
     def __str__(self) -> str:
         reached = _second(self.reached_ns)
-        return f"{self.pair}: {trades_in_pages(self.trades, self.pages)}, through {reached}"
+        pages = counted(self.pages, "page")
+        return f"{self.pair}: {self.trades:,} trades in {pages}, through {reached}"
 
 
 class Committed(NamedTuple):
@@ -366,7 +367,7 @@ class BackfillResult(NamedTuple):
         return 0 if is_sound and not self.gaps else 4
 
     def __str__(self) -> str:
-        done = f"{self.pair}: {trades_in_pages(self.trades, self.pages)}"
+        done = f"{self.pair}: {counted(self.trades, 'trade')} in {counted(self.pages, 'page')}"
         if self.replacement is not None and str(self.replacement):
             done = f"{done}, {self.replacement}"
         if self.error is not None and not self.pages:
@@ -380,11 +381,6 @@ class BackfillResult(NamedTuple):
         if not self.trades and not str(self.replacement or ""):
             return f"{self.pair}: up to date{reached}"
         return f"{done}{reached}"
-
-
-def trades_in_pages(trades: int, pages: int) -> str:
-    """How many trades came in how many pages, such as `2,000 trades in 2 pages`."""
-    return f"{counted(trades, 'trade')} in {counted(pages, 'page')}"
 
 
 def remaining_gaps(gaps: Sequence[Range]) -> str:

@@ -23,7 +23,6 @@ from harvester.download.events import (
     Started,
     Waiting,
     remaining_gaps,
-    trades_in_pages,
 )
 from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
 from harvester.download.pair_download import PairDownload, run_maintenance
@@ -38,6 +37,7 @@ from harvester.errors import (
     NothingStored,
     UnknownPair,
     capture_error,
+    counted,
     gravest,
 )
 from harvester.kraken.client import Client
@@ -111,7 +111,8 @@ class RefreshedPair:
         why = str(self.error) if self.error is not None else ""
         if not why and self.gaps:
             why = remaining_gaps(self.gaps)
-        done = f"{self.pair}: {self.state}: {trades_in_pages(self.trades, self.pages)}"
+        trades, pages = counted(self.trades, "trade"), counted(self.pages, "page")
+        done = f"{self.pair}: {self.state}: {trades} in {pages}"
         return f"{done}; {why}" if why else done
 
     @property

@@ -335,8 +335,8 @@ def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> l
         return []
     time_range = Range(time_range.after, min(time_range.through, END_OF_TIME))
     after = time_range.after if time_range.after > 0 else covered[0].after
-    is_open = time_range.through > now_ns
-    through = covered[-1].through if is_open else time_range.through
+    is_open = time_range.through >= END_OF_TIME
+    through = covered[-1].through if is_open else min(time_range.through, now_ns)
     if is_open and after >= through:
         # All that was requested is later than what is covered.
         through = now_ns

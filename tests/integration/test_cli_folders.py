@@ -219,8 +219,7 @@ NO_ZONE = "which is no time zone of the tz database: give a name such as Europe/
         (["-i", "1m", "--offset", ""], f"'' {NO_OFFSET}"),
         (
             ["-i", "1m", "--since", "2024-02-01", "--until", "2024-01-01"],
-            "--since 2024-02-01T00:00:00Z is not before --until 2024-01-01T00:00:00Z: since "
-            "is inclusive, until exclusive",
+            "since 2024-02-01 is not before until 2024-01-01: since is inclusive, until exclusive",
         ),
     ],
 )
