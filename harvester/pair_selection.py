@@ -105,8 +105,10 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
     held = archive.stored_pairs()
     pairs = known_pairs(archive, held)
     pair = PairIndex(pairs.values()).find(text)
-    if pair is not None and pair.altname in held:
-        return pair
+    if pair is not None:
+        pair = as_stored(pair, pairs, held)
+        if pair.altname in held:
+            return pair
     if pair is None and archive.store.read("pairs.json") is not None:
         # pairs.json lists all markets, so a backfill would refuse the name.
         advice = "`harvester pairs --update` lists the markets"
@@ -172,6 +174,22 @@ def renamed(
     return found
 
 
+def as_stored(pair: Pair, known: Mapping[str, Pair], held: Collection[str]) -> Pair:
+    """The pair under the altname of its stored trades, if the exchange renamed it since.
+
+    So its trades have one history in one folder, whichever name is typed or a file has.
+
+    Args:
+        pair: the pair under any altname.
+        known: the archive's pairs, by altname.
+        held: altnames of pairs with stored trades.
+    """
+    if not pair.key or pair.altname in held:
+        return pair
+    names = (name for name in held if name in known and known[name].key == pair.key)
+    return msgspec.structs.replace(pair, altname=next(names, pair.altname))
+
+
 class PairName(str):
     """A name or a pattern such as `*/EUR`; `source` is where it was read, for error messages."""
 
@@ -220,24 +238,24 @@ async def choose(
             that class.
         UsageError: a pair named in full is not quoted in that currency, or is of another class.
     """
-    is_limited = bool(choice.quotes or choice.asset_class)
+    is_limited, stored = bool(choice.quotes or choice.asset_class), archive.stored_pairs()
     if not (choice.everything or is_limited or any(map(is_pattern, choice.names))):
         with suppress(UnknownPair):
-            pairs = _chosen(choice, {}, known_pairs(archive))
+            pairs = _chosen(choice, {}, known_pairs(archive, stored), stored)
             # Answers are compared with the pair's key, so a pair without its own needs the list.
             if all(pair.key and not pair.is_delisted for pair in pairs):
                 return pairs
     listed, known = await list_pairs(client, archive, may_write=may_write)
-    kept = renamed(listed, known, archive.stored_pairs())
+    kept = renamed(listed, known, stored)
     stored_names = {now.altname: name for name, now in kept.items()}
     selectable = {}
     for name, pair in listed.items():
         if name in stored_names:
-            stored = stored_names[name]
-            selectable[stored] = msgspec.structs.replace(pair, altname=stored)
+            old_name = stored_names[name]
+            selectable[old_name] = msgspec.structs.replace(pair, altname=old_name)
         elif name not in kept:
             selectable[name] = pair
-    return _chosen(choice, selectable, known)
+    return _chosen(choice, selectable, known, stored)
 
 
 async def list_pairs(
@@ -314,7 +332,9 @@ class ListedPairs:
         return self._pairs
 
 
-def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
+def _chosen(
+    choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair], held: Collection[str]
+) -> list[Pair]:
     """The selected pairs of those `listed` now; names in full select from all those `known`."""
     quotes = {quote.strip().upper() for quote in choice.quotes}
     is_limited = choice.asset_class or choice.quotes
@@ -336,7 +356,7 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
             pairs = (
                 match_pattern(name, selectable)
                 if is_pattern(name)
-                else [same_class.find(name) or names.resolve(name)]
+                else [as_stored(same_class.find(name) or names.resolve(name), known, held)]
             )
         except UnknownPair as error:
             raise type(error)(f"{source}{error}") from error

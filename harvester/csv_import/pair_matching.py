@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from harvester.kraken.pairs import (
     resolve,
     usual_altname,
 )
-from harvester.pair_selection import known_pairs
+from harvester.pair_selection import as_stored, known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
 
@@ -176,27 +176,27 @@ def match_files(
         UnknownPair: the exchange lists no pair of the name given.
         UsageError: a name in `request.pairs` matches no file, or one pair is given for many files.
     """
-    members = find(request.files)
+    members, stored = find(request.files), archive.stored_pairs()
 
     def ask() -> tuple[dict[str, Pair], Listed]:
         try:
             listed = ask_exchange()
         except ExchangeError as error:
             logger.warning("%s; using the pair names that the archive knows", error)
-            return known_pairs(archive), None
-        return listed | known_pairs(archive), listed
+            return known_pairs(archive, stored), None
+        return listed | known_pairs(archive, stored), listed
 
     if request.pair is not None:
         files = _pair_of_only_file(request, request.pair, members, archive, ask)
         return MatchedFiles([files], [])
     try:
-        matched = _match_by_name(request, members, known_pairs(archive))
+        matched = _match_by_name(request, members, known_pairs(archive, stored), stored)
         needs_exchange = request.delisted or bool(matched.unknown)
     except UsageError:
         needs_exchange = True
     if needs_exchange:
         known, listed = ask()
-        matched = _match_by_name(request, members, known, listed)
+        matched = _match_by_name(request, members, known, stored, listed)
         if matched.unknown:
             message = _unknown_files_message(matched.unknown, is_answered=listed is not None)
             matched = matched._replace(message=message)
@@ -222,22 +222,25 @@ def _match_by_name(
     request: ImportRequest,
     members: Sequence[Member],
     known: dict[str, Pair],
+    stored: Collection[str],
     listed: Listed = None,
 ) -> MatchedFiles:
     """Group files by the pair that their names say, in the order of each pair's first file.
 
-    A file whose name matches no pair counts as one of a pair of that name, which is imported only
-    if delisted pairs are, and the exchange does not list it.
+    A renamed market keeps the name of its stored trades. A file whose name matches no pair counts
+    as one of a pair of that name, which is imported only if delisted pairs are, and the exchange
+    does not list it.
     """
     names = PairIndex(known.values())
     files: dict[str, PairFiles] = {}
     for member in members:
         pair = names.find(member.stem) or delisted_pair(usual_altname(member.stem))
+        pair = as_stored(pair, known, stored)
         if pair.altname not in files:
             files[pair.altname] = _pair_files(request, pair, [], listed)
         files[pair.altname].members.append(member)
     if request.pairs:
-        selected = _select(request.pairs, files, known)
+        selected = _select(request.pairs, files, known, stored)
         files = {name: found for name, found in files.items() if name in selected}
     pairs, unknown = [], list[str]()
     for name, found in files.items():
@@ -248,7 +251,12 @@ def _match_by_name(
     return MatchedFiles(pairs, unknown)
 
 
-def _select(texts: Sequence[str], files: dict[str, PairFiles], known: dict[str, Pair]) -> set[str]:
+def _select(
+    texts: Sequence[str],
+    files: dict[str, PairFiles],
+    known: dict[str, Pair],
+    stored: Collection[str],
+) -> set[str]:
     """The names of the pairs, of those with files, that names and patterns stand for.
 
     Raises:
@@ -259,7 +267,8 @@ def _select(texts: Sequence[str], files: dict[str, PairFiles], known: dict[str, 
     selected: set[str] = set()
     for text in texts:
         found = match_pattern(text, pairs) if is_pattern(text) else [names.find(text)]
-        matched = {pair.altname for pair in found if pair is not None} & files.keys()
+        found_pairs = [as_stored(pair, known, stored) for pair in found if pair is not None]
+        matched = {pair.altname for pair in found_pairs} & files.keys()
         if not matched:
             raise UsageError(
                 f"--pairs {text}: none of the files is of it; --dry-run lists their pairs"
@@ -287,7 +296,8 @@ def _pair_of_only_file(
         pair = PairIndex(known.values()).find(text)
     if pair is None and request.delisted and _is_altname(text):
         pair = Pair(altname=usual_altname(text))
-    return _pair_files(request, pair or resolve(text, known.values()), list(members), listed)
+    pair = as_stored(pair or resolve(text, known.values()), known, archive.stored_pairs())
+    return _pair_files(request, pair, list(members), listed)
 
 
 def _pair_files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 import sample_trades
-from backfills import Backfill
-from kraken_market import Clock, Market
+from backfills import Backfill, rows_on_disk
+from kraken_market import Clock, Market, expected
 from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
@@ -347,3 +348,60 @@ def test_a_pair_that_is_held_without_a_key_takes_that_of_the_exchange(tmp_path: 
     footer = archive.market_footer("LUNAUSD")
     assert footer is not None
     assert footer.key == "NEWLUNA"
+
+
+# --- a renamed market: another name, the same key -------------------------------------------------
+
+
+BEFORE_NS, AFTER_NS = FIRST_NS + DAY_NS, FIRST_NS + 5 * DAY_NS
+RENAMED = {"altname": "LUNCUSD", "wsname": "LUNC/USD"}
+
+
+@pytest.fixture
+def renamed_market(tmp_path: Path) -> Iterator[tuple[Market, Exchange, harvester.Archive]]:
+    """A market with a day of trades in an archive, which is renamed; four days later."""
+    market, clock = luna("OLDLUNA", 1, days=4), Clock(BEFORE_NS)
+    with Exchange([market, OTHER], clock=clock) as exchange:
+        settings = {"archive.path": str(tmp_path / "data"), "exchange.url": exchange.url}
+        archive = harvester.open(settings=settings | {"exchange.rate": 0})
+        archive.backfill("LUNA/USD")
+        exchange.change("LUNAUSD", **RENAMED)
+        clock.now_ns = AFTER_NS
+        yield market, exchange, archive
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("name", ["LUNC/USD", "luncusd"])
+def test_a_backfill_by_its_new_name_continues_its_history(
+    name: str,
+    is_known: bool,
+    renamed_market: tuple[Market, Exchange, harvester.Archive],
+) -> None:
+    market, _, archive = renamed_market
+    if is_known:
+        archive.pairs(update=True)
+    archive.backfill(name, since="2024-12-15")
+    assert archive.stored_pairs() == ["LUNAUSD"]
+    archive.backfill(name)
+    assert rows_on_disk(Path(archive.path), "LUNAUSD") == expected(market)
+    assert archive.trades(name).fetchall() == archive.trades("LUNAUSD").fetchall()
+
+
+@pytest.mark.parametrize("options", [{}, {"pairs": ["LUNC/USD"]}, {"pair": "LUNC/USD"}])
+def test_a_file_of_its_new_name_continues_its_history(
+    options: dict[str, Any],
+    renamed_market: tuple[Market, Exchange, harvester.Archive],
+    tmp_path: Path,
+) -> None:
+    market, _, archive = renamed_market
+    archive.pairs(update=True)
+    lines = [
+        f"{trade.true_ns // 10**9},{trade.price},{trade.volume}\n" for trade in market.trades[200:]
+    ]
+    file = tmp_path / "LUNCUSD.csv"
+    file.write_text("".join(lines))
+    archive.import_csv(file, **options)
+    assert archive.stored_pairs() == ["LUNAUSD"]
+    archive.refresh()
+    [status] = archive.status()
+    assert (status.pair, status.trades, status.gaps) == ("LUNAUSD", len(market.trades), [])
