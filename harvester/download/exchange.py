@@ -68,7 +68,8 @@ class RunOptions:
     estimates: bool = False
     notes_import_counts: bool = False
     once_complete: Callable[[PairDownload], Awaitable[None]] | None = None
-    now_ns: Callable[[], int] = time.time_ns
+    # Looked up at each call, as tests move the clock.
+    now_ns: Callable[[], int] = lambda: time.time_ns()  # noqa: PLW0108
     warn: Callable[[str], None] = lambda _text: None
 
 
@@ -129,18 +130,18 @@ class ExchangeClock:
     """
 
     def __init__(
-        self, client: Client, settle_s: float, machine_ns: Callable[[], int] = time.time_ns
+        self, client: Client, settle_s: float, machine_ns: Callable[[], int] | None = None
     ) -> None:
         """Create a clock; the exchange is not asked yet.
 
         Args:
             client: of the exchange.
             settle_s: seconds in which late trades may still be published.
-            machine_ns: this machine's clock, in nanoseconds.
+            machine_ns: this machine's clock, in nanoseconds; by default `time.time_ns`.
         """
         self._client = client
         self._settle_ns = int(settle_s * SECOND)
-        self._machine_ns = machine_ns
+        self._machine_ns = machine_ns or time.time_ns
         self._asked_s = -math.inf
         self._asking = asyncio.Lock()
         self.max_age_s = CATCH_UP_NS / SECOND

@@ -207,9 +207,11 @@ def ohlc_from_archive(
     covered = [part for part in archive.coverage(pair.altname) if part.after < max(end_ns, 1)]
     if not covered:
         return []
-    # A candle without trades repeats the previous close, which may be far back.
+    # A candle without trades repeats the previous close, which may be far back. If that is an
+    # imported trade which is replaced by the exchange's meanwhile, its time changes by a second.
     previous_ns = archive.last_time(pair.altname, begin_ns)
-    after = max(covered[-1].after, begin_ns - 1 if previous_ns is None else previous_ns - 1)
+    earliest_ns = begin_ns if previous_ns is None else previous_ns - 2 * SECOND
+    after = max(covered[-1].after, earliest_ns - 1)
     batches = archive.scan(pair.altname, Range(after, max(after, end_ns)))
     rows = ohlc_rows(batches, width_ns, numbers, pair.pair_decimals)
     return [row for row in rows if row[0] * SECOND > covered[-1].after]

@@ -437,17 +437,14 @@ def test_figures_of_all_pairs_are_shown_without_one_that_was_lost_a_moment_ago(
 # --- figures of the last day ---------------------------------------------------------------------
 
 
-def test_ticker_has_a_last_trade_while_imported_trades_are_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The exchange's own time of a trade is up to a second later than that of the file."""
-    archive, span = TradeStore(tmp_path), Range(T0, T0 + DAY)
+def replace_after_last_time(
+    folder: Path, patch: pytest.MonkeyPatch, second: Trade, exact: Trade
+) -> ApiResponder:
+    """An archive with one imported trade, which the exchange's replaces once its time was read."""
+    archive, span = TradeStore(folder), Range(T0, T0 + DAY)
     store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
-    second: Trade = (1, T0 + MINUTE, "9.5", "0.5", "buy", "limit", "")
-    exact: Trade = (1, T0 + MINUTE + SECOND // 5, *second[2:])
     with open_writer(archive, "XBTUSD") as pair_writer:
         file = pair_writer.commit(span, rows_of([second]), Footer(span, "{}", source="csv"))[0]
-    answer = ApiResponder(archive).ticker({"pair": "XBTUSD"})
     last_time = AnswerStore.last_time
 
     def replaced_after(store: AnswerStore, pair: str, moment: int) -> int | None:
@@ -456,8 +453,33 @@ def test_ticker_has_a_last_trade_while_imported_trades_are_replaced(
         Path(archive.location(file)).unlink()
         return found
 
-    monkeypatch.setattr(AnswerStore, "last_time", replaced_after)
+    patch.setattr(AnswerStore, "last_time", replaced_after)
+    return ApiResponder(archive)
+
+
+SECOND_TRADE: Trade = (1, T0 + MINUTE, "9.5", "0.5", "buy", "limit", "")
+
+
+def test_ticker_has_a_last_trade_while_imported_trades_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exchange's own time of a trade is up to a second later than that of the file."""
+    exact: Trade = (1, T0 + MINUTE + SECOND // 5, *SECOND_TRADE[2:])
+    responder = replace_after_last_time(tmp_path, monkeypatch, SECOND_TRADE, exact)
+    answer = responder.ticker({"pair": "XBTUSD"})
     assert result(answer())["XXBTZUSD"]["c"] == ["9.5", "0.50000000"]
+
+
+def test_candles_repeat_the_last_close_while_imported_trades_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that rounds up, the exchange's own time is up to a second earlier."""
+    exact: Trade = (1, T0 + MINUTE - SECOND // 5, *SECOND_TRADE[2:])
+    responder = replace_after_last_time(tmp_path, monkeypatch, SECOND_TRADE, exact)
+    answer = responder.ohlc({"pair": "XBTUSD", "interval": "1"})
+    rows = result(answer())["XXBTZUSD"]
+    assert len(rows) > 600
+    assert {row[4] for row in rows} == {"9.5"}
 
 
 def expected_figures(trades: list[Trade], decimals: int = 1) -> dict[str, Any]:
