@@ -27,7 +27,7 @@ from harvester.schema import (
 )
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.storage.parquet_files import PARTIALS, READ_ROWS, opened, read_partials
-from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
+from harvester.storage.segment import Footer, RollUp, Segment, decode, group_bounds, segment_path
 from harvester.storage.trade_store import TradeStore
 
 # --- roll-ups -------------------------------------------------------------------------------------
@@ -175,7 +175,9 @@ def check_segment(
             if not file.schema_arrow.remove_metadata().equals(TRADES):
                 found.wrong.append("its columns are not those of the format")
                 return found
-            rows = _Rows(found, footer)
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+            sizes = [group.num_rows for group in groups]
+            rows = _Rows(found, footer, sizes, group_bounds(file.metadata))
             for batch in filter(len, file.iter_batches(READ_ROWS)):
                 check_texts(batch)
                 rows.check(batch)
@@ -201,7 +203,28 @@ def _check_footer(found: SegmentFindings, footer: Footer) -> None:
 class _Rows:
     """Checks the rows of one segment, batch by batch: order, range, values, ids, checksum."""
 
-    def __init__(self, found: SegmentFindings, footer: Footer) -> None:
+    def __init__(
+        self,
+        found: SegmentFindings,
+        footer: Footer,
+        group_rows: Sequence[int],
+        statistics: Sequence[tuple[int, int]],
+    ) -> None:
+        """Begin before the first row.
+
+        Args:
+            found: receives what is found.
+            footer: of the segment.
+            group_rows: how many rows each row group has.
+            statistics: the first and last time of each row group, by the file's statistics.
+        """
+        self._statistics = [
+            bounds for bounds, rows in zip(statistics, group_rows, strict=True) if rows
+        ]
+        ends = np.cumsum([0, *filter(None, group_rows)], dtype=np.int64)
+        # The first and the last row of each row group, which have its first and its last time.
+        self._edges = np.column_stack([ends[:-1], ends[1:] - 1]).ravel()
+        self._edge_times: list[int] = []
         self._found = found
         self._footer = footer
         self._checksum = RowsChecksum()
@@ -214,6 +237,9 @@ class _Rows:
 
     def check(self, batch: pa.RecordBatch) -> None:
         stamps = times(batch)
+        edges = self._edges - self._checksum.rows
+        inside = edges[(edges >= 0) & (edges < len(stamps))]
+        self._edge_times += stamps[inside].tolist()
         self._checksum.update(batch)
         self._check_times(stamps)
         self._check_ties(stamps, batch.column("tie").to_numpy())
@@ -223,6 +249,11 @@ class _Rows:
 
     def finish(self) -> None:
         footer, segment = self._footer, self._found.segment
+        for place, (first_ns, last_ns) in enumerate(self._statistics):
+            first, last = self._edge_times[2 * place : 2 * place + 2]
+            # Queries skip rows outside of them.
+            if first < first_ns or last > last_ns:
+                self._add_fault("its statistics leave out times of its rows")
         if self._checksum.hexdigest() != footer.checksum:
             self._add_fault("the checksum of its rows is not that of its footer")
         edge = self._edge

@@ -278,6 +278,21 @@ def test_a_file_renamed_to_a_wider_range(harmed: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("place", "later_ns"), [(-1, -(10**12)), (0, 10**12)])
+def test_statistics_that_leave_out_rows(harmed: Path, place: int, later_ns: int) -> None:
+    """A query for the time of these rows would skip them."""
+    file = files(harmed)[1]
+    stamp = pq.ParquetFile(file).read().column("time").cast(pa.int64())[place].as_py()
+    raw = file.read_bytes()
+    begin = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    old, new = (ns.to_bytes(8, "little") for ns in (stamp, stamp + later_ns))
+    assert old in raw[begin:]
+    file.write_bytes(raw[:begin] + raw[begin:].replace(old, new))
+    [line] = faults(harmed)
+    text = f"{name_of(file, harmed)}: its statistics leave out times of its rows; range "
+    assert line.startswith(text)
+
+
 def test_bytes_cut_off(harmed: Path) -> None:
     file = files(harmed)[3]
     file.write_bytes(file.read_bytes()[:-100])
