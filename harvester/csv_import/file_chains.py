@@ -45,6 +45,9 @@ def chains(
     for file in _with_true_bounds(in_order):
         since_s = file.member.complete.since_s
         is_next = bool(found and since_s) and found[-1][-1].member.complete.until_s == since_s
+        # Of a delisted pair nothing can download the turn from one file to the next: each file is
+        # compared with what is stored of the one before it.
+        is_next = is_next and not is_delisted
         # Those with ids and those without are apart: ids show how many trades are between them.
         if is_next and len({each.has_ids for each in (*found[-1], file) if each.rows}) < 2:
             found[-1].append(file)
@@ -102,17 +105,30 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     ]
 
 
-def _ending_with_last_row(file: ScannedFile) -> ScannedFile:
-    """A delisted pair's whole history in a ZIP is complete up to the second of its last row.
+QUIET_AFTER_LAST_ROW_S = 3
+"""A whole history has no trade in so many seconds, more than by which times may be rounded."""
 
-    The ZIP has the checksum of the file as Kraken wrote it, and Kraken ends it with a quarter.
+
+def _ending_with_last_row(file: ScannedFile) -> ScannedFile:
+    """A delisted pair's whole history in a ZIP is complete up to shortly after its last row.
+
+    The ZIP has the checksum of the file as Kraken wrote it, and Kraken ends it with a quarter: if
+    one ends there, the history is complete up to the second of its last row.
     """
     is_history = complete_by_name(file.member.path, file.member.inner) == KnownComplete(0)
     is_checked = file.member.crc is not None and not file.bad
     has_no_end = file.member.complete.until_s is None
     if is_history and is_checked and has_no_end and file.last_ns is not None:
-        return file.with_bounds(until_s=file.last_ns // SECOND + 1)
+        last_s = file.last_ns // SECOND
+        end_s = last_s + QUIET_AFTER_LAST_ROW_S
+        is_within_quarter = _quarter_of(last_s - 1) == _quarter_of(end_s)
+        return file.with_bounds(until_s=end_s if is_within_quarter else last_s + 1)
     return file
+
+
+def _quarter_of(stamp_s: int) -> int:
+    """The number of the quarter of a year, counted from 1970, that a UNIX time is in."""
+    return int(np.datetime64(stamp_s, "s").astype("M8[M]").astype(np.int64)) // 3
 
 
 def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:

@@ -321,20 +321,13 @@ def _import_chains(
     bad_times = union(span for file in scanned for span in file.bad_times)
     found = chains(scanned, files.complete, is_delisted=files.is_delisted)
     with open_writer(archive, name) as pair_writer:
-        importers = [
-            ChainImporter(
-                archive,
-                files.pair,
-                chain,
-                options,
-                bad_times,
-                states,
-                is_delisted=files.is_delisted,
+        importers: list[ChainImporter] = []
+        for chain in found:
+            start_s, is_delisted = time.perf_counter(), files.is_delisted
+            importer = ChainImporter(
+                archive, files.pair, chain, options, bad_times, states, is_delisted=is_delisted
             )
-            for chain in found
-        ]
-        for importer in importers:
-            start_s = time.perf_counter()
+            importers.append(importer)
             importer.report.error = _error_of(partial(importer.run, pair_writer))
             importer.report.seconds = time.perf_counter() - start_s
             reports.append(importer.report)

@@ -380,7 +380,7 @@ def test_what_a_damaged_file_lacks_of_a_pair_that_was_delisted_since_stays_a_gap
 
 
 @pytest.mark.parametrize("said", [(), ("--whole-since", "2013-01")])
-def test_a_whole_history_in_a_zip_is_stored_up_to_its_last_row(
+def test_a_whole_history_in_a_zip_is_stored_up_to_shortly_after_its_last_row(
     said: tuple[str, ...], command: Any, tmp_path: Path
 ) -> None:
     name = "Kraken_Trading_History.zip"
@@ -389,7 +389,7 @@ def test_a_whole_history_in_a_zip_is_stored_up_to_its_last_row(
     [file] = json.loads(plan.out)["files"]
     assert command("import", name, "--delisted", *said).status == 0
     [[_, through]] = json.loads(command("status", "--json").out)[0]["coverage"]
-    assert file["missing"][-1][1] == through == (OLD[-1].true_ns // SECOND + 1) * SECOND - 1
+    assert file["missing"][-1][1] == through == (OLD[-1].true_ns // SECOND + 3) * SECOND - 1
     assert [command(word).status for word in ("status", "refresh", "verify")] == [0, 0, 0]
     assert volumes(tmp_path) == OLD_VOLUMES
 
@@ -430,11 +430,11 @@ def test_a_last_row_whose_time_is_wrong_leaves_no_gap_that_nothing_can_fill(
     assert volumes(tmp_path) == OLD_VOLUMES
 
 
-@pytest.mark.parametrize("name", ["FOOUSD.csv", "Kraken_Trading_History.zip"])
-def test_a_row_in_the_second_in_which_a_download_ended_stays_a_gap(
-    name: str, command: Any, exchange: Exchange, tmp_path: Path
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_row_in_the_second_in_which_a_download_ended_is_stored_or_stays_a_gap(
+    is_whole: bool, command: Any, exchange: Exchange, tmp_path: Path
 ) -> None:
-    """Rounded down, the last trade looks as if its time were covered."""
+    """Rounded down, the last trade looks as if its time were covered; the whole history knows."""
     last_s = OLD[-1].true_ns // SECOND + 60
     ends = [
         Trade(last_s * SECOND + ms * 1_000_000, "5.5", "7.5", "b", "m", "", 301 + at)
@@ -443,14 +443,45 @@ def test_a_row_in_the_second_in_which_a_download_ended_stays_a_gap(
     exchange.add(replace(LISTED, trades=[*OLD, *ends]))
     assert command("backfill", "FOOUSD", "--until", str(last_s * SECOND + 300_000_000)).status == 0
     exchange.delist("FOOUSD")
-    data = csv_files.three_columns([*OLD, *ends])
-    if name.endswith("zip"):
+    data, name = csv_files.three_columns([*OLD, *ends]), "FOOUSD.csv"
+    if is_whole:
+        name = "Kraken_Trading_History.zip"
         csv_files.packed(tmp_path / name, {"FOOUSD.csv": data})
     else:
         (tmp_path / name).write_bytes(data)
     command("import", name, "--delisted")
-    assert len(volumes(tmp_path)) == len(OLD) + 1
-    assert [command(word).status for word in ("refresh", "status", "refresh")] == [4, 4, 4]
+    assert len(volumes(tmp_path)) == len(OLD) + 1 + is_whole
+    status = 0 if is_whole else 4
+    assert [command(word).status for word in ("refresh", "status", "refresh")] == [status] * 3
+
+
+@pytest.mark.parametrize("is_unpacked_first", [False, True])
+def test_a_whole_history_and_an_unpacked_quarter_leave_no_gap_in_either_order(
+    is_unpacked_first: bool, command: Any, tmp_path: Path
+) -> None:
+    """The silence at the end of the unpacked file may be that of a file which was cut off."""
+    content, quarter = csv_files.three_columns(OLD), "Kraken_Trading_History_Q1_2024"
+    (tmp_path / quarter).mkdir()
+    (tmp_path / quarter / "FOOUSD.csv").write_bytes(content)
+    names = [quarter, "Kraken_Trading_History.zip"]
+    csv_files.packed(tmp_path / names[1], {"FOOUSD.csv": content})
+    for name in names if is_unpacked_first else reversed(names):
+        assert command("import", name, "--delisted").status == 0
+    assert [command(word).status for word in ("refresh", "status", "verify")] == [0, 0, 0]
+    assert volumes(tmp_path) == OLD_VOLUMES
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_quarters_in_one_command_leave_no_gap_at_their_turn(
+    count: int, command: Any, tmp_path: Path
+) -> None:
+    later = [replace(trade, true_ns=trade.true_ns + 91 * 86_400 * SECOND) for trade in OLD[:count]]
+    names = [f"Kraken_Trading_History_Q{quarter}_2024.zip" for quarter in (1, 2)]
+    for name, trades in zip(names, (OLD, later), strict=True):
+        csv_files.packed(tmp_path / name, {"FOOUSD.csv": csv_files.three_columns(trades)})
+    assert command("import", *names, "--delisted").status == 0
+    assert [command(word).status for word in ("refresh", "status", "verify")] == [0, 0, 0]
+    assert len(volumes(tmp_path)) == len(OLD) + count
 
 
 @pytest.mark.parametrize("folder", ["Kraken_Trading_History_Q1_2024", "files"])
