@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, RowCount, SegmentPart
-from harvester.csv_import.csv_files import UNKNOWN, iterate_ahead
+from harvester.csv_import.csv_files import UNKNOWN, BadRow, iterate_ahead
 from harvester.csv_import.file_chains import (
     FileStates,
     damaged_times,
@@ -24,7 +24,6 @@ from harvester.csv_import.file_chains import (
     unreadable_times,
 )
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
-from harvester.csv_import.parse import BadRow
 from harvester.csv_import.rounding import Rounding
 from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
 from harvester.csv_import.stored_check import RowsAtEnds, StoredCheck, rows_at_ends

@@ -109,6 +109,29 @@ _READ_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
+class BadRow(NamedTuple):
+    """A line that is not a trade, and the reason.
+
+    Attributes:
+        line: its number, from 1.
+        text: the line.
+        reason: why it is not a trade.
+        file: the name of the file.
+    """
+
+    line: int
+    text: str
+    reason: str
+    file: str = ""
+
+    def error(self, name: str) -> BadFile:
+        """The error that ends an import at this row; `name`: the file's name."""
+        return BadFile(
+            f"{name}, line {self.line}: {self.text!r} can't be read: {self.reason}; its range was "
+            "not imported. --skip-bad-rows leaves such rows out and lists them"
+        )
+
+
 class KnownComplete(NamedTuple):
     """The time for which a file is known to contain every trade, in UNIX seconds.
 

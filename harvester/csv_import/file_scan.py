@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from harvester.csv_import.csv_files import (
     UNKNOWN,
+    BadRow,
     Member,
     blocks,
     checksum,
@@ -23,7 +24,7 @@ from harvester.csv_import.csv_files import (
     pieces,
 )
 from harvester.csv_import.missing_trades import NO_RUNS, IdRunFinder, SilenceFinder, UnreadableTimes
-from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
+from harvester.csv_import.parse import ORDER_TYPES, SIDES, Layout, Parsed, number, parse
 from harvester.csv_import.row_order import check_order
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
 
-from harvester.errors import BadFile
+from harvester.csv_import.csv_files import BadRow
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
 from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
 from harvester.schema import SIDES as SIDE_WORDS
@@ -24,7 +24,6 @@ from harvester.times import BEGINNING_NS, END_OF_TIME, show
 
 # Decimal points are removed and numbers are parsed as integers, which takes a third of the time
 # that pyarrow needs for decimals. A block with anything unusual is parsed line by line instead.
-
 Bytes = NDArray[np.uint8]
 
 _COMMA, _DOT, _LINE = b",.\n"
@@ -246,29 +245,6 @@ _LIMITS = {
     "volume": "a volume has at most 8 decimals and lies below 10^14",
 }
 _EXACT = Context(prec=60)
-
-
-class BadRow(NamedTuple):
-    """A line that is not a trade, and the reason.
-
-    Attributes:
-        line: its number, from 1.
-        text: the line.
-        reason: why it is not a trade.
-        file: the name of the file.
-    """
-
-    line: int
-    text: str
-    reason: str
-    file: str = ""
-
-    def error(self, name: str) -> BadFile:
-        """The error that ends an import at this row; `name`: the file's name."""
-        return BadFile(
-            f"{name}, line {self.line}: {self.text!r} can't be read: {self.reason}; its range was "
-            "not imported. --skip-bad-rows leaves such rows out and lists them"
-        )
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from harvester.download.exchange import PairPages
 from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, gap_in_answer
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
-from harvester.schema import joined, no_rows, sort_rows, times, trade_ids
+from harvester.schema import Int64s, joined, no_rows, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
     IdGap,
@@ -41,6 +41,12 @@ AGREEING_ANSWERS = 2
 
 AGREEING_ANSWERS_OF_ID_GAP = 3
 """Answers that must begin a pair's history with the same id above 1."""
+
+NEWEST_NS = 60 * SECOND
+"""Trades this near to the exchange's newest one may have been published since the page before."""
+
+MAX_NEWEST_PAGES = 2
+"""A first page that looks like the newest one is accepted once it was shown so often again."""
 
 FirstRow = tuple[Any, ...]
 
@@ -75,23 +81,33 @@ async def prove_first_page(
             if int(times(found)[0]) <= after:
                 return earlier, None
             if _first_row(found, after) == first:
-                return page, None
+                return await _agreed_page(source, page, since_ns, after, last_id, agreeing=2)
     return await _agreed_page(source, page, since_ns, after, last_id)
 
 
 async def _agreed_page(
-    source: PairPages, page: TradesPage, since_ns: int, after: int, last_id: LastId | None
+    source: PairPages,
+    page: TradesPage,
+    since_ns: int,
+    after: int,
+    last_id: LastId | None,
+    agreeing: int = 1,
 ) -> tuple[TradesPage, IdGap | None]:
     """Request the start of a range again until enough answers begin with the same trade.
 
-    Returns an answer that begins with the earliest trade seen. For the arguments see
-    `prove_first_page`.
+    An exchange that ignores `since` for a while shows its newest page each time, so such a page is
+    not accepted at once. Returns an answer that begins with the earliest trade seen. For the
+    arguments see `prove_first_page`; `agreeing` answers began like `page` already.
     """
-    rows = sort_rows(page.rows)
-    first, agreeing, is_numbered = _first_row(rows, after), 1, has_id(rows)
-    while agreeing < (
-        AGREEING_ANSWERS_OF_ID_GAP if after == 0 and is_numbered else AGREEING_ANSWERS
-    ):
+    rows, newest_pages = sort_rows(page.rows), 0
+    first, is_numbered = _first_row(rows, after), has_id(rows)
+    while True:
+        needed = AGREEING_ANSWERS_OF_ID_GAP if after == 0 and is_numbered else AGREEING_ANSWERS
+        if agreeing >= needed:
+            if newest_pages == MAX_NEWEST_PAGES or not await _is_newest_page(source, page):
+                break
+            source.record_conflict("the first page of a range is the newest page")
+            newest_pages, agreeing = newest_pages + 1, 0
         answer = await source.page(since_ns)
         rows = sort_rows(answer.rows)
         if rows.num_rows and _shows_start(rows, after, last_id):
@@ -108,6 +124,15 @@ async def _agreed_page(
         gaps, _ = find_gaps(BEFORE_FIRST_ID, sort_rows(page.rows))
         return page, gaps[0] if gaps else None
     return page, None
+
+
+async def _is_newest_page(source: PairPages, page: TradesPage) -> bool:
+    """Whether a full page is the exchange's newest one, as far as its times show."""
+    if page.rows.num_rows < PAGE_ROWS:
+        return False
+    stamps = times((await source.page(None)).rows)
+    later = stamps[stamps > int(times(page.rows).max())]
+    return not len(later) or int(later.min()) > int(later.max()) - NEWEST_NS
 
 
 def _shows_start(rows: pa.RecordBatch, after: int, last_id: LastId | None) -> bool:
@@ -195,11 +220,15 @@ MAX_KEPT_BACK = 20_000
 """Rows kept back at most until the next trade with an id shows that nothing is missing."""
 
 
-def _count_between(found: pa.RecordBatch, gap: IdGap) -> int:
-    """How many trades of an answer are between both sides of an id gap, by id and time."""
+def _times_between(found: pa.RecordBatch, gap: IdGap) -> Int64s:
+    """The times of an answer's trades between both sides of an id gap, by id and time."""
     ids, times_ns = trade_ids(found), times(found)
     is_between = (gap.after_id < ids) & (ids < gap.before_id)
-    return int((is_between & (gap.after_ns < times_ns) & (times_ns < gap.before_ns)).sum())
+    return times_ns[is_between & (gap.after_ns < times_ns) & (times_ns < gap.before_ns)]
+
+
+class TradesSkipped(Exception):
+    """The answers went on after trades of the range which the exchange shows by now."""
 
 
 class MissingTrades(NamedTuple):
@@ -300,6 +329,7 @@ class IdContinuityChecker:
         self,
         first_id: tuple[int, int] | None,
         *,
+        shown: tuple[int, int] | None = None,
         is_imported: bool = False,
         is_stored: bool = True,
     ) -> pa.RecordBatch:
@@ -307,10 +337,18 @@ class IdContinuityChecker:
 
         Args:
             first_id: that id, and the rows without an id before it; None if it is not known.
+            shown: the same by the last answer, where it shows one.
             is_imported: whether some rows before that id were imported.
             is_stored: whether the archive has that trade, or is about to. If not, the download of
                 the next range finds the gap again and records it there.
+
+        Raises:
+            TradesSkipped: the last answer skips stored trades, so it may skip others as well; or
+                the exchange shows trades by now that answers skipped.
         """
+        last = self._last_id.trade_id if self._last_id else 0
+        if first_id and shown and last < first_id[0] < shown[0]:
+            raise TradesSkipped
         self._is_import_behind, self._is_stored_behind = is_imported, is_stored
         rows, _ = await self._fill_gaps(self._kept_back, first_id)
         self._kept_back, self._last_id = no_rows(), None
@@ -344,7 +382,7 @@ class IdContinuityChecker:
             return rows, last_id
         absent: Counter[tuple[int, int]] = Counter()
         outside: dict[tuple[int, int], Range] = {}
-        shown_in_part: set[tuple[int, int]] = set()
+        shown_in_part: dict[tuple[int, int], Int64s] = {}
         count_before = rows.num_rows
         # Behind the last row with an id rows may still be added, where that one is kept back.
         free_after = self._range.after if self._kept_back.num_rows else self._passed_ns
@@ -357,8 +395,9 @@ class IdContinuityChecker:
             for gap in gaps:
                 shown = gap_in_answer(found, gap, self._range)
                 if shown is None:
-                    if _count_between(found, gap) > gap.rows:
-                        shown_in_part.add(gap.sides)
+                    between = _times_between(found, gap)
+                    if len(between) > gap.rows:
+                        shown_in_part[gap.sides] = between
                 elif shown.rows > gap.rows:
                     # Rows of this range that were passed on already can't be added any more.
                     outside[gap.sides] = shown.lost or Range(gap.after_ns - 1, self._passed_ns)
@@ -367,6 +406,8 @@ class IdContinuityChecker:
             # A busy second may be too long to be shown complete; the margin is then tried twice.
             if all(absent[gap.sides] >= 2 or gap.sides in outside for gap in gaps):
                 break
+        undecided = [gap for gap in gaps if absent[gap.sides] < AGREEING_ANSWERS]
+        outside = self._lost_in_part(undecided, shown_in_part) | outside
         has_found = rows.num_rows > count_before or bool(outside)
         self._fruitless_pages = 0 if has_found else self._fruitless_pages + 1
         gaps = self._gaps_of_range(gaps)
@@ -376,6 +417,37 @@ class IdContinuityChecker:
             MissingTrades(gap, outside[gap.sides]) for gap in gaps if gap.sides in outside
         ]
         return rows, last_id
+
+    def _lost_in_part(
+        self, gaps: Iterable[IdGap], shown: Mapping[tuple[int, int], Int64s]
+    ) -> dict[tuple[int, int], Range]:
+        """The covered ranges that lack trades of gaps which are too long to be shown completely.
+
+        Args:
+            gaps: that no two answers confirm.
+            shown: by the sides of a gap, the times of some trades in it.
+
+        Raises:
+            TradesSkipped: the range that is downloaded lacks some of them, too.
+        """
+        after, through = self._range
+        lost = {}
+        for gap in gaps:
+            if gap.sides not in shown or self._is_at_import(gap):
+                continue
+            shown_ns = shown[gap.sides]
+            if ((after < shown_ns) & (shown_ns <= through)).any():
+                raise TradesSkipped
+            is_before = int(shown_ns[0]) <= after
+            lost[gap.sides] = (
+                Range(gap.after_ns, after) if is_before else Range(through, int(shown_ns[-1]))
+            )
+        return lost
+
+    def _is_at_import(self, gap: IdGap) -> bool:
+        """Whether one side of a gap is that of imported trades, which have no ids."""
+        is_at_end = gap.before_ns == END_OF_TIME and self._is_import_behind
+        return is_at_end or gap.after_id == self._id_before_import
 
     def _gaps_of_range(self, gaps: list[IdGap]) -> list[IdGap]:
         """The gaps to be recorded with this range: at its ends only if the other side is stored.
@@ -404,8 +476,7 @@ class IdContinuityChecker:
         """
         others = []
         for gap in gaps:
-            is_at_end = gap.before_ns == END_OF_TIME and self._is_import_behind
-            if is_at_end or gap.after_id == self._id_before_import:
+            if self._is_at_import(gap):
                 if gap.sides not in shown_in_part:
                     self.across_imports.append(gap)
                 self._listener(

@@ -12,6 +12,7 @@ import pyarrow as pa
 from harvester.download.buffer import WriteBuffer
 from harvester.download.completeness import (
     IdContinuityChecker,
+    TradesSkipped,
     has_id,
     last_id_of_imports,
     prove_first_page,
@@ -121,18 +122,22 @@ class RangeDownload:
             Interrupted: the run was cancelled.
         """
         self._memory.buffers.add(self._buffer)
-        done, is_complete = asyncio.Event(), False
+        done, is_complete, is_skipped = asyncio.Event(), False, False
         waiting = asyncio.create_task(self._flush_while_waiting(done))
         try:
             beyond = await self._download_pages(self._continue_left_side())
             stored = self._archive.first_id_after(self._pair, self._range.through)
             rows = await self._ids.close(
                 stored or beyond,
+                shown=beyond,
                 is_imported=self._has_imports and self._is_imported_behind(),
                 is_stored=bool(stored),
             )
             await self._add(rows, self._range.through)
             is_complete = True
+        except TradesSkipped:
+            # The rest of the range is requested again, from what is committed on.
+            is_skipped = True
         finally:
             self._memory.buffers.discard(self._buffer)
             done.set()
@@ -145,7 +150,11 @@ class RangeDownload:
                 self._download.trades -= self._buffer.rows
         self._is_closed = True
         newest = self._pages.newest_rows
-        if newest is not None and self._error is None:
+        if is_skipped:
+            text = "answers skip trades that the exchange shows by now: they are requested again"
+            self._listener(Noted(self._pair, text))
+            self._download.lost.append(self._range)
+        elif newest is not None and self._error is None:
             newest_ns = int(times(newest).max())
             lost = self._range_without_newest(newest_ns)
             if lost is not None:
@@ -165,6 +174,7 @@ class RangeDownload:
         Raises:
             Interrupted: the run was cancelled.
             ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
+            TradesSkipped: answers skip trades that the exchange shows by now.
         """
         while True:
             merger = self._merger

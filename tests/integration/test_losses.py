@@ -218,6 +218,78 @@ def test_equal_rows_without_ids_are_all_kept_if_an_answer_lacks_its_first_rows(
         assert (answer, outcome.error, rows) == (answer, None, expected(market))
 
 
+# --- more trades are missing than are requested at once -------------------------------------------
+
+HIDDEN = 1_400
+"""More than the pages of an id gap that are requested again, each of 100 trades."""
+
+
+def test_a_long_range_that_the_exchange_showed_late_is_downloaded(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    """At first its newest page and all others ended early, as those of a copy that lags."""
+    market = every(5, 300 + HIDDEN)
+    shown = replace(market, trades=market.trades[:300])
+    clock = Clock(market.trades[-1].true_ns + 3_600 * SECOND_NS)
+    with serve_100(shown, clock=clock) as exchange:
+        assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
+        newer = [
+            replace(trade, true_ns=clock.now_ns + place * SECOND_NS, trade_id=301 + HIDDEN + place)
+            for place, trade in enumerate(market.trades[:50])
+        ]
+        exchange.extend(market.altname, [*market.trades[300:], *newer])
+        clock.advance(3_600)
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+    whole = replace(market, trades=[*market.trades, *newer])
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(whole))
+
+
+def test_two_newest_pages_at_the_start_of_a_long_range_cost_no_trade(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market, shown = every(5, 2_000), replace(every(5, 2_000), trades=every(5, 300).trades)
+    clock = Clock(shown.trades[-1].true_ns + 60 * SECOND_NS)
+    with serve_100(shown, clock=clock) as exchange:
+        assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
+        exchange.change(market.altname, trades=market.trades)
+        clock.now_ns = market.trades[-1].true_ns + 3_600 * SECOND_NS
+        exchange.faults = Faults(script=["newest", "newest"])
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
+
+
+@pytest.mark.parametrize("first_id", [1, None])
+@pytest.mark.parametrize("after_s", [-1, 4_000])
+@pytest.mark.parametrize("lies", [2, 3])
+def test_newest_pages_at_the_start_of_a_new_pair_cost_no_trade(
+    lies: int,
+    after_s: int,
+    first_id: int | None,
+    serve_100: Callable[..., Exchange],
+    tmp_path: Path,
+) -> None:
+    market = every(5, 2_000, first_id)
+    after = 0 if after_s < 0 else START_NS + after_s * SECOND_NS
+    with serve_100(market, faults=Faults(script=["newest"] * lies)) as exchange:
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
+    stored = rows_on_disk(tmp_path, market.altname)
+    wanted = [row for row in expected(market) if row[1] > after]
+    assert (outcome.exit_status, stored) == (0, wanted)
+
+
+def test_two_newest_pages_do_not_cover_an_earlier_range(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = every(5, 2_000)
+    turn_ns = START_NS + 5_000 * SECOND_NS
+    with serve_100(market) as exchange:
+        later = Range(turn_ns, END_OF_TIME)
+        assert Backfill(exchange.url, tmp_path).only(market.altname, later).exit_status == 0
+        exchange.faults = Faults(script=["newest", "newest"])
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname, Range(0, turn_ns))
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
+
+
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_any_trades_with_false_answers_are_exact_or_have_a_gap_on_record(
