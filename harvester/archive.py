@@ -35,7 +35,7 @@ from harvester.pair_selection import (
     known_pairs,
     resolve_stored,
 )
-from harvester.storage.trade_store import AnswerStore, TradeStore, object_store
+from harvester.storage.trade_store import SnapshotStore, TradeStore, object_store
 from harvester.times import SECOND, Interval, Range, parse_offset
 
 if TYPE_CHECKING:
@@ -773,11 +773,11 @@ class Archive:
         """
         from harvester.query.result import BatchStream, Result, ResultSource
         from harvester.query.sql import trade_batches, trades_relation
-        from harvester.schema import TRADES
+        from harvester.schema import SEGMENT_SCHEMA
 
         self._check_open()
         range_ = parse_range(since, until, _time_zone(tz))
-        market, store = self._resolve_stored(pair), AnswerStore(self._store)
+        market, store = self._resolve_stored(pair), SnapshotStore(self._store)
         limit = self._settings.candles.memory_limit
         notes = _gap_notes(store, market.altname, [range_], strict=strict)
         return Result(
@@ -789,7 +789,7 @@ class Archive:
                 lambda _: trade_batches(store, market.altname, range_),
                 _column_units(market),
                 notes=notes,
-                file_stream=lambda: BatchStream(TRADES, store.scan(market.altname, range_)),
+                file_stream=lambda: BatchStream(SEGMENT_SCHEMA, store.scan(market.altname, range_)),
             )
         )
 
@@ -862,7 +862,7 @@ class Archive:
         if not by_pair:
             raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         queries = [query for _, query in by_pair.values()]
-        store = AnswerStore(self._store)
+        store = SnapshotStore(self._store)
         notes = [
             note if isinstance(pair, str) else f"{name}: {note}"
             for name in by_pair
@@ -949,13 +949,13 @@ class Archive:
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
             [5000, 5000, 5000, 5000]
         """
-        from harvester.query.bars import BYS, BarQuery, bar_batches, counted_ranges, parse_size
+        from harvester.query.bars import MEASURES, BarQuery, bar_batches, counted_ranges, parse_size
         from harvester.query.result import Result, source_of_batches
 
         self._check_open()
         sizes = [
             (by, _plain_digits(size))
-            for by, size in zip(BYS, (trades, volume, value), strict=True)
+            for by, size in zip(MEASURES, (trades, volume, value), strict=True)
             if size is not None
         ]
         if len(sizes) != 1:
@@ -963,7 +963,7 @@ class Archive:
         size = parse_size(*sizes[0])
         zone = _time_zone(tz)
         range_, anchor_ns = parse_range(since, until, zone), moment_ns(anchor, time.time_ns(), zone)
-        market, store = self._resolve_stored(pair), AnswerStore(self._store)
+        market, store = self._resolve_stored(pair), SnapshotStore(self._store)
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
         notes = _gap_notes(store, market.altname, counted_ranges(query), strict=strict)
         return Result(
@@ -1240,7 +1240,7 @@ class Archive:
             raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         check_target(layout, target)
         by_name = _intervals_by_name(*intervals)
-        range_, store = parse_range(since, until, _time_zone(tz)), AnswerStore(self._store)
+        range_, store = parse_range(since, until, _time_zone(tz)), SnapshotStore(self._store)
 
         def notes(name: str) -> tuple[str, ...]:
             return _gap_notes(store, name, [range_], strict=strict)
@@ -1318,7 +1318,7 @@ class Archive:
             pair, interval, range_, "none", tz, offset, complete_only=complete_only
         )
         now_ns = time.time_ns()
-        store = AnswerStore(self._store)
+        store = SnapshotStore(self._store)
         return chart(store, market, query, now_ns, memory_limit=limit, strict=strict)
 
     @check_types
@@ -1499,7 +1499,7 @@ class Archive:
         names = [self._resolve_stored(name).altname for name in pairs] or self._store.stored_pairs()
         time_range = parse_range(since, until)
         with _listening(progress) as listener:
-            return digest_pairs(AnswerStore(self._store), names, time_range, listener)
+            return digest_pairs(SnapshotStore(self._store), names, time_range, listener)
 
     @check_types
     def verify(

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.csv_import.csv_files import KnownComplete
+from harvester.csv_import.csv_files import CompletePeriod
 from harvester.errors import counted
 from harvester.schema import Int64s, joined, no_rows, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS, QuietMoments, quiet_moments
@@ -40,7 +40,7 @@ class RowCount:
     volume: Decimal = Decimal(0)
 
     def add(self, rows: pa.RecordBatch, sign: int = 1) -> None:
-        """Add a batch of `schema.ROWS`; with `sign` -1, subtract it."""
+        """Add a batch of `schema.PAGE_SCHEMA`; with `sign` -1, subtract it."""
         if rows.num_rows:
             self.rows += sign * rows.num_rows
             self.volume += sign * pc.sum(rows.column("volume")).as_py()
@@ -75,7 +75,7 @@ class BoundaryFinder:
     def __init__(
         self,
         covered: Sequence[Range],
-        complete: KnownComplete,
+        complete: CompletePeriod,
         unknown: Sequence[Range],
         on_covered: Callable[[pa.RecordBatch], None],
         *,
@@ -201,7 +201,7 @@ class BoundaryFinder:
             rows: the rows.
             at: the index of the next one.
             moments: the quiet moments between them.
-            is_end_known: whether these are the file's last rows, and it covers the time behind.
+            is_end_known: whether these are the file's last rows, and it covers the time after.
 
         Returns:
             The index of the segment's first row, or the number of rows if none is opened.
@@ -233,7 +233,7 @@ class BoundaryFinder:
         return len(rows)
 
     def _seconds(self, gap: Range) -> tuple[int, int]:
-        """The first second of a gap, and the second behind it.
+        """The first second of a gap, and the second after it.
 
         Where boundaries are exact, the seconds that it begins and ends in belong to it.
         """

@@ -312,7 +312,7 @@ def _import_chains(
             skip_bad_rows=options.skip_bad_rows,
             keep_rows=files.size <= MAX_KEPT_BYTES,
             # Scanning counts as half of the bytes.
-            read=lambda size: options.read(name, size - size // 2),
+            on_bytes=lambda size: options.on_bytes(name, size - size // 2),
             stop=options.stop,
         )
         for member in files.members

@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.csv_import.rounding import (
+    ROUNDING_MODES,
     SHIFTS_NS,
     TOLERANCE_NS,
-    WAYS,
     KeyedRows,
     concatenated,
     keyed_rows,
@@ -40,7 +40,7 @@ from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import (
     REDOWNLOADS,
-    Uncovered,
+    NewGap,
     Writer,
     open_writer,
     staged_segments,
@@ -185,18 +185,18 @@ class _Redownload:
         """Download what is not staged yet of the range of an imported segment."""
         await self._options.stop.guard(asyncio.sleep(0))
 
-        def uncover(lost: Range) -> list[Uncovered]:
+        def remove_coverage(lost: Range) -> list[NewGap]:
             # A neighbour may lack trades that the exchange shows by now. They are downloaded later.
             outside = missing([lost], [segment.range])
-            uncovered = [self._download.writer.uncover(part) for part in outside]
-            return list(chain(staging.uncover(lost), *uncovered))
+            removed = [self._download.writer.remove_coverage(part) for part in outside]
+            return list(chain(staging.remove_coverage(lost), *removed))
 
         before: list[Range] = []
         while (parts := missing([segment.range], [s.range for s in view.staged()])) != before:
             before = parts
             try:
                 for part in parts:
-                    await RangeDownload(self._download, staging, view, part, uncover).run()
+                    await RangeDownload(self._download, staging, view, part, remove_coverage).run()
             except ImportIncomplete as lack:
                 # Another imported segment lacks trades: it may be replaced in this run, too.
                 self._download.incomplete.append(lack)
@@ -273,7 +273,7 @@ class _Redownload:
         """
         file = _sums_by_day(self._volumes([segment]))
         trades = self._volumes(staged)
-        by_way = [_sums_by_day(trades, SHIFTS_NS[way]) for way in WAYS]
+        by_way = [_sums_by_day(trades, SHIFTS_NS[way]) for way in ROUNDING_MODES]
         exchange = min(by_way, key=lambda days: len(_differing(file, days)))
         alone = np.concatenate([row_stamps, trade_stamps])
         around = np.concatenate([alone - TOLERANCE_NS, alone, alone + TOLERANCE_NS])

@@ -45,7 +45,7 @@ class KeyedRows(NamedTuple):
 
 
 def keyed_rows(batch: pa.RecordBatch) -> KeyedRows:
-    """The rows of a batch of `schema.ROWS` or `schema.TRADES`, as a copy."""
+    """The rows of a batch of `schema.PAGE_SCHEMA` or `schema.SEGMENT_SCHEMA`, as a copy."""
     low, high = (words.astype(np.uint64) for words in decimal_words(batch.column("volume")))
     return KeyedRows(times(batch).copy(), _mixed(_mixed(price_hashes(batch) + low) + high))
 
@@ -81,10 +81,10 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 # A row of the file and a trade of the API are the same trade if second, price and volume are equal.
 # For each way of rounding, the rows of the file that have such a trade are counted.
 
-Way = Literal["down", "nearest", "up"]
-WAYS: tuple[Way, ...] = get_args(Way)
+RoundingMode = Literal["down", "nearest", "up"]
+ROUNDING_MODES: tuple[RoundingMode, ...] = get_args(RoundingMode)
 
-SHIFTS_NS: dict[Way, int] = {"down": 0, "nearest": SECOND // 2, "up": SECOND - 1}
+SHIFTS_NS: dict[RoundingMode, int] = {"down": 0, "nearest": SECOND // 2, "up": SECOND - 1}
 """Added to a time before it is truncated to its second."""
 
 MIN_AGREEMENT = 0.9
@@ -105,7 +105,7 @@ class Rounding(NamedTuple):
     of: int
 
     def words(self) -> str:
-        """The result as text behind "whole seconds, "."""
+        """The result as text after "whole seconds, "."""
         counts = f"{self.agree:,} of {self.of:,} trades stored already"
         return {
             "down": f"rounded down: {counts} agree",
@@ -121,7 +121,7 @@ class RoundingCounts:
     def __init__(self) -> None:
         """Start with no rows."""
         self.of = 0
-        self.agree: dict[Way, int] = dict.fromkeys(WAYS, 0)
+        self.agree: dict[RoundingMode, int] = dict.fromkeys(ROUNDING_MODES, 0)
         self.is_whole = True
         """Whether all times of the file are whole seconds."""
 
@@ -150,7 +150,7 @@ class RoundingCounts:
         """The rounding measured; None if nothing was compared, or times are finer than seconds."""
         if not self.of or not self.is_whole:
             return None
-        way, *others = sorted(WAYS, key=lambda way: -self.agree[way])
+        way, *others = sorted(ROUNDING_MODES, key=lambda way: -self.agree[way])
         most = self.agree[way]
         if most < MIN_AGREEMENT * self.of:
             return Rounding("none", most, self.of)

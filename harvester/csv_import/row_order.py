@@ -17,8 +17,10 @@ from harvester.times import END_OF_TIME, SECOND, Range, show
 # --- order of time --------------------------------------------------------------------------------
 
 MAX_STEP_BACK_S = 60
-"""By at most this many seconds may the times of a file step back; its rows are sorted while they
-are read. Where times step back farther, one of them is wrong, or the file is not in order."""
+"""Largest step back in time that is tolerated; rows are sorted while they are read.
+
+A larger one means a wrong time or an unsorted file.
+"""
 
 
 def check_order(name: str, parsed: Parsed, first_line: int, latest_ns: int) -> int:
@@ -197,7 +199,7 @@ def in_id_order(batches: Iterable[pa.RecordBatch], backfill: str) -> Iterator[pa
     """Pass on sorted rows that their trade ids, if they have any, do not contradict.
 
     Args:
-        batches: batches of `schema.ROWS`, in order.
+        batches: batches of `schema.PAGE_SCHEMA`, in order.
         backfill: the command that downloads the trades, for the message; empty if nothing can.
 
     Raises:

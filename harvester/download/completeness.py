@@ -16,6 +16,7 @@ from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.schema import joined, no_rows, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
+    FirstId,
     IdGap,
     LastId,
     find_gaps,
@@ -34,7 +35,7 @@ REQUESTS_BEFORE_START = 2
 """At most this many requests look for a trade before the start, each beginning nearer to it."""
 
 ROWS_BEFORE = 300
-"""About so many trades before the start are requested, by the density of those behind it."""
+"""About so many trades before the start are requested, by the density of those after it."""
 
 AGREEING_ANSWERS = 2
 """Answers that must begin a range with the same trade."""
@@ -144,14 +145,15 @@ async def _page_from_before(
 async def last_id_of_imports(
     source: PairPages, rows: pa.RecordBatch, imported: LastId
 ) -> tuple[LastId | None, IdGap | None]:
-    """The id before the first downloaded one, where all earlier trades were imported without ids.
+    """Find the id that the first downloaded trade must follow after imports without ids.
 
-    Only if the first id shows that they are fewer than the ids before it: a market's own first id
-    may be above 1.
+    All earlier trades were imported. Each of them should use one id, counted from 1. If the first
+    downloaded id is higher than that, the market may have begun above 1: its first page is
+    requested to find out.
 
     Args:
         source: requests the market's first page.
-        rows: the first rows behind the imported trades.
+        rows: the first rows after the imported trades.
         imported: id 0, with the number of imported trades.
 
     Returns:
@@ -251,12 +253,12 @@ class IdContinuityChecker:
         self._passed_ns = within.after
         self._fruitless_pages = 0
         self._margin_ns = MIN_MARGIN_NS
-        # The id before the range behind which there is imported data, and whether there is such
-        # data behind the range: it has no ids.
+        # The id before the range after which there is imported data, and whether there is such
+        # data after the range: it has no ids.
         self._id_before_import: int | None = None
         self._id_not_stored: int | None = None
-        self._is_import_behind = False
-        self._is_stored_behind = True
+        self._is_import_after = False
+        self._is_stored_after = True
         self._known_gap: IdGap | None = None
 
     def begin_at(
@@ -266,8 +268,8 @@ class IdContinuityChecker:
 
         Args:
             last_id: that trade; None if it is not known.
-            is_imported: whether some of the rows without an id behind it were imported.
-            known_gap: the id gap behind it that is known to be confirmed.
+            is_imported: whether some of the rows without an id after it were imported.
+            known_gap: the id gap after it that is known to be confirmed.
         """
         self._last_id = last_id
         self._id_before_import = last_id.trade_id if last_id and is_imported else None
@@ -298,35 +300,34 @@ class IdContinuityChecker:
 
     async def close(
         self,
-        first_id: tuple[int, int] | None,
+        first_id: FirstId | None,
         *,
         is_imported: bool = False,
         is_stored: bool = True,
     ) -> pa.RecordBatch:
-        """End the range: return the rows kept back, compared with the first id behind the range.
+        """End the range: return the rows kept back, compared with the first id after it.
 
         Args:
-            first_id: that id, and the rows without an id before it; None if it is not known.
+            first_id: the first trade with an id after it; None if it is not known.
             is_imported: whether some rows before that id were imported.
             is_stored: whether the archive has that trade, or is about to. If not, the download of
                 the next range finds the gap again and records it there.
         """
-        self._is_import_behind, self._is_stored_behind = is_imported, is_stored
+        self._is_import_after, self._is_stored_after = is_imported, is_stored
         rows, _ = await self._fill_gaps(self._kept_back, first_id)
         self._kept_back, self._last_id = no_rows(), None
         return rows
 
     def _find(
-        self, rows: pa.RecordBatch, first_id: tuple[int, int] | None
+        self, rows: pa.RecordBatch, first_id: FirstId | None
     ) -> tuple[list[IdGap], LastId | None]:
-        """The id gaps of rows, and before `first_id` behind them; and the last id of the rows."""
+        """The id gaps of rows, and before `first_id` after them; and the last id of the rows."""
         gaps, last_id = find_gaps(None if self._kept_back.num_rows else self._last_id, rows)
-        if first_id is not None:
-            gaps += gap_at_end(last_id, first_id)
-        return gaps, last_id
+        at_end = gap_at_end(last_id, first_id)
+        return [*gaps, at_end] if at_end is not None else gaps, last_id
 
     async def _fill_gaps(
-        self, rows: pa.RecordBatch, first_id: tuple[int, int] | None
+        self, rows: pa.RecordBatch, first_id: FirstId | None
     ) -> tuple[pa.RecordBatch, LastId | None]:
         """Request the id gaps of rows again: from the margin before, then from a second earlier.
 
@@ -385,7 +386,7 @@ class IdContinuityChecker:
         return [
             gap
             for gap in gaps
-            if (self._is_stored_behind or gap.before_ns != END_OF_TIME)
+            if (self._is_stored_after or gap.before_ns != END_OF_TIME)
             and gap.after_id != self._id_not_stored
         ]
 
@@ -404,7 +405,7 @@ class IdContinuityChecker:
         """
         others = []
         for gap in gaps:
-            is_at_end = gap.before_ns == END_OF_TIME and self._is_import_behind
+            is_at_end = gap.before_ns == END_OF_TIME and self._is_import_after
             if is_at_end or gap.after_id == self._id_before_import:
                 if gap.sides not in shown_in_part:
                     self.across_imports.append(gap)
@@ -429,8 +430,8 @@ class IdContinuityChecker:
         if others:
             first = others[0]
             text = (
-                f"trade ids go from {first.after_id} to {first.before_id} behind "
-                f"{show(first.after_ns)}, and the exchange did not show the place again"
+                f"trade ids jump from {first.after_id} to {first.before_id} after "
+                f"{show(first.after_ns)}, and the exchange did not show both sides again"
             )
             self._listener(Noted(self._pair, text))
         if gaps and self._fruitless_pages == MAX_FRUITLESS_PAGES:

@@ -226,7 +226,7 @@ class Started(NamedTuple):
             return f"{self.pair}: up to date"
         many = f"{len(self.missing)} ranges, the first " if len(self.missing) > 1 else ""
         about = "" if self.expected is None else f", about {self.expected:,} trades"
-        return f"{self.pair}: {many}{self.missing[0]} to fetch{about}"
+        return f"{self.pair}: downloading {many}from {self.missing[0]}{about}"
 
 
 class PageRead(NamedTuple):

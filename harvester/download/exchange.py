@@ -111,11 +111,8 @@ class DownloadContext:
 
 # --- the exchange's clock -------------------------------------------------------------------------
 
-CATCH_UP_NS = 600 * SECOND
-"""If the end of history moved on by more than this during a download, that part is downloaded too.
-
-Also the age at which the exchange's clock is requested again.
-"""
+MAX_CLOCK_AGE_S = 600.0
+"""The age at which the exchange's clock is requested again."""
 
 CLOCK_ATTEMPTS = 3
 """An implausible time may be one bad answer among good ones, so it is requested again."""
@@ -143,7 +140,7 @@ class ExchangeClock:
         self._machine_ns = machine_ns
         self._asked_s = -math.inf
         self._asking = asyncio.Lock()
-        self.max_age_s = CATCH_UP_NS / SECOND
+        self.max_age_s = MAX_CLOCK_AGE_S
         """How many seconds an answer is used before `settled_ns` asks again."""
         self.time_ns = 0
         """The exchange's clock when it was last asked."""
@@ -155,9 +152,10 @@ class ExchangeClock:
         """Whether it was behind this machine's clock by more than the tolerance."""
 
     async def settled_ns(self, pair: Pair | None = None) -> int:
-        """The time up to which no more trades are published, by an answer of `max_age_s` at most.
+        """The latest time up to which all trades are final, by an answer of the clock.
 
-        Of a pair that an API server covers less far than others, it is the end of coverage there.
+        The answer is at most `max_age_s` old. If an API server covers `pair` less far than its
+        clock: `settle_s` before the end of that coverage.
 
         The clock is not extrapolated by this machine's: the clock of an API server stands still
         where its archive ends, and a copy would claim trades that are not there.

@@ -19,7 +19,7 @@ from harvester.schema import (
     times,
     trade_ids,
 )
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, find_gaps
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, IdGap, find_gaps
 from harvester.times import END_OF_TIME, SECOND, Range
 
 # The rule (docs/design.md, "Joining pages"): with L the published time of the last row so far, the
@@ -34,14 +34,14 @@ MIN_MARGIN_NS = 1_000
 FIRST_MARGIN_NS = 1_000_000
 """The margin before any page has shown its decimals: enough for three; today there are seven."""
 
-CLOSE_NS = 60 * SECOND
-"""A single row behind a range, no later than this, ends the range by its id alone.
+SINGLE_ROW_PROOF_NS = 60 * SECOND
+"""One row after the range proves its end if it is at most this much later and its id follows.
 
-So a nightly download, which finds the latest trades there, needs no second answer.
+Without this rule, every nightly download would request its last page twice.
 """
 
 MAX_DOUBTS = 2
-"""A page that contradicts earlier rows, or itself, is requested again at most this often."""
+"""A page whose rows, ids and cursor contradict each other is requested again at most this often."""
 
 NO_ROWS = no_rows()
 
@@ -71,13 +71,13 @@ class MergeStep(NamedTuple):
     Attributes:
         rows: trades that are final now, in order.
         result: what the page showed.
-        beyond: the first id behind the limit, and how many rows without an id are before it there.
+        beyond: the first trade with an id after the limit.
         before: rows at or before the range's start that the page shows as well, in order.
     """
 
     rows: pa.RecordBatch
     result: JoinResult
-    beyond: tuple[int, int] | None = None
+    beyond: FirstId | None = None
     before: pa.RecordBatch = NO_ROWS
 
 
@@ -85,14 +85,14 @@ class PageMerger:
     """Merges the pages of one range, one after the other.
 
     Attributes:
-        after: the published time behind which the range begins.
+        after: the published time after which the range begins.
         last_ns: the published time of the last row so far; None before the first row.
         cursor: the exchange's cursor at that row, where it sent one that can be right.
         unproven: rows of a page that is requested again as its end was not proved; mostly none.
     """
 
     def __init__(self, after: int, *, first_since: int | None = None) -> None:
-        """Begin behind the published time `after`.
+        """Begin after the published time `after`.
 
         Args:
             after: in nanoseconds.
@@ -138,7 +138,7 @@ class PageMerger:
             rows: as the exchange sent them, in any order.
             cursor: its `last` in nanoseconds, None where it is missing or odd.
             unit_ns: one unit of the last decimal that its times print.
-            limit: rows published after this time are not wanted, in nanoseconds.
+            limit: rows published after this time are not needed, in nanoseconds.
         """
         if rows.num_rows == 0:
             return MergeStep(no_rows(), JoinResult.NO_NEW_ROWS)
@@ -184,7 +184,7 @@ class PageMerger:
         return bool(self._tail.num_rows > count_before)
 
     def page_within_timestamp(self) -> None:
-        """Request on from between the trades of the last time: the exchange has more behind them.
+        """Request on from between the trades of the last time: the exchange has more after them.
 
         Nothing changes where these trades have no ids, as they could not be distinguished.
         """
@@ -224,7 +224,7 @@ class PageMerger:
         is_past = end < len(stamps)
         is_unproven = is_past and end and not _continues(rows, end, limit, is_full=is_full)
         if is_unproven or self.unproven.num_rows:
-            # A row of the range whose time is printed too late may be behind the limit.
+            # A row of the range whose time is printed too late may be after the limit.
             start = int(stamps.searchsorted(self.after, side="right"))
             answer = rows.slice(start, end + 1 - start)
             if not answer.equals(self.unproven):
@@ -232,7 +232,7 @@ class PageMerger:
                 return MergeStep(no_rows(), JoinResult.UNPROVEN_END)
             self.unproven = NO_ROWS
             if is_full and is_past and end > same and len(stamps) - end == 1:
-                # Both answers may print the row behind the limit too late, so do not end here:
+                # Both answers may print the row after the limit too late, so do not end here:
                 # go on from the last row within the limit.
                 rows, stamps, cursor, is_past = rows.slice(0, end), stamps[:end], None, False
         newest_ns = int(stamps[-1])
@@ -338,26 +338,26 @@ def _is_in_order(sent: pa.RecordBatch, rows: pa.RecordBatch, cursor: int | None)
 
 
 def _continues(rows: pa.RecordBatch, end: int, limit: int, *, is_full: bool) -> bool:
-    """Whether the first id behind the limit continues the last one before it.
+    """Whether the first id after the limit continues the last one before it.
 
-    A single row behind it proves nothing: its own time may be printed too late.
+    A single row after it proves nothing: its own time may be printed too late.
     """
-    is_far = int(times(rows)[end]) - limit > CLOSE_NS
+    is_far = int(times(rows)[end]) - limit > SINGLE_ROW_PROOF_NS
     if rows.num_rows - end == 1 and (is_full or is_far):
         return False
     _, last_id = find_gaps(None, rows.slice(0, end))
     beyond = _first_id(rows.slice(end))
     if last_id is None or beyond is None:
         return False
-    number, loose = beyond
-    return last_id.trade_id < number <= last_id.trade_id + last_id.rows_without_id + loose + 1
+    between = last_id.rows_without_id + beyond.rows_without_id
+    return last_id.trade_id < beyond.trade_id <= last_id.trade_id + between + 1
 
 
-def _first_id(rows: pa.RecordBatch) -> tuple[int, int] | None:
-    """The first id of some rows, and how many rows without an id are before it."""
+def _first_id(rows: pa.RecordBatch) -> FirstId | None:
+    """The first of some rows that has an id."""
     ids = trade_ids(rows)
     places = ids.nonzero()[0]
-    return (int(ids[places[0]]), int(places[0])) if len(places) else None
+    return FirstId(int(ids[places[0]]), int(places[0])) if len(places) else None
 
 
 # --- filling id gaps ------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from harvester.download.events import (
     steps,
 )
 from harvester.download.exchange import (
-    CATCH_UP_NS,
     BackfillRequest,
     DownloadContext,
     PairPages,
@@ -40,7 +39,7 @@ from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.locks_and_requests import Requests
 from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, Range, missing, show
 
 # --- maintenance ----------------------------------------------------------------------------------
 
@@ -59,7 +58,7 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
         BadInterval: an interval has no fixed length.
     """
     progress = steps(listener)
-    writer.compact(closed=True, progress=progress)
+    writer.compact(merge_past_years=True, progress=progress)
     if not rollups:
         return
     # The query package is needed only here, and takes time to load.
@@ -72,6 +71,11 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
 # --- pair -----------------------------------------------------------------------------------------
 
 CHUNK_NS = 30 * DAY
+
+CATCH_UP_NS = 600 * SECOND
+"""If the end of history moved on by more than this meanwhile, that part is downloaded too."""
+MAX_CLOCK_DIFFERENCE_NS = 600 * SECOND
+"""If the exchange's clock is further ahead of this machine's, a note says so."""
 
 MAX_LOSS_ROUNDS = 3
 """At most this many more rounds: a range that is downloaded again may show another to be lost."""
@@ -192,7 +196,7 @@ class PairDownload:
     async def _check_imports(self) -> None:
         """Count imported trades; a nightly run, which can't replace them, only says so.
 
-        If no trade is stored behind them, the exchange's newest one shows how many there are.
+        If no trade is stored after them, the exchange's newest one shows how many there are.
 
         Raises:
             ImportIncomplete: they are fewer or more than ids leave room for.
@@ -288,9 +292,10 @@ class PairDownload:
         return requested._replace(through=min(requested.through, settled_ns))
 
     async def _download(self) -> Range:
-        """Download until nothing is missing, also what is published meanwhile; returns its range.
+        """Download until nothing settled is missing, including trades published meanwhile.
 
-        At the end, the clock that says that nothing more is missing is checked.
+        Returns the range that is now complete. Finally checks that the exchange's clock is
+        plausible.
         """
         clock, end = self.context.clock, self.request.range.through
         done: Range | None = None
@@ -352,7 +357,7 @@ class PairDownload:
     def _warn_about_clock(self, coverage: list[Range]) -> None:
         """Note coverage that reaches into the future, and clocks that differ."""
         clock = self.context.clock
-        if clock.ahead_ns > CATCH_UP_NS:
+        if clock.ahead_ns > MAX_CLOCK_DIFFERENCE_NS:
             text = f"{clock.describe()}: trades are downloaded up to the earlier of the two"
             self._options.listener(Noted(self._pair, text))
         reached_ns = coverage[-1].through if coverage else 0

@@ -20,7 +20,7 @@ from harvester.download.events import Noted, PageRead
 from harvester.download.page_merge import MIN_MARGIN_NS, JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, ImportIncomplete
 from harvester.schema import clip, sort_rows, times
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from harvester.download.pair_download import PairDownload
     from harvester.kraken.trades import TradesPage
-    from harvester.storage.writer import Uncovered, Writer
+    from harvester.storage.writer import NewGap, Writer
 
 MAX_OVERFILL = 1.25
 """Trades may exceed the flush size by this factor while a segment is written or merged.
@@ -73,7 +73,7 @@ class RangeDownload:
         writer: Writer,
         archive: TradeStore,
         within: Range,
-        uncover: Callable[[Range], list[Uncovered]] | None = None,
+        remove_coverage: Callable[[Range], list[NewGap]] | None = None,
     ) -> None:
         """Create the download of one range; nothing is requested yet.
 
@@ -83,13 +83,13 @@ class RangeDownload:
             archive: the archive with the neighbours whose ids the range continues; not the writer's
                 in a re-download.
             within: what to download.
-            uncover: turns another range, which turns out to lack trades, into a gap, and returns
-                what was covered of it; None for that of `writer`.
+            remove_coverage: turns another range, which turns out to lack trades, into a gap, and
+                returns what was covered of it; None for that of `writer`.
         """
         context = download.context
         self._range = within
         self._archive = archive
-        self._uncovers = uncover or writer.uncover
+        self._remove_from_writer = remove_coverage or writer.remove_coverage
         self._memory = context.memory
         self._flush_s = context.settings.archive.flush_s
         self._flush_rows = context.settings.archive.flush_rows
@@ -128,7 +128,7 @@ class RangeDownload:
             stored = self._archive.first_id_after(self._pair, self._range.through)
             rows = await self._ids.close(
                 stored or beyond,
-                is_imported=self._has_imports and self._is_imported_behind(),
+                is_imported=self._has_imports and self._is_imported_after(),
                 is_stored=bool(stored),
             )
             await self._add(rows, self._range.through)
@@ -149,18 +149,18 @@ class RangeDownload:
             newest_ns = int(times(newest).max())
             lost = self._range_without_newest(newest_ns)
             if lost is not None:
-                await self._uncover(lost, f"the newest trade ({show(newest_ns)})")
+                await self._remove_coverage(lost, f"the newest trade ({show(newest_ns)})")
         if self._error is not None:
             raise self._error
 
-    async def _download_pages(self, stored_ns: int | None) -> tuple[int, int] | None:
+    async def _download_pages(self, stored_ns: int | None) -> FirstId | None:
         """Request page after page, until the range or the history ends.
 
         Args:
             stored_ns: the time of the last stored trade before the range; None if there is none.
 
         Returns:
-            The first id behind the range, and the rows without one before it, where shown.
+            The first trade with an id after the range, if it was shown.
 
         Raises:
             Interrupted: the run was cancelled.
@@ -226,13 +226,13 @@ class RangeDownload:
         return page
 
     async def _skip_timestamp(self, merger: PageMerger) -> PageMerger:
-        """Leave a gap at a time whose trades can't be had completely, and go on behind it."""
+        """Leave a gap at a time whose trades can't be had completely, and go on after it."""
         # A place that was skipped before is not tried again, so that each request goes further.
         if merger.last_ns is not None and merger.last_ns > self._stuck[0]:
             skipped_ns, cursor, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
             text = (
-                f"more trades have the time {show(skipped_ns)} than a page can show: they are left "
-                "out as a gap, and the download goes on behind them"
+                f"more trades share the time {show(skipped_ns)} than a page can show: they are "
+                "left out as a gap, and the download continues after them"
             )
             self._listener(Noted(self._pair, text))
             rows = await self._ids.close(None)
@@ -256,7 +256,7 @@ class RangeDownload:
         """Buffer certain trades; start a segment if enough of them wait, or for long enough."""
         ids, buffer = self._ids, self._buffer
         if ids.lost:
-            await self._uncover_losses()
+            await self._remove_losses()
         self._download.trades += rows.num_rows
         if ids.confirmed or ids.unconfirmed or ids.across_imports:
             buffer.note(ids.confirmed, ids.unconfirmed, ids.across_imports)
@@ -291,7 +291,7 @@ class RangeDownload:
                     except Exception as error:  # noqa: BLE001 - it ends the whole download
                         self._buffer.fail(error)
 
-    async def _uncover_losses(self) -> None:
+    async def _remove_losses(self) -> None:
         """Make a gap of each range that turned out to lack trades, before anything is committed.
 
         So after a crash at any time either the gap is recorded, or the place is found again.
@@ -314,9 +314,9 @@ class RangeDownload:
                     )
                     break
             else:
-                await self._uncover(lost, what)
+                await self._remove_coverage(lost, what)
 
-    async def _uncover(self, lost: Range, what: str) -> None:
+    async def _remove_coverage(self, lost: Range, what: str) -> None:
         """Make a gap of a covered range that lacks trades; where that can't be, keep the error.
 
         Args:
@@ -325,7 +325,7 @@ class RangeDownload:
         """
         # Until this download has ended, rows of its own range are not all committed.
         is_own = not self._is_closed and overlap(lost, self._range) is not None
-        gaps = [] if is_own else await self._buffer.uncover(self._uncovers, lost)
+        gaps = [] if is_own else await self._buffer.remove_coverage(self._remove_from_writer, lost)
         if not gaps:
             self._error = self._error or ArchiveDamaged(
                 f"{self._pair}: {lost} lacks {what}: "
@@ -366,14 +366,14 @@ class RangeDownload:
         return last_ns
 
     def _imported_from_first(self, after: int) -> LastId | None:
-        """Id 0 and the trades behind it, where all is covered and the first ones were imported."""
+        """Id 0 and the trades after it, where all is covered and the first ones were imported."""
         pieces = self._archive.pieces(self._pair, Range(0, after))
         rows = [self._archive.footer(piece.segment).rows for piece in pieces]
         first = next(piece.segment for piece, count in zip(pieces, rows, strict=True) if count)
         return BEFORE_FIRST_ID._replace(rows_without_id=sum(rows)) if first.is_imported else None
 
-    def _is_imported_behind(self) -> bool:
-        """Whether there is imported data between the range and the first stored id behind it."""
+    def _is_imported_after(self) -> bool:
+        """Whether there is imported data between the range and the first stored id after it."""
         after = reached = self._range.through
         for segment, within in self._archive.pieces(self._pair, Range(after, EVERYTHING.through)):
             if within.after != reached:

@@ -361,7 +361,7 @@ def check_candles(answers: Answers) -> str:
     with tempfile.TemporaryDirectory(prefix="harvester-doctor-") as folder:
         archive = TradeStore(folder)
         with open_writer(archive, pair.altname) as pair_writer:
-            pair_writer.commit(covered, clip(rows, covered), Footer(range=covered, pair="{}"))
+            pair_writer.commit(covered, clip(rows, covered), Footer(range=covered, pair_json="{}"))
         local = LocalCandles(archive, pair.altname, pair.pair_decimals)
         for label in ("candles", "candles_again"):
             candles = read_candles(answers.body(label), 1, pair)

@@ -424,10 +424,10 @@ class _Refresh:
             return None, None
         name = target.pair.altname
         try:
-            wanted = self._archive.requested(name)
+            requested = self._archive.requested(name)
         except HarvesterError as error:
             return None, error
-        return Range(last_start(wanted, self._options.now_ns()) or 0, END_OF_TIME), None
+        return Range(last_start(requested, self._options.now_ns()) or 0, END_OF_TIME), None
 
     def _row(self, name: str) -> RefreshedPair:
         return self._rows.setdefault(name, RefreshedPair(name))

@@ -67,7 +67,7 @@ class RenderedRows:
 def render(
     trades: pa.RecordBatch, pair_decimals: int, id_before: int | None, *, guess_sides: bool = False
 ) -> RenderedRows:
-    """Render a batch of `schema.TRADES` as Kraken's JSON rows.
+    """Render a batch of `schema.SEGMENT_SCHEMA` as Kraken's JSON rows.
 
     A time is printed without trailing zeros, from its integer: a float can't hold all its digits.
 

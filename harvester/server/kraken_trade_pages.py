@@ -180,7 +180,7 @@ class TradePages:
         return max(self._furthest_ns, recorded)
 
     def first_gap(self, within: Range) -> Range | None:
-        """The first gap that is in a range, or partly; all behind the coverage is a gap."""
+        """The first gap that is in a range, or partly; all after the coverage is a gap."""
         covered = [piece.within for piece in self._pieces]
         gaps = missing([Range(0, max(self.through, within.through))], covered)
         return next((gap for gap in gaps if overlap(gap, within)), None)

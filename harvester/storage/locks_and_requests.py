@@ -35,7 +35,7 @@ class _Mark(msgspec.Struct):
     made_by: str = ""
 
 
-class _Wanted(msgspec.Struct, omit_defaults=True):
+class _RequestsFile(msgspec.Struct, omit_defaults=True):
     """The content of `wanted/PAIR.json`; see `Requests`."""
 
     pair: str
@@ -50,10 +50,10 @@ class Requests(NamedTuple):
 
     Attributes:
         ranges: all that was ever requested, merged.
-        is_unlisted: whether the exchange did not know the pair any more when it was asked last:
-            then what was requested behind the coverage and behind both of these is no gap.
-        counts_through: what lies up to this moment was covered once.
-        rows_through: up to this moment, imported files had rows, readable or not.
+        is_unlisted: the exchange did not list the pair when last asked. Only what was requested up
+            to the latest of coverage end, `counts_through` and `rows_through` can then be a gap.
+        counts_through: the latest time that was ever covered (ns).
+        rows_through: the latest time of a row in an imported file, readable or not (ns).
     """
 
     ranges: list[Range]
@@ -122,7 +122,7 @@ def requests(store: LocalStore, pair: str) -> Requests:
     if raw is None:
         return Requests([])
     try:
-        found = msgspec.json.decode(raw, type=_Wanted)
+        found = msgspec.json.decode(raw, type=_RequestsFile)
         # A file may have been edited by hand, or copied from another pair.
         if found.pair != pair:
             raise msgspec.ValidationError(f"it is of pair {found.pair!r}, its name says {pair!r}")
@@ -152,8 +152,10 @@ def write_requests(store: LocalStore, pair: str, known: Requests) -> None:
     """
     mark(store, pair)
     bounds = [(requested.after, requested.through) for requested in union(known.ranges)]
-    wanted = _Wanted(pair, bounds, known.is_unlisted, known.counts_through, known.rows_through)
-    write_json(store, f"wanted/{pair}.json", wanted, pair)
+    content = _RequestsFile(
+        pair, bounds, known.is_unlisted, known.counts_through, known.rows_through
+    )
+    write_json(store, f"wanted/{pair}.json", content, pair)
 
 
 def store_pairs(store: LocalStore, data: bytes) -> None:

@@ -16,9 +16,9 @@ from harvester.schema import (
     FORMAT,
     PRICE,
     ROW_GROUP_ROWS,
+    SEGMENT_SCHEMA,
     SUM_OF_VALUES,
     SUM_OF_VOLUMES,
-    TRADES,
     WRITER_OPTIONS,
     RowsChecksum,
     check_texts,
@@ -34,6 +34,7 @@ from harvester.storage.segment import (
     decode,
     encode,
     group_bounds,
+    range_name,
 )
 from harvester.times import Range
 
@@ -124,8 +125,8 @@ def _metadata(interval: str, footer: Footer) -> dict[str, str]:
     return {
         "harvester.format": str(FORMAT),
         "harvester.rollup": interval,
-        "harvester.pair": footer.pair,
-        "harvester.range": f"{footer.range.after:019d}-{footer.range.through:019d}",
+        "harvester.pair": footer.pair_json,
+        "harvester.range": range_name(footer.range),
         "harvester.rows": str(footer.rows),
         "harvester.rows_sha256": footer.checksum,
     }
@@ -197,7 +198,7 @@ def stage_segment(
     Args:
         store: the archive's files.
         folder: the staging folder of the pair.
-        trades: batches of `schema.TRADES`, in order.
+        trades: batches of `schema.SEGMENT_SCHEMA`, in order.
         footer: the number of rows, ids and checksum are filled in here. A function is called once
             all rows were written, for a footer that depends on them.
 
@@ -215,7 +216,7 @@ def stage_segment(
     lead = reached = 0
     with writing(location):
         sink = store.filesystem.open_output_stream(location)
-        with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
+        with sink, pq.ParquetWriter(sink, SEGMENT_SCHEMA, **WRITER_OPTIONS) as writer:
             for batches in regrouped(trades, ROW_GROUP_ROWS):
                 # Texts with several dictionaries would be written without dictionary encoding.
                 group = pa.Table.from_batches(batches).unify_dictionaries()
@@ -343,7 +344,7 @@ def read_batches(
         ArchiveDamaged: it can't be read, or has columns or texts that no segment has.
     """
     with opened(store, path) as file:
-        if not file.schema_arrow.remove_metadata().equals(TRADES):
+        if not file.schema_arrow.remove_metadata().equals(SEGMENT_SCHEMA):
             raise ArchiveDamaged(f"{store.location(path)} has other columns than the format's")
         groups = [
             group

@@ -18,7 +18,7 @@ from harvester.errors import ArchiveDamaged, first_few
 from harvester.schema import times, trade_ids
 from harvester.storage import locks_and_requests
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.id_gaps import LastId
+from harvester.storage.id_gaps import FirstId, LastId
 from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer
 from harvester.storage.segment import (
     Footer,
@@ -248,7 +248,7 @@ class TradeStore:
             return list(requested.ranges)
         ends = [covered.through for covered in self.coverage(pair)]
         limit = Range(0, max([requested.counts_through, requested.rows_through, *ends]))
-        parts = (overlap(wanted, limit) for wanted in requested.ranges)
+        parts = (overlap(part, limit) for part in requested.ranges)
         return [part for part in parts if part is not None]
 
     def gaps(self, pair: str) -> list[Range]:
@@ -332,7 +332,7 @@ class TradeStore:
         return self.store.location(segment.path)
 
     def scan(self, pair: str, within: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
-        """Yield the trade history of a range as batches of `TRADES`, in order.
+        """Yield the trade history of a range as batches of `SEGMENT_SCHEMA`, in order.
 
         A writer may be at work meanwhile: where files vanish, the scan continues on a new listing.
 
@@ -400,16 +400,15 @@ class TradeStore:
         return None
 
     @retry_on_new_listing
-    def first_id_after(self, pair: str, moment: int) -> tuple[int, int] | None:
-        """Return the first trade id after a moment, where coverage begins at that moment.
+    def first_id_after(self, pair: str, moment: int) -> FirstId | None:
+        """Return the first trade with an id after a moment, where coverage begins at that moment.
 
         Args:
             pair: altname.
             moment: start of a covered range, in nanoseconds.
 
         Returns:
-            The id, and the number of rows without an id between the moment and it; None where
-            coverage does not begin at the moment, or no row has an id.
+            None where coverage does not begin at the moment, or no row has an id.
         """
         between, at = 0, moment
         for segment in self.segments(pair):
@@ -417,7 +416,7 @@ class TradeStore:
                 continue
             footer = self.footer(segment)
             if footer.first_trade_id is not None:
-                return footer.first_trade_id, between + footer.rows_before_first_id
+                return FirstId(footer.first_trade_id, between + footer.rows_before_first_id)
             between += footer.rows
             at = segment.range.through
         return None
@@ -458,13 +457,12 @@ class TradeStore:
         return int(times(batches[-1])[-1]) if batches else None
 
 
-class AnswerStore(TradeStore):
-    """An archive as a single answer reads it: without files that begin behind its coverage later.
+class SnapshotStore(TradeStore):
+    """An archive for the time of one answer.
 
-    The gaps of an answer are named before its rows are read. If `verify --repair` moves a damaged
-    file away in between, or a download finds that a range lacks trades, the answer would lack these
-    rows and name no gap: that is an error. A file that begins behind the end of the coverage, as
-    `backfill --newest-first` may write it meanwhile, may lie behind another gap: it is left out.
+    A later listing of a pair that covers less than its first listing raises ArchiveDamaged, because
+    the gaps already named would be too few. Segments that begin after the first listing's coverage
+    are ignored, because a gap may lie before them.
     """
 
     def __init__(self, archive: TradeStore) -> None:
@@ -476,7 +474,7 @@ class AnswerStore(TradeStore):
         self._lock = Lock()
 
     def segments(self, pair: str) -> list[Segment]:
-        """List the segments, but those that begin behind the coverage of the first listing.
+        """List the segments, but not those that begin after the coverage of the first listing.
 
         Raises:
             ArchiveDamaged: they cover less than when they were first listed.
@@ -556,22 +554,22 @@ def check_not_in_future(archive: TradeStore, pair: str, now_ns: int) -> None:
 
 
 def without_future(
-    wanted: Iterable[Range], now_ns: int, until_ns: int | None = None
+    requested: Iterable[Range], now_ns: int, until_ns: int | None = None
 ) -> list[Range]:
     """Shorten requested ranges that end in the future; drop those that begin there.
 
     No run requests the future, so only a wrong clock leaves such ranges.
 
     Args:
-        wanted: the requested ranges.
+        requested: the requested ranges.
         now_ns: this machine's time.
         until_ns: where they are to end; None means `now_ns`.
     """
     limit_ns = now_ns if until_ns is None else until_ns
     shortened = (
-        requested._replace(through=min(requested.through, limit_ns))
-        if requested.through > now_ns + CLOCK_TOLERANCE_NS
-        else requested
-        for requested in wanted
+        part._replace(through=min(part.through, limit_ns))
+        if part.through > now_ns + CLOCK_TOLERANCE_NS
+        else part
+        for part in requested
     )
-    return [requested for requested in shortened if requested.after < requested.through]
+    return [part for part in shortened if part.after < part.through]

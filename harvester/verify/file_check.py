@@ -16,7 +16,7 @@ from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit, count
 from harvester.query.rollups import parse_levels
 from harvester.query.sql import TRADE_COLUMNS, merge_partials, recompute_partials
 from harvester.schema import (
-    TRADES,
+    SEGMENT_SCHEMA,
     Int64s,
     RowsChecksum,
     check_texts,
@@ -172,7 +172,7 @@ def check_segment(
         with opened(archive.store, segment.path) as file:
             footer = found.footer = decode(segment.path, file.metadata)
             _check_footer(found, footer)
-            if not file.schema_arrow.remove_metadata().equals(TRADES):
+            if not file.schema_arrow.remove_metadata().equals(SEGMENT_SCHEMA):
                 found.wrong.append("its columns are not those of the format")
                 return found
             rows = _Rows(found, footer)

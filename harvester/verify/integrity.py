@@ -17,7 +17,7 @@ from harvester.errors import ArchiveDamaged
 from harvester.schema import RowsChecksum
 from harvester.storage import id_gaps
 from harvester.storage.compaction import is_being_replaced
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId, gap_at_end
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, IdGap, LastId, gap_at_end
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
@@ -134,12 +134,13 @@ def _gaps_at_boundaries(
             # Rows without ids come first: old answers of the exchange had none.
             edge = None
         is_imported = footer.is_imported
-        following = (
-            (footer.first_trade_id, footer.rows_before_first_id) if footer.first_trade_id else None
-        )
+        following = None
+        if footer.first_trade_id:
+            following = FirstId(footer.first_trade_id, footer.rows_before_first_id)
         if is_imported and (footer.rows_before_first_id or not following):
             edge = None  # Rows of a CSV without ids are counted by `wrong_counts`.
-        for gap in gap_at_end(edge, following):
+        gap = gap_at_end(edge, following)
+        if gap is not None:
             located = gap._replace(before_ns=findings.first_id_ns)
             yield _LocatedIdGap(located, left or findings, findings)
         edge = (
@@ -321,12 +322,12 @@ def _check_gaps(
     report: PairReport, archive: TradeStore, segments: list[Segment], now_ns: int
 ) -> None:
     try:
-        wanted = archive.requested(report.pair)
+        requested = archive.requested(report.pair)
     except ArchiveDamaged as damage:
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
         return
-    for gap in missing(without_future(wanted, now_ns), [segment.range for segment in segments]):
+    for gap in missing(without_future(requested, now_ns), [segment.range for segment in segments]):
         text = "missing: requested, but no file has it"
         report.faults.append(Fault(report.pair, gap, None, text))
 
@@ -339,7 +340,7 @@ def _check_gaps(
 def digests(
     archive: TradeStore,
     pair: str,
-    wanted: Range = EVERYTHING,
+    requested: Range = EVERYTHING,
     *,
     listener: Listener = ignore,
 ) -> list[Digest]:
@@ -351,13 +352,13 @@ def digests(
     Args:
         archive: the archive to read.
         pair: altname.
-        wanted: only months that lie completely in this range are counted.
+        requested: only months that lie completely in this range are counted.
         listener: receives a `Step` after each month.
 
     Raises:
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    whole = _whole_months(archive, pair, wanted)
+    whole = _whole_months(archive, pair, requested)
     found: dict[int, Month] = {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         months = pool.map(lambda number: _month(archive, pair, number), whole)
@@ -370,18 +371,18 @@ def digests(
 
 
 @retry_on_new_listing
-def _whole_months(archive: TradeStore, pair: str, wanted: Range) -> list[int]:
-    """The numbers of the months that lie completely in the coverage and in `wanted`."""
+def _whole_months(archive: TradeStore, pair: str, requested: Range) -> list[int]:
+    """The numbers of the months that lie completely in the coverage and in `requested`."""
     bounds = (archive.footer(piece.segment).bounds for piece in archive.pieces(pair))
     first_ns = next((found[0] for found in bounds if found), None)
     if first_ns is None:
         return []
     coverage = archive.coverage(pair)
-    end_ns = min(coverage[-1].through, wanted.through)
-    first = np.datetime64(max(first_ns, wanted.after), "ns")
+    end_ns = min(coverage[-1].through, requested.through)
+    first = np.datetime64(max(first_ns, requested.after), "ns")
     number, whole = int(first.astype("M8[M]").astype(np.int64)), []
     while (month := _range(number)).through <= end_ns:
-        if month.after >= wanted.after and covers(coverage, month):
+        if month.after >= requested.after and covers(coverage, month):
             whole.append(number)
         number += 1
     return whole

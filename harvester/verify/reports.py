@@ -83,8 +83,8 @@ class PairReport:
         ids: trades with an id, each compared with the id before it.
         boundaries: boundaries between neighbouring segments at which trade ids were compared.
         confirmed_id_gaps: id gaps that the exchange showed twice when asked again.
-        unconfirmed_id_gaps: id gaps that were seen and not requested again, because the pair has
-            them nearly everywhere.
+        unconfirmed_id_gaps: id gaps that are not confirmed: too many to request again, not
+            answered, or inside an imported file.
         rollups: roll-up files that were compared with the trades.
         notes: what is unusual and no fault.
         faults: what is wrong.
@@ -155,7 +155,7 @@ class Moved(NamedTuple):
         path: its path within the archive before.
         new_path: its path now.
         faults: what is wrong with it.
-        wanted: the ranges that were recorded as wanted, so that they are downloaded again.
+        wanted: the ranges that were recorded as requested, so that they are downloaded again.
     """
 
     pair: str

@@ -45,7 +45,7 @@ from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_arch
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.parquet_files import READ_ROWS
 from harvester.storage.segment import Footer
-from harvester.storage.trade_store import AnswerStore, TradeStore
+from harvester.storage.trade_store import SnapshotStore, TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import DAY, SECOND, Range
 
@@ -448,15 +448,15 @@ def test_ticker_has_a_last_trade_while_imported_trades_are_replaced(
     with open_writer(archive, "XBTUSD") as pair_writer:
         file = pair_writer.commit(span, rows_of([second]), Footer(span, "{}", source="csv"))[0]
     answer = ApiResponder(archive).ticker({"pair": "XBTUSD"})
-    last_time = AnswerStore.last_time
+    last_time = SnapshotStore.last_time
 
-    def replaced_after(store: AnswerStore, pair: str, moment: int) -> int | None:
+    def replaced_after(store: SnapshotStore, pair: str, moment: int) -> int | None:
         found = last_time(store, pair, moment)
         commit(archive, span, rows_of([exact]))
         Path(archive.location(file)).unlink()
         return found
 
-    monkeypatch.setattr(AnswerStore, "last_time", replaced_after)
+    monkeypatch.setattr(SnapshotStore, "last_time", replaced_after)
     assert result(answer())["XXBTZUSD"]["c"] == ["9.5", "0.50000000"]
 
 

@@ -52,7 +52,7 @@ def test_backfill_stores_the_history_and_prints_its_counts(harvester: Any, tmp_p
     run = harvester("backfill", "btc/usd", "--until", "2024-06-01")
     assert (run.status, run.out) == (0, "")
     assert run.err == (
-        "XBTUSD: the beginning to 2024-06-01 to fetch\n"
+        "XBTUSD: downloading from the beginning to 2024-06-01\n"
         "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
     )
     market = sample_trades.market(sample_trades.xbtusd_like(5_000, 41))

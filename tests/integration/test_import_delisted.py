@@ -23,7 +23,7 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade
 from kraken_server import Exchange
 
-from harvester.kraken.pairs import usual_altname
+from harvester.kraken.pairs import kraken_altname
 from harvester.schema import no_rows
 from harvester.storage import locks_and_requests
 from harvester.storage.segment import Footer
@@ -651,7 +651,7 @@ def test_a_pair_named_without_the_exchange_is_stored_by_its_usual_name(
     "name", ["WBTCUSD", "ETHWXBT", "AAPLxUSD", "XCNUSD", "XDGUSD", "XABCDZUSD"]
 )
 def test_a_name_that_only_resembles_another_spelling_stays(name: str) -> None:
-    assert usual_altname(name) == name
+    assert kraken_altname(name) == name
 
 
 # --- all rows are stored --------------------------------------------------------------------------

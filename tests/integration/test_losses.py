@@ -21,7 +21,7 @@ from kraken_server import Exchange
 import harvester
 from harvester.download import completeness, page_merge
 from harvester.download.events import BackfillResult
-from harvester.schema import ROWS, no_rows
+from harvester.schema import PAGE_SCHEMA, no_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -357,7 +357,7 @@ def test_a_page_whose_last_row_alone_is_far_behind_the_end_is_requested_again() 
             }
             for place in range(1_000)
         ],
-        schema=ROWS,
+        schema=PAGE_SCHEMA,
     )
     until = START_NS + 4_000 * SECOND_NS
     merger = page_merge.PageMerger(0)

@@ -288,7 +288,7 @@ def keys_on_disk(archive: TradeStore) -> list[tuple[int, str]]:
     return [
         (
             segment.range.through - segment.range.after,
-            msgspec.json.decode(archive.footer(segment).pair)["key"],
+            msgspec.json.decode(archive.footer(segment).pair_json)["key"],
         )
         for segment in archive.segments("LUNAUSD")
     ]
@@ -319,14 +319,14 @@ def test_files_without_a_key_are_no_fault(tmp_path: Path) -> None:
     with open_writer(archive, "LUNAUSD") as pair_writer:
         pair_writer.commit(span, no_rows(), Footer(span, nameless))
         assert verify(archive, "LUNAUSD").faults == []
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert keys_on_disk(archive) == [(20, "OLDLUNA")]
 
 
 def test_a_compaction_merges_no_two_markets(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA", "OLDLUNA", "NEWLUNA", "NEWLUNA", "NEWLUNA")
     with open_writer(archive, "LUNAUSD") as pair_writer:
-        assert pair_writer.compact(every=True) == (5, 2)
+        assert pair_writer.compact(merge_all=True) == (5, 2)
     assert keys_on_disk(archive) == [(20, "OLDLUNA"), (30, "NEWLUNA")]
 
 
