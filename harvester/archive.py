@@ -424,7 +424,7 @@ class Archive:
             estimates = estimate_trades or progress is True
             result = run_in_thread(
                 lambda stop: refresh.refresh(
-                    TradeStore(self.path, is_written=True),
+                    TradeStore(self.path, for_writing=True),
                     self._settings,
                     RunOptions(listener, stop, estimates=estimates, warn=self._warn),
                     pairs,
@@ -504,7 +504,7 @@ class Archive:
         with _listening(progress) as listener:
             results = run_in_thread(
                 lambda stop: follow.follow(
-                    TradeStore(self.path, is_written=True),
+                    TradeStore(self.path, for_writing=True),
                     self._settings,
                     RunOptions(listener, stop, warn=self._warn),
                     selection,
@@ -554,7 +554,7 @@ class Archive:
         with _listening(progress) as listener:
             # A separate store, because the run is in another thread.
             yield BackfillRun(
-                TradeStore(self.path, is_written=True),
+                TradeStore(self.path, for_writing=True),
                 self._settings,
                 selection,
                 time_range,
@@ -593,7 +593,7 @@ class Archive:
             from harvester.async_runner import ask_market_names
 
             # A separate store, because the request is made in another thread.
-            ask_market_names(self._settings, TradeStore(self.path, is_written=True))
+            ask_market_names(self._settings, TradeStore(self.path, for_writing=True))
             known = known_pairs(self._store)
         found = search(text, of_class(known.values(), asset_class))
         if not found:
@@ -676,7 +676,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, token = TradeStore(self.path, is_written=True), cancel or CancelToken()
+        store, token = TradeStore(self.path, for_writing=True), cancel or CancelToken()
         with _listening(progress) as listener:
             result = run_import(store, self._settings, request, listener, token, self._warn)
         if check:
@@ -729,7 +729,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store = TradeStore(self.path, is_written=True)
+        store = TradeStore(self.path, for_writing=True)
         return plan_import(store, request, lambda: ask_market_names(self._settings, store))
 
     # --- queries ---------------------------------------------------------------------------------
@@ -1526,7 +1526,8 @@ class Archive:
                 CSVs or folders.
             progress: called with each event of `harvester.download.events`, partly from another
                 thread; True draws a progress bar. A `Reported` event has a report as soon as it is
-                complete: a `PairReport`, `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
+                complete: a `PairReport`, `RepairedFile`, `RepairReport`, `ExchangeReport` or
+                `CsvReport`.
             estimate_trades: before a repair, request weekly trade counts, so that events contain
                 an estimate of the trades that are left.
             cancel: ends a repair early once its `cancel()` is called, from any thread.
@@ -1556,7 +1557,7 @@ class Archive:
         settings = self._settings
         if repair:
             # Fails now, before hours of reading, if the archive can't be written.
-            TradeStore(self.path, is_written=True)
+            TradeStore(self.path, for_writing=True)
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
         with _listening(progress) as listener:
@@ -1565,7 +1566,7 @@ class Archive:
                 estimates = estimate_trades or progress is True
                 reports = run_in_thread(
                     lambda stop: maintenance.repair_pairs(
-                        TradeStore(self.path, is_written=True),
+                        TradeStore(self.path, for_writing=True),
                         settings,
                         reports,
                         RunOptions(listener, stop, estimates=estimates, warn=self._warn),
@@ -1626,7 +1627,7 @@ class Archive:
 
         self._check_open()
         with _listening(progress) as listener:
-            return compact(TradeStore(self.path, is_written=True), self._settings, pairs, listener)
+            return compact(TradeStore(self.path, for_writing=True), self._settings, pairs, listener)
 
     @check_types
     def rollup(self, *pairs: str, progress: ProgressOption | None = None) -> list[RollupResult]:
@@ -1652,7 +1653,7 @@ class Archive:
         self._check_open()
         with _listening(progress) as listener:
             return build_rollups(
-                TradeStore(self.path, is_written=True), self._settings, pairs, listener
+                TradeStore(self.path, for_writing=True), self._settings, pairs, listener
             )
 
     @check_types
@@ -1698,7 +1699,7 @@ class Archive:
 
         self._check_open()
         with _listening(progress) as listener:
-            store = TradeStore(self.path, is_written=True)
+            store = TradeStore(self.path, for_writing=True)
             return sync(store, url, listener, cancel or CancelToken(), dry_run=dry_run)
 
     @check_types

@@ -46,12 +46,7 @@ PAGE_SCHEMA = pa.schema(
 
 Int64s = NDArray[np.int64]
 
-_NO_ROWS = pa.RecordBatch.from_pylist([], schema=PAGE_SCHEMA)
-
-
-def no_rows() -> pa.RecordBatch:
-    """An empty batch of `PAGE_SCHEMA`."""
-    return _NO_ROWS
+NO_ROWS = pa.RecordBatch.from_pylist([], schema=PAGE_SCHEMA)
 
 
 def times(batch: pa.RecordBatch) -> Int64s:
@@ -103,7 +98,7 @@ def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     filled = [batch for batch in batches if batch.num_rows] or batches
     if len(filled) > 1:
         return pa.concat_batches(filled)
-    return filled[0] if filled else no_rows()
+    return filled[0] if filled else NO_ROWS
 
 
 def clip(batch: pa.RecordBatch, within: Range) -> pa.RecordBatch:

@@ -138,6 +138,7 @@ class Member(NamedTuple):
         size: bytes, unpacked.
         crc: CRC-32 of the unpacked bytes, from the ZIP's directory; None for a file on disk.
         complete: the time for which the file is known to contain every trade.
+        period_by_name: that time by the names around the file alone.
     """
 
     path: Path
@@ -145,6 +146,7 @@ class Member(NamedTuple):
     size: int
     crc: int | None
     complete: CompletePeriod
+    period_by_name: CompletePeriod
 
     def __str__(self) -> str:
         """The name shown to users: `Kraken.zip:folder/XBTUSD.csv`."""
@@ -207,10 +209,11 @@ def _members(path: Path) -> list[Member]:
 
 
 def _member(path: Path, inner: str, size: int, crc: int | None) -> Member:
-    return Member(path, inner, size, crc, complete_by_name(path, inner))
+    period = _period_by_name(path, inner)
+    return Member(path, inner, size, crc, period, period)
 
 
-def complete_by_name(path: Path, inner: str) -> CompletePeriod:
+def _period_by_name(path: Path, inner: str) -> CompletePeriod:
     """The time for which a file contains every trade by the names around it.
 
     Two are read, the innermost first: Kraken's ZIPs contain one folder.

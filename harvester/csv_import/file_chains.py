@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvester.csv_import.csv_files import NO_KNOWN_PERIOD, CompletePeriod, Member, complete_by_name
+from harvester.csv_import.csv_files import NO_KNOWN_PERIOD, CompletePeriod, Member
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.missing_trades import MAX_RUNS, NO_RUNS, around, missing_ids
 from harvester.errors import DamagedFile
@@ -109,7 +109,7 @@ def _ending_with_last_row(file: ScannedFile) -> ScannedFile:
 
     The ZIP has the checksum of the file as Kraken wrote it, and Kraken ends it with a quarter.
     """
-    is_history = complete_by_name(file.member.path, file.member.inner) == CompletePeriod(0)
+    is_history = file.member.period_by_name == CompletePeriod(0)
     is_checked = file.member.crc is not None and not file.bad
     has_no_end = file.member.complete.until_s is None
     if is_history and is_checked and has_no_end and file.last_ns is not None:

@@ -18,7 +18,6 @@ from harvester.csv_import.csv_files import (
     Member,
     blocks,
     checksum,
-    complete_by_name,
     head,
     pieces,
 )
@@ -256,11 +255,9 @@ class ScannedFile(NamedTuple):
 
         The user gave both ends, or it is in a ZIP, whose checksum it has, with a name that says so.
         """
-        by_name = complete_by_name(self.member.path, self.member.inner)
+        has_name = self.member.period_by_name != NO_KNOWN_PERIOD
         within = _range_by_name(self.member, self.first_ns, self.last_ns)
-        is_zipped = (
-            self.member.crc is not None and by_name != NO_KNOWN_PERIOD and within != EVERYTHING
-        )
+        is_zipped = self.member.crc is not None and has_name and within != EVERYTHING
         return self.is_complete_by_user or is_zipped
 
     @property

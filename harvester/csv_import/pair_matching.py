@@ -22,7 +22,6 @@ from harvester.kraken.pairs import (
     is_pattern,
     kraken_altname,
     match_pattern,
-    resolve,
 )
 from harvester.pair_selection import known_pairs
 from harvester.storage.trade_store import TradeStore
@@ -281,13 +280,14 @@ def _pair_of_only_file(
             "file, or leave out --pair, so that each file's name says its pair"
         )
     known, listed = known_pairs(archive), None
-    pair = PairIndex(known.values()).find(text)
-    if pair is None or request.delisted:
+    names = PairIndex(known.values())
+    if request.delisted or names.find(text) is None:
         known, listed = ask()
-        pair = PairIndex(known.values()).find(text)
+        names = PairIndex(known.values())
+    pair = names.find(text)
     if pair is None and request.delisted and _is_altname(text):
         pair = Pair(altname=kraken_altname(text))
-    return _pair_files(request, pair or resolve(text, known.values()), list(members), listed)
+    return _pair_files(request, pair or names.resolve(text), list(members), listed)
 
 
 def _pair_files(

@@ -22,7 +22,7 @@ from harvester.csv_import.rounding import (
     price_hashes,
 )
 from harvester.download.events import (
-    Day,
+    DayDifference,
     Noted,
     NotReplaced,
     Replaced,
@@ -236,7 +236,9 @@ class _Redownload:
         self._result = self._result._replace(replaced=(*self._result.replaced, segment.range))
         self._options.listener(Replaced(self._pair, segment.range, rows))
 
-    def _compare(self, segment: Segment, staged: list[Segment]) -> tuple[list[Day], set[int]]:
+    def _compare(
+        self, segment: Segment, staged: list[Segment]
+    ) -> tuple[list[DayDifference], set[int]]:
         """Compare the rows of the file with the exchange's trades.
 
         Returns:
@@ -259,7 +261,7 @@ class _Redownload:
 
     def _days_without(
         self, segment: Segment, staged: list[Segment], row_stamps: Int64s, trade_stamps: Int64s
-    ) -> list[Day]:
+    ) -> list[DayDifference]:
         """The days of rows and trades without a counterpart, with their sums.
 
         Nobody knows how a file rounds its times, and rows of files that round differently may be in
@@ -280,7 +282,7 @@ class _Redownload:
         differing = _differing(file, exchange) & set((around // DAY).tolist())
         # Sums may be equal where prices are not, or where two volumes are exchanged.
         return [
-            Day(
+            DayDifference(
                 str(np.datetime64(day, "D")),
                 *file.get(day, DaySum()),
                 *exchange.get(day, DaySum()),
@@ -302,7 +304,7 @@ class _Redownload:
         prices = [np.empty(0, np.uint64), *(hashes for _, hashes in keyed)]
         return concatenated([rows for rows, _ in keyed]), np.concatenate(prices)
 
-    def _report_days(self, days: list[Day]) -> None:
+    def _report_days(self, days: list[DayDifference]) -> None:
         listed = len(self._result.days)
         self._result = self._result._replace(days=(*self._result.days, *days))
         for day in days[: max(0, MAX_DAYS_LISTED - listed)]:

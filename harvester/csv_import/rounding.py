@@ -120,7 +120,7 @@ class RoundingCounts:
 
     def __init__(self) -> None:
         """Start with no rows."""
-        self.of = 0
+        self.compared = 0
         self.agree: dict[RoundingMode, int] = dict.fromkeys(ROUNDING_MODES, 0)
         self.is_whole = True
         """Whether all times of the file are whole seconds."""
@@ -137,7 +137,7 @@ class RoundingCounts:
             return
         api = api.within(Range(int(file.stamps[0]) - SECOND - 1, int(file.stamps[-1]) + SECOND))
         self.is_whole &= not (file.stamps % SECOND).any()
-        self.of += len(file.stamps)
+        self.compared += len(file.stamps)
         file_keys, counts = np.unique(_keys(file, 0), return_counts=True)
         for way, shift in SHIFTS_NS.items():
             api_keys, found = np.unique(_keys(api, shift), return_counts=True)
@@ -148,14 +148,14 @@ class RoundingCounts:
 
     def rounding(self) -> Rounding | None:
         """The rounding measured; None if nothing was compared, or times are finer than seconds."""
-        if not self.of or not self.is_whole:
+        if not self.compared or not self.is_whole:
             return None
         way, *others = sorted(ROUNDING_MODES, key=lambda way: -self.agree[way])
         most = self.agree[way]
-        if most < MIN_AGREEMENT * self.of:
-            return Rounding("none", most, self.of)
+        if most < MIN_AGREEMENT * self.compared:
+            return Rounding("none", most, self.compared)
         is_unique = most > self.agree[others[0]]
-        return Rounding(way if is_unique else "ambiguous", most, self.of)
+        return Rounding(way if is_unique else "ambiguous", most, self.compared)
 
 
 def _keys(rows: KeyedRows, shift: int) -> NDArray[np.uint64]:

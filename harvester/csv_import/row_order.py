@@ -10,7 +10,7 @@ import pyarrow as pa
 from harvester.csv_import.boundaries import RowCount
 from harvester.csv_import.parse import Parsed
 from harvester.errors import BadFile, counted
-from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times, trade_ids
+from harvester.schema import NO_ROWS, Int64s, clip, joined, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
 from harvester.times import END_OF_TIME, SECOND, Range, show
 
@@ -92,7 +92,7 @@ class Sorter:
 
     def __init__(self) -> None:
         """Start before the first row."""
-        self._carry = no_rows()
+        self._carry = NO_ROWS
         self._latest = -1
         self.repeats = RowCount()
         """Removed rows: they equal another row in every field, trade id included."""
@@ -114,7 +114,7 @@ class Sorter:
 
     def finish(self) -> pa.RecordBatch:
         """The remaining rows, in order."""
-        return self._sorted(no_rows(), Range(-1, self._latest))
+        return self._sorted(NO_ROWS, Range(-1, self._latest))
 
     def _sorted(self, rows: pa.RecordBatch, sure: Range) -> pa.RecordBatch:
         rows = joined([self._carry, rows])

@@ -60,7 +60,7 @@ class StoredCheck:
         self._first_ns = self._last_ns = 0
         self.rounding = RoundingCounts()
         """How some of the rows are rounded whose time is covered by trades from the API."""
-        self.of = 0
+        self.checked = 0
         """Number of rows checked."""
         self.absent = 0
         """Number of rows that are not stored."""
@@ -86,8 +86,8 @@ class StoredCheck:
             command = f"`harvester backfill {self._pair} --replace-imported`"
             advice = "" if self._is_delisted else f"; {command} downloads imported ranges again"
             raise ArchiveDamaged(
-                f"{self.absent:,} of {self.of:,} rows lie in a range that is already covered, but "
-                f"are not stored: the first is of {show(self._first_ns)}, the last of "
+                f"{self.absent:,} of {self.checked:,} rows lie in a range that is already covered, "
+                f"but are not stored: the first is of {show(self._first_ns)}, the last of "
                 f"{show(self._last_ns)}; either another file, imported before, claimed that time, "
                 f"or this file has trades that the exchange does not have{advice}"
             )
@@ -101,7 +101,7 @@ class StoredCheck:
             for span in self._covered:
                 inside = rows.within(span)
                 if len(inside.stamps):
-                    self.of += len(inside.stamps)
+                    self.checked += len(inside.stamps)
                     self._compare(inside, span)
         except HarvesterError as reason:
             self.error = reason
@@ -142,7 +142,7 @@ class StoredCheck:
         for span in self._api:
             # However such a row was rounded, all trades that it may be are in the range.
             inner = Range(span.after + 2 * SECOND, span.through - 2 * SECOND)
-            sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.of)
+            sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.compared)
             self.rounding.compare(sample, trades)
         is_found, is_used = match_rows(early, trades, TOLERANCE_NS)
         absent = early.stamps[~is_found]

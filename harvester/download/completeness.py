@@ -13,7 +13,7 @@ from harvester.download.exchange import PairPages
 from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, gap_in_answer
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
-from harvester.schema import joined, no_rows, sort_rows, times, trade_ids
+from harvester.schema import NO_ROWS, joined, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
     FirstId,
@@ -104,7 +104,7 @@ async def _agreed_page(
         source.record_conflict("two answers begin a range with different trades")
         if row is not None and (first is None or row < first):
             page, first, agreeing, is_numbered = answer, row, 1, has_id(rows)
-    source.conflicts = 0
+    source.answers_agree()
     if after == 0 and is_numbered:
         gaps, _ = find_gaps(BEFORE_FIRST_ID, sort_rows(page.rows))
         return page, gaps[0] if gaps else None
@@ -249,7 +249,7 @@ class IdContinuityChecker:
         self._pair = pair
         self._listener = listener
         self._last_id: LastId | None = None
-        self._kept_back = no_rows()
+        self._kept_back = NO_ROWS
         self._passed_ns = within.after
         self._fruitless_pages = 0
         self._margin_ns = MIN_MARGIN_NS
@@ -315,7 +315,7 @@ class IdContinuityChecker:
         """
         self._is_import_after, self._is_stored_after = is_imported, is_stored
         rows, _ = await self._fill_gaps(self._kept_back, first_id)
-        self._kept_back, self._last_id = no_rows(), None
+        self._kept_back, self._last_id = NO_ROWS, None
         return rows
 
     def _find(

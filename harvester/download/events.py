@@ -99,7 +99,7 @@ def result_of(future: Future[T]) -> T:
 # --- re-download ----------------------------------------------------------------------------------
 
 
-class Day(NamedTuple):
+class DayDifference(NamedTuple):
     """A UTC day on which imported and downloaded trades differ; `day` is ISO 8601."""
 
     day: str
@@ -147,7 +147,7 @@ class ReplacementResult(NamedTuple):
 
     replaced: tuple[Range, ...] = ()
     left: tuple[NotReplaced, ...] = ()
-    days: tuple[Day, ...] = ()
+    days: tuple[DayDifference, ...] = ()
     kept: tuple[str, ...] = ()
 
     @property

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import (
+    NO_ROWS,
     Int64s,
     clip,
     joined,
     merge_rows,
-    no_rows,
     sort_rows,
     times,
     trade_ids,
@@ -42,8 +42,6 @@ Without this rule, every nightly download would request its last page twice.
 
 MAX_DOUBTS = 2
 """A page whose rows, ids and cursor contradict each other is requested again at most this often."""
-
-NO_ROWS = no_rows()
 
 
 class JoinResult(Enum):
@@ -103,7 +101,7 @@ class PageMerger:
         self.last_ns: int | None = None
         self.cursor: int | None = None
         self._first_since = first_since
-        self._tail = no_rows()
+        self._tail = NO_ROWS
         self._before_ns: int | None = None
         self._margin_ns = FIRST_MARGIN_NS
         self._finest_ns = FIRST_MARGIN_NS
@@ -141,10 +139,10 @@ class PageMerger:
             limit: rows published after this time are not needed, in nanoseconds.
         """
         if rows.num_rows == 0:
-            return MergeStep(no_rows(), JoinResult.NO_NEW_ROWS)
+            return MergeStep(NO_ROWS, JoinResult.NO_NEW_ROWS)
         if self.is_too_coarse(unit_ns):
             self._margin_ns = unit_ns
-            return MergeStep(no_rows(), JoinResult.REQUEST_EARLIER)
+            return MergeStep(NO_ROWS, JoinResult.REQUEST_EARLIER)
         is_full = rows.num_rows >= PAGE_ROWS
         sent, rows = rows, sort_rows(rows)
         stamps = times(rows)
@@ -152,11 +150,11 @@ class PageMerger:
         if self._doubts < MAX_DOUBTS and not _is_in_order(sent, rows, cursor):
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
-            return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
+            return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
         self._finest_ns = max(MIN_MARGIN_NS, min(self._finest_ns, unit_ns))
         if self.last_ns is None:
             if is_full and self._first_since is not None and newest_ns <= self.after:
-                return MergeStep(no_rows(), JoinResult.TIMESTAMP_FULL)
+                return MergeStep(NO_ROWS, JoinResult.TIMESTAMP_FULL)
             return self._advance(rows, stamps, cursor, unit_ns, limit, is_full=is_full)
         if newest_ns <= self.last_ns:
             return self._join_without_later_rows(rows, stamps, cursor, is_full=is_full)
@@ -166,16 +164,19 @@ class PageMerger:
         if is_cut or not (shows_last and self._repeats_tail(rows.slice(start))):
             # The page was requested from before the last known rows and does not show them. Their
             # times may have been printed too late, and trades between the pages could be lost.
-            return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
+            return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
         return self._advance(
             rows.slice(start), stamps[start:], cursor, unit_ns, limit, is_full=is_full
         )
 
-    def has_more_trades(self, rows: pa.RecordBatch) -> bool:
-        """Whether another page shows more trades at the last published time; they are added.
+    def add_newest_page(self, rows: pa.RecordBatch) -> bool:
+        """Add the trades at the last published time that the newest page shows.
 
         Args:
             rows: of the page that was requested without `since`.
+
+        Returns:
+            Whether there were new ones.
         """
         if self.last_ns is None:
             return False
@@ -193,7 +194,7 @@ class PageMerger:
 
     def finish(self) -> pa.RecordBatch:
         """The trades of the last time, once it is known that nothing follows them."""
-        tail, self._tail = self._tail, no_rows()
+        tail, self._tail = self._tail, NO_ROWS
         return self._split_at_start(tail)[1]
 
     def _repeats_tail(self, rows: pa.RecordBatch) -> bool:
@@ -229,7 +230,7 @@ class PageMerger:
             answer = rows.slice(start, end + 1 - start)
             if not answer.equals(self.unproven):
                 self.unproven = answer
-                return MergeStep(no_rows(), JoinResult.UNPROVEN_END)
+                return MergeStep(NO_ROWS, JoinResult.UNPROVEN_END)
             self.unproven = NO_ROWS
             if is_full and is_past and end > same and len(stamps) - end == 1:
                 # Both answers may print the row after the limit too late, so do not end here:
@@ -242,7 +243,7 @@ class PageMerger:
         self._is_inside_timestamp = False
         self._doubts = 0
         self._margin_ns = max(MIN_MARGIN_NS, unit_ns)
-        self._tail = no_rows() if is_past else rows.slice(last)
+        self._tail = NO_ROWS if is_past else rows.slice(last)
         self._before_ns = (
             _time_before(stamps, last) if self._tail.column("trade_id").null_count else None
         )
@@ -264,15 +265,15 @@ class PageMerger:
         is_too_old = is_full and int(stamps[0]) < self.next_since() - self._margin_ns
         if is_too_old or int(stamps[-1]) < (self.last_ns or 0):
             # Even a page at the end of history repeats the last row, or is empty.
-            return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
+            return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
         count_before = self._tail.num_rows
         self._tail = merge_rows(self._tail, rows.slice(int(stamps.searchsorted(self.last_ns or 0))))
         if not is_full:
-            return MergeStep(no_rows(), JoinResult.NO_NEW_ROWS)
+            return MergeStep(NO_ROWS, JoinResult.NO_NEW_ROWS)
         if self._margin_ns > self._finest_ns:
             # A page of few rows can look coarser than the exchange prints.
             self._margin_ns = self._finest_ns
-            return MergeStep(no_rows(), JoinResult.ADVANCED)
+            return MergeStep(NO_ROWS, JoinResult.ADVANCED)
         has_grown = self._tail.num_rows > count_before
         has_ids = not self._tail.column("trade_id").null_count
         if has_ids and (has_grown or not self._is_inside_timestamp):
@@ -280,8 +281,8 @@ class PageMerger:
             has_moved = self._update_cursor(cursor, int(stamps[-1]))
             if self.cursor is not None and (has_moved or not self._is_inside_timestamp):
                 self._is_inside_timestamp = True
-                return MergeStep(no_rows(), JoinResult.ADVANCED)
-        return MergeStep(no_rows(), JoinResult.TIMESTAMP_FULL)
+                return MergeStep(NO_ROWS, JoinResult.ADVANCED)
+        return MergeStep(NO_ROWS, JoinResult.TIMESTAMP_FULL)
 
     def _update_cursor(self, cursor: int | None, newest_ns: int) -> bool:
         """Accept a cursor that is there, advances, and is close to the page's last row."""

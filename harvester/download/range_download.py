@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -64,6 +64,20 @@ async def check_listed_again(download: PairDownload) -> None:
         )
 
 
+class SkipState(NamedTuple):
+    """The place at which too many trades share one time, while requests try to get past it.
+
+    Attributes:
+        skipped_ns: the latest published time that is left out.
+        cursor_ns: the exchange's cursor there.
+        tries: number of requests made to get past it.
+    """
+
+    skipped_ns: int
+    cursor_ns: int
+    tries: int
+
+
 class RangeDownload:
     """Downloads one range of one pair, page after page."""
 
@@ -97,8 +111,7 @@ class RangeDownload:
         self._download = download
         self._pair = download.request.pair.altname
         self._pages = download.pages
-        self._pages.after = within.after
-        self._pages.conflicts, self._pages.newest_rows = 0, None
+        self._pages.begin_range(within.after)
         pair_json = msgspec.json.encode(download.request.pair).decode()
         self._buffer = WriteBuffer(writer, within.after, pair_json, self._listener, context.merging)
         self._ids = IdContinuityChecker(self._pages, self._pair, within, self._listener)
@@ -107,7 +120,7 @@ class RangeDownload:
         self._left: LastId | None = None
         self._is_closed = False
         self._flushing: asyncio.Task[None] | None = None
-        self._stuck = (0, 0, 0)
+        self._skip = SkipState(0, 0, 0)
         self._error: ArchiveDamaged | None = None
 
     async def run(self) -> None:
@@ -174,7 +187,7 @@ class RangeDownload:
             if step.before.num_rows and self._left is None:
                 self._ids.continue_after_uncovered(step.before)
             if step.result in (JoinResult.ADVANCED, JoinResult.REACHED_END):
-                self._pages.conflicts = 0
+                self._pages.answers_agree()
                 await self._add(*await self._ids.check(step.rows, page.unit_ns))
                 reached_ns = min(self._range.through, merger.last_ns or self._range.through)
                 trades, pages = self._download.trades, self._pages.requested
@@ -198,7 +211,7 @@ class RangeDownload:
         if await self._pages.is_end_of_history(last_ns, after, stored_ns):
             # The newest page may show more trades of the last time than the page before it did.
             newest = self._pages.newest_rows
-            if newest is None or not self._merger.has_more_trades(newest):
+            if newest is None or not self._merger.add_newest_page(newest):
                 return True
             self._pages.record_conflict("the newest page shows more trades of the last time")
         if self._pages.conflicts > 1:
@@ -228,8 +241,8 @@ class RangeDownload:
     async def _skip_timestamp(self, merger: PageMerger) -> PageMerger:
         """Leave a gap at a time whose trades can't be had completely, and go on after it."""
         # A place that was skipped before is not tried again, so that each request goes further.
-        if merger.last_ns is not None and merger.last_ns > self._stuck[0]:
-            skipped_ns, cursor, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
+        if merger.last_ns is not None and merger.last_ns > self._skip.skipped_ns:
+            skipped_ns, cursor_ns, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
             text = (
                 f"more trades share the time {show(skipped_ns)} than a page can show: they are "
                 "left out as a gap, and the download continues after them"
@@ -241,13 +254,13 @@ class RangeDownload:
             await self._buffer.flush()
             self._ids.begin_at(None)
         else:
-            skipped_ns, cursor, tries = self._stuck
-        # If the exchange takes `since` as exclusive, `cursor` leads on; else `cursor + 1` does.
-        since_ns = cursor + tries
+            skipped_ns, cursor_ns, tries = self._skip
+        # An exclusive `since` gets on with `cursor_ns`, an inclusive one with `cursor_ns + 1`.
+        since_ns = cursor_ns + tries
         if tries > 1:
             since_ns = skipped_ns + MIN_MARGIN_NS * 4**tries
             skipped_ns = since_ns + MIN_MARGIN_NS
-        self._stuck = (skipped_ns, cursor, tries + 1)
+        self._skip = SkipState(skipped_ns, cursor_ns, tries + 1)
         self._download.trades -= self._buffer.rows
         self._buffer.skip_to(skipped_ns)
         return PageMerger(skipped_ns, first_since=since_ns)
@@ -256,7 +269,7 @@ class RangeDownload:
         """Buffer certain trades; start a segment if enough of them wait, or for long enough."""
         ids, buffer = self._ids, self._buffer
         if ids.lost:
-            await self._remove_losses()
+            await self._remove_lost_ranges()
         self._download.trades += rows.num_rows
         if ids.confirmed or ids.unconfirmed or ids.across_imports:
             buffer.note(ids.confirmed, ids.unconfirmed, ids.across_imports)
@@ -291,7 +304,7 @@ class RangeDownload:
                     except Exception as error:  # noqa: BLE001 - it ends the whole download
                         self._buffer.fail(error)
 
-    async def _remove_losses(self) -> None:
+    async def _remove_lost_ranges(self) -> None:
         """Make a gap of each range that turned out to lack trades, before anything is committed.
 
         So after a crash at any time either the gap is recorded, or the place is found again.
@@ -360,7 +373,7 @@ class RangeDownload:
         if self._has_imports:
             left = self._left
             is_imported = left is not None and bool(self._imported_in(Range(left.time_ns, after)))
-            if last_ns is not None and archive.is_imported(pair, last_ns):
+            if last_ns is not None and archive.is_imported_at(pair, last_ns):
                 last_ns -= SECOND
         self._ids.begin_at(self._left, is_imported=is_imported)
         return last_ns
@@ -398,7 +411,7 @@ class RangeDownload:
         last_ns = archive.last_time(pair, newest_ns)
         if last_ns == newest_ns or not archive.pieces(pair, Range(newest_ns - 1, newest_ns)):
             return None
-        if self._has_imports and archive.is_imported(pair, newest_ns):
+        if self._has_imports and archive.is_imported_at(pair, newest_ns):
             # Imported times are whole seconds: the trade may be stored with the second next to it.
             near_ns = archive.last_time(pair, newest_ns + SECOND) or 0
             if near_ns > newest_ns - SECOND:

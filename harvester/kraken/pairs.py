@@ -258,11 +258,6 @@ class PairIndex:
         )
 
 
-def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
-    """Find the pair that a person means by `text`; see `PairIndex.resolve`."""
-    return PairIndex(pairs).resolve(text)
-
-
 def is_pattern(text: str) -> bool:
     """Whether a text is a pattern such as `*/EUR`, which stands for all pairs that match it."""
     return "*" in text or "?" in text

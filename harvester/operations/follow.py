@@ -27,7 +27,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.operations.run_log import RunRecord, pair_results, record_run
 from harvester.pair_selection import PairSelection, choose, last_start
-from harvester.schema import Int64s, no_rows, sort_rows, times
+from harvester.schema import NO_ROWS, Int64s, sort_rows, times
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show
@@ -240,7 +240,7 @@ class _FollowedPair:
         # Where it began, and the end of coverage, from which the next download goes on.
         self._first_after: int | None = None
         self._after = 0
-        self._newest_times: Int64s = times(no_rows())
+        self._newest_times: Int64s = times(NO_ROWS)
         self._shows_all_new = True
         self._has_polled = False
         self._pages = 0
@@ -404,7 +404,7 @@ class _FollowedPair:
         if self.is_behind:
             self._run.report(self.event())
         async with self._run.catching_up if self.is_behind else nullcontext():
-            await download.poll(self._writer)
+            await download.download_new(self._writer)
         # A gap that is left before stays on record; it is not requested with every poll.
         self._after = max(self._after, self._covered_through() or 0)
 

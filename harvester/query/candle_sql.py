@@ -9,7 +9,6 @@ from typing import NamedTuple
 import duckdb
 
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, CoveredRange, Plan
-from harvester.query.rollups import PRICES
 from harvester.query.source_choice import (
     CANDLE_AGGREGATES,
     EXTRA_AGGREGATES,
@@ -18,6 +17,7 @@ from harvester.query.source_choice import (
     aggregate_sql,
     trades_sql,
 )
+from harvester.storage.parquet_files import PRICES
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range
 

@@ -22,7 +22,7 @@ from harvester.schema import (
     decimal_words,
     times,
 )
-from harvester.storage.parquet_files import PARTIALS, read_batches
+from harvester.storage.parquet_files import PARTIALS, PRICES, read_batches
 from harvester.storage.segment import RollUp, Segment, rollup_path
 from harvester.storage.writer import Progress, Writer
 from harvester.times import parse_interval, show
@@ -182,7 +182,6 @@ class PartialCandles:
 
 TIME = PARTIALS.field("time").type
 EXACT_VALUE = pa.decimal256(76, SUM_OF_VALUES.scale)
-PRICES = ("open", "high", "low", "close")
 _WIDE_PRICE = pa.decimal256(PRICE.precision, PRICE.scale)
 _WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
 

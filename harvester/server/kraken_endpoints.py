@@ -11,7 +11,7 @@ import msgspec
 from harvester.errors import UnknownPair
 from harvester.kraken.answers import PREFER_STORED_ROWS
 from harvester.kraken.ohlc import INTERVALS_MIN
-from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, of_class, resolve
+from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, PairIndex, of_class
 from harvester.kraken.trades import LONGEST_NUMBER, PAGE_ROWS
 from harvester.pair_selection import known_pairs
 from harvester.server.kraken_json import CLOSED_CANDLES, ohlc_from_archive, ticker_from_archive
@@ -105,7 +105,7 @@ class ServedPairs:
         self._list()
         if (asset_class, text) not in self._found:
             pairs = of_class(self._pairs.values(), asset_class)
-            self._found[asset_class, text] = resolve(text, pairs)
+            self._found[asset_class, text] = PairIndex(pairs).resolve(text)
         return self._found[asset_class, text]
 
     def _list(self) -> None:

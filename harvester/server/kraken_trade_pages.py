@@ -176,7 +176,7 @@ class TradePages:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        recorded = locks_and_requests.requests(self._archive.store, self._pair).counts_through
+        recorded = locks_and_requests.read_requests(self._archive.store, self._pair).counts_through
         return max(self._furthest_ns, recorded)
 
     def first_gap(self, within: Range) -> Range | None:

@@ -31,8 +31,8 @@ from harvester.storage.segment import (
     IMPORTED_ENDING,
     Footer,
     RollUp,
-    decode,
-    encode,
+    decode_footer,
+    encode_footer,
     group_bounds,
     range_name,
 )
@@ -45,15 +45,13 @@ from harvester.times import Range
 
 _TIMESTAMP = pa.timestamp("ns")
 
+PRICES = ("open", "high", "low", "close")
 PARTIALS = pa.schema(
     [
         pa.field(name, kind, nullable=name.endswith("trade_id"))
         for name, kind in {
             "time": _TIMESTAMP,
-            "open": PRICE,
-            "high": PRICE,
-            "low": PRICE,
-            "close": PRICE,
+            **dict.fromkeys(PRICES, PRICE),
             "volume": SUM_OF_VOLUMES,
             "count": pa.int64(),
             "value": SUM_OF_VALUES,
@@ -243,7 +241,7 @@ def stage_segment(
                 checksum=written.hexdigest(),
                 bounds=None if first_ns is None or last_ns is None else (first_ns, last_ns),
             )
-            writer.add_key_value_metadata(encode(footer))
+            writer.add_key_value_metadata(encode_footer(footer))
     check = RowsChecksum(read_batches(store, staged))
     if (check.rows, check.hexdigest()) != (footer.rows, footer.checksum):
         raise ArchiveDamaged(
@@ -265,7 +263,7 @@ def read_footer(store: LocalStore, path: str) -> Footer:
         ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
     """
     with opened(store, path) as file:
-        footer = decode(path, file.metadata)
+        footer = decode_footer(path, file.metadata)
     if "csv" in footer.source.split("+") and not path.endswith(IMPORTED_ENDING):
         raise ArchiveDamaged(
             f"{store.location(path)} was imported by an earlier build, whose imported segments may "
@@ -291,7 +289,7 @@ def read_unverified_footer(store: LocalStore, path: str) -> Footer | None:
     """
     try:
         with opened(store, path) as file:
-            return decode(path, file.metadata, is_verified=False)
+            return decode_footer(path, file.metadata, is_verified=False)
     except (ArchiveDamaged, ValueError):
         return None
 
@@ -358,7 +356,7 @@ def read_batches(
                 yield kept
 
 
-def rows_touched(store: LocalStore, path: str, within: Range) -> int:
+def rows_to_read(store: LocalStore, path: str, within: Range) -> int:
     """Count the rows of the row groups that a query on the range `within` must read.
 
     Args:

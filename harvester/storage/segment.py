@@ -119,7 +119,7 @@ class _Named(msgspec.Struct):
     key: str = ""
 
 
-def encode(footer: Footer) -> dict[str, str]:
+def encode_footer(footer: Footer) -> dict[str, str]:
     """Encode a footer as Parquet key-value metadata."""
     first, last = footer.first_trade_id, footer.last_trade_id
     texts = {
@@ -146,7 +146,7 @@ def encode(footer: Footer) -> dict[str, str]:
     return {f"harvester.{key}": text for key, text in texts.items()}
 
 
-def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # noqa: ANN401 - pyarrow has no types for it
+def decode_footer(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # noqa: ANN401 - pyarrow has no types for it
     """Decode the footer of a Parquet file, and check its number of rows.
 
     Args:

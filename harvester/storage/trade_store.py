@@ -32,7 +32,7 @@ from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, o
 
 PairFile = Segment | RollUp
 EVERYTHING = Range(0, END_OF_TIME)
-MAX_LISTINGS = 20
+MAX_SNAPSHOT_TRIES = 20
 """How often a reader lists files that vanish while it reads, before it reports damage."""
 
 MAX_NAMED = 8
@@ -90,7 +90,7 @@ def with_snapshot_retry(
     Raises:
         ArchiveDamaged: by `read`, or because files keep vanishing.
     """
-    for _ in range(MAX_LISTINGS):
+    for _ in range(MAX_SNAPSHOT_TRIES):
         try:
             return read()
         except FileNotFoundError:
@@ -98,7 +98,12 @@ def with_snapshot_retry(
         except ArchiveDamaged:
             if not is_stale():
                 raise
-    raise ArchiveDamaged(f"files of {title} keep vanishing while they are read: try again")
+    raise unstable_files(title)
+
+
+def unstable_files(title: str, change: str = "vanishing") -> ArchiveDamaged:
+    """The error that the files of `title` keep changing while they are read."""
+    return ArchiveDamaged(f"files of {title} keep {change} while they are read: try again")
 
 
 def retry_on_new_listing(
@@ -127,21 +132,21 @@ def object_store(url: str) -> LocalStore:
 class TradeStore:
     """The segments of an archive. Reading needs no lock; each pair is written by its `Writer`."""
 
-    def __init__(self, path: str | os.PathLike[str], *, is_written: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, for_writing: bool = False) -> None:
         """Open the archive at `path`, a folder that need not exist yet, or the URL of a copy.
 
         Args:
             path: the folder or the URL.
-            is_written: refuse a copy in an object store, before the exchange is asked.
+            for_writing: refuse a copy in an object store, before the exchange is asked.
 
         Raises:
-            UsageError: the archive is in an object store, and `is_written` is set.
+            UsageError: the archive is in an object store, and `for_writing` is set.
             ArchiveTooNew: a newer harvester made the archive.
             ArchiveDamaged: its `archive.json` can't be read.
         """
         self.path = str(path)
         self.store = object_store(self.path) if "://" in self.path else LocalStore(path)
-        if is_written:
+        if for_writing:
             self.store.root  # noqa: B018 - raises the error
         # By pair, as one thread may drop a pair's entries while another adds those of the next.
         self._caches: defaultdict[str, _Cache] = defaultdict(_Cache)
@@ -187,12 +192,15 @@ class TradeStore:
 
     def stored_or_requested(self) -> list[str]:
         """List the altnames of the pairs that have segments or were ever requested."""
-        wanted = [
+        return sorted({*self.stored_pairs(), *self.requested_pairs()})
+
+    def requested_pairs(self) -> set[str]:
+        """Return the altnames of the pairs that were ever requested."""
+        return {
             entry.path.removeprefix("wanted/").removesuffix(".json")
             for entry in self.store.files("wanted")
             if entry.path.endswith(".json")
-        ]
-        return sorted({*self.stored_pairs(), *wanted})
+        }
 
     def foreign_files(self, pair: str) -> list[str]:
         """List Parquet files under `trades/` that are not segments; `read_parquet` would read them.
@@ -241,7 +249,7 @@ class TradeStore:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        requested = locks_and_requests.requests(self.store, pair)
+        requested = locks_and_requests.read_requests(self.store, pair)
         if not requested.ranges:
             return enclosing_range(self.coverage(pair))
         if not requested.is_unlisted:
@@ -347,7 +355,7 @@ class TradeStore:
         # A batch may end inside a group of equal time: `yielded` rows past `reached` were yielded.
         reached, yielded = within.after, 0
         is_imported = False
-        for _ in range(MAX_LISTINGS):
+        for _ in range(MAX_SNAPSHOT_TRIES):
             skip = yielded
             try:
                 for piece in self.pieces(pair, Range(reached, within.through)):
@@ -368,7 +376,7 @@ class TradeStore:
             except FileNotFoundError:
                 continue
             return
-        raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+        raise unstable_files(pair)
 
     @retry_on_new_listing
     def last_id_before(self, pair: str, moment: int) -> LastId | None:
@@ -434,8 +442,7 @@ class TradeStore:
             (found for piece in pieces if (found := self.last_time_in(piece)) is not None), None
         )
 
-    @retry_on_new_listing
-    def is_imported(self, pair: str, moment: int) -> bool:
+    def is_imported_at(self, pair: str, moment: int) -> bool:
         """Whether the segment that covers a moment was imported: its times may be whole seconds.
 
         Args:

@@ -117,7 +117,7 @@ class Writer:
 
     def requests(self) -> locks_and_requests.Requests:
         """What is on record as requested."""
-        return locks_and_requests.requests(self._store, self.pair)
+        return locks_and_requests.read_requests(self._store, self.pair)
 
     def record_requested(
         self,
@@ -310,7 +310,7 @@ class Writer:
             raise AssertionError(
                 f"rows of {self.pair} are out of order, or lie outside of {covered}"
             )
-        locks_and_requests.mark(self._store, self.pair)
+        locks_and_requests.write_format_file(self._store, self.pair)
         committed = []
         parts = list(split_by_year(covered, batches))
         for (_, part_rows), part in zip(parts, footers_by_part(footer, parts), strict=True):
@@ -331,7 +331,7 @@ class Writer:
                 ends inside a group of equal time.
             footer: called once all rows were read; its range covers them.
         """
-        locks_and_requests.mark(self._store, self.pair)
+        locks_and_requests.write_format_file(self._store, self.pair)
         staged, whole = stage_segment(self._store, self.pair, with_ties(_in_order(rows)), footer)
         self.check_market(whole.key)
         first_ns, last_ns = whole.bounds or (whole.range.through, whole.range.through)

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.kraken.ohlc import Candle
-from harvester.query.rollups import PRICES, merge_adjacent, partials_of_trades
+from harvester.query.rollups import merge_adjacent, partials_of_trades
 from harvester.schema import times
+from harvester.storage.parquet_files import PRICES
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
 

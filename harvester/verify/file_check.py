@@ -27,7 +27,7 @@ from harvester.schema import (
 )
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.storage.parquet_files import PARTIALS, READ_ROWS, opened, read_partials
-from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
+from harvester.storage.segment import Footer, RollUp, Segment, decode_footer, segment_path
 from harvester.storage.trade_store import TradeStore
 
 # --- roll-ups -------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def check_segment(
     found = SegmentFindings(segment)
     try:
         with opened(archive.store, segment.path) as file:
-            footer = found.footer = decode(segment.path, file.metadata)
+            footer = found.footer = decode_footer(segment.path, file.metadata)
             _check_footer(found, footer)
             if not file.schema_arrow.remove_metadata().equals(SEGMENT_SCHEMA):
                 found.wrong.append("its columns are not those of the format")

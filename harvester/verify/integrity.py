@@ -21,12 +21,13 @@ from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, IdGap, LastId, g
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
-    MAX_LISTINGS,
+    MAX_SNAPSHOT_TRIES,
     TradeStore,
     ending_in_future,
     future_fault,
     pieces_of,
     retry_on_new_listing,
+    unstable_files,
     without_future,
 )
 from harvester.times import Range, covers, missing
@@ -185,7 +186,7 @@ def verify(
     now_ns = time.time_ns() if now_ns is None else now_ns
     report: PairReport | None = None
     sound: dict[_Files, SegmentFindings] = {}
-    for _ in range(MAX_LISTINGS):
+    for _ in range(MAX_SNAPSHOT_TRIES):
         try:
             listed = _list_files(archive, pair)
         except ArchiveDamaged as damage:
@@ -202,7 +203,7 @@ def verify(
         sound |= {files: findings for files, findings in checked if findings.is_sound}
     if report is not None:
         return report
-    raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+    raise unstable_files(pair)
 
 
 class _Files(NamedTuple):
@@ -428,14 +429,14 @@ def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ign
     Raises:
         ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
     """
-    for _ in range(MAX_LISTINGS):
+    for _ in range(MAX_SNAPSHOT_TRIES):
         before = _imported(archive, pair)
         report = verify(archive, pair, listener=listener)
         if not report.faults:
             report.digests = digests(archive, pair, listener=listener)
         if report.faults or before == _imported(archive, pair):
             return report
-    raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
+    raise unstable_files(pair, "being replaced")
 
 
 def _imported(archive: TradeStore, pair: str) -> list[Segment] | None:

@@ -23,7 +23,13 @@ from harvester.storage.trade_store import EVERYTHING, ending_in_future, future_f
 from harvester.storage.writer import NewGap, Writer, open_writer
 from harvester.times import Range, enclosing_range, missing, overlap, union
 from harvester.verify.integrity import verify
-from harvester.verify.reports import Fault, Moved, PairReport, RepairReport, unknown_pair
+from harvester.verify.reports import (
+    Fault,
+    PairReport,
+    RepairedFile,
+    RepairReport,
+    unrepairable_error,
+)
 
 # --- plan of a repair -----------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ def _have_equal_rows(store: LocalStore, first: Segment, second: Segment) -> bool
 MAX_ROUNDS = 3
 """Downloaded trades may show that a neighbouring file is wrong, too; then another round follows."""
 
-MoveListener = Callable[[Moved], None]
+MoveListener = Callable[[RepairedFile], None]
 
 
 class Repairer:
@@ -262,7 +268,7 @@ class _PairRepair:
             self._changed = True
             await asyncio.to_thread(writer.sweep)
             request = BackfillRequest(self._pair, EVERYTHING)
-            outcome = await PairDownload(self._run, request).fill(writer)
+            outcome = await PairDownload(self._run, request).fill_gaps(writer)
             result.trades += outcome.trades
             result.pages += outcome.pages
             result.error = outcome.error
@@ -284,7 +290,7 @@ class _PairRepair:
         await asyncio.to_thread(writer.end_requests)
         await self._verify()
         gaps = self._archive.gaps(self._name)
-        self._result.error = unknown_pair(self._result.after, gaps)
+        self._result.error = unrepairable_error(self._result.after, gaps)
 
     async def _cut_future(self, writer: Writer) -> None:
         """Cut ranges that end in the future after their last trade; the rest is downloaded.
@@ -335,9 +341,11 @@ class _PairRepair:
         for part in requested:
             writer.record_requested(part)
         new_path = writer.shorten(segment, last_ns).path
-        self._add_moved(Moved(self._name, segment.path, new_path, (fault,), tuple(requested)))
+        self._add_moved(
+            RepairedFile(self._name, segment.path, new_path, (fault,), tuple(requested))
+        )
 
-    def _add_moved(self, moved: Moved) -> None:
+    def _add_moved(self, moved: RepairedFile) -> None:
         self._result.moved.append(moved)
         self._repairer.on_move(moved)
 
@@ -405,7 +413,7 @@ class _PairRepair:
 
     def _recorded_requests(self) -> list[Range]:
         try:
-            return list(locks_and_requests.requests(self._archive.store, self._name).ranges)
+            return list(locks_and_requests.read_requests(self._archive.store, self._name).ranges)
         except ArchiveDamaged:
             return []
 
@@ -424,4 +432,6 @@ class _PairRepair:
                 for known in requested:
                     writer.record_requested(known, was_covered=True)
                 new_path = writer.quarantine(note)
-            self._add_moved(Moved(self._name, file.path, new_path, file.faults, tuple(requested)))
+            self._add_moved(
+                RepairedFile(self._name, file.path, new_path, file.faults, tuple(requested))
+            )

@@ -147,7 +147,7 @@ def _counts_and_faults(report: PairReport) -> dict[str, Any]:
 # --- repair ---------------------------------------------------------------------------------------
 
 
-class Moved(NamedTuple):
+class RepairedFile(NamedTuple):
     """A broken file that was moved into quarantine, or a segment whose range was cut.
 
     Attributes:
@@ -189,7 +189,7 @@ class RepairReport:
     pair: str
     before: PairReport
     after: PairReport
-    moved: list[Moved] = field(default_factory=list)
+    moved: list[RepairedFile] = field(default_factory=list)
     uncovered: list[Range] = field(default_factory=list)
     missing: list[Range] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -216,7 +216,7 @@ class RepairReport:
         }
 
 
-def unknown_pair(report: PairReport, gaps: Sequence[Range]) -> ArchiveIncomplete | None:
+def unrepairable_error(report: PairReport, gaps: Sequence[Range]) -> ArchiveIncomplete | None:
     """The error that the faults of a pair can't be repaired; None if there are none.
 
     Args:

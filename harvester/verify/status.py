@@ -21,7 +21,7 @@ from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.parquet_files import opened
-from harvester.storage.segment import Segment, decode
+from harvester.storage.segment import Segment, decode_footer
 from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
@@ -114,7 +114,7 @@ def read_summary(store: LocalStore, path: str) -> SegmentSummary:
         path: of the segment.
     """
     with opened(store, path) as file:
-        footer = decode(path, file.metadata)
+        footer = decode_footer(path, file.metadata)
     return SegmentSummary(footer.rows, *(footer.bounds or ()))
 
 
@@ -239,12 +239,7 @@ def _names(archive: TradeStore) -> dict[str, _Named]:
 
 def _all_pairs(archive: TradeStore) -> list[str]:
     stored = {name.removeprefix("pair=") for name in archive.store.folders("trades")}
-    requested = {
-        entry.path.removeprefix("wanted/").removesuffix(".json")
-        for entry in archive.store.files("wanted")
-        if entry.path.endswith(".json")
-    }
-    return sorted(stored | requested)
+    return sorted(stored | archive.requested_pairs())
 
 
 @retry_on_new_listing

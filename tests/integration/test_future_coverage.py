@@ -27,7 +27,7 @@ from harvester.download.events import CancelToken
 from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
-from harvester.schema import no_rows
+from harvester.schema import NO_ROWS
 from harvester.storage.compaction import verified_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -316,7 +316,7 @@ def test_a_refresh_finds_it_in_a_pair_that_is_not_listed_any_more(tmp_path: Path
         archive = TradeStore(tmp_path)
         future = Range(archive.coverage("ETHEUR")[-1].through, END_OF_TIME)
         with open_writer(archive, "ETHEUR") as pair_writer:
-            pair_writer.commit(future, no_rows(), Footer(future, '{"altname":"ETHEUR"}'))
+            pair_writer.commit(future, NO_ROWS, Footer(future, '{"altname":"ETHEUR"}'))
         nights.pass_day()
         rows = {row["pair"]: row for row in nights.refresh()["pairs"]}
     assert (rows["ETHEUR"]["exit_status"], rows["SOLEUR"]["exit_status"]) == (4, 0)

@@ -19,7 +19,7 @@ from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, ye
 
 import harvester
 from harvester.csv_import.csv_files import CompletePeriod
-from harvester.download.events import Day, PageRead, Replaced
+from harvester.download.events import DayDifference, PageRead, Replaced
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import TradeStore
@@ -261,7 +261,7 @@ def test_a_row_that_the_file_lacks_is_reported_with_its_day(started: Any) -> Non
     backfill = scenario.backfill(replace_imported=True)
     done = backfill.only(PAIR)
     assert done.exit_status == 4
-    differing_day = Day("2024-02-03", 4, Decimal(53), 5, Decimal(65))
+    differing_day = DayDifference("2024-02-03", 4, Decimal(53), 5, Decimal(65))
     assert done.replacement.days == (differing_day,)
     copy = f"quarantine/XBTUSD/0001/{imported.rpartition('/')[2]}"
     text = "2024-02-03: the file has 4 trades of volume 53.00000000, the exchange 5 of 65.00000000"
@@ -342,7 +342,7 @@ def test_an_altered_volume_is_reported_with_its_day(started: Any) -> None:
     done = scenario.redownload()
     assert (done.exit_status, done.replacement.days) == (
         4,
-        (Day("2024-02-03", 5, Decimal("65.00000001"), 5, Decimal(65)),),
+        (DayDifference("2024-02-03", 5, Decimal("65.00000001"), 5, Decimal(65)),),
     )
     assert len(kept(scenario.folder)) == 1
     scenario.check()
@@ -373,7 +373,7 @@ def test_prices_and_volumes_that_differ_are_reported_though_all_sums_are_equal(
     done = scenario.redownload()
     assert (done.exit_status, done.replacement.days) == (
         4,
-        (Day("2024-02-03", 5, Decimal(65), 5, Decimal(65)),),
+        (DayDifference("2024-02-03", 5, Decimal(65), 5, Decimal(65)),),
     )
     assert len(kept(scenario.folder)) == 1
     scenario.check()

@@ -132,7 +132,7 @@ def test_what_is_measured_lies_well_inside_of_what_is_held_and_is_no_more_than_a
         check = stored_check.StoredCheck(archive, "XBTUSD")
         check.push(batch([rows[at] for at in taken], PAGE_SCHEMA))
         check.finish()
-        found[taken] = check.rounding.of
+        found[taken] = check.rounding.compared
     assert list(found.values()) == [1, 1, 15]
 
 

@@ -15,7 +15,7 @@ from kraken_market import Market, Trade, expected
 
 from harvester.download import page_merge
 from harvester.download.page_merge import JoinResult, PageMerger, fill_gaps, gap_in_answer
-from harvester.schema import PAGE_SCHEMA, merge_rows, no_rows, sort_rows
+from harvester.schema import NO_ROWS, PAGE_SCHEMA, merge_rows, sort_rows
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.times import Range
 
@@ -271,7 +271,7 @@ def test_an_answer_with_only_one_side_of_an_id_gap_decides_nothing() -> None:
 
 
 def test_an_empty_page_has_no_new_rows() -> None:
-    assert PageMerger(0).join(no_rows(), None, 1, FAR).result is JoinResult.NO_NEW_ROWS
+    assert PageMerger(0).join(NO_ROWS, None, 1, FAR).result is JoinResult.NO_NEW_ROWS
 
 
 def test_coarse_times_are_requested_again_from_further_back() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trade_batches import batch
 
 from harvester.schema import (
+    NO_ROWS,
     PAGE_SCHEMA,
     PRICE,
     VOLUME,
@@ -20,7 +21,6 @@ from harvester.schema import (
     decimal_array,
     decimal_words,
     joined,
-    no_rows,
     split_at,
     times,
     trade_ids,
@@ -89,7 +89,7 @@ def test_joined_batches_have_the_schema_of_rows() -> None:
 
 
 def test_no_rows_is_a_batch_of_none() -> None:
-    assert (no_rows().num_rows, no_rows().schema) == (0, PAGE_SCHEMA)
+    assert (NO_ROWS.num_rows, NO_ROWS.schema) == (0, PAGE_SCHEMA)
 
 
 def test_times_are_the_nanoseconds_of_a_slice() -> None:

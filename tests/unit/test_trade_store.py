@@ -223,7 +223,7 @@ ASKED: dict[str, Callable[[TradeStore], object]] = {
     "the id before": lambda archive: archive.last_id_before(PAIR, 40),
     "the id behind": lambda archive: archive.first_id_after(PAIR, 0),
     "the last time": lambda archive: archive.last_time(PAIR, 40),
-    "whether it is imported": lambda archive: archive.is_imported(PAIR, 40),
+    "whether it is imported": lambda archive: archive.is_imported_at(PAIR, 40),
 }
 
 
