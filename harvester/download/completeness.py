@@ -104,7 +104,7 @@ async def _agreed_page(
         source.record_conflict("two answers begin a range with different trades")
         if row is not None and (first is None or row < first):
             page, first, agreeing, is_numbered = answer, row, 1, has_id(rows)
-    source.answers_agree()
+    source.conflicts = 0
     if after == 0 and is_numbered:
         gaps, _ = find_gaps(BEFORE_FIRST_ID, sort_rows(page.rows))
         return page, gaps[0] if gaps else None
@@ -323,7 +323,7 @@ class IdContinuityChecker:
     ) -> tuple[list[IdGap], LastId | None]:
         """The id gaps of rows, and before `first_id` after them; and the last id of the rows."""
         gaps, last_id = find_gaps(None if self._kept_back.num_rows else self._last_id, rows)
-        at_end = gap_at_end(last_id, first_id)
+        at_end = None if first_id is None else gap_at_end(last_id, first_id)
         return [*gaps, at_end] if at_end is not None else gaps, last_id
 
     async def _fill_gaps(

@@ -256,7 +256,8 @@ class PairPages:
         pair: whose pages.
         requested: pages requested so far.
         after: where the range begins that is downloaded, in nanoseconds.
-        conflicts: answers in a row that contradicted another.
+        conflicts: answers in a row that contradicted another. Whoever sees answers agree sets it
+            to 0.
         newest_ns: the last trade's time on the newest page; 0 if empty, None if not requested yet.
         newest_id: the id of that trade; 0 if unknown.
         newest_rows: the rows of the newest page, once the end of history was checked.
@@ -284,10 +285,6 @@ class PairPages:
     def begin_range(self, after: int) -> None:
         """Start the download of the range that begins at the time `after`, in nanoseconds."""
         self.after, self.conflicts, self.newest_rows = after, 0, None
-
-    def answers_agree(self) -> None:
-        """Start the count of contradictions again: an answer agrees with those before it."""
-        self.conflicts = 0
 
     async def page(self, since_ns: int | None) -> TradesPage:
         """One page of trades: from the time `since_ns` on, or the newest page for None.

@@ -187,7 +187,7 @@ class RangeDownload:
             if step.before.num_rows and self._left is None:
                 self._ids.continue_after_uncovered(step.before)
             if step.result in (JoinResult.ADVANCED, JoinResult.REACHED_END):
-                self._pages.answers_agree()
+                self._pages.conflicts = 0
                 await self._add(*await self._ids.check(step.rows, page.unit_ns))
                 reached_ns = min(self._range.through, merger.last_ns or self._range.through)
                 trades, pages = self._download.trades, self._pages.requested

@@ -29,12 +29,12 @@ from harvester.schema import (
 from harvester.storage.filesystem import LocalStore, reading, writing
 from harvester.storage.segment import (
     IMPORTED_ENDING,
+    RANGE_NAME,
     Footer,
     RollUp,
     decode_footer,
     encode_footer,
     group_bounds,
-    range_name,
 )
 from harvester.times import Range
 
@@ -124,7 +124,7 @@ def _metadata(interval: str, footer: Footer) -> dict[str, str]:
         "harvester.format": str(FORMAT),
         "harvester.rollup": interval,
         "harvester.pair": footer.pair_json,
-        "harvester.range": range_name(footer.range),
+        "harvester.range": RANGE_NAME.format(*footer.range),
         "harvester.rows": str(footer.rows),
         "harvester.rows_sha256": footer.checksum,
     }

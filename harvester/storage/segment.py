@@ -18,6 +18,8 @@ from harvester.times import END_OF_TIME, Range, year_of
 # --- footer ---------------------------------------------------------------------------------------
 
 
+RANGE_NAME = "{:019d}-{:019d}"
+"""A range in names of files and in footers: both ends in nanoseconds, with 19 digits."""
 TIME_INDEX = SEGMENT_SCHEMA.get_field_index("time")
 
 
@@ -124,7 +126,7 @@ def encode_footer(footer: Footer) -> dict[str, str]:
     first, last = footer.first_trade_id, footer.last_trade_id
     texts = {
         "format": str(FORMAT),
-        "range": range_name(footer.range),
+        "range": RANGE_NAME.format(*footer.range),
         "pair": footer.pair_json,
         "source": footer.source,
         "cursor": footer.cursor or "",
@@ -266,11 +268,6 @@ def reading_order(segment: Segment) -> tuple[int, int, bool]:
     return segment.range.after, -segment.range.through, segment.is_imported
 
 
-def range_name(covered: Range) -> str:
-    """A range as file names and footers have it: both ends in nanoseconds, with 19 digits."""
-    return f"{covered.after:019d}-{covered.through:019d}"
-
-
 def segment_path(
     pair: str, covered: Range, last_time_ns: int | None, *, is_imported: bool = False
 ) -> str:
@@ -285,7 +282,7 @@ def segment_path(
     """
     year = year_of(covered.through if last_time_ns is None else last_time_ns)
     ending = IMPORTED_ENDING if is_imported else ".parquet"
-    return f"trades/pair={pair}/year={year:04d}/{range_name(covered)}{ending}"
+    return f"trades/pair={pair}/year={year:04d}/{RANGE_NAME.format(*covered)}{ending}"
 
 
 def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:

@@ -527,7 +527,7 @@ class Writer:
     def _commit(self, staged: str, footer: Footer) -> Segment:
         """Move a staged file to the path that its footer, as it was written, gives it."""
         last_ns = footer.bounds[1] if footer.bounds else None
-        is_imported = footer.is_imported
+        is_imported = footer.source == "csv"
         path = segment_path(self.pair, footer.range, last_ns, is_imported=is_imported)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
