@@ -28,7 +28,7 @@ from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.source_choice import trades_sql
-from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
+from harvester.schema import ORDER_TYPES, PAGE_SCHEMA, PRICE, SIDES, VOLUME
 from harvester.storage.locks_and_requests import Requests, store_pairs, write_requests
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
@@ -53,7 +53,7 @@ MEMORY = "512MB"
 
 
 def chunks(trades: int) -> Iterator[pa.RecordBatch]:
-    """Batches of `columns.ROWS` that together are the trades of twelve years, in order."""
+    """Batches of `columns.PAGE_SCHEMA` that together are the trades of twelve years, in order."""
     random = np.random.default_rng(SEED)
     price, number = 600_000, 1
     while number <= trades:
@@ -79,7 +79,7 @@ def chunks(trades: int) -> Iterator[pa.RecordBatch]:
                 pa.DictionaryArray.from_arrays(pa.array(sides), ORDER_TYPES),
                 pa.array(np.full(rows, "", dtype=object), pa.string()),
             ],
-            schema=ROWS,
+            schema=PAGE_SCHEMA,
         )
         price, number = int(walk[-1]), number + rows
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.schema import ROWS
+from harvester.schema import PAGE_SCHEMA
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -42,8 +42,8 @@ def made_day(trades: int, first_ns: int) -> pa.RecordBatch:
     made = xbtusd_like(trades, SEED, start_ns=first_ns, gap_s=gap_s, first_id=1)
     made = [trade for trade in made if trade.true_ns < first_ns + DAY - 1000]
     columns = dict(zip(ROWS_AND_TIE, zip(*expected(Market(trades=made)), strict=True), strict=True))
-    arrays = [pa.array(columns[field.name], field.type) for field in ROWS]
-    return pa.record_batch(arrays, schema=ROWS)
+    arrays = [pa.array(columns[field.name], field.type) for field in PAGE_SCHEMA]
+    return pa.record_batch(arrays, schema=PAGE_SCHEMA)
 
 
 ROWS_AND_TIE = ("trade_id", "time", "tie", "price", "volume", "side", "order_type", "misc")
@@ -53,9 +53,9 @@ def moved(day: pa.RecordBatch, nights: int) -> pa.RecordBatch:
     """Give the same trades so many days later, their ids counting on."""
     ids = pc.add(day.column("trade_id"), nights * day.num_rows)
     stamps = pc.add(day.column("time").cast(pa.int64()), nights * DAY)
-    fields = {"trade_id": ids, "time": stamps.cast(ROWS.field("time").type)}
-    arrays = [fields.get(name, day.column(name)) for name in ROWS.names]
-    return pa.record_batch(arrays, schema=ROWS)
+    fields = {"trade_id": ids, "time": stamps.cast(PAGE_SCHEMA.field("time").type)}
+    arrays = [fields.get(name, day.column(name)) for name in PAGE_SCHEMA.names]
+    return pa.record_batch(arrays, schema=PAGE_SCHEMA)
 
 
 def year_of_nights(folder: Path, trades: int, nights: int) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def year_of_nights(folder: Path, trades: int, nights: int) -> dict[str, Any]:
             (fresh,) = pair_writer.commit(span, moved(day, night), Footer(span, "{}"))
             commits.append(time.perf_counter() - begun_s)
             begun_s = time.perf_counter()
-            pair_writer.compact(closed=True)
+            pair_writer.compact(merge_past_years=True)
             roll_up(pair_writer, parse_levels(LEVELS))
             tendings.append(time.perf_counter() - begun_s)
         files = set((folder / "trades").rglob("*.parquet"))

@@ -33,7 +33,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage, decode_general, decode_page
 from harvester.schema import (
     ROW_GROUP_ROWS,
-    TRADES,
+    SEGMENT_SCHEMA,
     WRITER_OPTIONS,
     RowsChecksum,
     joined,
@@ -158,7 +158,9 @@ class Disk(NamedTuple):
 
     def write(self) -> None:
         """Write them as segments are laid out."""
-        with pq.ParquetWriter(self.folder / "ours.parquet", TRADES, **WRITER_OPTIONS) as sink:
+        with pq.ParquetWriter(
+            self.folder / "ours.parquet", SEGMENT_SCHEMA, **WRITER_OPTIONS
+        ) as sink:
             sink.write_batch(self.trades, row_group_size=ROW_GROUP_ROWS)
 
     def write_defaults(self) -> None:

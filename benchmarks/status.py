@@ -20,7 +20,7 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.schema import TRADES
+from harvester.schema import SEGMENT_SCHEMA
 from harvester.storage.parquet_files import stage_rollup, stage_segment
 from harvester.storage.segment import Footer, parse_path, rollup_path, segment_path
 from harvester.storage.trade_store import TradeStore
@@ -59,11 +59,13 @@ def rows(span: Range) -> pa.RecordBatch:
         "trade_id": pa.array(range(1, ROWS + 1), pa.int64()),
         "time": pa.array(stamps, pa.timestamp("ns")),
         "tie": pa.array([0] * ROWS, pa.int32()),
-        "price": pa.array([Decimal(1)] * ROWS, TRADES.field("price").type),
-        "volume": pa.array([Decimal(1)] * ROWS, TRADES.field("volume").type),
+        "price": pa.array([Decimal(1)] * ROWS, SEGMENT_SCHEMA.field("price").type),
+        "volume": pa.array([Decimal(1)] * ROWS, SEGMENT_SCHEMA.field("volume").type),
     }
     columns |= {name: pa.array([word] * ROWS).dictionary_encode() for name, word in words.items()}
-    return pa.RecordBatch.from_arrays([columns[name] for name in TRADES.names], schema=TRADES)
+    return pa.RecordBatch.from_arrays(
+        [columns[name] for name in SEGMENT_SCHEMA.names], schema=SEGMENT_SCHEMA
+    )
 
 
 def put(root: Path, staged: str, path: str) -> None:

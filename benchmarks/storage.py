@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.schema import ROW_GROUP_ROWS, ROWS, TRADES, WRITER_OPTIONS
+from harvester.schema import PAGE_SCHEMA, ROW_GROUP_ROWS, SEGMENT_SCHEMA, WRITER_OPTIONS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 
 def made_table(trades: int) -> pa.Table:
-    """Give the trades of a busy pair as they are on disk, as a table of `TRADES`."""
+    """Give the trades of a busy pair as they are on disk, as a table of `SEGMENT_SCHEMA`."""
     sys.path.insert(0, str(TESTS))
     from kraken_market import Market, expected  # noqa: PLC0415 - not on the path before
     from sample_trades import xbtusd_like  # noqa: PLC0415
@@ -47,9 +47,9 @@ def made_table(trades: int) -> pa.Table:
         pa.array(values, field.type.value_type).dictionary_encode()
         if pa.types.is_dictionary(field.type)
         else pa.array(values, field.type)
-        for values, field in zip(columns, TRADES, strict=True)
+        for values, field in zip(columns, SEGMENT_SCHEMA, strict=True)
     ]
-    return pa.table(arrays, schema=TRADES)
+    return pa.table(arrays, schema=SEGMENT_SCHEMA)
 
 
 def with_floats(table: pa.Table) -> pa.Table:
@@ -70,7 +70,7 @@ def write_defaults(table: pa.Table, folder: Path) -> Path:
 def write_segment(table: pa.Table, folder: Path) -> Path:
     """Write as segments are written."""
     path = folder / "ours.parquet"
-    with pq.ParquetWriter(path, TRADES, **WRITER_OPTIONS) as sink:
+    with pq.ParquetWriter(path, SEGMENT_SCHEMA, **WRITER_OPTIONS) as sink:
         sink.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return path
 
@@ -78,9 +78,11 @@ def write_segment(table: pa.Table, folder: Path) -> Path:
 def commit_segment(table: pa.Table, folder: Path) -> Path:
     """Commit a segment: written, read back by checksum, synced, renamed into place."""
     rows = table.drop_columns(["tie"]).set_column(
-        ROWS.get_field_index("misc"), ROWS.field("misc"), table.column("misc").cast(pa.string())
+        PAGE_SCHEMA.get_field_index("misc"),
+        PAGE_SCHEMA.field("misc"),
+        table.column("misc").cast(pa.string()),
     )
-    (batch,) = rows.cast(ROWS).combine_chunks().to_batches()
+    (batch,) = rows.cast(PAGE_SCHEMA).combine_chunks().to_batches()
     stamps = batch.column("time").cast(pa.int64())
     span = Range(0, stamps[-1].as_py())
     archive = TradeStore(folder)

@@ -35,7 +35,7 @@ from harvester.pair_selection import (
     known_pairs,
     resolve_stored,
 )
-from harvester.storage.trade_store import AnswerStore, TradeStore, object_store
+from harvester.storage.trade_store import SnapshotStore, TradeStore, object_store
 from harvester.times import SECOND, Interval, Range, parse_offset
 
 if TYPE_CHECKING:
@@ -426,7 +426,7 @@ class Archive:
             estimates = estimate_trades or progress is True
             result = run_in_thread(
                 lambda stop: refresh.refresh(
-                    TradeStore(self.path, is_written=True),
+                    TradeStore(self.path, for_writing=True),
                     self._settings,
                     RunOptions(listener, stop, estimates=estimates, warn=self._warn),
                     pairs,
@@ -506,7 +506,7 @@ class Archive:
         with _listening(progress) as listener:
             results = run_in_thread(
                 lambda stop: follow.follow(
-                    TradeStore(self.path, is_written=True),
+                    TradeStore(self.path, for_writing=True),
                     self._settings,
                     RunOptions(listener, stop, warn=self._warn),
                     selection,
@@ -556,7 +556,7 @@ class Archive:
         with _listening(progress) as listener:
             # A separate store, because the run is in another thread.
             yield BackfillRun(
-                TradeStore(self.path, is_written=True),
+                TradeStore(self.path, for_writing=True),
                 self._settings,
                 selection,
                 time_range,
@@ -594,7 +594,7 @@ class Archive:
             from harvester.async_runner import ask_market_names
 
             # A separate store, because the request is made in another thread.
-            ask_market_names(self._settings, TradeStore(self.path, is_written=True))
+            ask_market_names(self._settings, TradeStore(self.path, for_writing=True))
         known = known_pairs(self._store)
         found = search(text, of_class(known.values(), asset_class))
         if not found:
@@ -677,7 +677,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, token = TradeStore(self.path, is_written=True), cancel or CancelToken()
+        store, token = TradeStore(self.path, for_writing=True), cancel or CancelToken()
         with _listening(progress) as listener:
             result = run_import(store, self._settings, request, listener, token, self._warn)
         if check:
@@ -730,7 +730,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store = TradeStore(self.path, is_written=True)
+        store = TradeStore(self.path, for_writing=True)
         return plan_import(store, request, lambda: ask_market_names(self._settings, store))
 
     # --- queries ---------------------------------------------------------------------------------
@@ -775,11 +775,11 @@ class Archive:
         """
         from harvester.query.result import BatchStream, Result, ResultSource
         from harvester.query.sql import trade_batches, trades_relation
-        from harvester.schema import TRADES
+        from harvester.schema import SEGMENT_SCHEMA
 
         self._check_open()
         range_ = parse_range(since, until, _time_zone(tz))
-        market, store = self._resolve_stored(pair), AnswerStore(self._store)
+        market, store = self._resolve_stored(pair), SnapshotStore(self._store)
         limit = self._settings.candles.memory_limit
         notes = _gap_notes(store, market.altname, [range_], strict=strict)
         return Result(
@@ -791,7 +791,7 @@ class Archive:
                 lambda _: trade_batches(store, market.altname, range_),
                 _column_units(market),
                 notes=notes,
-                file_stream=lambda: BatchStream(TRADES, store.scan(market.altname, range_)),
+                file_stream=lambda: BatchStream(SEGMENT_SCHEMA, store.scan(market.altname, range_)),
             )
         )
 
@@ -865,7 +865,7 @@ class Archive:
         if not by_pair:
             raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         queries = [query for _, query in by_pair.values()]
-        store = AnswerStore(self._store)
+        store = SnapshotStore(self._store)
         notes = [
             note if isinstance(pair, str) else f"{name}: {note}"
             for name in by_pair
@@ -952,13 +952,13 @@ class Archive:
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
             [5000, 5000, 5000, 5000]
         """
-        from harvester.query.bars import BYS, BarQuery, bar_batches, counted_ranges, parse_size
+        from harvester.query.bars import MEASURES, BarQuery, bar_batches, counted_ranges, parse_size
         from harvester.query.result import Result, source_of_batches
 
         self._check_open()
         sizes = [
             (by, _plain_digits(size))
-            for by, size in zip(BYS, (trades, volume, value), strict=True)
+            for by, size in zip(MEASURES, (trades, volume, value), strict=True)
             if size is not None
         ]
         if len(sizes) != 1:
@@ -966,7 +966,7 @@ class Archive:
         size = parse_size(*sizes[0])
         zone = _time_zone(tz)
         range_, anchor_ns = parse_range(since, until, zone), moment_ns(anchor, time.time_ns(), zone)
-        market, store = self._resolve_stored(pair), AnswerStore(self._store)
+        market, store = self._resolve_stored(pair), SnapshotStore(self._store)
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
         notes = _gap_notes(store, market.altname, counted_ranges(query), strict=strict)
         return Result(
@@ -1244,7 +1244,7 @@ class Archive:
             raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         check_target(layout, target)
         by_name = _intervals_by_name(*intervals)
-        range_, store = parse_range(since, until, _time_zone(tz)), AnswerStore(self._store)
+        range_, store = parse_range(since, until, _time_zone(tz)), SnapshotStore(self._store)
 
         def notes(name: str) -> tuple[str, ...]:
             return _gap_notes(store, name, [range_], strict=strict)
@@ -1322,7 +1322,7 @@ class Archive:
             pair, interval, range_, "none", tz, offset, complete_only=complete_only
         )
         now_ns = time.time_ns()
-        store = AnswerStore(self._store)
+        store = SnapshotStore(self._store)
         return chart(store, market, query, now_ns, memory_limit=limit, strict=strict)
 
     @check_types
@@ -1505,7 +1505,7 @@ class Archive:
         names = list(named) or self._store.stored_pairs()
         time_range = parse_range(since, until)
         with _listening(progress) as listener:
-            return digest_pairs(AnswerStore(self._store), names, time_range, listener)
+            return digest_pairs(SnapshotStore(self._store), names, time_range, listener)
 
     @check_types
     def verify(
@@ -1532,7 +1532,8 @@ class Archive:
                 CSVs or folders.
             progress: called with each event of `harvester.download.events`, partly from another
                 thread; True draws a progress bar. A `Reported` event has a report as soon as it is
-                complete: a `PairReport`, `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
+                complete: a `PairReport`, `RepairedFile`, `RepairReport`, `ExchangeReport` or
+                `CsvReport`.
             estimate_trades: before a repair, request weekly trade counts, so that events contain
                 an estimate of the trades that are left.
             cancel: ends a repair early once its `cancel()` is called, from any thread.
@@ -1562,7 +1563,7 @@ class Archive:
         settings = self._settings
         if repair:
             # Fails now, before hours of reading, if the archive can't be written.
-            TradeStore(self.path, is_written=True)
+            TradeStore(self.path, for_writing=True)
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
         with _listening(progress) as listener:
@@ -1571,7 +1572,7 @@ class Archive:
                 estimates = estimate_trades or progress is True
                 reports = run_in_thread(
                     lambda stop: maintenance.repair_pairs(
-                        TradeStore(self.path, is_written=True),
+                        TradeStore(self.path, for_writing=True),
                         settings,
                         reports,
                         RunOptions(listener, stop, estimates=estimates, warn=self._warn),
@@ -1632,7 +1633,7 @@ class Archive:
 
         self._check_open()
         with _listening(progress) as listener:
-            return compact(TradeStore(self.path, is_written=True), self._settings, pairs, listener)
+            return compact(TradeStore(self.path, for_writing=True), self._settings, pairs, listener)
 
     @check_types
     def rollup(self, *pairs: str, progress: ProgressOption | None = None) -> list[RollupResult]:
@@ -1658,7 +1659,7 @@ class Archive:
         self._check_open()
         with _listening(progress) as listener:
             return build_rollups(
-                TradeStore(self.path, is_written=True), self._settings, pairs, listener
+                TradeStore(self.path, for_writing=True), self._settings, pairs, listener
             )
 
     @check_types
@@ -1704,7 +1705,7 @@ class Archive:
 
         self._check_open()
         with _listening(progress) as listener:
-            store = TradeStore(self.path, is_written=True)
+            store = TradeStore(self.path, for_writing=True)
             return sync(store, url, listener, cancel or CancelToken(), dry_run=dry_run)
 
     @check_types

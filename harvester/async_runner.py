@@ -21,10 +21,10 @@ from harvester.download.backfill import (
     BackfillEstimate,
     MissingData,
     backfill,
-    count_missing_trades,
+    estimate_missing_trades,
     estimate_pair,
     estimate_total,
-    lacking,
+    missing_ranges,
 )
 from harvester.download.events import (
     SIGNAL_POLL_S,
@@ -142,7 +142,7 @@ class BackfillRun:
             pairs_missing = [
                 MissingData(
                     request.pair,
-                    lacking(
+                    missing_ranges(
                         self.archive, request, await cancel.guard(clock.settled_ns(request.pair))
                     ),
                 )
@@ -150,7 +150,9 @@ class BackfillRun:
             ]
             incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]
             self.progress(Begun(len(incomplete)))
-            trades = await count_missing_trades(client, exchange, cancel, incomplete, clock.time_ns)
+            trades = await estimate_missing_trades(
+                client, exchange, cancel, incomplete, clock.time_ns
+            )
         estimates = []
         for pair_missing in pairs_missing:
             name = pair_missing.pair.altname

@@ -78,7 +78,7 @@ def _read_path(value: Any) -> str:
 
 
 def _read_url(value: Any) -> str:
-    """An address of HTTP that names a host, with nothing but a path behind it."""
+    """An address of HTTP that names a host, with nothing but a path after it."""
     url: str = TEXT.read(value).rstrip("/")
     is_address = url.isprintable() and " " not in url
     try:

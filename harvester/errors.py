@@ -42,7 +42,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 BAD_JSON = (ValueError, RecursionError)
 """What decoding foreign JSON may raise: it is not JSON, not UTF-8, or nested too deeply."""
@@ -235,6 +235,15 @@ async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
     """Await one pair's work and return its error, so that the work on other pairs continues."""
     try:
         await work
+    except Exception as fault:  # noqa: BLE001 - an error of one pair must not end the others
+        return as_error(fault)
+    return None
+
+
+def capture_error_sync(work: Callable[[], object]) -> HarvesterError | None:
+    """Do one pair's work and return its error, so that the work on other pairs continues."""
+    try:
+        work()
     except Exception as fault:  # noqa: BLE001 - an error of one pair must not end the others
         return as_error(fault)
     return None

@@ -73,7 +73,7 @@ def _pair_of_segments(archive: TradeStore, name: str) -> Pair:
     footer = archive.market_footer(name)
     if footer is not None:
         with suppress(*BAD_JSON):
-            pair = msgspec.json.decode(footer.pair, type=Pair)
+            pair = msgspec.json.decode(footer.pair_json, type=Pair)
             return msgspec.structs.replace(pair, altname=name)
     return Pair(altname=name)
 
@@ -475,14 +475,14 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
     ]
 
 
-def last_start(wanted: Sequence[Range], now_ns: int) -> int | None:
-    """The time behind which the last request of a pair began, which is continued; None without one.
+def last_start(requested: Sequence[Range], now_ns: int) -> int | None:
+    """The time after which the last request of a pair began, which is continued; None without one.
 
     Args:
-        wanted: the ranges that were requested, in order.
+        requested: the ranges that were requested, in order.
         now_ns: this machine's time: what begins in the future counts only if nothing else does.
     """
-    starts = [requested.after for requested in wanted]
+    starts = [part.after for part in requested]
     past_starts = [start for start in starts if start < now_ns] or starts
     return past_starts[-1] if past_starts else None
 

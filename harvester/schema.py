@@ -23,7 +23,7 @@ from harvester.times import Range
 
 PRICE = pa.decimal128(18, 10)
 VOLUME = pa.decimal128(22, 8)
-WORD = pa.dictionary(pa.int32(), pa.string())
+TEXT_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 SUM_OF_VOLUMES = pa.decimal128(38, VOLUME.scale)
 SUM_OF_VALUES = pa.decimal128(38, PRICE.scale + VOLUME.scale)
 """A value is a price times a volume: the scale keeps all digits of the product."""
@@ -31,14 +31,14 @@ SUM_OF_VALUES = pa.decimal128(38, PRICE.scale + VOLUME.scale)
 SIDES = pa.array(["buy", "sell"], pa.string())
 ORDER_TYPES = pa.array(["market", "limit"], pa.string())
 
-ROWS = pa.schema(
+PAGE_SCHEMA = pa.schema(
     [
         pa.field("trade_id", pa.int64()),
         pa.field("time", pa.timestamp("ns"), nullable=False),
         pa.field("price", PRICE, nullable=False),
         pa.field("volume", VOLUME, nullable=False),
-        pa.field("side", WORD),
-        pa.field("order_type", WORD),
+        pa.field("side", TEXT_DICTIONARY),
+        pa.field("order_type", TEXT_DICTIONARY),
         pa.field("misc", pa.string()),
     ]
 )
@@ -46,26 +46,21 @@ ROWS = pa.schema(
 
 Int64s = NDArray[np.int64]
 
-_NO_ROWS = pa.RecordBatch.from_pylist([], schema=ROWS)
-
-
-def no_rows() -> pa.RecordBatch:
-    """An empty batch of `ROWS`."""
-    return _NO_ROWS
+NO_ROWS = pa.RecordBatch.from_pylist([], schema=PAGE_SCHEMA)
 
 
 def times(batch: pa.RecordBatch) -> Int64s:
     """The published times in nanoseconds; shape (rows,), a view without a copy."""
-    return _words(batch.column("time"))
+    return int64_view(batch.column("time"))
 
 
 def trade_ids(batch: pa.RecordBatch) -> Int64s:
     """The trade ids, 0 where there is none; shape (rows,)."""
     ids = batch.column("trade_id")
-    return _words(ids.fill_null(0) if ids.null_count else ids)
+    return int64_view(ids.fill_null(0) if ids.null_count else ids)
 
 
-def _words(values: pa.Array) -> Int64s:
+def int64_view(values: pa.Array) -> Int64s:
     """A 64-bit column as a numpy view of its buffer; four times as fast as pyarrow's own way."""
     if len(values) == 0:
         return np.empty(0, dtype=np.int64)
@@ -103,7 +98,7 @@ def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     filled = [batch for batch in batches if batch.num_rows] or batches
     if len(filled) > 1:
         return pa.concat_batches(filled)
-    return filled[0] if filled else no_rows()
+    return filled[0] if filled else NO_ROWS
 
 
 def clip(batch: pa.RecordBatch, within: Range) -> pa.RecordBatch:
@@ -142,16 +137,16 @@ def split_at(
 
 FORMAT = 1
 
-TRADES = pa.schema(
+SEGMENT_SCHEMA = pa.schema(
     [
-        ROWS.field("trade_id"),
-        ROWS.field("time"),
+        PAGE_SCHEMA.field("trade_id"),
+        PAGE_SCHEMA.field("time"),
         pa.field("tie", pa.int32(), nullable=False),
-        ROWS.field("price"),
-        ROWS.field("volume"),
-        ROWS.field("side"),
-        ROWS.field("order_type"),
-        pa.field("misc", WORD),
+        PAGE_SCHEMA.field("price"),
+        PAGE_SCHEMA.field("volume"),
+        PAGE_SCHEMA.field("side"),
+        PAGE_SCHEMA.field("order_type"),
+        pa.field("misc", TEXT_DICTIONARY),
     ]
 )
 """The rows of a segment: one per trade, in the trade history's order: by `time`, then `tie`."""
@@ -203,11 +198,10 @@ def tie_indexes(stamps: Int64s) -> Int64s:
 
 
 def with_ties(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Turn ordered batches of `ROWS` into batches of `TRADES`: add the column `tie`.
+    """Turn ordered batches of `PAGE_SCHEMA` into batches of `SEGMENT_SCHEMA`: add the column `tie`.
 
-    Trades of equal time may be spread over several batches. The results have `STEP_ROWS`
-    rows: small batches reuse memory and free shared memory sooner. One batch of 250,000 rows takes
-    twice the time, nearly all of it for new memory pages.
+    Trades of equal time may be spread over several batches. Results have at most `STEP_ROWS` rows.
+    One batch of 250,000 rows takes twice as long, nearly all of it for new memory pages.
     """
     last_ns, last_tie = None, 0
     for rows in map(joined, regrouped(batches, STEP_ROWS)):
@@ -217,15 +211,15 @@ def with_ties(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             indexes[: stamps.searchsorted(stamps[0], side="right")] += last_tie + 1
         last_ns, last_tie = stamps[-1], int(indexes[-1])
         tie = pa.array(indexes.astype(np.int32))
-        columns = [tie if name == "tie" else rows.column(name) for name in TRADES.names]
+        columns = [tie if name == "tie" else rows.column(name) for name in SEGMENT_SCHEMA.names]
         columns[-1] = columns[-1].dictionary_encode()
-        yield pa.RecordBatch.from_arrays(columns, schema=TRADES)
+        yield pa.RecordBatch.from_arrays(columns, schema=SEGMENT_SCHEMA)
 
 
 def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
-    """Regroup the rows of batches into groups of `rows` rows, the last of what is left, uncopied.
+    """Yield lists of batches with `rows` rows in total; the last list may have fewer.
 
-    No group and no batch in one is empty.
+    Rows are sliced, not copied. No list is empty, and no batch in one is.
     """
     waiting: list[pa.RecordBatch] = []
     left = rows
@@ -252,14 +246,14 @@ class RowsChecksum:
     """
 
     def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
-        """Start with the rows of some batches of `TRADES`."""
+        """Start with the rows of some batches of `SEGMENT_SCHEMA`."""
         self._hash = hashlib.sha256()
         self.rows = 0
         for batch in batches:
             self.update(batch)
 
     def update(self, trades: pa.RecordBatch) -> None:
-        """Add the next rows, a batch of `TRADES`."""
+        """Add the next rows, a batch of `SEGMENT_SCHEMA`."""
         for start in range(0, trades.num_rows, STEP_ROWS):
             part = trades.slice(start, STEP_ROWS)
             records, has_texts = _records(part)
@@ -276,7 +270,7 @@ class RowsChecksum:
 
 
 def _records(trades: pa.RecordBatch) -> tuple[np.ndarray[Any, np.dtype[np.void]], bool]:
-    """The records of rows, and whether the text of any misc is to be hashed behind its record."""
+    """The records of rows, and whether the text of any misc is to be hashed after its record."""
     # Columns that are null in all rows stay zero: imported trades have no ids and no sides.
     records = np.zeros(trades.num_rows, dtype=_RECORD)
     ids = trades.column("trade_id")
@@ -309,7 +303,7 @@ def check_texts(trades: pa.RecordBatch) -> None:
     """Check that the columns of texts have values that a trade can have; a few microseconds.
 
     Args:
-        trades: rows of a file that may be damaged, with all columns of `TRADES` or some.
+        trades: rows of a file that may be damaged, with all columns of `SEGMENT_SCHEMA` or some.
 
     Raises:
         pyarrow.ArrowInvalid: a text is not UTF-8, or is no side or order type.
@@ -344,7 +338,7 @@ def sort_rows(rows: pa.RecordBatch) -> pa.RecordBatch:
     """Sort rows into the trade history's order (time, trade id, given order) and drop repeats.
 
     A row repeats another if both have an id and all fields are equal. Two rows of equal id and time
-    that differ in another field are two trades. A row without an id stays behind the row that it
+    that differ in another field are two trades. A row without an id stays after the row that it
     followed.
     """
     stamps, ids = times(rows), trade_ids(rows)
@@ -390,7 +384,7 @@ def merge_rows(known: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
         return base
     more = np.array(added)
     stamps = np.concatenate((times(base), times(other)[more]))
-    # Keys are computed per answer: a row without an id stays behind the row it followed there.
+    # Keys are computed per answer: a row without an id stays after the row it followed there.
     keys = np.concatenate(
         [
             _carry_ids(trade_ids(base), times(base)),

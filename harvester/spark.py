@@ -25,7 +25,7 @@ from harvester.argument_types import (
 from harvester.errors import HarvesterError, NothingStored, UsageError, ValueDoesNotFit
 from harvester.pair_selection import resolve_stored
 from harvester.query.calendar import Grid, make_grid
-from harvester.query.source_choice import EXTRA, LAST_TIME
+from harvester.query.source_choice import EXTRA_AGGREGATES, LAST_TIME
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
 from harvester.times import DAY, END_OF_TIME, Interval, Range, union, year_end
 
@@ -159,13 +159,15 @@ def _on_listing(
     fn: Callable[[TradeStore, Listing], T],
 ) -> T:
     """Run `fn` on a listing of some pairs; if a file vanished meanwhile, list again and retry."""
-    wanted = [pairs] if isinstance(pairs, str) else pairs
-    if wanted is None:
+    requested = [pairs] if isinstance(pairs, str) else pairs
+    if requested is None:
         names = archive.stored_pairs()
     else:
-        names = [resolve_stored(archive, name).altname for name in wanted]
+        names = [resolve_stored(archive, name).altname for name in requested]
     if not names:
-        advice = f"the archive at {archive.path} is empty" if wanted is None else "pairs is empty"
+        advice = (
+            f"the archive at {archive.path} is empty" if requested is None else "pairs is empty"
+        )
         raise NothingStored(advice)
 
     def run() -> T:
@@ -452,7 +454,7 @@ def _columns(*, all_columns: bool) -> list[str]:
         *("open", "high", "low", "close", "vwap", "volume", "count"),
     ]
     if all_columns:
-        columns += ["value", *EXTRA, *LAST_TIME, "of_pair IS NOT NULL AS is_complete"]
+        columns += ["value", *EXTRA_AGGREGATES, *LAST_TIME, "of_pair IS NOT NULL AS is_complete"]
     return columns
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import calendar
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple, cast
@@ -20,7 +20,7 @@ SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = 86_400 * SECOND
 QUIET_S = 2
-"""Two trades of a CSV file have a quiet moment between them if more seconds than this lie between.
+"""Two rows of a CSV file have a quiet moment between them if they are more seconds apart than this.
 
 docs/import.md has the rule.
 """
@@ -271,33 +271,57 @@ def enclosing_range(ranges: Iterable[Range]) -> list[Range]:
     return [Range(joined[0].after, joined[-1].through)] if joined else []
 
 
-def covers(covered: Iterable[Range], wanted: Range) -> bool:
+def covers(covered: Iterable[Range], requested: Range) -> bool:
     """Whether one of the disjoint covered ranges contains a whole range.
 
     Args:
         covered: disjoint ranges; one that begins at 0 covers all earlier times.
-        wanted: the range in question.
+        requested: the range in question.
     """
     return any(
-        part.after <= max(wanted.after, 0) and wanted.through <= part.through for part in covered
+        part.after <= max(requested.after, 0) and requested.through <= part.through
+        for part in covered
     )
 
 
-def missing(wanted: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
-    """The gaps: the parts of the wanted ranges that no covered range contains, in order."""
+def missing(requested: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
+    """The gaps: the parts of the requested ranges that no covered range contains, in order."""
     gaps: list[Range] = []
     covered_parts = union(covered)
-    for wanted_part in union(wanted):
-        reached = wanted_part.after
+    for requested_part in union(requested):
+        reached = requested_part.after
         for covered_part in covered_parts:
-            if covered_part.through <= reached or covered_part.after >= wanted_part.through:
+            if covered_part.through <= reached or covered_part.after >= requested_part.through:
                 continue
             if covered_part.after > reached:
                 gaps.append(Range(reached, covered_part.after))
             reached = max(reached, covered_part.through)
-        if reached < wanted_part.through:
-            gaps.append(Range(reached, wanted_part.through))
+        if reached < requested_part.through:
+            gaps.append(Range(reached, requested_part.through))
     return gaps
+
+
+MAX_NAMED_GAPS = 5
+"""A note names the first gaps, up to this number; of more it gives the number and total length."""
+
+
+def gap_note(gaps: Sequence[Range]) -> str:
+    """Return one sentence that names gaps: `not downloaded: 2024-01-01 to 2025-01-01`."""
+    named = ", ".join(str(gap) for gap in gaps[:MAX_NAMED_GAPS])
+    if len(gaps) <= MAX_NAMED_GAPS:
+        return f"not downloaded: {named}"
+    total_ns = sum(gap.through - max(gap.after, BEGINNING_NS) for gap in gaps)
+    return (
+        f"not downloaded: {named} and {len(gaps) - MAX_NAMED_GAPS:,} more; {len(gaps):,} gaps, "
+        f"{_length_text(total_ns)} in total"
+    )
+
+
+def _length_text(total_ns: int) -> str:
+    for unit, width_ns in (("days", DAY), ("hours", 3600 * SECOND), ("minutes", 60 * SECOND)):
+        if total_ns >= 2 * width_ns:
+            return f"{total_ns / width_ns:,.1f} {unit}"
+    return f"{total_ns / SECOND:,.9f}".rstrip("0").rstrip(".") + " seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +329,7 @@ class Interval:
     """A candle interval.
 
     Attributes:
-        text: as it was typed.
+        text: the text without spaces, in harvester's units.
         count: its number of units.
         unit: one of the units of `MAX_COUNT`.
     """
@@ -321,12 +345,12 @@ class Interval:
 
     @property
     def width_ns(self) -> int | None:
-        """Its length in nanoseconds; None for months, quarters and years, which vary."""
+        """Fixed length in nanoseconds; None for months, quarters and years, which vary."""
         return self.count * UNITS_NS[self.unit] if self.unit in UNITS_NS else None
 
     @property
-    def length_ns(self) -> int:
-        """Its length in nanoseconds; an average for months, quarters and years."""
+    def average_width_ns(self) -> int:
+        """Length in nanoseconds; an average for months, quarters and years."""
         return self.count * 36_525 * DAY // MAX_COUNT[self.unit]
 
 

@@ -90,7 +90,7 @@ def arranged(table: pa.Table, interval: Interval, pair: Pair) -> CandleArrays:
     names = ("open", "high", "low", "close", "vwap", *VOLUMES)
     return CandleArrays(
         opens_ns,
-        interval.length_ns,
+        interval.average_width_ns,
         {name: np.array(rows[name], dtype=np.float64) for name in names},
         _hover_texts(opens_ns, rows, pair.pair_decimals),
     )
@@ -125,7 +125,7 @@ def line_breaks(candles: CandleArrays, gaps: Sequence[Range]) -> list[int]:
         gaps: ranges that are not downloaded.
     """
     ends_ns = candles.opens_ns + candles.width_ns
-    behind = np.searchsorted(ends_ns, [gap.through + 1 for gap in gaps], side="right")
+    after = np.searchsorted(ends_ns, [gap.through + 1 for gap in gaps], side="right")
     apart = np.diff(candles.opens_ns, prepend=candles.opens_ns[0]) > candles.width_ns * 3 // 2
-    inside = behind < len(candles.opens_ns)
-    return sorted({int(index) for index in behind[inside] if apart[index]})
+    inside = after < len(candles.opens_ns)
+    return sorted({int(index) for index in after[inside] if apart[index]})

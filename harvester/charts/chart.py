@@ -152,7 +152,7 @@ def drawable(archive: TradeStore, query: CandleQuery) -> tuple[CandleQuery, int]
     found = query
     if requested_candles > MAX_CANDLES:
         for interval in LADDER:
-            if interval.length_ns > query.interval.length_ns:
+            if interval.average_width_ns > query.interval.average_width_ns:
                 found = replace(query, interval=interval)
                 if session.with_snapshot_retry(found, expected) <= MAX_CANDLES:
                     break

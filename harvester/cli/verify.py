@@ -21,8 +21,8 @@ from harvester.verify.reports import (
     CsvReport,
     ExchangeReport,
     IntervalReport,
-    Moved,
     PairReport,
+    RepairedFile,
     RepairReport,
 )
 
@@ -134,7 +134,7 @@ def _print_report(report: object, *, exact: bool) -> None:
     match report:
         case PairReport():
             _print_pair(report, exact=exact)
-        case Moved():
+        case RepairedFile():
             output.result(str(report))
         case RepairReport():
             _print_repair(report, exact=exact)

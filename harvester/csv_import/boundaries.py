@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.csv_import.csv_files import KnownComplete
+from harvester.csv_import.csv_files import CompletePeriod
 from harvester.errors import counted
-from harvester.schema import Int64s, joined, no_rows, times
+from harvester.schema import NO_ROWS, Int64s, joined, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS, QuietMoments, quiet_moments
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
@@ -40,7 +40,7 @@ class RowCount:
     volume: Decimal = Decimal(0)
 
     def add(self, rows: pa.RecordBatch, sign: int = 1) -> None:
-        """Add a batch of `schema.ROWS`; with `sign` -1, subtract it."""
+        """Add a batch of `schema.PAGE_SCHEMA`; with `sign` -1, subtract it."""
         if rows.num_rows:
             self.rows += sign * rows.num_rows
             self.volume += sign * pc.sum(rows.column("volume")).as_py()
@@ -75,7 +75,7 @@ class BoundaryFinder:
     def __init__(
         self,
         covered: Sequence[Range],
-        complete: KnownComplete,
+        complete: CompletePeriod,
         unknown: Sequence[Range],
         on_covered: Callable[[pa.RecordBatch], None],
         *,
@@ -105,7 +105,7 @@ class BoundaryFinder:
         """Where the open segment begins; None if no segment is open."""
         self._written = 0
         """Rows of the open segment."""
-        self._waiting = no_rows()
+        self._waiting = NO_ROWS
         """Rows from the last quiet moment on, while a segment is open."""
         self._last_s = None if complete.since_s is None else complete.since_s - 1
         """The second of the row before the waiting ones."""
@@ -138,7 +138,7 @@ class BoundaryFinder:
 
     def finish(self, *, is_end_of_file: bool = True) -> Iterator[SegmentPart]:
         """End the last segment. Reading may have stopped before the end of the file."""
-        yield from self._divide(no_rows(), is_last=True, is_whole=is_end_of_file)
+        yield from self._divide(NO_ROWS, is_last=True, is_whole=is_end_of_file)
 
     def _divide(
         self, rows: pa.RecordBatch, *, is_last: bool = False, is_whole: bool = False
@@ -201,7 +201,7 @@ class BoundaryFinder:
             rows: the rows.
             at: the index of the next one.
             moments: the quiet moments between them.
-            is_end_known: whether these are the file's last rows, and it covers the time behind.
+            is_end_known: whether these are the file's last rows, and it covers the time after.
 
         Returns:
             The index of the segment's first row, or the number of rows if none is opened.
@@ -233,7 +233,7 @@ class BoundaryFinder:
         return len(rows)
 
     def _seconds(self, gap: Range) -> tuple[int, int]:
-        """The first second of a gap, and the second behind it.
+        """The first second of a gap, and the second after it.
 
         Where boundaries are exact, the seconds that it begins and ends in belong to it.
         """
@@ -288,7 +288,7 @@ class BoundaryFinder:
     def _close(self, through: int) -> Iterator[SegmentPart]:
         """End the segment; the next one would begin where it ends."""
         if self._after is not None and through > self._after:
-            yield SegmentPart(self._after, no_rows(), through)
+            yield SegmentPart(self._after, NO_ROWS, through)
             self._after, self._written = through, 0
 
     def _skip(self, rows: pa.RecordBatch) -> None:

@@ -12,16 +12,16 @@ import msgspec
 import pyarrow as pa
 
 from harvester.csv_import.boundaries import BoundaryFinder, RowCount, SegmentPart
-from harvester.csv_import.csv_files import UNKNOWN, BadRow, iterate_ahead
+from harvester.csv_import.csv_files import NO_KNOWN_PERIOD, BadRow, iterate_ahead
 from harvester.csv_import.file_chains import (
     FileStates,
+    complete_period,
     damaged_times,
-    ends_to_want,
+    doubtful_ranges,
+    ends_to_request,
     imported_ranges,
-    known_ends,
     known_last_id,
     uncovered_ids,
-    unreadable_times,
 )
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
 from harvester.csv_import.rounding import Rounding
@@ -31,14 +31,13 @@ from harvester.download.events import CancelToken
 from harvester.download.pair_download import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError, counted
 from harvester.kraken.pairs import Pair
-from harvester.query.plan import gap_note
 from harvester.schema import clip, times
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps, gap_at_end
 from harvester.storage.locks_and_requests import QuarantineNote
-from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
+from harvester.storage.segment import Footer, IdPair, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
-from harvester.times import END_OF_TIME, SECOND, Range, missing, second_of, union
+from harvester.times import END_OF_TIME, SECOND, Range, gap_note, missing, second_of, union
 
 MAX_BAD_ROWS_SHOWN = 20  # of each report, in text output; JSON lists up to 10,000
 
@@ -121,7 +120,8 @@ class ImportReport:
             parts.append(f"{self.already_covered.rows:,} skipped as their time is covered already")
         if self.at_boundaries.rows:
             skipped = f"{self.at_boundaries.rows:,} skipped at boundaries"
-            bounds = "as nobody confirms their time (--whole-since, --whole-until)"
+            bounds = "because the file is not known to be complete there"
+            bounds += " (--whole-since, --whole-until)"
             download = f"where `harvester backfill {self.pair}` downloads the trades"
             parts.append(f"{skipped}, {bounds if self.is_delisted else download}")
         if self.bad:
@@ -157,13 +157,13 @@ class ImportOptions(NamedTuple):
     """How an import reports its progress, how it is stopped, and what it does with bad rows.
 
     Attributes:
-        read: called with a pair and a number of bytes that were read, from any thread.
+        on_bytes: called with a pair and a number of bytes that were read, from any thread.
         stop: cancelled to end the import; rows up to the last boundary are kept.
         skip_bad_rows: leave out unreadable rows and list them, instead of failing.
         done: called with each report once it is complete, from any thread.
     """
 
-    read: Callable[[str, int], None]
+    on_bytes: Callable[[str, int], None]
     stop: CancelToken
     skip_bad_rows: bool = False
     done: Callable[[ImportReport], None] = lambda _report: None
@@ -195,11 +195,11 @@ class ChainImporter:
             is_delisted: whether nothing of the pair can be downloaded.
         """
         self._archive, self._pair, self._is_delisted = archive, pair, is_delisted
-        self._files, self._options, self._wanted = files, options, UNKNOWN
+        self._files, self._options, self._requested = files, options, NO_KNOWN_PERIOD
         self._unproved = union(span for file in files for span in file.unproved)
         self._backfill = "" if is_delisted else f"`harvester backfill {pair.altname}`"
         self._lacking = lacking = uncovered_ids(files, archive, pair.altname, self._backfill)
-        unread = unreadable_times(files)
+        unread = doubtful_ranges(files)
         self._bad_times = union([*bad_times, *self._unproved, *unread, *lacking.ranges])
         self._times_read = TimeDisorder()
         self._skipped_ranges: list[Range] = []
@@ -237,12 +237,12 @@ class ChainImporter:
         unknown, covered = self._bad_times, self._archive.coverage(name)
         requested = writer.requests()
         known = [*covered, *requested.ranges]
-        self._wanted = ends_to_want(self._files, known, is_delisted=self._is_delisted)
+        self._requested = ends_to_request(self._files, known, is_delisted=self._is_delisted)
         if self._is_delisted:
             rows = self._sorted(Sorter(), is_counted=False)
             at_ends = rows_at_ends(self._archive, name, self._files, rows, unknown)
             unknown = [*unknown, *at_ends.in_doubt, *at_ends.outside]
-        bounds = covered, known_ends(self._files), unknown
+        bounds = covered, complete_period(self._files), unknown
         boundaries = BoundaryFinder(*bounds, check.push, is_exact=self._is_delisted)
         try:
             self._write_parts(writer, boundaries, check, at_ends)
@@ -302,7 +302,7 @@ class ChainImporter:
 
     def _count_rows(self, rows: pa.RecordBatch, size: int) -> None:
         # The first scan of the file reported the other half of the bytes.
-        self._options.read(self._pair.altname, size // 2)
+        self._options.on_bytes(self._pair.altname, size // 2)
         self.report.read.add(rows)
         if rows.num_rows:
             self._times_read.add(times(rows))
@@ -331,9 +331,9 @@ class ChainImporter:
             self._report_counts(boundaries)
             with_rows = list(damaged_times(self._files))
             if self._times_read.latest_ns >= 0:
-                last = second_of(self._times_read.latest_ns)
-                with_rows.append(last)
-                self._want(writer, max(last.through, (self._wanted.until_s or 0) * SECOND - 1))
+                end = second_of(self._times_read.latest_ns)
+                with_rows.append(end)
+                self._request(writer, max(end.through, (self._requested.until_s or 0) * SECOND - 1))
             # Of a file without rows, the time by its name.
             elif self._unproved and not self._is_delisted:
                 writer.record_requested(*self._unproved)
@@ -347,7 +347,7 @@ class ChainImporter:
         is_next = after == self._through_ns
         if not is_next:
             self._last_id = known_last_id(self._archive, self._pair.altname, after)
-        id_before = self._last_id
+        start_id = self._last_id.trade_id if self._last_id else None
 
         def rows() -> Iterator[pa.RecordBatch]:
             nonlocal gap_count, through
@@ -358,7 +358,7 @@ class ChainImporter:
                 found, self._last_id = find_gaps(self._last_id, part.rows)
                 # An id gap at an end of the segment is recorded with its ids: a count would remain
                 # after the rows on its other side were replaced.
-                at_start = [gap for gap in found if id_before and gap.after_id == id_before[0]]
+                at_start = [gap for gap in found if gap.after_id == start_id]
                 at_ends.extend(gap for gap in at_start if is_next or self._lacking.are_counted(gap))
                 gap_count += len(found) - len(at_start)
                 written.add(part.rows)
@@ -367,12 +367,12 @@ class ChainImporter:
         def footer() -> Footer:
             # After a kill, all that is committed is of the scanned file, and gaps are on record.
             self._states.check()
-            self._want(writer, through)
+            self._request(writer, through)
             span = Range(after, through)
             if self._last_id is not None:
-                next_id = self._archive.first_id_after(self._pair.altname, through)
-                at_end = gap_at_end(self._last_id, next_id)
-                at_ends.extend(filter(self._lacking.are_counted, at_end))
+                following = self._archive.first_id_after(self._pair.altname, through)
+                at_end = gap_at_end(self._last_id, following)
+                at_ends.extend([at_end] if at_end and self._lacking.are_counted(at_end) else [])
             return Footer(
                 span,
                 msgspec.json.encode(self._pair).decode(),
@@ -380,7 +380,7 @@ class ChainImporter:
                 ends_between_trades=self._is_delisted,
                 unconfirmed_id_gaps=gap_count,
                 imported=imported_ranges(self._files, span),
-                id_gaps_across_imports=tuple(ConfirmedIdGap(*gap.sides) for gap in at_ends),
+                id_gaps_across_imports=tuple(IdPair(*gap.sides) for gap in at_ends),
             )
 
         segment = writer.commit_stream(rows(), footer)
@@ -390,11 +390,11 @@ class ChainImporter:
         self.report.imported.volume += written.volume
         self.report.ranges = union([*self.report.ranges, segment.range])
 
-    def _want(self, writer: Writer, through: int) -> None:
+    def _request(self, writer: Writer, through: int) -> None:
         """Record the time from the first row on as requested: what is not imported is a gap."""
         since_s = self._times_read.earliest_ns // SECOND
-        if self._wanted.since_s is not None:
-            since_s = min(since_s, self._wanted.since_s)
+        if self._requested.since_s is not None:
+            since_s = min(since_s, self._requested.since_s)
         # The first row may be rounded up.
         since_s -= not self._is_delisted
         if since_s * SECOND <= through:

@@ -132,7 +132,7 @@ class BadRow(NamedTuple):
         )
 
 
-class KnownComplete(NamedTuple):
+class CompletePeriod(NamedTuple):
     """The time for which a file is known to contain every trade, in UNIX seconds.
 
     Attributes:
@@ -143,13 +143,13 @@ class KnownComplete(NamedTuple):
     since_s: int | None = None
     until_s: int | None = None
 
-    def without_future(self) -> KnownComplete:
+    def without_future(self) -> CompletePeriod:
         """The same, without an end that is still to come: no file has trades up to there."""
         is_past = self.until_s is not None and self.until_s <= time.time()
         return self if is_past else self._replace(until_s=None)
 
 
-UNKNOWN = KnownComplete()
+NO_KNOWN_PERIOD = CompletePeriod()
 
 
 class Member(NamedTuple):
@@ -161,13 +161,15 @@ class Member(NamedTuple):
         size: bytes, unpacked.
         crc: CRC-32 of the unpacked bytes, from the ZIP's directory; None for a file on disk.
         complete: the time for which the file is known to contain every trade.
+        period_by_name: that time by the names around the file alone.
     """
 
     path: Path
     inner: str
     size: int
     crc: int | None
-    complete: KnownComplete
+    complete: CompletePeriod
+    period_by_name: CompletePeriod
 
     def __str__(self) -> str:
         """The name shown to users: `Kraken.zip:folder/XBTUSD.csv`."""
@@ -230,10 +232,11 @@ def _members(path: Path) -> list[Member]:
 
 
 def _member(path: Path, inner: str, size: int, crc: int | None) -> Member:
-    return Member(path, inner, size, crc, complete_by_name(path, inner))
+    period = _period_by_name(path, inner)
+    return Member(path, inner, size, crc, period, period)
 
 
-def complete_by_name(path: Path, inner: str) -> KnownComplete:
+def _period_by_name(path: Path, inner: str) -> CompletePeriod:
     """The time for which a file contains every trade by the names around it.
 
     Two are read, the innermost first: Kraken's ZIPs contain one folder.
@@ -248,10 +251,10 @@ def complete_by_name(path: Path, inner: str) -> KnownComplete:
         if quarter := _QUARTER.search(name):
             opens = np.datetime64(f"{quarter[2]}-{3 * int(quarter[1]) - 2:02d}", "M")
             seconds = [int(month.astype("M8[s]").astype(np.int64)) for month in (opens, opens + 3)]
-            return KnownComplete(*seconds).without_future()
+            return CompletePeriod(*seconds).without_future()
         if _HISTORY.fullmatch(name):
-            return KnownComplete(0)
-    return UNKNOWN
+            return CompletePeriod(0)
+    return NO_KNOWN_PERIOD
 
 
 def _zip_members(path: Path, entries: list[zipfile.ZipInfo]) -> list[Member]:
@@ -411,7 +414,7 @@ def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
 
 T = TypeVar("T")
 
-DEPTH = 4
+BLOCKS_AHEAD = 4
 """Number of blocks that are read while earlier ones are written."""
 
 
@@ -422,7 +425,7 @@ def iterate_ahead(items: Iterator[T]) -> Generator[T, None, None]:
         items: runs in the thread; no item is None.
     """
     pool = ThreadPoolExecutor(1)
-    produced = deque(pool.submit(next, items, None) for _ in range(DEPTH))
+    produced = deque(pool.submit(next, items, None) for _ in range(BLOCKS_AHEAD))
     try:
         while (item := produced.popleft().result()) is not None:
             produced.append(pool.submit(next, items, None))

@@ -9,20 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, complete_by_name
+from harvester.csv_import.csv_files import NO_KNOWN_PERIOD, CompletePeriod, Member
 from harvester.csv_import.file_scan import ScannedFile
 from harvester.csv_import.missing_trades import MAX_RUNS, NO_RUNS, around, missing_ids
 from harvester.errors import DamagedFile
-from harvester.query.plan import gap_note
 from harvester.schema import Int64s
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId
 from harvester.storage.segment import ImportedRange
 from harvester.storage.trade_store import TradeStore
-from harvester.times import DAY, END_OF_TIME, SECOND, Range, missing, overlap, union
+from harvester.times import DAY, END_OF_TIME, SECOND, Range, gap_note, missing, overlap, union
 
 
 def chains(
-    files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN, *, is_delisted: bool = False
+    files: Sequence[ScannedFile],
+    complete_by_user: CompletePeriod = NO_KNOWN_PERIOD,
+    *,
+    is_delisted: bool = False,
 ) -> list[list[ScannedFile]]:
     """Group the files of a pair into chains: a file that begins where another ends follows it.
 
@@ -30,17 +32,17 @@ def chains(
 
     Args:
         files: all scanned files of a pair.
-        said: the time for which they together contain every trade, if the user said so. It counts
-            for the beginning of the first file and the end of the last file, and never for an end
-            that another file follows.
+        complete_by_user: the time for which they together contain every trade, if the user said so.
+            It counts for the beginning of the first file and the end of the last file, and never
+            for an end that another file follows.
         is_delisted: whether nothing of the pair can be downloaded.
 
     Returns:
         The chains, and the files of each, in order of time.
     """
     found: list[list[ScannedFile]] = []
-    said = said.without_future()
-    vouched = [file._replace(is_vouched_for=None not in said) for file in files]
+    complete_by_user = complete_by_user.without_future()
+    vouched = [file._replace(is_complete_by_user=None not in complete_by_user) for file in files]
     in_order = sorted(vouched, key=lambda file: (file.begins_ns or 0, file.member))
     for file in _with_true_bounds(in_order):
         since_s = file.member.complete.since_s
@@ -55,13 +57,13 @@ def chains(
             found.append([file])
     # An empty file of unknown time has no place in the order; it gets a bound only if it is alone.
     placed = [chain for chain in found if chain[0].begins_ns is not None] or found
-    if placed and said.since_s is not None:
+    if placed and complete_by_user.since_s is not None:
         # Of files that begin or end alike, the one with more rows.
         first = min(placed, key=lambda chain: (chain[0].begins_ns or 0, -chain[0].rows))
-        first[0] = first[0].with_bounds(since_s=said.since_s)
-    if placed and said.until_s is not None:
+        first[0] = first[0].with_bounds(since_s=complete_by_user.since_s)
+    if placed and complete_by_user.until_s is not None:
         last = max(placed, key=lambda chain: (chain[-1].ends_ns, chain[-1].rows))
-        last[-1] = last[-1].with_bounds(until_s=said.until_s)
+        last[-1] = last[-1].with_bounds(until_s=complete_by_user.until_s)
     if is_delisted:
         return [[*chain[:-1], _ending_with_last_row(chain[-1])] for chain in found]
     return found
@@ -80,7 +82,7 @@ def _with_true_bounds(files: Sequence[ScannedFile]) -> list[ScannedFile]:
     for file in files:
         since_s, until_s = file.member.complete
         if file.first_ns is None or file.last_ns is None:
-            if not file.is_whole:
+            if not file.is_complete:
                 contradicted.add(file.member)
             continue
         first_s, last_s = file.first_ns // SECOND, file.last_ns // SECOND
@@ -115,7 +117,7 @@ def _ending_with_last_row(file: ScannedFile) -> ScannedFile:
     The ZIP has the checksum of the file as Kraken wrote it, and Kraken ends it with a quarter: if
     one ends there, the history is complete up to the second of its last row.
     """
-    is_history = complete_by_name(file.member.path, file.member.inner) == KnownComplete(0)
+    is_history = file.member.period_by_name == CompletePeriod(0)
     is_checked = file.member.crc is not None and not file.bad
     has_no_end = file.member.complete.until_s is None
     if is_history and is_checked and has_no_end and file.last_ns is not None:
@@ -131,23 +133,23 @@ def _quarter_of(stamp_s: int) -> int:
     return int(np.datetime64(stamp_s, "s").astype("M8[M]").astype(np.int64)) // 3
 
 
-def unreadable_times(files: Sequence[ScannedFile]) -> list[Range]:
-    """The times of a chain's unreadable rows, and the turns from one of its files to the next.
+def doubtful_ranges(files: Sequence[ScannedFile]) -> list[Range]:
+    """Ranges around unreadable rows and around the join of two files.
 
-    Files may be rounded in different ways: a trade at their turn may be in both or neither. It is
-    in doubt unless the user vouches for them.
+    Files may round differently: a trade at their join may be in both or in neither. A join is left
+    out if the user vouched for the file after it.
     """
     found = [span for file in files for span in file.bad_times]
     for following in files[1:]:
-        if not following.is_vouched_for:
+        if not following.is_complete_by_user:
             turn_ns = (following.member.complete.since_s or 0) * SECOND
             found.append(around(turn_ns - 1, turn_ns))
     return found
 
 
-def known_ends(files: Sequence[ScannedFile]) -> KnownComplete:
+def complete_period(files: Sequence[ScannedFile]) -> CompletePeriod:
     """The time for which a chain of files is known to contain every trade."""
-    return KnownComplete(files[0].member.complete.since_s, files[-1].member.complete.until_s)
+    return CompletePeriod(files[0].member.complete.since_s, files[-1].member.complete.until_s)
 
 
 def damaged_times(files: Sequence[ScannedFile]) -> Iterator[Range]:
@@ -167,9 +169,9 @@ ADJACENT_NS = 3 * SECOND
 """Ranges that end so near to one another leave a gap between them, as no file covers its ends."""
 
 
-def ends_to_want(
+def ends_to_request(
     files: Sequence[ScannedFile], known: Sequence[Range], *, is_delisted: bool
-) -> KnownComplete:
+) -> CompletePeriod:
     """The ends of a chain of files up to which time counts as requested, beyond its rows.
 
     No file covers the second at its end. That second is a gap if the archive has the time on the
@@ -181,20 +183,22 @@ def ends_to_want(
         known: the ranges that the archive covers already, or that were requested before.
         is_delisted: whether nothing of the pair can be downloaded.
     """
-    complete, last = known_ends(files), files[-1]
+    complete, last = complete_period(files), files[-1]
     lacks_rows = any(file.bad or (file.unproved and not is_delisted) for file in files)
     is_end_bad = any(span.through == END_OF_TIME for span in last.bad_times)
     if is_end_bad and not is_delisted:
         # Nobody knows where the undamaged file ends; the newest day is downloaded in any case.
         yesterday_s = (time.time_ns() - DAY) // SECOND
-        complete = KnownComplete(complete.since_s, complete.until_s or yesterday_s)
+        complete = CompletePeriod(complete.since_s, complete.until_s or yesterday_s)
 
-    def is_wanted(end_s: int) -> bool:
+    def is_requested(end_s: int) -> bool:
         near = Range(end_s * SECOND - ADJACENT_NS, end_s * SECOND + ADJACENT_NS)
         is_met = any(overlap(near, span) for span in known) and not is_delisted
         return lacks_rows or is_met
 
-    return KnownComplete(*(end if end is not None and is_wanted(end) else None for end in complete))
+    return CompletePeriod(
+        *(end if end is not None and is_requested(end) else None for end in complete)
+    )
 
 
 class UncoveredIds(NamedTuple):
@@ -235,9 +239,9 @@ def uncovered_ids(
         notes.append(
             "its trade ids skip too often, or are in no order: they show no missing trades"
         )
-    before, behind = _stored_ids(files, archive, pair) if is_known else ([], [])
+    before, after = _stored_ids(files, archive, pair) if is_known else ([], [])
     within = [file.id_runs for file in files if file.id_runs is not None]
-    lacking = missing_ids([*before, *within, *behind])
+    lacking = missing_ids([*before, *within, *after])
     if len(lacking.counts) <= MAX_RUNS:
         is_open = [bool(missing([around_], covered)) for around_ in lacking.ranges()]
         lacking = lacking.where(np.array(is_open, bool))
@@ -248,10 +252,10 @@ def uncovered_ids(
         reason = "nothing can download them, so that time counts as covered"
         after, through = lacking.seconds_between().T
         is_split &= after < through
-    if files[0].is_vouched_for:
+    if files[0].is_complete_by_user:
         # Stored trades say more, if the place can be downloaded.
-        stored = [] if not backfill else [runs[0, 0] for runs in (*before, *behind)]
-        is_split &= np.isin(lacking.before, stored) | np.isin(lacking.behind, stored)
+        stored = [] if not backfill else [runs[0, 0] for runs in (*before, *after)]
+        is_split &= np.isin(lacking.before, stored) | np.isin(lacking.after, stored)
         reason = "that time counts as covered, because you gave --whole-since and --whole-until"
     split, counted = lacking.where(is_split), lacking.where(~is_split)
     between = [Range(*span) for span in split.seconds_between().tolist()]
@@ -261,14 +265,14 @@ def uncovered_ids(
         notes.append(f"{split.text()}; {advice}{gap_note(ranges)}")
     if len(counted.counts):
         notes.append(f"{counted.text()}: {reason}")
-    sides = zip(counted.before.tolist(), counted.behind.tolist(), strict=True)
+    sides = zip(counted.before.tolist(), counted.after.tolist(), strict=True)
     return UncoveredIds(ranges, notes, frozenset(sides) if is_known else None)
 
 
 def _stored_ids(
     files: Sequence[ScannedFile], archive: TradeStore, pair: str
 ) -> tuple[list[Int64s], list[Int64s]]:
-    """The last stored id before the files and the first one behind them, if they meet there.
+    """The last stored id before the files and the first one after them, if they meet there.
 
     They meet if no time between is left uncovered. Before a market's first trade stands id 0. Both
     are lists of one run or none, as there is none if trades without an id are between.
@@ -279,7 +283,7 @@ def _stored_ids(
     first_ns = min(file.first_ns for file in files if file.first_ns is not None)
     last_ns = max(file.last_ns for file in files if file.last_ns is not None)
     covered, begins_ns = archive.coverage(pair), files[0].begins_ns or 0
-    before, behind = list[Int64s](), list[Int64s]()
+    before, after = list[Int64s](), list[Int64s]()
     reached = max((span.through for span in covered if span.after < first_ns), default=0)
     if begins_ns - 1 <= reached < first_ns:
         known = known_last_id(archive, pair, reached)
@@ -289,9 +293,9 @@ def _stored_ids(
     following = (
         archive.first_id_after(pair, opens) if last_ns <= opens <= files[-1].ends_ns else None
     )
-    if following and not following[1] and following[0] > runs[:, 1].max():
-        behind = [np.repeat([[following[0], opens + 1]], 2, axis=1)]
-    return before, behind
+    if following and not following.rows_without_id and following.trade_id > runs[:, 1].max():
+        after = [np.repeat([[following.trade_id, opens + 1]], 2, axis=1)]
+    return before, after
 
 
 def known_last_id(archive: TradeStore, pair: str, moment: int) -> LastId | None:

@@ -14,17 +14,16 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.csv_import.csv_files import (
-    UNKNOWN,
+    NO_KNOWN_PERIOD,
     BadRow,
     Member,
     blocks,
     checksum,
-    complete_by_name,
     head,
     pieces,
 )
 from harvester.csv_import.missing_trades import NO_RUNS, IdRunFinder, SilenceFinder, UnreadableTimes
-from harvester.csv_import.parse import ORDER_TYPES, SIDES, Layout, Parsed, number, parse
+from harvester.csv_import.parse import ORDER_TYPES, SIDES, Layout, Parsed, parse, parse_number
 from harvester.csv_import.row_order import check_order
 from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
@@ -58,7 +57,7 @@ _NAMES = {
 
 def is_time(text: str) -> bool:
     """Whether a text can be the time of a trade in UNIX seconds: from 2011 to 2262."""
-    seconds = number(text)
+    seconds = parse_number(text)
     return seconds is not None and BEGINNING_NS <= seconds * SECOND <= END_OF_TIME
 
 
@@ -168,7 +167,7 @@ def _nearly_all(rows: Sequence[Sequence[str]], column: int, test: Callable[[str]
 
 
 def _is_number(text: str) -> bool:
-    return number(text) is not None
+    return parse_number(text) is not None
 
 
 def _is_whole(text: str) -> bool:
@@ -209,11 +208,11 @@ class ScannedFile(NamedTuple):
         bad: number of unreadable rows.
         bad_rows: the unreadable rows, up to `MAX_BAD_ROWS_LISTED`.
         bad_times: ranges in which the unreadable rows may have been traded.
-        silences: long ranges without rows, in order; see `is_whole`.
+        silences: long ranges without rows, in order; see `is_complete`.
         rows_with_id: number of readable rows with a trade id.
         id_runs: its runs of consecutive trade ids, see `IdRunFinder.found`.
         latest_ns: rows of a later time were still to come, by this machine's clock: unreadable.
-        is_vouched_for: whether the user said that it is complete between two times.
+        is_complete_by_user: whether the user said that it is complete between two times.
         kept: what `batches` returns; None if these rows were not kept in memory.
     """
 
@@ -230,7 +229,7 @@ class ScannedFile(NamedTuple):
     rows_with_id: int
     id_runs: Int64s | None
     latest_ns: int
-    is_vouched_for: bool = False
+    is_complete_by_user: bool = False
     kept: Sequence[tuple[pa.RecordBatch, int]] | None = None
 
     @property
@@ -244,20 +243,20 @@ class ScannedFile(NamedTuple):
         return 0 < self.rows_with_id < self.rows
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether it is known to have every trade of its time, so that its silences are true.
 
         The user gave both ends, or it is in a ZIP, whose checksum it has, with a name that says so.
         """
-        by_name = complete_by_name(self.member.path, self.member.inner)
+        has_name = self.member.period_by_name != NO_KNOWN_PERIOD
         within = _range_by_name(self.member, self.first_ns, self.last_ns)
-        is_zipped = self.member.crc is not None and by_name != UNKNOWN and within != EVERYTHING
-        return self.is_vouched_for or is_zipped
+        is_zipped = self.member.crc is not None and has_name and within != EVERYTHING
+        return self.is_complete_by_user or is_zipped
 
     @property
     def unproved(self) -> list[Range]:
         """The ranges of which the file may lack trades, apart from its unreadable rows."""
-        return [] if self.is_whole else self.silences
+        return [] if self.is_complete else self.silences
 
     @property
     def begins_ns(self) -> int | None:
@@ -309,7 +308,7 @@ def scan_file(
     *,
     skip_bad_rows: bool = False,
     keep_rows: bool = False,
-    read: Callable[[int], None] = lambda _bytes: None,
+    on_bytes: Callable[[int], None] = lambda _bytes: None,
     stop: CancelToken | None = None,
 ) -> ScannedFile:
     """Read a file completely: detect its columns, its first and last time, and its bad rows.
@@ -318,7 +317,7 @@ def scan_file(
         member: the file.
         skip_bad_rows: count unreadable rows, instead of failing at the first one.
         keep_rows: keep the rows in memory, to be imported without reading the file again.
-        read: called with the number of bytes read since the last call.
+        on_bytes: called with the number of bytes read since the last call.
         stop: cancelled to end the scan.
 
     Raises:
@@ -327,7 +326,7 @@ def scan_file(
         Interrupted: `stop` was cancelled.
     """
     try:
-        return _read_whole(member, skip_bad_rows, keep_rows, read, stop)
+        return _read_whole(member, skip_bad_rows, keep_rows, on_bytes, stop)
     except DamagedFile:
         raise
     except BadFile:
@@ -341,7 +340,7 @@ def _read_whole(
     member: Member,
     skip_bad_rows: bool,
     keep_rows: bool,
-    read: Callable[[int], None],
+    on_bytes: Callable[[int], None],
     stop: CancelToken | None,
 ) -> ScannedFile:
     name = str(member)
@@ -372,7 +371,7 @@ def _read_whole(
                 id_runs.add(parsed.rows)
         if keep_rows:
             kept.append((parsed.rows, size))
-        read(size)
+        on_bytes(size)
     rows, ends = silences.rows, (silences.first_ns, silences.latest_ns)
     first_ns, last_ns = ends if rows else (None, None)
     within = _range_by_name(member, first_ns, last_ns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from harvester.errors import (
     BadFile,
     HarvesterError,
     UnknownPair,
-    as_error,
+    capture_error_sync,
     gravest,
 )
 from harvester.storage.trade_store import TradeStore
@@ -289,7 +289,7 @@ def _import_pair(
     archive: TradeStore, files: PairFiles, options: ImportOptions
 ) -> list[ImportReport]:
     reports: list[ImportReport] = []
-    error = _error_of(partial(_import_chains, archive, files, options, reports))
+    error = capture_error_sync(partial(_import_chains, archive, files, options, reports))
     if error is not None:
         names = [str(member) for member in files.members]
         reports.append(ImportReport(names, files.pair.altname, [], files.size, error=error))
@@ -312,7 +312,7 @@ def _import_chains(
             skip_bad_rows=options.skip_bad_rows,
             keep_rows=files.size <= MAX_KEPT_BYTES,
             # Scanning counts as half of the bytes.
-            read=lambda size: options.read(name, size - size // 2),
+            on_bytes=lambda size: options.on_bytes(name, size - size // 2),
             stop=options.stop,
         )
         for member in files.members
@@ -328,24 +328,15 @@ def _import_chains(
                 archive, files.pair, chain, options, bad_times, states, is_delisted=is_delisted
             )
             importers.append(importer)
-            importer.report.error = _error_of(partial(importer.run, pair_writer))
+            importer.report.error = capture_error_sync(partial(importer.run, pair_writer))
             importer.report.seconds = time.perf_counter() - start_s
             reports.append(importer.report)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
             if importer.report.error is None and not options.stop.is_cancelled:
-                importer.report.error = _error_of(importer.check_skipped)
+                importer.report.error = capture_error_sync(importer.check_skipped)
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.
-            reports[-1].error = reports[-1].error or _error_of(pair_writer.compact)
+            reports[-1].error = reports[-1].error or capture_error_sync(pair_writer.compact)
         for report in reports:
             options.done(report)
-
-
-def _error_of(work: Callable[[], object]) -> HarvesterError | None:
-    """Do the work of one pair, and return the error that ended it, so that others go on."""
-    try:
-        work()
-    except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
-        return as_error(fault)
-    return None

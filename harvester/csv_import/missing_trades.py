@@ -1,4 +1,7 @@
-"""Of which time a file may lack trades: around unreadable rows, silences and missing trade ids."""
+"""Find the ranges for which a CSV file may lack trades.
+
+They are around unreadable rows, long silences and missing ids.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +52,10 @@ class UnreadableTimes:
         if len(stamps):
             self._latest = int(stamps[-1])
 
-    def _add_run(self, before: int | None, behind: int | None) -> None:
-        if self._runs and (len(self._runs) == MAX_RUNS or self._runs[-1] == (before, behind)):
+    def _add_run(self, before: int | None, after: int | None) -> None:
+        if self._runs and (len(self._runs) == MAX_RUNS or self._runs[-1] == (before, after)):
             before = self._runs.pop()[0]
-        self._runs.append((before, behind))
+        self._runs.append((before, after))
 
     def ranges(self, within: Range) -> list[Range]:
         """Ranges that contain all bad rows, as far out of order as rows may be.
@@ -61,12 +64,12 @@ class UnreadableTimes:
             within: the range of the file, as far as it is known.
         """
         found = []
-        for before, behind in self._runs:
+        for before, after in self._runs:
             begin_ns, end_ns = within
             if before is not None:
                 begin_ns = max(begin_ns, before - MAX_STEP_BACK_S * SECOND)
-            if behind is not None:
-                end_ns = min(end_ns, behind + MAX_STEP_BACK_S * SECOND)
+            if after is not None:
+                end_ns = min(end_ns, after + MAX_STEP_BACK_S * SECOND)
             found.append(around(begin_ns, end_ns))
         return union(found)
 
@@ -150,14 +153,14 @@ class SilenceFinder:
         begin_ns = within.after if within.after > 0 else self.first_ns
         end_ns = within.through + 1 if within.through < END_OF_TIME else self.latest_ns
         before = _Silence(0, begin_ns, self.first_ns)
-        behind = _Silence(self.rows, self.latest_ns, end_ns)
+        after = _Silence(self.rows, self.latest_ns, end_ns)
         inner = {silence for silence in self._silences if silence.length_ns > longest_ns}
         inner.update(self._near_ends(SILENCE_GAPS * average_ns))
-        at_ends = [silence for silence in (before, behind) if silence.length_ns > longest_ns]
+        at_ends = [silence for silence in (before, after) if silence.length_ns > longest_ns]
         found = [Range(silence.begin_ns, silence.end_ns - 1) for silence in (*inner, *at_ends)]
         groups = [
             (right.rows_before - left.rows_before, left.end_ns, right.begin_ns)
-            for left, right in pairwise([before, *sorted(inner), behind])
+            for left, right in pairwise([before, *sorted(inner), after])
         ]
         most = max(rows for rows, _, _ in groups)
         found += [around(*ends) for rows, *ends in groups if rows <= MAX_STRAY_ROWS < most]
@@ -257,20 +260,20 @@ class MissingIds(NamedTuple):
 
     Attributes:
         before: the ids before them.
-        behind: the ids behind them.
+        after: the ids after them.
         counts: how many are missing.
-        times: the times of the trades before and behind, shape (places, 2).
+        times: the times of the trades before and after, shape (places, 2).
     """
 
     before: Int64s
-    behind: Int64s
+    after: Int64s
     counts: Int64s
     times: Int64s
 
     def text(self) -> str:
         """The places in words."""
         places = counted(len(self.counts), "place")
-        first = f"the first between ids {self.before[0]} and {self.behind[0]}"
+        first = f"the first between ids {self.before[0]} and {self.after[0]}"
         return f"{self.counts.sum():,} trade ids are missing at {places}, {first}"
 
     def where(self, is_chosen: NDArray[np.bool_]) -> MissingIds:

@@ -13,7 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.csv_import.csv_files import Member, blocks
-from harvester.csv_import.parse import NO_LINE_END, BadLine, Digits, Unusual, decimal, number, read
+from harvester.csv_import.parse import (
+    LARGEST_INT64,
+    NO_LINE_END,
+    BadLine,
+    Digits,
+    Unusual,
+    parse_field,
+    parse_number,
+    parse_plain,
+)
 from harvester.errors import BadFile
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimal_array, times
@@ -34,7 +43,6 @@ ROWS = pa.schema(
 """Columns of a candle; null stands for a number with more digits than the archive can store. Then
 `exact` has the whole candle as JSON; otherwise it is null."""
 
-_LARGEST = 2**63 - 1
 MAX_DIGITS = 30
 """A number with more digits before or after its point is refused."""
 
@@ -106,7 +114,7 @@ class _Reader:
         Raises:
             Unusual: there is anything else, or a line is not a candle.
         """
-        rows = _columns(read(block, COLUMNS))
+        rows = _columns(parse_plain(block, COLUMNS))
         stamps = times(rows)
         is_rising = int(stamps[0]) > self.latest_ns and bool((np.diff(stamps) > 0).all())
         if not is_rising or (stamps % self.width_ns).any():
@@ -157,7 +165,9 @@ class _Reader:
 
 def _is_header(line: bytes) -> bool:
     fields = line.decode(errors="replace").split(",")
-    return len(fields) == len(COLUMNS) and all(number(field.strip()) is None for field in fields)
+    return len(fields) == len(COLUMNS) and all(
+        parse_number(field.strip()) is None for field in fields
+    )
 
 
 def _columns(fields: Digits) -> pa.RecordBatch:
@@ -197,13 +207,13 @@ def _candle(text: str) -> Candle:
         raise BadLine(f"its time {fields[0]} lies outside 2011 to 2262")
     if seconds != int(seconds):
         raise BadLine(f"its time {fields[0]} is no whole second")
-    if count > _LARGEST or count != int(count):
+    if count > LARGEST_INT64 or count != int(count):
         raise BadLine(f"its number of trades {fields[-1]} is no whole number of 64 bits")
     return Candle(int(seconds) * SECOND, **values, vwap=Decimal(0), count=int(count))
 
 
 def _number(name: str, text: str) -> Decimal:
-    value = decimal(name, text)
+    value = parse_field(name, text)
     if value < 0:
         raise BadLine(f"{name} {text} is below 0")
     if int(value.as_tuple().exponent) < -MAX_DIGITS or value.adjusted() >= MAX_DIGITS:
@@ -226,7 +236,7 @@ def candle_rows(candles: Sequence[Candle]) -> pa.RecordBatch:
 def _fitting(value: Decimal | int, kind: pa.DataType) -> Decimal | int | None:
     """A value for a column; None if the value has more digits than the column can store."""
     if isinstance(value, int):
-        return value if value <= _LARGEST else None
+        return value if value <= LARGEST_INT64 else None
     exact = value.quantize(Decimal(1).scaleb(-kind.scale), context=_EXACT)
     fits = exact == value and exact < 10 ** (kind.precision - kind.scale)
     return exact if fits else None

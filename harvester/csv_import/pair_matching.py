@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from harvester.argument_types import Moment, moment_ns
-from harvester.csv_import.csv_files import UNKNOWN, KnownComplete, Member, find
+from harvester.csv_import.csv_files import NO_KNOWN_PERIOD, CompletePeriod, Member, find
 from harvester.errors import ExchangeError, UsageError, first_few
 from harvester.kraken.pairs import (
     Pair,
@@ -20,9 +20,8 @@ from harvester.kraken.pairs import (
     delisted_pair,
     is_listed,
     is_pattern,
+    kraken_altname,
     match_pattern,
-    resolve,
-    usual_altname,
 )
 from harvester.pair_selection import as_stored, known_pairs
 from harvester.storage.trade_store import TradeStore
@@ -59,7 +58,7 @@ class ImportRequest:
     pair: str | None = None
     pairs: Sequence[str] = ()
     delisted: bool = False
-    complete: KnownComplete = UNKNOWN
+    complete: CompletePeriod = NO_KNOWN_PERIOD
     skip_bad_rows: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def import_request(  # noqa: PLR0913 - the options of the command
         pair,
         [name.strip() for name in names if name.strip()],
         bool(delisted),
-        KnownComplete(since_s, until_s),
+        CompletePeriod(since_s, until_s),
         bool(skip_bad_rows),
     )
 
@@ -140,7 +139,7 @@ class PairFiles(NamedTuple):
 
     pair: Pair
     members: list[Member]
-    complete: KnownComplete = UNKNOWN
+    complete: CompletePeriod = NO_KNOWN_PERIOD
     is_delisted: bool = False
 
     @property
@@ -234,7 +233,7 @@ def _match_by_name(
     names = PairIndex(known.values())
     files: dict[str, PairFiles] = {}
     for member in members:
-        pair = names.find(member.stem) or delisted_pair(usual_altname(member.stem))
+        pair = names.find(member.stem) or delisted_pair(kraken_altname(member.stem))
         pair = as_stored(pair, known, stored)
         if pair.altname not in files:
             files[pair.altname] = _pair_files(request, pair, [], listed)
@@ -290,13 +289,14 @@ def _pair_of_only_file(
             "file, or leave out --pair, so that each file's name says its pair"
         )
     known, listed = known_pairs(archive), None
-    pair = PairIndex(known.values()).find(text)
-    if pair is None or request.delisted:
+    names = PairIndex(known.values())
+    if request.delisted or names.find(text) is None:
         known, listed = ask()
-        pair = PairIndex(known.values()).find(text)
+        names = PairIndex(known.values())
+    pair = names.find(text)
     if pair is None and request.delisted and _is_altname(text):
-        pair = Pair(altname=usual_altname(text))
-    pair = as_stored(pair or resolve(text, known.values()), known, archive.stored_pairs())
+        pair = Pair(altname=kraken_altname(text))
+    pair = as_stored(pair or names.resolve(text), known, archive.stored_pairs())
     return _pair_files(request, pair, list(members), listed)
 
 

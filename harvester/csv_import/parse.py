@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pc
+import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
+from harvester import schema
 from harvester.csv_import.csv_files import BadRow
-from harvester.schema import ORDER_TYPES as ORDER_WORDS
-from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
-from harvester.schema import SIDES as SIDE_WORDS
+from harvester.schema import PRICE, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
 from harvester.times import BEGINNING_NS, END_OF_TIME, show
 
 # --- fast parsing of plain digits -----------------------------------------------------------------
@@ -28,7 +27,7 @@ Bytes = NDArray[np.uint8]
 
 _COMMA, _DOT, _LINE = b",.\n"
 _ZERO, _NINE = b"09"
-_LARGEST_INT = 2**63 - 1
+LARGEST_INT64 = 2**63 - 1
 
 
 class Unusual(Exception):
@@ -42,7 +41,10 @@ def _indexes(letters: bytes) -> NDArray[np.int32]:
     return indexes
 
 
-_LETTERS = {"side": (_indexes(b"bs"), SIDE_WORDS), "order_type": (_indexes(b"ml"), ORDER_WORDS)}
+_LETTERS = {
+    "side": (_indexes(b"bs"), schema.SIDES),
+    "order_type": (_indexes(b"ml"), schema.ORDER_TYPES),
+}
 """By column, the index of each letter that occurs, and the words that the letters stand for."""
 
 
@@ -60,11 +62,7 @@ class Digits(NamedTuple):
     words: dict[str, pa.DictionaryArray]
 
     def refuse_points(self, names: Iterable[str]) -> None:
-        """Check that columns of whole numbers have no decimal point.
-
-        Raises:
-            Unusual: a number has one.
-        """
+        """Raise Unusual if a column of whole numbers has a decimal point."""
         if any(self.decimals[name].any() for name in names):
             raise Unusual
 
@@ -85,7 +83,7 @@ class Digits(NamedTuple):
         if most > scale:
             raise Unusual
         largest = [
-            min(10 ** (before + count) - 1, _LARGEST_INT // 10 ** (scale - count))
+            min(10 ** (before + count) - 1, LARGEST_INT64 // 10 ** (scale - count))
             for count in range(scale + 1)
         ]
         if least == most:
@@ -99,7 +97,7 @@ class Digits(NamedTuple):
         return result
 
 
-def read(block: bytes, columns: Sequence[str]) -> Digits:
+def parse_plain(block: bytes, columns: Sequence[str]) -> Digits:
     """Parse complete lines of plain numbers, and of letters in their columns; `misc` is empty.
 
     Args:
@@ -137,15 +135,15 @@ def read(block: bytes, columns: Sequence[str]) -> Digits:
     return Digits(batch, counted, words)
 
 
-def _numbers(block: bytes, columns: Sequence[str], wanted: Sequence[str]) -> pa.RecordBatch:
+def _numbers(block: bytes, columns: Sequence[str], numeric: Sequence[str]) -> pa.RecordBatch:
     try:
-        table = pc.read_csv(
+        table = pa_csv.read_csv(
             pa.BufferReader(block.replace(b".", b"")),
-            pc.ReadOptions(use_threads=False, column_names=columns, block_size=len(block) + 1),
-            pc.ParseOptions(quote_char=False, ignore_empty_lines=False),
-            pc.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pa.int64()),
-                include_columns=list(wanted),
+            pa_csv.ReadOptions(use_threads=False, column_names=columns, block_size=len(block) + 1),
+            pa_csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(numeric, pa.int64()),
+                include_columns=list(numeric),
                 null_values=[],
             ),
         )
@@ -176,19 +174,19 @@ def _fields(text: Bytes, width: int) -> tuple[Int64s, Int64s]:
     by_row = separators[fields].reshape(-1, width)
     if not ((by_row[:, :-1] == _COMMA).all() and (by_row[:, -1] == _LINE).all()):
         raise Unusual
-    is_behind_dot = is_dot[:-1]
+    is_after_dot = is_dot[:-1]
     # The digits between a point and the next separator; 0 between other separators.
     digits = np.zeros(len(positions), dtype=np.int64)
-    digits[1:] = (positions[1:] - positions[:-1] - 1) * is_behind_dot
+    digits[1:] = (positions[1:] - positions[:-1] - 1) * is_after_dot
     # A point without a digit after it would disappear without a trace.
-    if (is_behind_dot & is_dot[1:]).any() or (is_behind_dot & (digits[1:] == 0)).any():
+    if (is_after_dot & is_dot[1:]).any() or (is_after_dot & (digits[1:] == 0)).any():
         raise Unusual
     shape = (-1, width)
     return positions[fields].reshape(shape), digits[fields].reshape(shape)
 
 
 def _begins(ends: Int64s, column: int) -> Int64s:
-    """Where the fields of a column begin: behind the end of the field before; shape (rows,).
+    """Where the fields of a column begin: after the end of the field before; shape (rows,).
 
     Args:
         ends: the ends of all fields, of shape (rows, width).
@@ -209,7 +207,7 @@ class Layout(NamedTuple):
     """The columns of a file.
 
     Attributes:
-        columns: their names in `schema.ROWS`, in order; none if the file has no rows.
+        columns: their names in `schema.PAGE_SCHEMA`, in order; none if the file has no rows.
         has_header: whether the first line has names instead of a trade.
     """
 
@@ -227,7 +225,7 @@ MAX_EXPONENT = 100
 """Beyond this power of ten, calculations with a number may overflow."""
 
 
-def number(text: str) -> Decimal | None:
+def parse_number(text: str) -> Decimal | None:
     """Parse a number exactly; None if the text is not a number that a trade can have."""
     try:
         value = Decimal(text) if text and _NUMBER.fullmatch(text) else None
@@ -252,7 +250,7 @@ class Parsed:
     """The result of parsing a block of lines.
 
     Attributes:
-        rows: the readable rows, a batch of `schema.ROWS`.
+        rows: the readable rows, a batch of `schema.PAGE_SCHEMA`.
         line_count: the number of lines.
         lines: the line number of each row; empty if there is nothing but rows.
         bad: the unreadable rows.
@@ -276,14 +274,14 @@ def parse(block: bytes, layout: Layout, first_line: int, latest_ns: int = END_OF
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
     try:
-        rows = _columns(read(block, layout.columns), latest_ns)
+        rows = _columns(parse_plain(block, layout.columns), latest_ns)
         return Parsed(rows, rows.num_rows)
     except Unusual:
         return _parse_by_line(block, layout, first_line, latest_ns)
 
 
 def _columns(fields: Digits, latest_ns: int) -> pa.RecordBatch:
-    """Convert numbers to a batch of `schema.ROWS`.
+    """Convert numbers to a batch of `schema.PAGE_SCHEMA`.
 
     Raises:
         Unusual: a number is out of bounds, or has too many digits.
@@ -302,7 +300,7 @@ def _columns(fields: Digits, latest_ns: int) -> pa.RecordBatch:
     ):
         raise Unusual
     columns = {
-        "time": int64s_as(ROWS.field("time").type, stamps),
+        "time": int64s_as(schema.PAGE_SCHEMA.field("time").type, stamps),
         "price": decimal_array(PRICE, scaled["price"]),
         "volume": decimal_array(VOLUME, scaled["volume"]),
         **fields.words,
@@ -313,7 +311,8 @@ def _columns(fields: Digits, latest_ns: int) -> pa.RecordBatch:
     if fields.words:
         columns["misc"] = empty_strings(rows)
     return pa.RecordBatch.from_arrays(
-        [columns.get(field.name, _nulls(rows, field.type)) for field in ROWS], schema=ROWS
+        [columns.get(field.name, _nulls(rows, field.type)) for field in schema.PAGE_SCHEMA],
+        schema=schema.PAGE_SCHEMA,
     )
 
 
@@ -357,7 +356,7 @@ def _parse_by_line(block: bytes, layout: Layout, first_line: int, latest_ns: int
     if rest.strip():
         text = rest.decode(errors="replace")
         bad.append(BadRow(first_line + len(texts), text, NO_LINE_END))
-    batch = pa.RecordBatch.from_pylist(rows, ROWS)
+    batch = pa.RecordBatch.from_pylist(rows, schema.PAGE_SCHEMA)
     return Parsed(batch, len(texts), lines, bad)
 
 
@@ -374,7 +373,7 @@ def _row(text: str, columns: Sequence[str], latest_ns: int) -> dict[str, Any]:
     if "\ufffd" in text:
         raise BadLine("it is no UTF-8")
     texts = _split(text, columns)
-    row: dict[str, Any] = {name: _number(name, texts[name]) for name in _DECIMALS}
+    row: dict[str, Any] = {name: _parse_scaled_field(name, texts[name]) for name in _DECIMALS}
     row["time"] = _time_ns(texts["time"], latest_ns)
     if row["price"] <= 0:
         raise BadLine(f"price {texts['price']} is not above 0")
@@ -383,8 +382,8 @@ def _row(text: str, columns: Sequence[str], latest_ns: int) -> dict[str, Any]:
     if "trade_id" in texts:
         row["trade_id"] = _id(texts["trade_id"].strip())
     if "side" in texts:
-        row["side"] = _word(texts["side"], SIDES, "neither b nor s")
-        row["order_type"] = _word(texts["order_type"], ORDER_TYPES, "neither m nor l")
+        row["side"] = _parse_side_or_type(texts["side"], SIDES, "neither b nor s")
+        row["order_type"] = _parse_side_or_type(texts["order_type"], ORDER_TYPES, "neither m nor l")
         row["misc"] = texts["misc"]
     return row
 
@@ -401,7 +400,7 @@ def _split(text: str, columns: Sequence[str]) -> dict[str, str]:
 
 
 def _time_ns(text: str, latest_ns: int) -> int:
-    stamp = int(_number("time", text).scaleb(9, _EXACT))
+    stamp = int(_parse_scaled_field("time", text).scaleb(9, _EXACT))
     if not BEGINNING_NS <= stamp <= END_OF_TIME:
         raise BadLine(f"its time {text} lies outside 2011 to 2262")
     if stamp > latest_ns:
@@ -409,7 +408,7 @@ def _time_ns(text: str, latest_ns: int) -> int:
     return stamp
 
 
-def decimal(name: str, text: str) -> Decimal:
+def parse_field(name: str, text: str) -> Decimal:
     """Parse a field exactly.
 
     Args:
@@ -419,14 +418,14 @@ def decimal(name: str, text: str) -> Decimal:
     Raises:
         BadLine: it is not a number.
     """
-    value = number(text.strip())
+    value = parse_number(text.strip())
     if value is None:
         raise BadLine(f"{name} {text.strip()!r} is no number")
     return value
 
 
-def _number(name: str, text: str) -> Decimal:
-    value = decimal(name, text)
+def _parse_scaled_field(name: str, text: str) -> Decimal:
+    value = parse_field(name, text)
     try:
         exact = value.quantize(Decimal(1).scaleb(-_DECIMALS[name]), context=_EXACT)
     except InvalidOperation:
@@ -439,12 +438,12 @@ def _number(name: str, text: str) -> Decimal:
 def _id(text: str) -> int | None:
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and int(text) <= _LARGEST_INT):
+    if not (text.isascii() and text.isdigit() and int(text) <= LARGEST_INT64):
         raise BadLine(f"trade id {text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text) or None
 
 
-def _word(text: str, known: Mapping[str, str], what: str) -> str | None:
+def _parse_side_or_type(text: str, known: Mapping[str, str], what: str) -> str | None:
     if text not in known:
         raise BadLine(f"{text!r} is {what}")
     return known[text]

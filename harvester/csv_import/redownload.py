@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.csv_import.rounding import (
+    ROUNDING_MODES,
     SHIFTS_NS,
     TOLERANCE_NS,
-    WAYS,
     KeyedRows,
     concatenated,
     keyed_rows,
@@ -22,7 +22,7 @@ from harvester.csv_import.rounding import (
     price_hashes,
 )
 from harvester.download.events import (
-    Day,
+    DayDifference,
     Noted,
     NotReplaced,
     Replaced,
@@ -40,7 +40,7 @@ from harvester.storage.segment import Segment, reading_order
 from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import (
     REDOWNLOADS,
-    Uncovered,
+    NewGap,
     Writer,
     open_writer,
     staged_segments,
@@ -185,18 +185,18 @@ class _Redownload:
         """Download what is not staged yet of the range of an imported segment."""
         await self._options.stop.guard(asyncio.sleep(0))
 
-        def uncover(lost: Range) -> list[Uncovered]:
+        def remove_coverage(lost: Range) -> list[NewGap]:
             # A neighbour may lack trades that the exchange shows by now. They are downloaded later.
             outside = missing([lost], [segment.range])
-            uncovered = [self._download.writer.uncover(part) for part in outside]
-            return list(chain(staging.uncover(lost), *uncovered))
+            removed = [self._download.writer.remove_coverage(part) for part in outside]
+            return list(chain(staging.remove_coverage(lost), *removed))
 
         before: list[Range] = []
         while (parts := missing([segment.range], [s.range for s in view.staged()])) != before:
             before = parts
             try:
                 for part in parts:
-                    await RangeDownload(self._download, staging, view, part, uncover).run()
+                    await RangeDownload(self._download, staging, view, part, remove_coverage).run()
             except ImportIncomplete as lack:
                 # Another imported segment lacks trades: it may be replaced in this run, too.
                 self._download.incomplete.append(lack)
@@ -236,7 +236,9 @@ class _Redownload:
         self._result = self._result._replace(replaced=(*self._result.replaced, segment.range))
         self._options.listener(Replaced(self._pair, segment.range, rows))
 
-    def _compare(self, segment: Segment, staged: list[Segment]) -> tuple[list[Day], set[int]]:
+    def _compare(
+        self, segment: Segment, staged: list[Segment]
+    ) -> tuple[list[DayDifference], set[int]]:
         """Compare the rows of the file with the exchange's trades.
 
         Returns:
@@ -259,7 +261,7 @@ class _Redownload:
 
     def _days_without(
         self, segment: Segment, staged: list[Segment], row_stamps: Int64s, trade_stamps: Int64s
-    ) -> list[Day]:
+    ) -> list[DayDifference]:
         """The days of rows and trades without a counterpart, with their sums.
 
         Nobody knows how a file rounds its times, and rows of files that round differently may be in
@@ -273,14 +275,14 @@ class _Redownload:
         """
         file = _sums_by_day(self._volumes([segment]))
         trades = self._volumes(staged)
-        by_way = [_sums_by_day(trades, SHIFTS_NS[way]) for way in WAYS]
+        by_way = [_sums_by_day(trades, SHIFTS_NS[way]) for way in ROUNDING_MODES]
         exchange = min(by_way, key=lambda days: len(_differing(file, days)))
         alone = np.concatenate([row_stamps, trade_stamps])
         around = np.concatenate([alone - TOLERANCE_NS, alone, alone + TOLERANCE_NS])
         differing = _differing(file, exchange) & set((around // DAY).tolist())
         # Sums may be equal where prices are not, or where two volumes are exchanged.
         return [
-            Day(
+            DayDifference(
                 str(np.datetime64(day, "D")),
                 *file.get(day, DaySum()),
                 *exchange.get(day, DaySum()),
@@ -302,7 +304,7 @@ class _Redownload:
         prices = [np.empty(0, np.uint64), *(hashes for _, hashes in keyed)]
         return concatenated([rows for rows, _ in keyed]), np.concatenate(prices)
 
-    def _report_days(self, days: list[Day]) -> None:
+    def _report_days(self, days: list[DayDifference]) -> None:
         listed = len(self._result.days)
         self._result = self._result._replace(days=(*self._result.days, *days))
         for day in days[: max(0, MAX_DAYS_LISTED - listed)]:

@@ -45,7 +45,7 @@ class KeyedRows(NamedTuple):
 
 
 def keyed_rows(batch: pa.RecordBatch) -> KeyedRows:
-    """The rows of a batch of `schema.ROWS` or `schema.TRADES`, as a copy."""
+    """The rows of a batch of `schema.PAGE_SCHEMA` or `schema.SEGMENT_SCHEMA`, as a copy."""
     low, high = (words.astype(np.uint64) for words in decimal_words(batch.column("volume")))
     return KeyedRows(times(batch).copy(), _mixed(_mixed(price_hashes(batch) + low) + high))
 
@@ -81,10 +81,10 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 # A row of the file and a trade of the API are the same trade if second, price and volume are equal.
 # For each way of rounding, the rows of the file that have such a trade are counted.
 
-Way = Literal["down", "nearest", "up"]
-WAYS: tuple[Way, ...] = get_args(Way)
+RoundingMode = Literal["down", "nearest", "up"]
+ROUNDING_MODES: tuple[RoundingMode, ...] = get_args(RoundingMode)
 
-SHIFTS_NS: dict[Way, int] = {"down": 0, "nearest": SECOND // 2, "up": SECOND - 1}
+SHIFTS_NS: dict[RoundingMode, int] = {"down": 0, "nearest": SECOND // 2, "up": SECOND - 1}
 """Added to a time before it is truncated to its second."""
 
 MIN_AGREEMENT = 0.9
@@ -105,7 +105,7 @@ class Rounding(NamedTuple):
     of: int
 
     def words(self) -> str:
-        """The result as text behind "whole seconds, "."""
+        """The result as text after "whole seconds, "."""
         counts = f"{self.agree:,} of {self.of:,} trades stored already"
         return {
             "down": f"rounded down: {counts} agree",
@@ -120,8 +120,8 @@ class RoundingCounts:
 
     def __init__(self) -> None:
         """Start with no rows."""
-        self.of = 0
-        self.agree: dict[Way, int] = dict.fromkeys(WAYS, 0)
+        self.compared = 0
+        self.agree: dict[RoundingMode, int] = dict.fromkeys(ROUNDING_MODES, 0)
         self.is_whole = True
         """Whether all times of the file are whole seconds."""
 
@@ -137,7 +137,7 @@ class RoundingCounts:
             return
         api = api.within(Range(int(file.stamps[0]) - SECOND - 1, int(file.stamps[-1]) + SECOND))
         self.is_whole &= not (file.stamps % SECOND).any()
-        self.of += len(file.stamps)
+        self.compared += len(file.stamps)
         file_keys, counts = np.unique(_keys(file, 0), return_counts=True)
         for way, shift in SHIFTS_NS.items():
             api_keys, found = np.unique(_keys(api, shift), return_counts=True)
@@ -148,14 +148,14 @@ class RoundingCounts:
 
     def rounding(self) -> Rounding | None:
         """The rounding measured; None if nothing was compared, or times are finer than seconds."""
-        if not self.of or not self.is_whole:
+        if not self.compared or not self.is_whole:
             return None
-        way, *others = sorted(WAYS, key=lambda way: -self.agree[way])
+        way, *others = sorted(ROUNDING_MODES, key=lambda way: -self.agree[way])
         most = self.agree[way]
-        if most < MIN_AGREEMENT * self.of:
-            return Rounding("none", most, self.of)
+        if most < MIN_AGREEMENT * self.compared:
+            return Rounding("none", most, self.compared)
         is_unique = most > self.agree[others[0]]
-        return Rounding(way if is_unique else "ambiguous", most, self.of)
+        return Rounding(way if is_unique else "ambiguous", most, self.compared)
 
 
 def _keys(rows: KeyedRows, shift: int) -> NDArray[np.uint64]:

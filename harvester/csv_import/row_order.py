@@ -10,15 +10,17 @@ import pyarrow as pa
 from harvester.csv_import.boundaries import RowCount
 from harvester.csv_import.parse import Parsed
 from harvester.errors import BadFile, counted
-from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times, trade_ids
+from harvester.schema import NO_ROWS, Int64s, clip, joined, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
 from harvester.times import END_OF_TIME, SECOND, Range, show
 
 # --- order of time --------------------------------------------------------------------------------
 
 MAX_STEP_BACK_S = 60
-"""By at most this many seconds may the times of a file step back; its rows are sorted while they
-are read. Where times step back farther, one of them is wrong, or the file is not in order."""
+"""Largest step back in time that is tolerated; rows are sorted while they are read.
+
+A larger one means a wrong time or an unsorted file.
+"""
 
 
 def check_order(name: str, parsed: Parsed, first_line: int, latest_ns: int) -> int:
@@ -90,7 +92,7 @@ class Sorter:
 
     def __init__(self) -> None:
         """Start before the first row."""
-        self._carry = no_rows()
+        self._carry = NO_ROWS
         self._latest = -1
         self.repeats = RowCount()
         """Removed rows: they equal another row in every field, trade id included."""
@@ -112,7 +114,7 @@ class Sorter:
 
     def finish(self) -> pa.RecordBatch:
         """The remaining rows, in order."""
-        return self._sorted(no_rows(), Range(-1, self._latest))
+        return self._sorted(NO_ROWS, Range(-1, self._latest))
 
     def _sorted(self, rows: pa.RecordBatch, sure: Range) -> pa.RecordBatch:
         rows = joined([self._carry, rows])
@@ -197,7 +199,7 @@ def in_id_order(batches: Iterable[pa.RecordBatch], backfill: str) -> Iterator[pa
     """Pass on sorted rows that their trade ids, if they have any, do not contradict.
 
     Args:
-        batches: batches of `schema.ROWS`, in order.
+        batches: batches of `schema.PAGE_SCHEMA`, in order.
         backfill: the command that downloads the trades, for the message; empty if nothing can.
 
     Raises:

@@ -60,7 +60,7 @@ class StoredCheck:
         self._first_ns = self._last_ns = 0
         self.rounding = RoundingCounts()
         """How some of the rows are rounded whose time is covered by trades from the API."""
-        self.of = 0
+        self.checked = 0
         """Number of rows checked."""
         self.absent = 0
         """Number of rows that are not stored."""
@@ -86,9 +86,9 @@ class StoredCheck:
             command = f"`harvester backfill {self._pair} --replace-imported`"
             advice = "" if self._is_delisted else f"; {command} downloads imported ranges again"
             raise ArchiveDamaged(
-                f"{self.absent:,} of {self.of:,} rows of time that is covered already are not "
-                f"stored there, the first of {show(self._first_ns)}, the last of "
-                f"{show(self._last_ns)}: either another file, imported before, claimed that time, "
+                f"{self.absent:,} of {self.checked:,} rows lie in a range that is already covered, "
+                f"but are not stored: the first is of {show(self._first_ns)}, the last of "
+                f"{show(self._last_ns)}; either another file, imported before, claimed that time, "
                 f"or this file has trades that the exchange does not have{advice}"
             )
 
@@ -101,7 +101,7 @@ class StoredCheck:
             for span in self._covered:
                 inside = rows.within(span)
                 if len(inside.stamps):
-                    self.of += len(inside.stamps)
+                    self.checked += len(inside.stamps)
                     self._compare(inside, span)
         except HarvesterError as reason:
             self.error = reason
@@ -142,15 +142,15 @@ class StoredCheck:
         for span in self._api:
             # However such a row was rounded, all trades that it may be are in the range.
             inner = Range(span.after + 2 * SECOND, span.through - 2 * SECOND)
-            sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.of)
+            sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.compared)
             self.rounding.compare(sample, trades)
         is_found, is_used = match_rows(early, trades, TOLERANCE_NS)
         absent = early.stamps[~is_found]
         # At an end of a range from the API, a rounded row may be a trade of the other side.
         if len(absent) and len(self._ends):
-            behind = self._ends.searchsorted(absent).clip(1, len(self._ends) - 1)
+            after = self._ends.searchsorted(absent).clip(1, len(self._ends) - 1)
             nearest = np.minimum(
-                abs(absent - self._ends[behind]), abs(absent - self._ends[behind - 1])
+                abs(absent - self._ends[after]), abs(absent - self._ends[after - 1])
             )
             absent = absent[nearest > TOLERANCE_NS]
         if len(absent):
@@ -247,7 +247,7 @@ def rows_at_ends(
         batches: all rows of the files, in order of time.
         unknown: ranges in which the files may lack rows.
     """
-    whole = _whole_range(files)
+    complete = _complete_range(files)
     covered = archive.coverage(pair)
     ends = np.array([end for span in covered for end in span], np.int64)
     windows = union(Range(end - CONTEXT_NS, end + CONTEXT_NS) for end in ends.tolist())
@@ -260,7 +260,7 @@ def rows_at_ends(
                 firsts.setdefault(window, start + int(times(rows).searchsorted(times(part)[0])))
                 parts.append(part)
         start += rows.num_rows
-    found = RowsAtEnds(set(), {}, [], missing([Range(0, END_OF_TIME)], [whole]))
+    found = RowsAtEnds(set(), {}, [], missing([Range(0, END_OF_TIME)], [complete]))
     for window, first in firsts.items():
         parts = inside[window]
         stored = list(archive.scan(pair, window._replace(after=max(0, window.after))))
@@ -268,14 +268,14 @@ def rows_at_ends(
         keyed = keyed_by_id if has_ids else keyed_rows
         rows, trades = (concatenated([*map(keyed, some)]) for some in (parts, stored))
         is_sure = np.full(len(trades.stamps), has_ids)
-        for span in missing(filter(None, [overlap(window, whole)]), unknown):
+        for span in missing(filter(None, [overlap(window, complete)]), unknown):
             inner = Range(span.after + TOLERANCE_NS, span.through - TOLERANCE_NS)
             is_sure |= (trades.stamps > inner.after) & (trades.stamps <= inner.through)
-        _decide(_Window(rows, trades, is_sure, ends, whole), first, found)
+        _decide(_Window(rows, trades, is_sure, ends, complete), first, found)
     return found
 
 
-def _whole_range(files: Sequence[ScannedFile]) -> Range:
+def _complete_range(files: Sequence[ScannedFile]) -> Range:
     """The range in which a chain has every trade; at an unknown end, without the second there."""
     since_s, until_s = files[0].member.complete.since_s, files[-1].member.complete.until_s
     if since_s is None:
@@ -293,14 +293,14 @@ class _Window(NamedTuple):
         trades: that are stored.
         is_sure: which trades the file has for sure; shape (trades,).
         ends: of covered time, in order: where a range begins, where it ends, and so on.
-        whole: the range in which the file has every trade.
+        complete: the range in which the file has every trade.
     """
 
     rows: KeyedRows
     trades: KeyedRows
     is_sure: Flags
     ends: Int64s
-    whole: Range
+    complete: Range
 
     def target(self, stamp: int, place: int) -> int | None:
         """The time nearest to a row's that is not covered, at an end where both times meet.
@@ -315,7 +315,7 @@ class _Window(NamedTuple):
         near = enumerate(self.ends[max(0, place - 1) : place + 1].tolist(), max(0, place - 1))
         # The time at which a covered range begins is not covered.
         targets = [end + index % 2 for index, end in near if abs(end - stamp) <= TOLERANCE_NS]
-        inside = [ns for ns in targets if self.whole.after < ns <= self.whole.through]
+        inside = [ns for ns in targets if self.complete.after < ns <= self.complete.through]
         return min(inside, key=lambda ns: abs(ns - stamp), default=None)
 
 
@@ -351,8 +351,8 @@ def _decide(window: _Window, first: int, found: RowsAtEnds) -> None:
 def _new_rows(ends: Int64s, stamps: Int64s, places: Int64s, rows: int) -> range | None:
     """Which rows of a series are not stored, by their order; None if that can't be decided.
 
-    They are those behind the trades, before them, or between those of two covered ranges, whatever
-    the series reaches.
+    The new rows come after the stored trades, before them, or between the trades of two covered
+    ranges. If several of these are possible, return None.
 
     Args:
         ends: of covered time.
@@ -365,11 +365,11 @@ def _new_rows(ends: Int64s, stamps: Int64s, places: Int64s, rows: int) -> range 
         return range(0)
     if not trades:
         return range(rows)
-    before, behind = int(places[0]), int(places[-1])
+    before, after = int(places[0]), int(places[-1])
     is_before = int(stamps[0]) <= int(ends[before - 1]) + TOLERANCE_NS
-    is_behind = int(stamps[-1]) > int(ends[behind]) - TOLERANCE_NS
-    is_between = before != behind
-    if is_before + is_behind + is_between != 1 or behind - before > 2:
+    is_after = int(stamps[-1]) > int(ends[after]) - TOLERANCE_NS
+    is_between = before != after
+    if is_before + is_after + is_between != 1 or after - before > 2:
         return None
-    start = 0 if is_before else trades if is_behind else int((places == before).sum())
+    start = 0 if is_before else trades if is_after else int((places == before).sum())
     return range(start, start + rows - trades)

@@ -125,12 +125,14 @@ async def _largest_first(
 def _missing_ns(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> int:
     """How much time is missing; a folder that can't be listed fails its pair later."""
     try:
-        return sum(part.through - part.after for part in lacking(archive, request, settled_ns))
+        return sum(
+            part.through - part.after for part in missing_ranges(archive, request, settled_ns)
+        )
     except ArchiveDamaged:
         return 0
 
 
-def lacking(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> list[Range]:
+def missing_ranges(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> list[Range]:
     """The missing ranges of a request.
 
     Args:
@@ -156,7 +158,7 @@ class MissingData(NamedTuple):
     ranges: list[Range]
 
 
-async def count_missing_trades(
+async def estimate_missing_trades(
     client: Client,
     exchange: ExchangeSettings,
     stop: CancelToken,

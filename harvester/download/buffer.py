@@ -11,8 +11,8 @@ import pyarrow as pa
 from harvester.download.events import Committed, Listener
 from harvester.schema import split_at
 from harvester.storage.id_gaps import IdGap
-from harvester.storage.segment import ConfirmedIdGap, Footer
-from harvester.storage.writer import Uncovered, Writer
+from harvester.storage.segment import Footer, IdPair
+from harvester.storage.writer import NewGap, Writer
 from harvester.times import END_OF_TIME, Range
 
 COMPACT_EVERY = 16
@@ -46,7 +46,7 @@ class WriteBuffer:
 
         Args:
             writer: of the pair; its lock is held.
-            after: the published time behind which the range begins, in nanoseconds.
+            after: the published time after which the range begins, in nanoseconds.
             pair_json: the pair's description, stored in segments.
             listener: receives `Committed` events.
             merging: shared by all buffers of a run; its own if None. Pairs begin together, so their
@@ -102,7 +102,7 @@ class WriteBuffer:
     ) -> None:
         """Add id gaps that the segments' footers record.
 
-        A gap is recorded with the trade behind it, one at the range's end with that end.
+        A gap is recorded with the trade after it, one at the range's end with that end.
 
         Args:
             confirmed: gaps that two answers agree on.
@@ -114,7 +114,7 @@ class WriteBuffer:
         self._across_imports += across_imports
 
     def age_s(self) -> float:
-        """How long the oldest trade has been waiting, in seconds."""
+        """Seconds since the first `add` after the last flush (or that flush, if it left rows)."""
         return 0.0 if self._oldest_s is None else time.monotonic() - self._oldest_s
 
     async def flush(self, *, final: bool = False) -> None:
@@ -133,11 +133,9 @@ class WriteBuffer:
                 span,
                 self._pair_json,
                 cursor=self.cursor,
-                confirmed_id_gaps=tuple(
-                    ConfirmedIdGap(gap.after_id, gap.before_id) for gap in confirmed
-                ),
+                confirmed_id_gaps=tuple(IdPair(gap.after_id, gap.before_id) for gap in confirmed),
                 unconfirmed_id_gaps=len(unconfirmed),
-                id_gaps_across_imports=tuple(ConfirmedIdGap(*gap.sides) for gap in across),
+                id_gaps_across_imports=tuple(IdPair(*gap.sides) for gap in across),
             )
             try:
                 segments = await asyncio.to_thread(self._writer.commit, span, now, footer)
@@ -160,20 +158,20 @@ class WriteBuffer:
                 async with self._merging:
                     await asyncio.to_thread(self._writer.compact)
 
-    async def uncover(
-        self, uncover: Callable[[Range], list[Uncovered]], lost: Range
-    ) -> list[Uncovered]:
+    async def remove_coverage(
+        self, remove: Callable[[Range], list[NewGap]], lost: Range
+    ) -> list[NewGap]:
         """Remove a range that lacks trades from coverage, while no buffer is written.
 
         Args:
-            uncover: removes it, and returns what was covered of it.
+            remove: removes it, and returns what was covered of it.
             lost: the range.
         """
         async with self._writing, self._merging:
-            return await asyncio.to_thread(uncover, lost)
+            return await asyncio.to_thread(remove, lost)
 
     def skip_to(self, after: int) -> None:
-        """Leave a gap: what follows begins behind the time `after`, in nanoseconds."""
+        """Leave a gap: what follows begins after the time `after`, in nanoseconds."""
         self._after = self.complete_through = after
         self._batches, self.rows, self._oldest_s = [], 0, None
 

@@ -13,9 +13,10 @@ from harvester.download.exchange import PairPages
 from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, gap_in_answer
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
-from harvester.schema import Int64s, joined, no_rows, sort_rows, times, trade_ids
+from harvester.schema import NO_ROWS, Int64s, joined, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import (
     BEFORE_FIRST_ID,
+    FirstId,
     IdGap,
     LastId,
     find_gaps,
@@ -34,7 +35,7 @@ REQUESTS_BEFORE_START = 2
 """At most this many requests look for a trade before the start, each beginning nearer to it."""
 
 ROWS_BEFORE = 300
-"""About so many trades before the start are requested, by the density of those behind it."""
+"""About so many trades before the start are requested, by the density of those after it."""
 
 AGREEING_ANSWERS = 2
 """Answers that must begin a range with the same trade."""
@@ -169,14 +170,15 @@ async def _page_from_before(
 async def last_id_of_imports(
     source: PairPages, rows: pa.RecordBatch, imported: LastId
 ) -> tuple[LastId | None, IdGap | None]:
-    """The id before the first downloaded one, where all earlier trades were imported without ids.
+    """Find the id that the first downloaded trade must follow after imports without ids.
 
-    Only if the first id shows that they are fewer than the ids before it: a market's own first id
-    may be above 1.
+    All earlier trades were imported. Each of them should use one id, counted from 1. If the first
+    downloaded id is higher than that, the market may have begun above 1: its first page is
+    requested to find out.
 
     Args:
         source: requests the market's first page.
-        rows: the first rows behind the imported trades.
+        rows: the first rows after the imported trades.
         imported: id 0, with the number of imported trades.
 
     Returns:
@@ -276,16 +278,16 @@ class IdContinuityChecker:
         self._pair = pair
         self._listener = listener
         self._last_id: LastId | None = None
-        self._kept_back = no_rows()
+        self._kept_back = NO_ROWS
         self._passed_ns = within.after
         self._fruitless_pages = 0
         self._margin_ns = MIN_MARGIN_NS
-        # The id before the range behind which there is imported data, and whether there is such
-        # data behind the range: it has no ids.
+        # The id before the range after which there is imported data, and whether there is such
+        # data after the range: it has no ids.
         self._id_before_import: int | None = None
         self._id_not_stored: int | None = None
-        self._is_import_behind = False
-        self._is_stored_behind = True
+        self._is_import_after = False
+        self._is_stored_after = True
         self._known_gap: IdGap | None = None
 
     def begin_at(
@@ -295,8 +297,8 @@ class IdContinuityChecker:
 
         Args:
             last_id: that trade; None if it is not known.
-            is_imported: whether some of the rows without an id behind it were imported.
-            known_gap: the id gap behind it that is known to be confirmed.
+            is_imported: whether some of the rows without an id after it were imported.
+            known_gap: the id gap after it that is known to be confirmed.
         """
         self._last_id = last_id
         self._id_before_import = last_id.trade_id if last_id and is_imported else None
@@ -327,16 +329,16 @@ class IdContinuityChecker:
 
     async def close(
         self,
-        first_id: tuple[int, int] | None,
+        first_id: FirstId | None,
         *,
-        shown: tuple[int, int] | None = None,
+        shown: FirstId | None = None,
         is_imported: bool = False,
         is_stored: bool = True,
     ) -> pa.RecordBatch:
-        """End the range: return the rows kept back, compared with the first id behind the range.
+        """End the range: return the rows kept back, compared with the first id after it.
 
         Args:
-            first_id: that id, and the rows without an id before it; None if it is not known.
+            first_id: the first trade with an id after it; None if it is not known.
             shown: the same by the last answer, where it shows one.
             is_imported: whether some rows before that id were imported.
             is_stored: whether the archive has that trade, or is about to. If not, the download of
@@ -347,24 +349,23 @@ class IdContinuityChecker:
                 the exchange shows trades by now that answers skipped.
         """
         last = self._last_id.trade_id if self._last_id else 0
-        if first_id and shown and last < first_id[0] < shown[0]:
+        if first_id and shown and last < first_id.trade_id < shown.trade_id:
             raise TradesSkipped
-        self._is_import_behind, self._is_stored_behind = is_imported, is_stored
+        self._is_import_after, self._is_stored_after = is_imported, is_stored
         rows, _ = await self._fill_gaps(self._kept_back, first_id)
-        self._kept_back, self._last_id = no_rows(), None
+        self._kept_back, self._last_id = NO_ROWS, None
         return rows
 
     def _find(
-        self, rows: pa.RecordBatch, first_id: tuple[int, int] | None
+        self, rows: pa.RecordBatch, first_id: FirstId | None
     ) -> tuple[list[IdGap], LastId | None]:
-        """The id gaps of rows, and before `first_id` behind them; and the last id of the rows."""
+        """The id gaps of rows, and before `first_id` after them; and the last id of the rows."""
         gaps, last_id = find_gaps(None if self._kept_back.num_rows else self._last_id, rows)
-        if first_id is not None:
-            gaps += gap_at_end(last_id, first_id)
-        return gaps, last_id
+        at_end = None if first_id is None else gap_at_end(last_id, first_id)
+        return [*gaps, at_end] if at_end is not None else gaps, last_id
 
     async def _fill_gaps(
-        self, rows: pa.RecordBatch, first_id: tuple[int, int] | None
+        self, rows: pa.RecordBatch, first_id: FirstId | None
     ) -> tuple[pa.RecordBatch, LastId | None]:
         """Request the id gaps of rows again: from the margin before, then from a second earlier.
 
@@ -446,7 +447,7 @@ class IdContinuityChecker:
 
     def _is_at_import(self, gap: IdGap) -> bool:
         """Whether one side of a gap is that of imported trades, which have no ids."""
-        is_at_end = gap.before_ns == END_OF_TIME and self._is_import_behind
+        is_at_end = gap.before_ns == END_OF_TIME and self._is_import_after
         return is_at_end or gap.after_id == self._id_before_import
 
     def _gaps_of_range(self, gaps: list[IdGap]) -> list[IdGap]:
@@ -457,7 +458,7 @@ class IdContinuityChecker:
         return [
             gap
             for gap in gaps
-            if (self._is_stored_behind or gap.before_ns != END_OF_TIME)
+            if (self._is_stored_after or gap.before_ns != END_OF_TIME)
             and gap.after_id != self._id_not_stored
         ]
 
@@ -500,8 +501,8 @@ class IdContinuityChecker:
         if others:
             first = others[0]
             text = (
-                f"trade ids go from {first.after_id} to {first.before_id} behind "
-                f"{show(first.after_ns)}, and the exchange did not show the place again"
+                f"trade ids jump from {first.after_id} to {first.before_id} after "
+                f"{show(first.after_ns)}, and the exchange did not show both sides again"
             )
             self._listener(Noted(self._pair, text))
         if gaps and self._fruitless_pages == MAX_FRUITLESS_PAGES:

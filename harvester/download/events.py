@@ -99,7 +99,7 @@ def result_of(future: Future[T]) -> T:
 # --- re-download ----------------------------------------------------------------------------------
 
 
-class Day(NamedTuple):
+class DayDifference(NamedTuple):
     """A UTC day on which imported and downloaded trades differ; `day` is ISO 8601."""
 
     day: str
@@ -147,7 +147,7 @@ class ReplacementResult(NamedTuple):
 
     replaced: tuple[Range, ...] = ()
     left: tuple[NotReplaced, ...] = ()
-    days: tuple[Day, ...] = ()
+    days: tuple[DayDifference, ...] = ()
     kept: tuple[str, ...] = ()
 
     @property
@@ -226,7 +226,7 @@ class Started(NamedTuple):
             return f"{self.pair}: up to date"
         many = f"{len(self.missing)} ranges, the first " if len(self.missing) > 1 else ""
         about = "" if self.expected is None else f", about {self.expected:,} trades"
-        return f"{self.pair}: {many}{self.missing[0]} to fetch{about}"
+        return f"{self.pair}: downloading {many}from {self.missing[0]}{about}"
 
 
 class PageRead(NamedTuple):

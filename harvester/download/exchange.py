@@ -56,7 +56,8 @@ class RunOptions:
         stop: cancels the run.
         newest_first: download the newest missing month first.
         estimates: estimate the number of trades of each pair, with one more call a pair.
-        notes_import_counts: imported trades whose number is wrong are a note, and not an error.
+        tolerates_wrong_import_counts: report wrong numbers of imported trades as a note instead of
+            raising ImportIncomplete.
         once_complete: called once nothing is missing of a pair, its lock still held.
         now_ns: this machine's clock, in nanoseconds.
         warn: receives a warning if the run log can't be written.
@@ -66,7 +67,7 @@ class RunOptions:
     stop: CancelToken
     newest_first: bool = False
     estimates: bool = False
-    notes_import_counts: bool = False
+    tolerates_wrong_import_counts: bool = False
     once_complete: Callable[[PairDownload], Awaitable[None]] | None = None
     # Looked up at each call, as tests move the clock.
     now_ns: Callable[[], int] = lambda: time.time_ns()  # noqa: PLW0108
@@ -112,11 +113,8 @@ class DownloadContext:
 
 # --- the exchange's clock -------------------------------------------------------------------------
 
-CATCH_UP_NS = 600 * SECOND
-"""If the end of history moved on by more than this during a download, that part is downloaded too.
-
-Also the age at which the exchange's clock is requested again.
-"""
+MAX_CLOCK_AGE_S = 600.0
+"""The age at which the exchange's clock is requested again."""
 
 CLOCK_ATTEMPTS = 3
 """An implausible time may be one bad answer among good ones, so it is requested again."""
@@ -144,7 +142,7 @@ class ExchangeClock:
         self._machine_ns = machine_ns or time.time_ns
         self._asked_s = -math.inf
         self._asking = asyncio.Lock()
-        self.max_age_s = CATCH_UP_NS / SECOND
+        self.max_age_s = MAX_CLOCK_AGE_S
         """How many seconds an answer is used before `settled_ns` asks again."""
         self.time_ns = 0
         """The exchange's clock when it was last asked."""
@@ -156,9 +154,9 @@ class ExchangeClock:
         """Whether it was behind this machine's clock by more than the tolerance."""
 
     async def settled_ns(self, pair: Pair | None = None) -> int:
-        """The time up to which no more trades are published, by an answer of `max_age_s` at most.
+        """The latest time up to which all trades are final, by an answer at most `max_age_s` old.
 
-        Of a pair that an API server covers less far than others, it is the end of coverage there.
+        If an API server covers `pair` less far than its clock: `settle_s` before coverage ends.
 
         The clock is not extrapolated by this machine's: the clock of an API server stands still
         where its archive ends, and a copy would claim trades that are not there.
@@ -261,8 +259,7 @@ class PairPages:
         after: where the range begins that is downloaded, in nanoseconds.
         conflicts: answers in a row that contradicted another. Whoever sees answers agree sets it
             to 0.
-        newest_ns: the last trade's time on the newest page; 0 if it is empty, None if not requested
-            yet.
+        newest_ns: the last trade's time on the newest page; 0 if empty, None if not requested yet.
         newest_id: the id of that trade; 0 if unknown.
         newest_rows: the rows of the newest page, once the end of history was checked.
     """
@@ -285,6 +282,10 @@ class PairPages:
         self.newest_ns: int | None = None
         self.newest_id = 0
         self.newest_rows: pa.RecordBatch | None = None
+
+    def begin_range(self, after: int) -> None:
+        """Start the download of the range that begins at the time `after`, in nanoseconds."""
+        self.after, self.conflicts, self.newest_rows = after, 0, None
 
     async def page(self, since_ns: int | None) -> TradesPage:
         """One page of trades: from the time `since_ns` on, or the newest page for None.
@@ -330,8 +331,7 @@ class PairPages:
         """
         if self._weekly_counts is None:
             try:
-                counts = self._client.weekly_counts(self.pair)
-                self._weekly_counts = await self._stop.guard(counts)
+                self._weekly_counts = await self._stop.guard(self._client.weekly_counts(self.pair))
             except ExchangeError:
                 self._weekly_counts = []
         return self._weekly_counts

@@ -10,16 +10,16 @@ import pyarrow as pa
 
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import (
+    NO_ROWS,
     Int64s,
     clip,
     joined,
     merge_rows,
-    no_rows,
     sort_rows,
     times,
     trade_ids,
 )
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, find_gaps
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, IdGap, find_gaps
 from harvester.times import END_OF_TIME, SECOND, Range
 
 # The rule (docs/design.md, "Joining pages"): with L the published time of the last row so far, the
@@ -34,16 +34,14 @@ MIN_MARGIN_NS = 1_000
 FIRST_MARGIN_NS = 1_000_000
 """The margin before any page has shown its decimals: enough for three; today there are seven."""
 
-CLOSE_NS = 60 * SECOND
-"""A single row behind a range, no later than this, ends the range by its id alone.
+SINGLE_ROW_PROOF_NS = 60 * SECOND
+"""One row after the range proves its end if it is at most this much later and its id follows.
 
-So a nightly download, which finds the latest trades there, needs no second answer.
+Without this rule, every nightly download would request its last page twice.
 """
 
 MAX_DOUBTS = 2
-"""A page that contradicts earlier rows, or itself, is requested again at most this often."""
-
-NO_ROWS = no_rows()
+"""A page whose rows, ids and cursor contradict each other is requested again at most this often."""
 
 
 class JoinResult(Enum):
@@ -71,13 +69,13 @@ class MergeStep(NamedTuple):
     Attributes:
         rows: trades that are final now, in order.
         result: what the page showed.
-        beyond: the first id behind the limit, and how many rows without an id are before it there.
+        beyond: the first trade with an id after the limit.
         before: rows at or before the range's start that the page shows as well, in order.
     """
 
     rows: pa.RecordBatch
     result: JoinResult
-    beyond: tuple[int, int] | None = None
+    beyond: FirstId | None = None
     before: pa.RecordBatch = NO_ROWS
 
 
@@ -85,14 +83,14 @@ class PageMerger:
     """Merges the pages of one range, one after the other.
 
     Attributes:
-        after: the published time behind which the range begins.
+        after: the published time after which the range begins.
         last_ns: the published time of the last row so far; None before the first row.
         cursor: the exchange's cursor at that row, where it sent one that can be right.
         unproven: rows of a page that is requested again as its end was not proved; mostly none.
     """
 
     def __init__(self, after: int, *, first_since: int | None = None) -> None:
-        """Begin behind the published time `after`.
+        """Begin after the published time `after`.
 
         Args:
             after: in nanoseconds.
@@ -103,7 +101,7 @@ class PageMerger:
         self.last_ns: int | None = None
         self.cursor: int | None = None
         self._first_since = first_since
-        self._tail = no_rows()
+        self._tail = NO_ROWS
         self._before_ns: int | None = None
         self._margin_ns = FIRST_MARGIN_NS
         self._finest_ns = FIRST_MARGIN_NS
@@ -138,13 +136,13 @@ class PageMerger:
             rows: as the exchange sent them, in any order.
             cursor: its `last` in nanoseconds, None where it is missing or odd.
             unit_ns: one unit of the last decimal that its times print.
-            limit: rows published after this time are not wanted, in nanoseconds.
+            limit: rows published after this time are not needed, in nanoseconds.
         """
         if rows.num_rows == 0:
-            return MergeStep(no_rows(), JoinResult.NO_NEW_ROWS)
+            return MergeStep(NO_ROWS, JoinResult.NO_NEW_ROWS)
         if self.is_too_coarse(unit_ns):
             self._margin_ns = unit_ns
-            return MergeStep(no_rows(), JoinResult.REQUEST_EARLIER)
+            return MergeStep(NO_ROWS, JoinResult.REQUEST_EARLIER)
         is_full = rows.num_rows >= PAGE_ROWS
         sent, rows = rows, sort_rows(rows)
         stamps = times(rows)
@@ -152,11 +150,11 @@ class PageMerger:
         if self._doubts < MAX_DOUBTS and not _is_in_order(sent, rows, cursor):
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
-            return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
+            return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
         self._finest_ns = max(MIN_MARGIN_NS, min(self._finest_ns, unit_ns))
         if self.last_ns is None:
             if is_full and self._first_since is not None and newest_ns <= self.after:
-                return MergeStep(no_rows(), JoinResult.TIMESTAMP_FULL)
+                return MergeStep(NO_ROWS, JoinResult.TIMESTAMP_FULL)
             return self._advance(rows, stamps, cursor, unit_ns, limit, is_full=is_full)
         if newest_ns <= self.last_ns:
             return self._join_without_later_rows(rows, stamps, cursor, is_full=is_full)
@@ -166,16 +164,19 @@ class PageMerger:
         if is_cut or not (shows_last and self._repeats_tail(rows.slice(start))):
             # The page was requested from before the last known rows and does not show them. Their
             # times may have been printed too late, and trades between the pages could be lost.
-            return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
+            return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
         return self._advance(
             rows.slice(start), stamps[start:], cursor, unit_ns, limit, is_full=is_full
         )
 
-    def has_more_trades(self, rows: pa.RecordBatch) -> bool:
-        """Whether another page shows more trades at the last published time; they are added.
+    def add_newest_page(self, rows: pa.RecordBatch) -> bool:
+        """Add the trades at the last published time that the newest page shows.
 
         Args:
             rows: of the page that was requested without `since`.
+
+        Returns:
+            Whether there were new ones.
         """
         if self.last_ns is None:
             return False
@@ -184,7 +185,7 @@ class PageMerger:
         return bool(self._tail.num_rows > count_before)
 
     def page_within_timestamp(self) -> None:
-        """Request on from between the trades of the last time: the exchange has more behind them.
+        """Request on from between the trades of the last time: the exchange has more after them.
 
         Nothing changes where these trades have no ids, as they could not be distinguished.
         """
@@ -193,7 +194,7 @@ class PageMerger:
 
     def finish(self) -> pa.RecordBatch:
         """The trades of the last time, once it is known that nothing follows them."""
-        tail, self._tail = self._tail, no_rows()
+        tail, self._tail = self._tail, NO_ROWS
         return self._split_at_start(tail)[1]
 
     def _repeats_tail(self, rows: pa.RecordBatch) -> bool:
@@ -224,15 +225,15 @@ class PageMerger:
         is_past = end < len(stamps)
         is_unproven = is_past and end and not _continues(rows, end, limit, is_full=is_full)
         if is_unproven or self.unproven.num_rows:
-            # A row of the range whose time is printed too late may be behind the limit.
+            # A row of the range whose time is printed too late may be after the limit.
             start = int(stamps.searchsorted(self.after, side="right"))
             answer = rows.slice(start, end + 1 - start)
             if not answer.equals(self.unproven):
                 self.unproven = answer
-                return MergeStep(no_rows(), JoinResult.UNPROVEN_END)
+                return MergeStep(NO_ROWS, JoinResult.UNPROVEN_END)
             self.unproven = NO_ROWS
             if is_full and is_past and end > same and len(stamps) - end == 1:
-                # Both answers may print the row behind the limit too late, so do not end here:
+                # Both answers may print the row after the limit too late, so do not end here:
                 # go on from the last row within the limit.
                 rows, stamps, cursor, is_past = rows.slice(0, end), stamps[:end], None, False
         newest_ns = int(stamps[-1])
@@ -242,7 +243,7 @@ class PageMerger:
         self._is_inside_timestamp = False
         self._doubts = 0
         self._margin_ns = max(MIN_MARGIN_NS, unit_ns)
-        self._tail = no_rows() if is_past else rows.slice(last)
+        self._tail = NO_ROWS if is_past else rows.slice(last)
         self._before_ns = (
             _time_before(stamps, last) if self._tail.column("trade_id").null_count else None
         )
@@ -264,15 +265,15 @@ class PageMerger:
         is_too_old = is_full and int(stamps[0]) < self.next_since() - self._margin_ns
         if is_too_old or int(stamps[-1]) < (self.last_ns or 0):
             # Even a page at the end of history repeats the last row, or is empty.
-            return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
+            return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
         count_before = self._tail.num_rows
         self._tail = merge_rows(self._tail, rows.slice(int(stamps.searchsorted(self.last_ns or 0))))
         if not is_full:
-            return MergeStep(no_rows(), JoinResult.NO_NEW_ROWS)
+            return MergeStep(NO_ROWS, JoinResult.NO_NEW_ROWS)
         if self._margin_ns > self._finest_ns:
             # A page of few rows can look coarser than the exchange prints.
             self._margin_ns = self._finest_ns
-            return MergeStep(no_rows(), JoinResult.ADVANCED)
+            return MergeStep(NO_ROWS, JoinResult.ADVANCED)
         has_grown = self._tail.num_rows > count_before
         has_ids = not self._tail.column("trade_id").null_count
         if has_ids and (has_grown or not self._is_inside_timestamp):
@@ -280,8 +281,8 @@ class PageMerger:
             has_moved = self._update_cursor(cursor, int(stamps[-1]))
             if self.cursor is not None and (has_moved or not self._is_inside_timestamp):
                 self._is_inside_timestamp = True
-                return MergeStep(no_rows(), JoinResult.ADVANCED)
-        return MergeStep(no_rows(), JoinResult.TIMESTAMP_FULL)
+                return MergeStep(NO_ROWS, JoinResult.ADVANCED)
+        return MergeStep(NO_ROWS, JoinResult.TIMESTAMP_FULL)
 
     def _update_cursor(self, cursor: int | None, newest_ns: int) -> bool:
         """Accept a cursor that is there, advances, and is close to the page's last row."""
@@ -338,26 +339,26 @@ def _is_in_order(sent: pa.RecordBatch, rows: pa.RecordBatch, cursor: int | None)
 
 
 def _continues(rows: pa.RecordBatch, end: int, limit: int, *, is_full: bool) -> bool:
-    """Whether the first id behind the limit continues the last one before it.
+    """Whether the first id after the limit continues the last one before it.
 
-    A single row behind it proves nothing: its own time may be printed too late.
+    A single row after it proves nothing: its own time may be printed too late.
     """
-    is_far = int(times(rows)[end]) - limit > CLOSE_NS
+    is_far = int(times(rows)[end]) - limit > SINGLE_ROW_PROOF_NS
     if rows.num_rows - end == 1 and (is_full or is_far):
         return False
     _, last_id = find_gaps(None, rows.slice(0, end))
     beyond = _first_id(rows.slice(end))
     if last_id is None or beyond is None:
         return False
-    number, loose = beyond
-    return last_id.trade_id < number <= last_id.trade_id + last_id.rows_without_id + loose + 1
+    between = last_id.rows_without_id + beyond.rows_without_id
+    return last_id.trade_id < beyond.trade_id <= last_id.trade_id + between + 1
 
 
-def _first_id(rows: pa.RecordBatch) -> tuple[int, int] | None:
-    """The first id of some rows, and how many rows without an id are before it."""
+def _first_id(rows: pa.RecordBatch) -> FirstId | None:
+    """The first of some rows that has an id."""
     ids = trade_ids(rows)
     places = ids.nonzero()[0]
-    return (int(ids[places[0]]), int(places[0])) if len(places) else None
+    return FirstId(int(ids[places[0]]), int(places[0])) if len(places) else None
 
 
 # --- filling id gaps ------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from harvester.download.events import (
     steps,
 )
 from harvester.download.exchange import (
-    CATCH_UP_NS,
     BackfillRequest,
     DownloadContext,
     PairPages,
@@ -40,7 +39,7 @@ from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.locks_and_requests import Requests
 from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, Range, missing, show
 
 # --- maintenance ----------------------------------------------------------------------------------
 
@@ -59,7 +58,7 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
         BadInterval: an interval has no fixed length.
     """
     progress = steps(listener)
-    writer.compact(closed=True, progress=progress)
+    writer.compact(merge_past_years=True, progress=progress)
     if not rollups:
         return
     # The query package is needed only here, and takes time to load.
@@ -72,6 +71,11 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
 # --- pair -----------------------------------------------------------------------------------------
 
 CHUNK_NS = 30 * DAY
+
+CATCH_UP_NS = 600 * SECOND
+"""If the end of history moved on by more than this meanwhile, that part is downloaded too."""
+MAX_CLOCK_DIFFERENCE_NS = 600 * SECOND
+"""If the exchange's clock is further ahead of this machine's, a note says so."""
 
 MAX_LOSS_ROUNDS = 3
 """At most this many more rounds: a range that is downloaded again may show another to be lost."""
@@ -119,7 +123,7 @@ class PairDownload:
         error = await capture_error(self._backfill())
         return self.result([self._done] if self._done.through > self._done.after else [], error)
 
-    async def poll(self, writer: Writer) -> None:
+    async def download_new(self, writer: Writer) -> None:
         """Download what is missing of the request now; the writer holds the lock of the pair.
 
         Files are not merged, and no roll-ups are built.
@@ -134,17 +138,17 @@ class PairDownload:
             if self.incomplete:
                 raise self.incomplete[0]
         except HarvesterError as error:
-            raise await self._explain(error) from error.__cause__
+            raise await self._more_precise(error) from error.__cause__
 
-    async def fill(self, writer: Writer) -> BackfillResult:
+    async def fill_gaps(self, writer: Writer) -> BackfillResult:
         """Download the recorded gaps of the pair, one after the other, then maintain its files.
 
         Where there are no gaps, the exchange is not asked. The writer holds the pair's lock.
         """
         self.writer = writer
-        error = await capture_error(self._fill())
+        error = await capture_error(self._fill_gaps())
         if error is not None:
-            error = await self._explain(error)
+            error = await self._more_precise(error)
         result = self.result(self._archive.gaps(self._pair), error)
         self._options.listener(Ended(result.pair, result.exit_status))
         return result
@@ -187,25 +191,25 @@ class PairDownload:
                     await self._check_imports()
             except HarvesterError as error:
                 # While the lock is held, as what was requested may be taken back.
-                raise await self._explain(error) from error.__cause__
+                raise await self._more_precise(error) from error.__cause__
 
     async def _check_imports(self) -> None:
         """Count imported trades; a nightly run, which can't replace them, only says so.
 
-        If no trade is stored behind them, the exchange's newest one shows how many there are.
+        If no trade is stored after them, the exchange's newest one shows how many there are.
 
         Raises:
             ImportIncomplete: they are fewer or more than ids leave room for.
         """
         last_ns = self._archive.last_time(self._pair, END_OF_TIME) or 0
-        if self.pages.newest_ns is None and self._archive.is_imported(self._pair, last_ns):
+        if self.pages.newest_ns is None and self._archive.is_imported_at(self._pair, last_ns):
             with suppress(ExchangeError):
                 await self.pages.page(None)
         newest_id = self._stored_newest_id()
         try:
             await asyncio.to_thread(check_imported_counts, self._archive, self._pair, newest_id)
         except ImportIncomplete as lack:
-            if not self._options.notes_import_counts:
+            if not self._options.tolerates_wrong_import_counts:
                 raise
             self._options.listener(Noted(self._pair, str(lack).removeprefix(f"{self._pair}: ")))
 
@@ -216,12 +220,11 @@ class PairDownload:
         is_stored = bool(coverage) and coverage[-1].after < newest_ns <= coverage[-1].through
         return self.pages.newest_id if is_stored else 0
 
-    async def _explain(self, error: HarvesterError) -> HarvesterError:
-        """The error; or a better one if the exchange does not know the pair any more.
+    async def _more_precise(self, error: HarvesterError) -> HarvesterError:
+        """Return MarketChanged or ExchangeRefused if the exchange's list of pairs explains it.
 
-        The exchange's list of pairs shows that, and `MarketChanged` if the pair's name means
-        another market by now. It is requested only where the exchange does not know the pair's key.
-        If its list lacks the key, too, what can't be downloaded does not count as requested.
+        Otherwise return the error itself. The list is requested only where the exchange does not
+        know the pair's key.
         """
         key = self.request.pair.key
         is_unknown = is_unknown_pair(error)
@@ -232,26 +235,28 @@ class PairDownload:
         with suppress(Exception):
             listed = await self._options.stop.guard(self.context.client.pairs())
         now = listed.get(self._pair)
-        if is_unknown and listed and not is_listed(self.request.pair, listed):
-            await asyncio.to_thread(self._end_requests)
-            if now is None:
-                return ExchangeRefused(
-                    f"{self._pair}: the exchange does not list this pair any more (Unknown asset "
-                    "pair): nothing of it can be downloaded, and what is stored stays"
-                )
+        is_unlisted = is_unknown and await asyncio.to_thread(self._end_requests_if_unlisted, listed)
+        if is_unlisted and now is None:
+            return ExchangeRefused(
+                f"{self._pair}: the exchange does not list this pair any more (Unknown asset "
+                "pair): nothing of it can be downloaded, and what is stored stays"
+            )
         if now is None or now.key == key:
             return error
         footer = await asyncio.to_thread(self._archive.market_footer, self._pair)
         is_stored = footer is not None and footer.key == key
         return MarketChanged(self._pair, key, now.key) if is_stored else error
 
-    def _end_requests(self) -> None:
-        """Record that the exchange does not know the pair; what this run requested is dropped."""
+    def _end_requests_if_unlisted(self, listed: dict[str, Pair]) -> bool:
+        """If the exchange's list lacks the pair, take back what this run requested; then True."""
+        if not listed or is_listed(self.request.pair, listed):
+            return False
         covered, requested = self._before
         has_downloaded = missing(self._archive.coverage(self._pair), covered)
         self.writer.end_requests(None if has_downloaded else requested)
+        return True
 
-    async def _fill(self) -> None:
+    async def _fill_gaps(self) -> None:
         await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
         gaps = self._archive.gaps(self._pair)
         if gaps:
@@ -288,9 +293,10 @@ class PairDownload:
         return requested._replace(through=min(requested.through, settled_ns))
 
     async def _download(self) -> Range:
-        """Download until nothing is missing, also what is published meanwhile; returns its range.
+        """Download until nothing settled is missing, including trades published meanwhile.
 
-        At the end, the clock that says that nothing more is missing is checked.
+        Returns the range that is now complete. Finally checks that the exchange's clock is
+        plausible.
         """
         clock, end = self.context.clock, self.request.range.through
         done: Range | None = None
@@ -352,7 +358,7 @@ class PairDownload:
     def _warn_about_clock(self, coverage: list[Range]) -> None:
         """Note coverage that reaches into the future, and clocks that differ."""
         clock = self.context.clock
-        if clock.ahead_ns > CATCH_UP_NS:
+        if clock.ahead_ns > MAX_CLOCK_DIFFERENCE_NS:
             text = f"{clock.describe()}: trades are downloaded up to the earlier of the two"
             self._options.listener(Noted(self._pair, text))
         reached_ns = coverage[-1].through if coverage else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -21,7 +21,7 @@ from harvester.download.events import Noted, PageRead
 from harvester.download.page_merge import MIN_MARGIN_NS, JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, ImportIncomplete
 from harvester.schema import clip, sort_rows, times
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, LastId
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from harvester.download.pair_download import PairDownload
     from harvester.kraken.trades import TradesPage
-    from harvester.storage.writer import Uncovered, Writer
+    from harvester.storage.writer import NewGap, Writer
 
 MAX_OVERFILL = 1.25
 """Trades may exceed the flush size by this factor while a segment is written or merged.
@@ -65,6 +65,20 @@ async def check_listed_again(download: PairDownload) -> None:
         )
 
 
+class SkipState(NamedTuple):
+    """The place at which too many trades share one time, while requests try to get past it.
+
+    Attributes:
+        skipped_ns: the latest published time that is left out.
+        cursor_ns: the exchange's cursor there.
+        tries: number of requests made to get past it.
+    """
+
+    skipped_ns: int
+    cursor_ns: int
+    tries: int
+
+
 class RangeDownload:
     """Downloads one range of one pair, page after page."""
 
@@ -74,7 +88,7 @@ class RangeDownload:
         writer: Writer,
         archive: TradeStore,
         within: Range,
-        uncover: Callable[[Range], list[Uncovered]] | None = None,
+        remove_coverage: Callable[[Range], list[NewGap]] | None = None,
     ) -> None:
         """Create the download of one range; nothing is requested yet.
 
@@ -84,13 +98,13 @@ class RangeDownload:
             archive: the archive with the neighbours whose ids the range continues; not the writer's
                 in a re-download.
             within: what to download.
-            uncover: turns another range, which turns out to lack trades, into a gap, and returns
-                what was covered of it; None for that of `writer`.
+            remove_coverage: turns another range, which turns out to lack trades, into a gap, and
+                returns what was covered of it; None for that of `writer`.
         """
         context = download.context
         self._range = within
         self._archive = archive
-        self._uncovers = uncover or writer.uncover
+        self._remove_from_writer = remove_coverage or writer.remove_coverage
         self._memory = context.memory
         self._flush_s = context.settings.archive.flush_s
         self._flush_rows = context.settings.archive.flush_rows
@@ -98,8 +112,7 @@ class RangeDownload:
         self._download = download
         self._pair = download.request.pair.altname
         self._pages = download.pages
-        self._pages.after = within.after
-        self._pages.conflicts, self._pages.newest_rows = 0, None
+        self._pages.begin_range(within.after)
         pair_json = msgspec.json.encode(download.request.pair).decode()
         self._buffer = WriteBuffer(writer, within.after, pair_json, self._listener, context.merging)
         self._ids = IdContinuityChecker(self._pages, self._pair, within, self._listener)
@@ -108,7 +121,7 @@ class RangeDownload:
         self._left: LastId | None = None
         self._is_closed = False
         self._flushing: asyncio.Task[None] | None = None
-        self._stuck = (0, 0, 0)
+        self._skip = SkipState(0, 0, 0)
         self._error: ArchiveDamaged | None = None
 
     async def run(self) -> None:
@@ -130,7 +143,7 @@ class RangeDownload:
             rows = await self._ids.close(
                 stored or beyond,
                 shown=beyond,
-                is_imported=self._has_imports and self._is_imported_behind(),
+                is_imported=self._has_imports and self._is_imported_after(),
                 is_stored=bool(stored),
             )
             await self._add(rows, self._range.through)
@@ -158,18 +171,18 @@ class RangeDownload:
             newest_ns = int(times(newest).max())
             lost = self._range_without_newest(newest_ns)
             if lost is not None:
-                await self._uncover(lost, f"the newest trade ({show(newest_ns)})")
+                await self._remove_coverage(lost, f"the newest trade ({show(newest_ns)})")
         if self._error is not None:
             raise self._error
 
-    async def _download_pages(self, stored_ns: int | None) -> tuple[int, int] | None:
+    async def _download_pages(self, stored_ns: int | None) -> FirstId | None:
         """Request page after page, until the range or the history ends.
 
         Args:
             stored_ns: the time of the last stored trade before the range; None if there is none.
 
         Returns:
-            The first id behind the range, and the rows without one before it, where shown.
+            The first trade with an id after the range, if it was shown.
 
         Raises:
             Interrupted: the run was cancelled.
@@ -208,7 +221,7 @@ class RangeDownload:
         if await self._pages.is_end_of_history(last_ns, after, stored_ns):
             # The newest page may show more trades of the last time than the page before it did.
             newest = self._pages.newest_rows
-            if newest is None or not self._merger.has_more_trades(newest):
+            if newest is None or not self._merger.add_newest_page(newest):
                 return True
             self._pages.record_conflict("the newest page shows more trades of the last time")
         if self._pages.conflicts > 1:
@@ -236,13 +249,13 @@ class RangeDownload:
         return page
 
     async def _skip_timestamp(self, merger: PageMerger) -> PageMerger:
-        """Leave a gap at a time whose trades can't be had completely, and go on behind it."""
+        """Leave a gap at a time whose trades can't be had completely, and go on after it."""
         # A place that was skipped before is not tried again, so that each request goes further.
-        if merger.last_ns is not None and merger.last_ns > self._stuck[0]:
-            skipped_ns, cursor, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
+        if merger.last_ns is not None and merger.last_ns > self._skip.skipped_ns:
+            skipped_ns, cursor_ns, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
             text = (
-                f"more trades have the time {show(skipped_ns)} than a page can show: they are left "
-                "out as a gap, and the download goes on behind them"
+                f"more trades share the time {show(skipped_ns)} than a page can show: they are "
+                "left out as a gap, and the download continues after them"
             )
             self._listener(Noted(self._pair, text))
             rows = await self._ids.close(None)
@@ -251,13 +264,13 @@ class RangeDownload:
             await self._buffer.flush()
             self._ids.begin_at(None)
         else:
-            skipped_ns, cursor, tries = self._stuck
-        # If the exchange takes `since` as exclusive, `cursor` leads on; else `cursor + 1` does.
-        since_ns = cursor + tries
+            skipped_ns, cursor_ns, tries = self._skip
+        # An exclusive `since` gets on with `cursor_ns`, an inclusive one with `cursor_ns + 1`.
+        since_ns = cursor_ns + tries
         if tries > 1:
             since_ns = skipped_ns + MIN_MARGIN_NS * 4**tries
             skipped_ns = since_ns + MIN_MARGIN_NS
-        self._stuck = (skipped_ns, cursor, tries + 1)
+        self._skip = SkipState(skipped_ns, cursor_ns, tries + 1)
         self._download.trades -= self._buffer.rows
         self._buffer.skip_to(skipped_ns)
         return PageMerger(skipped_ns, first_since=since_ns)
@@ -266,7 +279,7 @@ class RangeDownload:
         """Buffer certain trades; start a segment if enough of them wait, or for long enough."""
         ids, buffer = self._ids, self._buffer
         if ids.lost:
-            await self._uncover_losses()
+            await self._remove_lost_ranges()
         self._download.trades += rows.num_rows
         if ids.confirmed or ids.unconfirmed or ids.across_imports:
             buffer.note(ids.confirmed, ids.unconfirmed, ids.across_imports)
@@ -301,7 +314,7 @@ class RangeDownload:
                     except Exception as error:  # noqa: BLE001 - it ends the whole download
                         self._buffer.fail(error)
 
-    async def _uncover_losses(self) -> None:
+    async def _remove_lost_ranges(self) -> None:
         """Make a gap of each range that turned out to lack trades, before anything is committed.
 
         So after a crash at any time either the gap is recorded, or the place is found again.
@@ -324,9 +337,9 @@ class RangeDownload:
                     )
                     break
             else:
-                await self._uncover(lost, what)
+                await self._remove_coverage(lost, what)
 
-    async def _uncover(self, lost: Range, what: str) -> None:
+    async def _remove_coverage(self, lost: Range, what: str) -> None:
         """Make a gap of a covered range that lacks trades; where that can't be, keep the error.
 
         Args:
@@ -335,7 +348,7 @@ class RangeDownload:
         """
         # Until this download has ended, rows of its own range are not all committed.
         is_own = not self._is_closed and overlap(lost, self._range) is not None
-        gaps = [] if is_own else await self._buffer.uncover(self._uncovers, lost)
+        gaps = [] if is_own else await self._buffer.remove_coverage(self._remove_from_writer, lost)
         if not gaps:
             self._error = self._error or ArchiveDamaged(
                 f"{self._pair}: {lost} lacks {what}: "
@@ -370,20 +383,20 @@ class RangeDownload:
         if self._has_imports:
             left = self._left
             is_imported = left is not None and bool(self._imported_in(Range(left.time_ns, after)))
-            if last_ns is not None and archive.is_imported(pair, last_ns):
+            if last_ns is not None and archive.is_imported_at(pair, last_ns):
                 last_ns -= SECOND
         self._ids.begin_at(self._left, is_imported=is_imported)
         return last_ns
 
     def _imported_from_first(self, after: int) -> LastId | None:
-        """Id 0 and the trades behind it, where all is covered and the first ones were imported."""
+        """Id 0 and the trades after it, where all is covered and the first ones were imported."""
         pieces = self._archive.pieces(self._pair, Range(0, after))
         rows = [self._archive.footer(piece.segment).rows for piece in pieces]
         first = next(piece.segment for piece, count in zip(pieces, rows, strict=True) if count)
         return BEFORE_FIRST_ID._replace(rows_without_id=sum(rows)) if first.is_imported else None
 
-    def _is_imported_behind(self) -> bool:
-        """Whether there is imported data between the range and the first stored id behind it."""
+    def _is_imported_after(self) -> bool:
+        """Whether there is imported data between the range and the first stored id after it."""
         after = reached = self._range.through
         for segment, within in self._archive.pieces(self._pair, Range(after, EVERYTHING.through)):
             if within.after != reached:
@@ -408,7 +421,7 @@ class RangeDownload:
         last_ns = archive.last_time(pair, newest_ns)
         if last_ns == newest_ns or not archive.pieces(pair, Range(newest_ns - 1, newest_ns)):
             return None
-        if self._has_imports and archive.is_imported(pair, newest_ns):
+        if self._has_imports and archive.is_imported_at(pair, newest_ns):
             # Imported times are whole seconds: the trade may be stored with the second next to it.
             near_ns = archive.last_time(pair, newest_ns + SECOND) or 0
             if near_ns > newest_ns - SECOND:

@@ -228,7 +228,7 @@ def check_lean_files(pair: Pair, interval: Interval, folder: str, stored: Range)
         stored: the part of the requested range that the archive has.
 
     Raises:
-        UsageError: a file has candles before the range, or behind it.
+        UsageError: a file has candles before the range, or after it.
         BadInterval: LEAN has no interval of this length.
         ArchiveUnwritable: a file can't be read.
     """

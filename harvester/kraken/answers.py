@@ -209,10 +209,10 @@ def _brief_list(texts: list[str]) -> list[str]:
 LARGEST_BODY = 32 * 1024 * 1024
 """Bytes, compressed or not. A page has about 70,000, the list of pairs a million."""
 
-ACCEPTED = "gzip, deflate"
+ACCEPT_ENCODING = "gzip, deflate"
 """The `Accept-Encoding` of requests."""
 
-AS_STORED = "rows=stored"
+PREFER_STORED_ROWS = "rows=stored"
 """Asks an API server for trades as they are stored: without ids and sides that it would make up for
 other programs. The header `Prefer` is a standard one: a server ignores what it does not know."""
 
@@ -250,7 +250,9 @@ def _undo_coding(raw: bytes, codings: list[str]) -> bytes:
     formats = _FORMATS.get(codings[0], ())
     if len(codings) > 1 or not formats:
         how = brief(", ".join(codings))
-        raise Transient(f"the body is compressed as {how!r}; only one of {ACCEPTED} can be read")
+        raise Transient(
+            f"the body is compressed as {how!r}; only one of {ACCEPT_ENCODING} can be read"
+        )
     failure: zlib.error | None = None
     for window in formats:
         inflater = zlib.decompressobj(window)

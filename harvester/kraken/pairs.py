@@ -89,7 +89,7 @@ _QUOTES = "USD|EUR|GBP|CAD|JPY|KRW|AUD|CHF|ETH|XBT|BTC|USDT|USDC|DAI"
 _ALIAS = re.compile(rf"^(?:BTC|DOGE)(?=(?:{_QUOTES})$)|(?<!W)BTC$")
 
 
-def usual_altname(name: str) -> str:
+def kraken_altname(name: str) -> str:
     """The altname that a name stands for by the exchange's rules, where no list of pairs has it.
 
     BTCUSD and XXBTZUSD are XBTUSD, and so is a name without a capital letter.
@@ -233,18 +233,18 @@ class PairIndex:
 
     def find(self, text: str) -> Pair | None:
         """Find a pair like `resolve`, or return None if no market has this name."""
-        wanted = text.strip()
-        bare = _SEPARATORS.sub("", wanted)
-        for spelling in (wanted, bare):
+        typed = text.strip()
+        bare = _SEPARATORS.sub("", typed)
+        for spelling in (typed, bare):
             if spelling in self._exact:
                 return self._exact[spelling]
-        for spelling in (wanted.upper(), bare.upper()):
+        for spelling in (typed.upper(), bare.upper()):
             if spelling in self._any_case:
                 return self._same_market(text, self._any_case[spelling])
         return None
 
     def _same_market(self, text: str, spellings: list[str]) -> Pair:
-        """The one pair that spellings which differ by case stand for.
+        """Return the market, if spellings that differ only by case all mean one.
 
         Raises:
             AmbiguousPair: they are several markets, and not one market that was renamed.
@@ -256,11 +256,6 @@ class PairIndex:
         raise AmbiguousPair(
             f"{text!r} may mean {names}, which differ by case: give the exact spelling"
         )
-
-
-def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
-    """Find the pair that a person means by `text`; see `PairIndex.resolve`."""
-    return PairIndex(pairs).resolve(text)
 
 
 def is_pattern(text: str) -> bool:
@@ -295,7 +290,7 @@ def quote_names(pair: Pair) -> set[str]:
     short = pair.wsname.upper().partition("/")[2]
     kraken = pair.quote.upper()
     names = {short or _ASSET_PREFIX.sub("", kraken), kraken} - {""}
-    return names | {_with_usual_names(name) for name in names}
+    return names | {_with_common_names(name) for name in names}
 
 
 def altnames_by_spelling(pairs: Iterable[Pair], stored: Collection[str]) -> dict[str, str]:
@@ -314,8 +309,8 @@ def altnames_by_spelling(pairs: Iterable[Pair], stored: Collection[str]) -> dict
 
 def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
     """The pairs with `text` in one of their names, in any case, ordered by altname."""
-    wanted = _SEPARATORS.sub("", text.strip().upper())
-    swapped = _with_kraken_names(wanted)
+    typed = _SEPARATORS.sub("", text.strip().upper())
+    swapped = _with_kraken_names(typed)
     return sorted(
         (
             pair
@@ -323,7 +318,7 @@ def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
             if any(
                 part in _SEPARATORS.sub("", name.upper())
                 for name in pair.spellings
-                for part in (wanted, swapped)
+                for part in (typed, swapped)
             )
         ),
         key=lambda pair: pair.altname,
@@ -356,10 +351,10 @@ def _spellings(pairs: Iterable[Pair]) -> dict[str, Pair]:
 def _shown_names(pair: Pair) -> set[str]:
     """The altname and wsname in capitals, and both with BTC for XBT."""
     names = {name.upper() for name in (pair.altname, pair.wsname) if name}
-    return names | {_with_usual_names(name) for name in names}
+    return names | {_with_common_names(name) for name in names}
 
 
-def _with_usual_names(text: str) -> str:
+def _with_common_names(text: str) -> str:
     """A name with BTC for XBT and DOGE for XDG."""
     for human, kraken in _ALIASES.items():
         text = text.replace(kraken, human)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit, brief, shortened
 from harvester.schema import (
+    NO_ROWS,
     ORDER_TYPES,
+    PAGE_SCHEMA,
     PRICE,
-    ROWS,
     SIDES,
     VOLUME,
     Int64s,
@@ -27,7 +28,6 @@ from harvester.schema import (
     decimal_words,
     empty_strings,
     int64s_as,
-    no_rows,
 )
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
 
@@ -45,11 +45,11 @@ class TradesPage:
     """One page of trades: exact rows in the exchange's order, and the cursor.
 
     Attributes:
-        rows: a batch of `schema.ROWS`; the id is null if the exchange sent none or 0.
+        rows: a batch of `schema.PAGE_SCHEMA`; the id is null if the exchange sent none or 0.
         last: the cursor verbatim; None if it is missing.
         unit_ns: one unit of the last decimal that the page's times have, in nanoseconds.
         market: the name that the answer gives the market; see `pairs.check_market`.
-        unknown: the first element behind a trade id, which is not stored; None if rows have no
+        unknown: the first element after a trade id, which is not stored; None if rows have no
             more elements than are known.
     """
 
@@ -91,7 +91,8 @@ def _unit_ns(times_ns: Int64s) -> int:
 # elements per row, an empty misc, and the same number of decimals in all prices of the page. Every
 # byte of the body is compared with that form. If one differs, `decode_fast` gives up, and
 # `decode_general`, which knows every form, reads the page and says what is wrong. The fast path
-# may decline a page, but never misreads it. Tests compare both paths on arbitrary bytes.
+# may decline a page, but never misreads it. Tests compare both paths on arbitrary bytes. It
+# is kept because it takes a third of the time of `decode_general`: see benchmarks/pages.py.
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -124,8 +125,9 @@ class _Found(NamedTuple):
     """Where the numbers of all rows are in a body, and two flags of each row.
 
     Attributes:
-        runs: price, volume, time and id as runs of digits: where each begins and ends in each row,
-            and its fewest and most digits.
+        runs: seven runs of digits per row: price before and after the point, volume before and
+            after, seconds, fraction, trade id. Of each: where it begins and ends in each row, and
+            its fewest and most digits.
         is_sell, is_limit: shape (rows,).
     """
 
@@ -155,7 +157,7 @@ def decode_fast(body: bytes) -> TradesPage | None:
         pa.DictionaryArray.from_arrays(pa.array(found.is_limit.astype(np.int32)), ORDER_TYPES),
         empty_strings(len(ids)),
     ]
-    rows = pa.RecordBatch.from_arrays(columns, schema=ROWS)
+    rows = pa.RecordBatch.from_arrays(columns, schema=PAGE_SCHEMA)
     return TradesPage(rows, tail[1].decode(), _unit_ns(times_ns), head[1].decode())
 
 
@@ -335,14 +337,14 @@ def decode_general(body: bytes) -> TradesPage:
         raise UnreadableAnswer(
             f"the exchange's answer has {shortened(repr(rows))} in place of rows"
         )
-    batch, unit_ns = _batch_of(rows) if rows else (no_rows(), 1)
+    batch, unit_ns = _batch_of(rows) if rows else (NO_ROWS, 1)
     raws = (bytes(row.unknown) for row in rows if row.unknown is not msgspec.UNSET)
     unknown = next((brief(raw.decode(errors="replace")) for raw in raws), None)
     return TradesPage(batch, None if last is None else str(last), unit_ns, market, unknown)
 
 
 def _batch_of(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
-    """The rows as a batch of `schema.ROWS`, and the unit of their times in nanoseconds."""
+    """The rows as a batch of `schema.PAGE_SCHEMA`, and the unit of their times in nanoseconds."""
     prices, volumes = [row.price for row in rows], [row.volume for row in rows]
     stamps = [bytes(row.time).decode() for row in rows]
     if max(map(len, [*prices, *volumes, *stamps])) > LONGEST_NUMBER:
@@ -372,7 +374,7 @@ def _batch_of(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
         or (pc.min(columns[0]).as_py() or 0) < 0
     ):
         raise _first_bad_row(rows, ValueError("a number is out of bounds"))
-    return pa.RecordBatch.from_arrays(columns, schema=ROWS), _unit_ns(times_ns)
+    return pa.RecordBatch.from_arrays(columns, schema=PAGE_SCHEMA), _unit_ns(times_ns)
 
 
 def _unreadable(body: bytes, error: Exception) -> UnreadableAnswer:

@@ -16,7 +16,13 @@ import httpx
 
 from harvester.config import KRAKEN_URL, ExchangeSettings
 from harvester.errors import BadSetting, brief, without_user
-from harvester.kraken.answers import ACCEPTED, AS_STORED, LARGEST_BODY, Transient, too_large
+from harvester.kraken.answers import (
+    ACCEPT_ENCODING,
+    LARGEST_BODY,
+    PREFER_STORED_ROWS,
+    Transient,
+    too_large,
+)
 
 MAX_IDLE_S = 15.0
 """A connection idle for longer is not used again: servers close theirs, some after 20 s."""
@@ -51,10 +57,10 @@ class HttpClient:
         headers = {
             "User-Agent": settings.user_agent,
             "Accept": "application/json",
-            "Accept-Encoding": ACCEPTED,
+            "Accept-Encoding": ACCEPT_ENCODING,
         }
         if settings.url != KRAKEN_URL:
-            headers["Prefer"] = AS_STORED
+            headers["Prefer"] = PREFER_STORED_ROWS
         # A file that is named is read even so, as it may be wrong.
         uses_tls = bool(settings.ca_file) or not settings.url.lower().startswith("http:")
         self._client = httpx.AsyncClient(

@@ -32,7 +32,7 @@ from harvester.errors import (
 from harvester.kraken.answers import Transient, read_result
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN, read_candles
-from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, read_pairs, resolve
+from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, PairIndex, read_pairs
 from harvester.kraken.trades import decode_page
 from harvester.kraken.transport import HttpAnswer
 from harvester.operations.exchange_checks import (
@@ -237,7 +237,7 @@ class _Questions:
         await self._ask("stocks", "AssetPairs", aclass_base=TOKENIZED_ASSET)
         await self._ask("unknown_pair", "Trades", pair=NO_PAIR)
         try:
-            pair = resolve(name, read_pairs(read_result(answers.body("pairs"))).values())
+            pair = PairIndex(read_pairs(read_result(answers.body("pairs"))).values()).resolve(name)
         except (NotChecked, Transient, ExchangeError):
             return
         answers.pair = pair
@@ -361,7 +361,7 @@ def check_candles(answers: Answers) -> str:
     with tempfile.TemporaryDirectory(prefix="harvester-doctor-") as folder:
         archive = TradeStore(folder)
         with open_writer(archive, pair.altname) as pair_writer:
-            pair_writer.commit(covered, clip(rows, covered), Footer(range=covered, pair="{}"))
+            pair_writer.commit(covered, clip(rows, covered), Footer(range=covered, pair_json="{}"))
         local = LocalCandles(archive, pair.altname, pair.pair_decimals)
         for label in ("candles", "candles_again"):
             candles = read_candles(answers.body(label), 1, pair)

@@ -12,7 +12,7 @@ from functools import partial
 
 from harvester.config import Settings
 from harvester.download.events import BackfillResult, Committed, Event, Followed, Noted, PageRead
-from harvester.download.exchange import CATCH_UP_NS, BackfillRequest, DownloadContext, RunOptions
+from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
 from harvester.download.pair_download import PairDownload, run_maintenance
 from harvester.errors import (
     ExchangeError,
@@ -27,7 +27,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.operations.run_log import RunRecord, pair_results, record_run
 from harvester.pair_selection import PairSelection, choose, last_start
-from harvester.schema import Int64s, no_rows, sort_rows, times
+from harvester.schema import NO_ROWS, Int64s, sort_rows, times
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show
@@ -52,6 +52,9 @@ MAX_UNMERGED = 4 * MERGE_EVERY
 
 FAILURES_OF_AN_OUTAGE = 2
 """After so many failed requests without a good answer between them, an outage is reported."""
+
+FAR_BEHIND_NS = 600 * SECOND
+"""A pair that is further behind is catching up: only some of those are downloaded at once."""
 
 MAX_PRICES = 5
 """The status line shows the prices of so many pairs."""
@@ -78,7 +81,7 @@ async def follow(
         settings: `settle_s` says how old trades are when they are stored.
         options: listener for progress and warnings, and the token that ends the run.
         selection: which pairs.
-        after: download what is missing behind this time first, in nanoseconds; None for where the
+        after: download what is missing after this time first, in nanoseconds; None for where the
             last request of a stored pair began, and for now where nothing is stored.
         every_s: store new trades at least this often, in seconds.
 
@@ -237,7 +240,7 @@ class _FollowedPair:
         # Where it began, and the end of coverage, from which the next download goes on.
         self._first_after: int | None = None
         self._after = 0
-        self._newest_times: Int64s = times(no_rows())
+        self._newest_times: Int64s = times(NO_ROWS)
         self._shows_all_new = True
         self._has_polled = False
         self._pages = 0
@@ -396,12 +399,12 @@ class _FollowedPair:
 
     async def _download(self, download: PairDownload, settled_ns: int) -> None:
         """Store what is settled; only some pairs that are far behind are downloaded at once."""
-        far_ns = max(CATCH_UP_NS, int(2 * self._run.every_s * SECOND))
+        far_ns = max(FAR_BEHIND_NS, int(2 * self._run.every_s * SECOND))
         self.is_behind = settled_ns - self._after > far_ns
         if self.is_behind:
             self._run.report(self.event())
         async with self._run.catching_up if self.is_behind else nullcontext():
-            await download.poll(self._writer)
+            await download.download_new(self._writer)
         # A gap that is left before stays on record; it is not requested with every poll.
         self._after = max(self._after, self._covered_through() or 0)
 

@@ -80,7 +80,7 @@ def compact(
     levels, progress = parse_levels(settings.candles.rollups), steps(listener)
 
     def work(pair_writer: Writer) -> CompactionResult:
-        before, after = pair_writer.compact(every=True, progress=progress)
+        before, after = pair_writer.compact(merge_all=True, progress=progress)
         notes = roll_up(pair_writer, levels, progress).notes
         return CompactionResult(pair_writer.pair, before, after, notes)
 
@@ -137,14 +137,14 @@ def check_pairs(archive: TradeStore, names: Sequence[str], listener: Listener) -
 
 
 def digest_pairs(
-    archive: TradeStore, names: Sequence[str], wanted: Range, listener: Listener
+    archive: TradeStore, names: Sequence[str], requested: Range, listener: Listener
 ) -> list[Digest]:
     """Compute the digests of some pairs.
 
     Args:
         archive: the archive.
         names: altnames.
-        wanted: only months that lie in it whole are counted.
+        requested: only months that lie in it whole are counted.
         listener: receives the steps in months, and the digests of each pair as soon as they are
             known.
 
@@ -156,7 +156,7 @@ def digest_pairs(
     found: list[Digest] = []
     for name in names:
         check_not_in_future(archive, name, now_ns)
-        of_pair = digests(archive, name, wanted, listener=listener)
+        of_pair = digests(archive, name, requested, listener=listener)
         if not of_pair:
             # Without a whole month there was no step, and a progress bar would wait for it.
             listener(Step(name, 0, 0, "months"))

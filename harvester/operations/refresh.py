@@ -242,7 +242,9 @@ class _Refresh:
         self._listener = options.listener
         self._stop = options.stop
         # Only `backfill --replace-imported` corrects a count, so no nightly run fails by it.
-        self._options = replace(options, listener=self._on_event, notes_import_counts=True)
+        self._options = replace(
+            options, listener=self._on_event, tolerates_wrong_import_counts=True
+        )
         self._client = Client(
             settings.exchange,
             on_wait=self._on_wait,
@@ -396,7 +398,7 @@ class _Refresh:
         async def work() -> None:
             with open_writer(self._archive, name) as pair_writer:
                 download = PairDownload(context, BackfillRequest(request.pair, EVERYTHING))
-                filled.append(await download.fill(pair_writer))
+                filled.append(await download.fill_gaps(pair_writer))
 
         async with jobs:
             error = await capture_error(work())
@@ -425,10 +427,10 @@ class _Refresh:
             return None, None
         name = target.pair.altname
         try:
-            wanted = self._archive.requested(name)
+            requested = self._archive.requested(name)
         except HarvesterError as error:
             return None, error
-        return Range(last_start(wanted, self._options.now_ns()) or 0, END_OF_TIME), None
+        return Range(last_start(requested, self._options.now_ns()) or 0, END_OF_TIME), None
 
     def _row(self, name: str) -> RefreshedPair:
         return self._rows.setdefault(name, RefreshedPair(name))

@@ -22,7 +22,7 @@ from harvester.errors import (
     gravest,
     without_credentials,
 )
-from harvester.kraken.pairs import Pair, is_pattern, match_pattern, quote_names, resolve
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names
 from harvester.storage.filesystem import writing
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
@@ -127,7 +127,7 @@ class RunRecord(msgspec.Struct):
             if is_pattern(name) and match_pattern(name, pairs):
                 return True
             with suppress(UnknownPair):
-                resolve(name, pairs)
+                PairIndex(pairs).resolve(name)
                 return True
         return False
 

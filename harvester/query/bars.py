@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from harvester.errors import BadSetting, NothingStored
 from harvester.query.rollups import (
-    bars_of_trades,
     begins_ns,
-    continue_bar,
-    merge_bars,
+    continue_partial,
+    merge_adjacent,
+    partials_of_trades,
     stored_columns,
     unscaled_integers,
 )
@@ -27,8 +27,8 @@ from harvester.times import Range
 
 # --- bar size -------------------------------------------------------------------------------------
 
-By = Literal["trades", "volume", "value"]
-BYS: tuple[By, ...] = get_args(By)
+Measure = Literal["trades", "volume", "value"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 DECIMALS = {"trades": 0, "volume": 8, "value": 18}
 """A volume has eight decimals; a price has ten, so price x volume has eighteen."""
@@ -46,12 +46,12 @@ class BarSize(NamedTuple):
         units: the size in trades, in 1e-8 of volume or in 1e-18 of value.
     """
 
-    by: By
+    by: Measure
     text: str
     units: int
 
 
-def parse_size(by: By, text: str) -> BarSize:
+def parse_size(by: Measure, text: str) -> BarSize:
     """Parse a bar's size.
 
     Args:
@@ -62,8 +62,8 @@ def parse_size(by: By, text: str) -> BarSize:
         BadSetting: `by` is none of the three, or the size is no number above 0, or has more digits
             than a sum keeps.
     """
-    if by not in BYS:
-        raise BadSetting(f"bars of {by!r}: give one of {', '.join(BYS)}")
+    if by not in MEASURES:
+        raise BadSetting(f"bars of {by!r}: give one of {', '.join(MEASURES)}")
     digits, decimals = text.strip(), DECIMALS[by]
     match = _NUMBER.fullmatch(digits)
     if match is not None and match[3] and (match[1] or match[2]):
@@ -110,7 +110,6 @@ def bar_schema(*, all_columns: bool) -> pa.Schema:
 # --- bars -----------------------------------------------------------------------------------------
 
 BATCH_ROWS = 100_000
-STEP_ROWS = 32_768
 MAX_WAITING_BATCHES = 64
 """A batch is returned after about two million trades, even if they make few bars."""
 
@@ -142,11 +141,7 @@ class BarQuery:
 
 
 def bar_batches(
-    archive: TradeStore,
-    query: BarQuery,
-    *,
-    batch_rows: int = BATCH_ROWS,
-    step_rows: int = STEP_ROWS,
+    archive: TradeStore, query: BarQuery, *, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
     """Yield bars as Arrow batches, in order, at least one; docs/bars.md describes the columns.
 
@@ -157,7 +152,6 @@ def bar_batches(
         archive: where the trades are.
         query: the query.
         batch_rows: about how many bars a batch has.
-        step_rows: how many trades are counted at a time; the bars do not depend on it.
 
     Raises:
         NothingStored: the archive has no trades of the pair.
@@ -168,7 +162,7 @@ def bar_batches(
     schema = bar_schema(all_columns=query.all_columns)
     # A batch without rows, so that there is at least one, with the columns.
     waiting, rows = [pa.RecordBatch.from_pylist([], schema=schema)], 0
-    for batch in _bars_of_runs(archive, query, runs, step_rows):
+    for batch in _bars_of_runs(archive, query, runs):
         waiting.append(batch)
         rows += batch.num_rows
         if rows >= batch_rows or len(waiting) == MAX_WAITING_BATCHES:
@@ -198,7 +192,7 @@ def _covered_runs(archive: TradeStore, query: BarQuery) -> list[Range]:
 
 
 def _bars_of_runs(
-    archive: TradeStore, query: BarQuery, runs: list[Range], step_rows: int
+    archive: TradeStore, query: BarQuery, runs: list[Range]
 ) -> Iterator[pa.RecordBatch]:
     """Yield the bars that begin in the requested range, in batches."""
     for run in runs:
@@ -206,12 +200,11 @@ def _bars_of_runs(
             return
         open_bar: list[pa.RecordBatch] = []
         for batch in archive.scan(query.pair, run):
-            for start in range(0, batch.num_rows, step_rows):
-                full, open_bar = _cut_batch(query, batch.slice(start, step_rows), open_bar)
-                yield from _in_range(query, full, is_complete=True)
-                newest = open_bar[0] if open_bar else full
-                if begins_ns(newest)[-1] > query.range.through:
-                    return
+            full, open_bar = _cut_batch(query, batch, open_bar)
+            yield from _in_range(query, full, is_complete=True)
+            newest = open_bar[0] if open_bar else full
+            if begins_ns(newest)[-1] > query.range.through:
+                return
         # At a gap and at the end the open bar ends incomplete.
         if open_bar and not query.complete_only:
             yield from _in_range(query, open_bar[0], is_complete=False)
@@ -221,12 +214,12 @@ def _cut_batch(
     query: BarQuery, batch: pa.RecordBatch, open_bar: list[pa.RecordBatch]
 ) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
     """Return the bars that end in a batch, and the bar that is open after it, if there is one."""
-    trades = bars_of_trades(batch, query.title, all_columns=query.all_columns)
+    trades = partials_of_trades(batch, query.title, all_columns=query.all_columns)
     counted = "count" if query.size.by == "trades" else query.size.by
     so_far = unscaled_integers(open_bar[0].column(counted))[0] if open_bar else 0
     ends = list(_ends(query.size.units, unscaled_integers(trades.column(counted)), so_far))
     starts = [0, *(end + 1 for end in ends if end + 1 < trades.num_rows)]
-    bars = continue_bar(open_bar, merge_bars(trades, np.array(starts)), is_continued=True)
+    bars = continue_partial(open_bar, merge_adjacent(trades, np.array(starts)), is_continued=True)
     # The open bar, too: its sums only grow.
     stored_columns(bars, query.title)
     is_open = bars.num_rows > len(ends)

@@ -101,8 +101,8 @@ class Grid:
 
     def _sections(self) -> Iterator[tuple[GridSection, bool]]:
         """Yield each section, and whether it is one interval: a constant, which is fast to plan."""
-        for section, behind in zip_longest(self.sections, self.sections[1:]):
-            yield section, behind is not None and behind.number - section.number == 1
+        for section, after in zip_longest(self.sections, self.sections[1:]):
+            yield section, after is not None and after.number - section.number == 1
 
     @property
     def step_ns(self) -> int:
@@ -120,7 +120,7 @@ class Grid:
         return self.step_ns % width_ns == 0
 
     def is_fixed(self, width_ns: int | None) -> bool:
-        """Return whether every interval has a width, and starts at a multiple of it."""
+        """Whether all intervals are `width_ns` long and start at multiples of it from the epoch."""
         return [section.width_ns for section in self.sections] == [width_ns] == [self.step_ns]
 
     def whole_intervals(self, covered: Range) -> WholeIntervals:
@@ -192,8 +192,8 @@ class FixedSteps(NamedTuple):
     phase_ns: int
 
     @property
-    def limits_ns(self) -> tuple[int, int]:
-        """The width of every interval, which is the least and the greatest."""
+    def width_bounds_ns(self) -> tuple[int, int]:
+        """Least and greatest width of an interval; both are `width_ns`."""
         return self.width_ns, self.width_ns
 
     def first_start_ns(self, local_ns: int) -> int:
@@ -213,8 +213,8 @@ class MonthSteps(NamedTuple):
     phase_ns: int
 
     @property
-    def limits_ns(self) -> tuple[int, int]:
-        """A lower and an upper limit of the widths: every month as February, or as January."""
+    def width_bounds_ns(self) -> tuple[int, int]:
+        """Least and greatest width of an interval: months of 28 and of 31 days."""
         return self.months * 28 * DAY, self.months * 31 * DAY
 
     def first_start_ns(self, local_ns: int) -> int:
@@ -263,7 +263,7 @@ def _rule(interval: Interval, offset_ns: int) -> Rule:
 
 def _sections(rule: Rule, zone: ZoneInfo | None, covering: Range) -> list[GridSection]:
     """Group neighbouring intervals of equal width into sections."""
-    margin_ns = rule.limits_ns[1] + MARGIN_NS
+    margin_ns = rule.width_bounds_ns[1] + MARGIN_NS
     first_ns, last_ns = covering.after - margin_ns, covering.through + margin_ns
     if zone is None:
         changes = [OffsetChange(first_ns, 0)]
@@ -285,7 +285,7 @@ def _interval_starts(rule: Rule, changes: list[OffsetChange], last_ns: int) -> I
     shown_ns = changes[0].at_ns + changes[0].utc_offset_ns
     for change, next_change in zip_longest(changes, changes[1:]):
         local_ns = change.at_ns + change.utc_offset_ns
-        if shown_ns - local_ns >= rule.limits_ns[0]:
+        if shown_ns - local_ns >= rule.width_bounds_ns[0]:
             shown_ns = local_ns
         first_ns = rule.first_start_ns(shown_ns)
         if first_ns < local_ns:
@@ -384,10 +384,10 @@ def _similar_names(name: str) -> list[str]:
     """Return names that differ by case or a typing error, or that end with a city of that name."""
     names = {known.casefold(): known for known in sorted(available_timezones())}
     cities = {known.rpartition("/")[2]: known for known in names}
-    wanted = name.strip().replace(" ", "_").casefold()
-    if wanted in names:
-        return [names[wanted]]
-    similar = get_close_matches(wanted, names, n=2, cutoff=MIN_SIMILARITY)
-    cities_found = get_close_matches(wanted, cities, n=2, cutoff=MIN_SIMILARITY)
+    typed = name.strip().replace(" ", "_").casefold()
+    if typed in names:
+        return [names[typed]]
+    similar = get_close_matches(typed, names, n=2, cutoff=MIN_SIMILARITY)
+    cities_found = get_close_matches(typed, cities, n=2, cutoff=MIN_SIMILARITY)
     similar += [cities[city] for city in cities_found]
     return [names[known] for known in dict.fromkeys(similar)]

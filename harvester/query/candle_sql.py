@@ -10,14 +10,14 @@ import duckdb
 
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, CoveredRange, Plan
 from harvester.query.source_choice import (
-    BASE,
-    EXTRA,
+    CANDLE_AGGREGATES,
+    EXTRA_AGGREGATES,
     LAST_TIME,
-    PRICES,
-    ZEROS,
+    ZERO_WHEN_EMPTY,
     aggregate_sql,
     trades_sql,
 )
+from harvester.storage.parquet_files import PRICES
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range
 
@@ -119,7 +119,7 @@ def would_lose_precision(
     carried = [seed.close for seed in fill_seeds(archive, plan, connection)]
     if any(close != round(close, decimals) for close in carried if close is not None):
         return True
-    prices = {name: BASE[name] for name in PRICES}
+    prices = {name: CANDLE_AGGREGATES[name] for name in PRICES}
     candles = aggregate_sql(archive, plan.sources, plan.grid, prices)
     finer = " OR ".join(f"{name} <> {name}::DECIMAL(18, {decimals})" for name in PRICES)
     query = f"SELECT 1 FROM ({candles}) WHERE {finer} LIMIT 1"  # noqa: S608
@@ -131,7 +131,7 @@ def would_lose_precision(
 
 def aggregates_for(query: CandleQuery) -> dict[str, str]:
     """Return the aggregates that a query needs: column names and formulas over trades."""
-    aggregates = BASE | (EXTRA if query.all_columns else {})
+    aggregates = CANDLE_AGGREGATES | (EXTRA_AGGREGATES if query.all_columns else {})
     if query.all_columns or query.fill != "none":
         aggregates |= LAST_TIME
     return aggregates
@@ -221,8 +221,8 @@ def _fillings_sql(aggregates: list[str], price: str) -> str:
     for name in aggregates:
         if name in PRICES:
             columns.append(f"{price} AS {name}")
-        elif name in ZEROS:
-            columns.append(f"0::{ZEROS[name]} AS {name}")
+        elif name in ZERO_WHEN_EMPTY:
+            columns.append(f"0::{ZERO_WHEN_EMPTY[name]} AS {name}")
         else:
             columns.append(f"NULL AS {name}")
     return f"SELECT {', '.join(columns)}\nFROM ({_UNROLLED})"
@@ -290,7 +290,7 @@ def _output_columns(plan: Plan, price_decimals: int) -> list[str]:
     columns = [f"{plan.grid.start_sql('number')} AS time", *prices, "vwap", "volume", "count"]
     if query.all_columns:
         is_complete = f"{_is_complete_sql(plan.covered)} AS is_complete"
-        columns += ["value", *EXTRA, *LAST_TIME, is_complete]
+        columns += ["value", *EXTRA_AGGREGATES, *LAST_TIME, is_complete]
     return columns
 
 

@@ -11,7 +11,7 @@ from harvester.query.candle_sql import last_trade_before
 from harvester.query.candles import QuerySession, needs_precision_check
 from harvester.query.plan import CandleQuery, Plan
 from harvester.query.source_choice import Source
-from harvester.storage.parquet_files import rows_touched
+from harvester.storage.parquet_files import rows_to_read
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -106,7 +106,7 @@ def _file_reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[File
 
 def _file_read(archive: TradeStore, source: Source, read_range: Range) -> FileRead:
     path = source.rollup.path if source.rollup is not None else source.piece.segment.path
-    rows = rows_touched(archive.store, path, read_range)
+    rows = rows_to_read(archive.store, path, read_range)
     return FileRead(source.level, path, source.piece.within, rows)
 
 

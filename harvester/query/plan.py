@@ -19,11 +19,11 @@ from harvester.storage.segment import RollUp, Segment, reading_order
 from harvester.storage.trade_store import PairFile, Piece, TradeStore, pieces_of
 from harvester.times import (
     BEGINNING_NS,
-    DAY,
     END_OF_TIME,
     SECOND,
     Interval,
     Range,
+    gap_note,
     missing,
     overlap,
     show,
@@ -312,9 +312,6 @@ def _cuts(archive: TradeStore, plan: Plan, part_candles: int) -> Iterator[int]:
 # Candles over a gap look like those of a quiet market, so every result names the gaps in its
 # range.
 
-MAX_NAMED_GAPS = 5
-"""A note names the first gaps, up to this number; of more it gives the number and total length."""
-
 
 def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> list[Range]:
     """Return the parts of a requested range that are not covered, in order.
@@ -329,7 +326,7 @@ def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> l
         time_range: the requested range; from 0 or to the end of time where no bound was given.
         now_ns: what is later is not counted.
     """
-    # The record of what was wanted is read first: what is downloaded after that is no gap.
+    # The record of what was requested is read first: what is downloaded after that is no gap.
     ever_requested, covered = archive.requested(pair), archive.coverage(pair)
     if not covered:
         return []
@@ -342,21 +339,9 @@ def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> l
         through = now_ns
     requested = [Range(after, through)] if after < through else []
     past = Range(max(time_range.after, 0), min(time_range.through, now_ns))
-    wanted = [overlap(gap, past) for gap in missing(ever_requested, covered)]
-    gaps = union([*missing(requested, covered), *filter(None, wanted)])
+    not_downloaded = [overlap(gap, past) for gap in missing(ever_requested, covered)]
+    gaps = union([*missing(requested, covered), *filter(None, not_downloaded)])
     return [gap for gap in gaps if gap.through > BEGINNING_NS]
-
-
-def gap_note(gaps: Sequence[Range]) -> str:
-    """Return one sentence that names gaps: `not downloaded: 2024-01-01 to 2025-01-01`."""
-    named = ", ".join(str(gap) for gap in gaps[:MAX_NAMED_GAPS])
-    if len(gaps) <= MAX_NAMED_GAPS:
-        return f"not downloaded: {named}"
-    total_ns = sum(gap.through - max(gap.after, BEGINNING_NS) for gap in gaps)
-    return (
-        f"not downloaded: {named} and {len(gaps) - MAX_NAMED_GAPS:,} more; {len(gaps):,} gaps, "
-        f"{_length_text(total_ns)} in total"
-    )
 
 
 def check_gaps(
@@ -388,10 +373,3 @@ def check_gaps(
 def gap_notes(gaps: Sequence[Range]) -> tuple[str, ...]:
     """Return the note about gaps, or nothing if there are none."""
     return (gap_note(gaps),) if gaps else ()
-
-
-def _length_text(total_ns: int) -> str:
-    for unit, width_ns in (("days", DAY), ("hours", 3600 * SECOND), ("minutes", 60 * SECOND)):
-        if total_ns >= 2 * width_ns:
-            return f"{total_ns / width_ns:,.1f} {unit}"
-    return f"{total_ns / SECOND:,.9f}".rstrip("0").rstrip(".") + " seconds"

@@ -22,7 +22,7 @@ from harvester.schema import (
     decimal_words,
     times,
 )
-from harvester.storage.parquet_files import PARTIALS, read_batches
+from harvester.storage.parquet_files import PARTIALS, PRICES, read_batches
 from harvester.storage.segment import RollUp, Segment, rollup_path
 from harvester.storage.writer import Progress, Writer
 from harvester.times import parse_interval, show
@@ -146,13 +146,13 @@ class PartialCandles:
         ]
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add the next trades, a batch of `schema.TRADES`.
+        """Add the next trades, a batch of `schema.SEGMENT_SCHEMA`.
 
         Raises:
             ArchiveDamaged: a price or a volume is below 0.
             ValueDoesNotFit: a sum has too many digits.
         """
-        self._advance([bars_of_trades(batch, self._what, all_columns=True)])
+        self._advance([partials_of_trades(batch, self._what, all_columns=True)])
 
     def finish(self) -> list[list[pa.RecordBatch]]:
         """Return the candles of all trades: batches of `PARTIALS` for each width."""
@@ -171,26 +171,26 @@ class PartialCandles:
                 self._batches[level].append(pa.RecordBatch.from_pydict(columns, schema=PARTIALS))
 
 
-# --- from trades to bars --------------------------------------------------------------------------
+# --- from trades to partial candles ---------------------------------------------------------------
 
-# DuckDB's SQL (`source_choice.BASE`) is the definition of a candle; `verify` compares both. For a
-# small segment pyarrow needs a third of the time, and a download need not load DuckDB.
+# DuckDB's SQL (`source_choice.CANDLE_AGGREGATES`) is the definition of a candle; `verify` compares
+# both. For a small segment pyarrow needs a third of the time, and a download need not load DuckDB.
 
-# A bar is a row with the columns of `PARTIALS`, but a value has 76 digits, which no sum of stored
-# trades exceeds: a value of one trade has 40. A sum of volumes needs 10^16 trades to exceed 38.
+# A partial candle is a row with the columns of `PARTIALS`, but its value has 76 digits, which no
+# sum of stored trades exceeds: a value of one trade has 40. A sum of volumes needs 10^16 trades to
+# exceed 38.
 
 TIME = PARTIALS.field("time").type
 EXACT_VALUE = pa.decimal256(76, SUM_OF_VALUES.scale)
-PRICES = ("open", "high", "low", "close")
 _WIDE_PRICE = pa.decimal256(PRICE.precision, PRICE.scale)
 _WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
 
 
-def bars_of_trades(batch: pa.RecordBatch, what: str, *, all_columns: bool) -> pa.RecordBatch:
-    """Return each trade as a bar of its own.
+def partials_of_trades(batch: pa.RecordBatch, what: str, *, all_columns: bool) -> pa.RecordBatch:
+    """Return each trade as a partial candle of its own.
 
     Args:
-        batch: the trades, a batch of `schema.TRADES` that is not empty.
+        batch: the trades, a batch of `schema.SEGMENT_SCHEMA` that is not empty.
         what: names the work in messages.
         all_columns: also return the columns about sides and trade ids.
 
@@ -221,20 +221,20 @@ def bars_of_trades(batch: pa.RecordBatch, what: str, *, all_columns: bool) -> pa
     return pa.RecordBatch.from_pydict(columns)
 
 
-def merge_bars(bars: pa.RecordBatch, starts: Int64s) -> pa.RecordBatch:
-    """Merge neighbouring bars.
+def merge_adjacent(partials: pa.RecordBatch, starts: Int64s) -> pa.RecordBatch:
+    """Merge neighbouring partial candles.
 
     Args:
-        bars: the bars, in order.
-        starts: the index of the first bar of each group, which ends where the next one starts.
+        partials: the partial candles, in order.
+        starts: the index of the first one of each group, which ends where the next one starts.
     """
-    if len(starts) == bars.num_rows:
-        return bars
-    ends = np.append(starts[1:], bars.num_rows)
+    if len(starts) == partials.num_rows:
+        return partials
+    ends = np.append(starts[1:], partials.num_rows)
     merged: dict[str, pa.Array] = {}
     summed = {"group": pa.array(np.repeat(np.arange(len(starts)), ends - starts))}
     how = []
-    for name, column in zip(bars.schema.names, bars.columns, strict=True):
+    for name, column in zip(partials.schema.names, partials.columns, strict=True):
         way = _MERGE.get(name, "sum")
         if way in ("first", "last") and not column.null_count:
             merged[name] = column.take(pa.array(starts if way == "first" else ends - 1))
@@ -251,7 +251,7 @@ def merge_bars(bars: pa.RecordBatch, starts: Int64s) -> pa.RecordBatch:
     # Without threads, the groups come in order.
     sums = pa.table(summed).group_by("group", use_threads=False).aggregate(how)
     merged |= {name: sums.column(f"{name}_{way}").chunk(0) for name, way in how}
-    return pa.RecordBatch.from_pydict({name: merged[name] for name in bars.schema.names})
+    return pa.RecordBatch.from_pydict({name: merged[name] for name in partials.schema.names})
 
 
 _MERGE = {
@@ -266,25 +266,25 @@ _MERGE = {
 }
 
 
-def continue_bar(
-    open_bar: Sequence[pa.RecordBatch], bars: pa.RecordBatch, *, is_continued: bool
+def continue_partial(
+    open_partial: Sequence[pa.RecordBatch], partials: pa.RecordBatch, *, is_continued: bool
 ) -> pa.RecordBatch:
-    """Return an open bar, if there is one, and the bars after it.
+    """Return an open partial candle, if there is one, and those after it.
 
     Args:
-        open_bar: a batch of one bar, or nothing.
-        bars: the bars after it, in order.
-        is_continued: whether the first of them is a part of the open bar.
+        open_partial: a batch of one partial candle, or nothing.
+        partials: those after it, in order.
+        is_continued: whether the first of them is a part of the open one.
     """
-    if open_bar and is_continued:
-        first = pa.concat_batches([*open_bar, bars.slice(0, 1)])
-        open_bar, bars = [merge_bars(first, np.array([0]))], bars.slice(1)
-    return pa.concat_batches([*open_bar, bars]) if open_bar else bars
+    if open_partial and is_continued:
+        first = pa.concat_batches([*open_partial, partials.slice(0, 1)])
+        open_partial, partials = [merge_adjacent(first, np.array([0]))], partials.slice(1)
+    return pa.concat_batches([*open_partial, partials]) if open_partial else partials
 
 
-def begins_ns(bars: pa.RecordBatch) -> Int64s:
-    """Return the published time of each bar's first trade in nanoseconds; shape (bars,)."""
-    begins: Int64s = bars.column("first_time").cast(pa.int64()).to_numpy()
+def begins_ns(partials: pa.RecordBatch) -> Int64s:
+    """Return the published time of each one's first trade in nanoseconds; shape (rows,)."""
+    begins: Int64s = partials.column("first_time").cast(pa.int64()).to_numpy()
     return begins
 
 
@@ -301,17 +301,17 @@ def unscaled_integers(values: pa.Array) -> list[int]:
     return numbers
 
 
-def stored_columns(bars: pa.RecordBatch, what: str) -> dict[str, pa.Array]:
-    """Return the columns of bars with values of 38 digits, as they are stored and returned.
+def stored_columns(partials: pa.RecordBatch, what: str) -> dict[str, pa.Array]:
+    """Return the columns with values of 38 digits, as they are stored and returned.
 
     Args:
-        bars: the bars.
+        partials: partial candles.
         what: names the work in messages.
 
     Raises:
         ValueDoesNotFit: a value has more digits.
     """
-    columns = dict(zip(bars.schema.names, bars.columns, strict=True))
+    columns = dict(zip(partials.schema.names, partials.columns, strict=True))
     for name, column in columns.items():
         if column.type == EXACT_VALUE:
             index = pc.index(pc.greater_equal(column, _VALUE_END), True).as_py()
@@ -332,26 +332,26 @@ _VALUE_END = pa.scalar(10**20, EXACT_VALUE)
 
 
 class CandleBuilder:
-    """Merges bars into candles of one interval. Memory holds the open candle only."""
+    """Merges partial candles into candles of one interval. Memory holds the open candle only."""
 
     def __init__(self, width_ns: int) -> None:
-        """Start without bars; `width_ns` is the length of a candle."""
+        """Start empty; `width_ns` is the length of a candle."""
         self.width_ns = width_ns
         self._open: list[pa.RecordBatch] = []
 
-    def add(self, bars: pa.RecordBatch) -> pa.RecordBatch:
-        """Add the next bars, in order; returns the candles that are complete now."""
-        numbers = begins_ns(bars) // self.width_ns
-        candles = merge_bars(bars, np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1)))
+    def add(self, partials: pa.RecordBatch) -> pa.RecordBatch:
+        """Add the next partial candles, in order; returns the candles that are complete now."""
+        numbers = begins_ns(partials) // self.width_ns
+        candles = merge_adjacent(partials, np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1)))
         is_continued = (
             bool(self._open) and begins_ns(self._open[0])[0] // self.width_ns == numbers[0]
         )
-        candles = continue_bar(self._open, candles, is_continued=is_continued)
+        candles = continue_partial(self._open, candles, is_continued=is_continued)
         self._open = [candles.slice(candles.num_rows - 1)]
         return candles.slice(0, candles.num_rows - 1)
 
     def finish(self) -> list[pa.RecordBatch]:
-        """Return the open candle, as a batch; nothing if there were no bars."""
+        """Return the open candle, as a batch; nothing if nothing was added."""
         last, self._open = self._open, []
         return last
 
@@ -362,7 +362,7 @@ def candles_of_trades(
     """Yield the candles of one interval, in order; their `first_time` is that of a trade.
 
     Args:
-        batches: trades in order, batches of `schema.TRADES` that are not empty.
+        batches: trades in order, batches of `schema.SEGMENT_SCHEMA` that are not empty.
         width_ns: the length of a candle.
         what: names the work in messages.
 
@@ -371,5 +371,5 @@ def candles_of_trades(
     """
     candles = CandleBuilder(width_ns)
     for batch in batches:
-        yield candles.add(bars_of_trades(batch, what, all_columns=False))
+        yield candles.add(partials_of_trades(batch, what, all_columns=False))
     yield from candles.finish()

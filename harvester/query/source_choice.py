@@ -108,7 +108,7 @@ def range_conditions(pieces: Sequence[Piece]) -> list[str]:
 # --- aggregates -----------------------------------------------------------------------------------
 
 # SQL formulas over trades.
-BASE = {
+CANDLE_AGGREGATES = {
     "open": "arg_min(price, place)",
     "high": "max(price)",
     "low": "min(price)",
@@ -117,7 +117,7 @@ BASE = {
     "volume": "sum(volume)",
     "count": "count(*)",
 }
-EXTRA = {
+EXTRA_AGGREGATES = {
     "buy_volume": "coalesce(sum(volume) FILTER (side = 'buy'), 0)",
     "sell_volume": "coalesce(sum(volume) FILTER (side = 'sell'), 0)",
     "buy_value": "coalesce(sum(price * volume) FILTER (side = 'buy'), 0)",
@@ -128,11 +128,11 @@ EXTRA = {
     "last_trade_id": "arg_max(trade_id, place)",
     "first_time": "min(time)",
 }
+ALL_AGGREGATES = CANDLE_AGGREGATES | EXTRA_AGGREGATES
 LAST_TIME = {"last_time": "max(time)"}
 
-PRICES = ("open", "high", "low", "close")
 # The columns that are 0 in an empty candle, and their types.
-ZEROS = {
+ZERO_WHEN_EMPTY = {
     "value": "DECIMAL(38, 18)",
     "volume": "DECIMAL(38, 8)",
     "count": "BIGINT",
@@ -146,14 +146,14 @@ ZEROS = {
 
 # SQL formulas over partial candles, which have the columns of the formulas over trades. `place`
 # grows along the trade history in both.
-MERGE = {
+MERGE_AGGREGATES = {
     "open": "arg_min(open, place)",
     "high": "max(high)",
     "low": "min(low)",
     "close": "arg_max(close, place)",
     **{
         name: f"sum({name})::BIGINT" if kind == "BIGINT" else f"sum({name})"
-        for name, kind in ZEROS.items()
+        for name, kind in ZERO_WHEN_EMPTY.items()
     },
     "first_trade_id": "arg_min(first_trade_id, place)",
     "last_trade_id": "arg_max(last_trade_id, place)",
@@ -241,8 +241,8 @@ def _sources_of(
         middle = whole_buckets(piece, width_ns)
         if middle is not None and archive.is_rollup_valid(rollup, segment):
             before = Range(within.after, middle.after)
-            behind = Range(middle.through, within.through)
-            parts = ((before, None), (middle, rollup), (behind, None))
+            after = Range(middle.through, within.through)
+            parts = ((before, None), (middle, rollup), (after, None))
             return [
                 Source(Piece(segment, part), file)
                 for part, file in parts
@@ -309,7 +309,7 @@ def aggregate_sql(
                 partials.append(f"{rows} AND time IN ({shared})")
         files_before += len(run_sources)
     if len(partials) > 1 or (partials and sources[0].level != TRADES_LEVEL):
-        merged = "".join(f",\n    {MERGE[name]} AS {name}" for name in aggregates)
+        merged = "".join(f",\n    {MERGE_AGGREGATES[name]} AS {name}" for name in aggregates)
         union_all = "\nUNION ALL ".join(partials)
         partials = [f"SELECT number{merged}\nFROM (\n{union_all}\n) GROUP BY number"]
     columns = ", ".join(["number", *aggregates])

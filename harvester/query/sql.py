@@ -30,16 +30,15 @@ from harvester.errors import (
 )
 from harvester.query import views
 from harvester.query.source_choice import (
-    BASE,
-    EXTRA,
+    ALL_AGGREGATES,
     LAST_TIME,
-    MERGE,
+    MERGE_AGGREGATES,
     no_rows_sql,
     path_literal,
     quoted_name,
     range_conditions,
 )
-from harvester.schema import TRADES, WORD, split_at, times
+from harvester.schema import SEGMENT_SCHEMA, TEXT_DICTIONARY, split_at, times
 from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, with_snapshot_retry
 from harvester.times import Range, year_end
@@ -276,9 +275,9 @@ _COMPARED_PAIRS = re.compile(
 
 
 def spelling_notes(query: str, altname_of: Callable[[str], str | None]) -> tuple[str, ...]:
-    """Say which names a query compares with the column `pair`, which has other spellings.
+    """Note each name that a query compares with the column `pair` although it is no altname.
 
-    `pair = 'XBT/USD'` is true for no row. The macros take any spelling.
+    `pair = 'XBT/USD'` matches no row. The macros accept any spelling.
 
     Args:
         query: one or several statements.
@@ -438,7 +437,10 @@ def translate_sql_errors(memory_limit: str | None = None) -> Iterator[None]:
 # --- trades ---------------------------------------------------------------------------------------
 
 PLAIN_TRADES = pa.schema(
-    [field.with_type(pa.string()) if field.type == WORD else field for field in TRADES]
+    [
+        field.with_type(pa.string()) if field.type == TEXT_DICTIONARY else field
+        for field in SEGMENT_SCHEMA
+    ]
 )
 """The columns of trades with plain strings instead of dictionaries, as DuckDB returns them."""
 
@@ -529,9 +531,9 @@ def recompute_partials(
     Raises:
         ValueDoesNotFit: a sum has too many digits.
     """
-    schema = pa.schema([TRADES.field(name) for name in TRADE_COLUMNS])
+    schema = pa.schema([SEGMENT_SCHEMA.field(name) for name in TRADE_COLUMNS])
     for part in _parts(batches, cut_ns):
-        yield _aggregate_partials(part, schema, BASE | EXTRA | LAST_TIME, width_ns, what)
+        yield _aggregate_partials(part, schema, ALL_AGGREGATES | LAST_TIME, width_ns, what)
 
 
 def _parts(batches: Iterable[pa.RecordBatch], cut_ns: int) -> Iterator[list[pa.RecordBatch]]:
@@ -558,7 +560,7 @@ def merge_partials(partials: pa.Table, width_ns: int, what: str) -> pa.Table:
     Raises:
         ValueDoesNotFit: a sum has too many digits.
     """
-    return _aggregate_partials(partials.to_batches(), PARTIALS, MERGE, width_ns, what)
+    return _aggregate_partials(partials.to_batches(), PARTIALS, MERGE_AGGREGATES, width_ns, what)
 
 
 def _aggregate_partials(

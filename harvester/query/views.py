@@ -14,7 +14,7 @@ from harvester import __version__
 from harvester.errors import ArchiveUnwritable, UsageError
 from harvester.query.calendar import FIRST_MONDAY_NS
 from harvester.query.candle_sql import with_vwap
-from harvester.query.source_choice import BASE, EXTRA, no_rows_sql, path_literal, text_literal
+from harvester.query.source_choice import ALL_AGGREGATES, no_rows_sql, path_literal, text_literal
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import Piece, TradeStore
@@ -180,7 +180,7 @@ def _view_columns(root: PurePath) -> str:
 _POSITION = "epoch_ns(t.time)::HUGEINT * 4294967296 + t.tie"
 
 _AGGREGATES = {
-    name: (BASE | EXTRA)[name]
+    name: ALL_AGGREGATES[name]
     for name in (
         *("open", "high", "low", "close", "volume", "count", "value"),
         *("buy_volume", "sell_volume"),

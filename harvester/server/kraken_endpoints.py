@@ -9,9 +9,9 @@ from contextlib import nullcontext, suppress
 import msgspec
 
 from harvester.errors import UnknownPair
-from harvester.kraken.answers import AS_STORED
+from harvester.kraken.answers import PREFER_STORED_ROWS
 from harvester.kraken.ohlc import INTERVALS_MIN
-from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, of_class, resolve
+from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, PairIndex, of_class
 from harvester.kraken.trades import LONGEST_NUMBER, PAGE_ROWS
 from harvester.pair_selection import known_pairs
 from harvester.server.kraken_json import CLOSED_CANDLES, ohlc_from_archive, ticker_from_archive
@@ -22,7 +22,7 @@ from harvester.server.kraken_trade_pages import (
     RenderedPageCache,
     TradePages,
 )
-from harvester.storage.trade_store import AnswerStore, Piece, TradeStore
+from harvester.storage.trade_store import Piece, SnapshotStore, TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 # The shapes are those of Kraken's public REST documentation and captured answers (docs/kraken.md).
@@ -43,8 +43,8 @@ QueryParams = Mapping[str, str]
 """The parameters of a request, and `PREFER`."""
 
 PREFER = "Prefer"
-"""The request header in which harvester's own client asks for `AS_STORED`, so that a copy equals
-the archive."""
+"""The request header in which harvester's own client asks for `PREFER_STORED_ROWS`, so that a copy
+equals the archive."""
 
 
 class InvalidParameter(Exception):
@@ -105,7 +105,7 @@ class ServedPairs:
         self._list()
         if (asset_class, text) not in self._found:
             pairs = of_class(self._pairs.values(), asset_class)
-            self._found[asset_class, text] = resolve(text, pairs)
+            self._found[asset_class, text] = PairIndex(pairs).resolve(text)
         return self._found[asset_class, text]
 
     def _list(self) -> None:
@@ -144,13 +144,13 @@ class ApiResponder:
         """Answer Trades: up to `count` rows at `since` or later, or the newest rows.
 
         The cursor `last` is that of the last row. A trade without an id has one more than the trade
-        before it, unless `AS_STORED` is preferred.
+        before it, unless `PREFER_STORED_ROWS` is preferred.
 
         Raises:
             UnknownPair: the archive has no trades of this pair.
             InvalidParameter: a parameter can't be read.
             NotCovered: the page would cross a gap, as if nothing had been traded there.
-            ImportedTrades: `AS_STORED` is preferred, and the page would have imported trades.
+            ImportedTrades: `PREFER_STORED_ROWS` is preferred, and the page has imported trades.
             SideUnknown: a trade has no side.
             ArchiveDamaged: a file can't be read.
         """
@@ -165,7 +165,7 @@ class ApiResponder:
         if since_ns is not None:
             _check_coverage(pages, since_ns, page, as_stored=as_stored)
         elif page.last_ns is not None:
-            # Newer trades may be missing where a gap lies behind the newest that are stored.
+            # Newer trades may be missing where a gap lies after the newest that are stored.
             _check_no_gap(pages, page.last_ns, pages.furthest_ns)
         last = since or "0" if page.cursor_ns is None else f"{page.cursor_ns:019d}"
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
@@ -329,13 +329,13 @@ class ApiResponder:
         self._pages[altname].update(pieces)
         return self._pages[altname]
 
-    def _new_listing(self, pair: Pair) -> tuple[AnswerStore, TradePages]:
+    def _new_listing(self, pair: Pair) -> tuple[SnapshotStore, TradePages]:
         """The archive as one answer reads it, and the pair's pages, by the same listing.
 
         Raises:
             UnknownPair: the pair's last file was moved away a moment ago.
         """
-        store = AnswerStore(self._archive)
+        store = SnapshotStore(self._archive)
         pages = self._pages_of(pair.altname, store.pieces(pair.altname))
         if not pages.has_coverage:
             raise UnknownPair(f"{self._archive.path} has no trades of {pair.altname} any more")
@@ -396,7 +396,7 @@ def _candle_numbers(pages: TradePages, since_s: int, width_ns: int, now_ns: int)
 
 
 def _is_as_stored(params: QueryParams) -> bool:
-    return params.get(PREFER) == AS_STORED
+    return params.get(PREFER) == PREFER_STORED_ROWS
 
 
 def _class(params: QueryParams, name: str) -> str:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from harvester.exporters.formats import decimal_text, fixed_text
 from harvester.kraken.pairs import Pair
-from harvester.query.rollups import PRICES, begins_ns, candles_of_trades
+from harvester.query.rollups import begins_ns, candles_of_trades
 from harvester.schema import PRICE, Int64s, decimal_words, times, trade_ids
+from harvester.storage.parquet_files import PRICES
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range, show
 
@@ -67,7 +68,7 @@ class RenderedRows:
 def render(
     trades: pa.RecordBatch, pair_decimals: int, id_before: int | None, *, guess_sides: bool = False
 ) -> RenderedRows:
-    """Render a batch of `schema.TRADES` as Kraken's JSON rows.
+    """Render a batch of `schema.SEGMENT_SCHEMA` as Kraken's JSON rows.
 
     A time is printed without trailing zeros, from its integer: a float can't hold all its digits.
 

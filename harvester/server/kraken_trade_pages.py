@@ -176,11 +176,11 @@ class TradePages:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        recorded = locks_and_requests.requests(self._archive.store, self._pair).counts_through
+        recorded = locks_and_requests.read_requests(self._archive.store, self._pair).counts_through
         return max(self._furthest_ns, recorded)
 
     def first_gap(self, within: Range) -> Range | None:
-        """The first gap that is in a range, or partly; all behind the coverage is a gap."""
+        """The first gap that is in a range, or partly; all after the coverage is a gap."""
         covered = [piece.within for piece in self._pieces]
         gaps = missing([Range(0, max(self.through, within.through))], covered)
         return next((gap for gap in gaps if overlap(gap, within)), None)

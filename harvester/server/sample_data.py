@@ -17,7 +17,7 @@ import pyarrow as pa
 from harvester.argument_types import check_types
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
-from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s, decimal_array
+from harvester.schema import ORDER_TYPES, PAGE_SCHEMA, PRICE, SIDES, VOLUME, Int64s, decimal_array
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -64,7 +64,7 @@ def sample_trades(trades: int, seed: int) -> pa.RecordBatch:
         trades: their number.
         seed: the same seed gives the same trades.
 
-    Returns a batch of `schema.ROWS` in the trade history's order.
+    Returns a batch of `schema.PAGE_SCHEMA` in the trade history's order.
     """
     random = np.random.default_rng(seed)
     group = _groups(random, trades)
@@ -83,7 +83,7 @@ def sample_trades(trades: int, seed: int) -> pa.RecordBatch:
         pa.DictionaryArray.from_arrays(pa.array(kind[group]), ORDER_TYPES),
         pa.array(np.full(trades, "", dtype=object), pa.string()),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=ROWS)
+    return pa.RecordBatch.from_arrays(columns, schema=PAGE_SCHEMA)
 
 
 def create_sample_archive(path: str | os.PathLike[str], trades: int, seed: int) -> TradeStore:

@@ -15,7 +15,7 @@ from harvester.schema import Int64s, RowsChecksum, split_at, times, trade_ids
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.id_gaps import find_gaps
 from harvester.storage.parquet_files import read_batches
-from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
+from harvester.storage.segment import Footer, IdPair, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, overlap, year_end, year_of
 
@@ -36,21 +36,20 @@ def plan_merges(
     segments: Iterable[Segment],
     rows_of: Callable[[Segment], int],
     *,
-    every: bool = False,
-    closed: bool = False,
+    merge_all: bool = False,
+    merge_past_years: bool = False,
 ) -> list[list[Segment]]:
     """Choose runs of adjacent segments of one year and one source to merge.
 
-    A run is merged once all its segments together weigh at least twice as much as the largest
-    one. So a row that is written again is then in a file twice as large. Over a year of nightly
-    refreshes, a row is rewritten about four times instead of once a night, and a handful of files
-    remains.
+    A run is merged once it weighs at least twice as much as its largest segment. Each rewrite
+    therefore at least doubles the file a row is in: about four rewrites in a year of nightly
+    refreshes, and a handful of files.
 
     Args:
         segments: disjoint, in order of time.
         rows_of: returns the number of rows of a segment.
-        every: merge whatever can be merged, even where the rule above says no.
-        closed: do so in all years but the last one, to which no more trades are added.
+        merge_all: merge whatever can be merged, even where the rule above says no.
+        merge_past_years: do so in all years but the last one: no more trades are added to them.
     """
     adjacent_runs: list[list[Segment]] = []
     for segment in segments:
@@ -67,13 +66,15 @@ def plan_merges(
     merges = []
     for run in adjacent_runs:
         rows = [rows_of(segment) for segment in run]
-        merge_all = every or (closed and run[0].year < last_year)
+        ignores_weight = merge_all or (merge_past_years and run[0].year < last_year)
         most = LARGEST_IMPORTED_ROWS if run[0].is_imported else LARGEST_ROWS
-        merges += [run[first:end] for first, end in _runs(rows, most, merge_all=merge_all)]
+        merges += [
+            run[first:end] for first, end in _runs(rows, most, ignores_weight=ignores_weight)
+        ]
     return merges
 
 
-def _runs(rows: list[int], most: int, *, merge_all: bool) -> Iterator[tuple[int, int]]:
+def _runs(rows: list[int], most: int, *, ignores_weight: bool) -> Iterator[tuple[int, int]]:
     """Yield `first, end` indexes of the longest runs that are worth merging, from the left."""
     first = 0
     while first < len(rows):
@@ -84,7 +85,7 @@ def _runs(rows: list[int], most: int, *, merge_all: bool) -> Iterator[tuple[int,
                 break
             segment_weight = max(rows[index], FILE_ROWS)
             weight, heaviest = weight + segment_weight, max(heaviest, segment_weight)
-            if merge_all or weight >= 2 * heaviest:
+            if ignores_weight or weight >= 2 * heaviest:
                 end = index + 1
         if end - first > 1:
             yield first, end
@@ -102,9 +103,10 @@ def is_within(inner: Range, outer: Range) -> bool:
 
 
 def is_being_replaced(wide: Segment, narrow: Segment) -> bool:
-    """Whether an imported segment is beside downloaded trades of its range.
+    """Whether an overlap is a re-download between its two steps.
 
-    It is, between two steps of a re-download: readers take `wide`, and the next writer removes one.
+    One segment is imported, the other downloaded, and `narrow` is inside the range of `wide`.
+    Readers take `wide`; the next writer removes one of them.
 
     Args:
         wide: the segment that is read first.
@@ -241,8 +243,8 @@ def footers_by_part(
 
 
 def _gaps_at_rows(
-    gaps: tuple[ConfirmedIdGap, ...], batches: Sequence[pa.RecordBatch]
-) -> tuple[ConfirmedIdGap, ...]:
+    gaps: tuple[IdPair, ...], batches: Sequence[pa.RecordBatch]
+) -> tuple[IdPair, ...]:
     """Select the id gaps that have a side among some rows."""
     if not (gaps and batches):
         return ()
@@ -300,7 +302,7 @@ def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> R
     seconds = [times(batch) // SECOND for batch in batches]
     if not seconds:
         return part
-    # Before the first and behind the last row it may be split anywhere.
+    # Before the first and after the last row it may be split anywhere.
     _, firsts, lasts = quiet_moments(np.concatenate([*seconds, [END_OF_TIME]]), -QUIET_S)
     begin_s, end_s = (part.after + 1) // SECOND, -(-(part.through + 1) // SECOND)
     begin_s = min(begin_s, int(lasts[firsts.searchsorted(begin_s, side="right") - 1]))
@@ -312,7 +314,10 @@ def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> R
 def footers_around(
     store: LocalStore, segment: Segment, footer: Footer, lost: Range
 ) -> tuple[list[Footer], Footer]:
-    """The footers of the parts of a segment around a range, none for an empty part; and its own.
+    """Split a footer around a range.
+
+    Returns the footers of the non-empty parts before and after it, and the footer of the part
+    inside it.
 
     Args:
         store: the archive's files.
@@ -325,6 +330,6 @@ def footers_around(
     ranges = [Range(covered.after, after), Range(after, through), Range(through, covered.through)]
     columns = ["trade_id", "time"]
     rows = [list(read_batches(store, segment.path, part, columns)) for part in ranges]
-    before, inside, behind = footers_by_part(footer, list(zip(ranges, rows, strict=True)))
-    outside = [part for part in (before, behind) if part.range.after < part.range.through]
+    before, inside, following = footers_by_part(footer, list(zip(ranges, rows, strict=True)))
+    outside = [part for part in (before, following) if part.range.after < part.range.through]
     return outside, inside

@@ -19,9 +19,9 @@ class IdGap(NamedTuple):
 
     Attributes:
         after_id: the id of the trade before the gap.
-        before_id: the id of the trade behind it.
+        before_id: the id of the trade after it.
         after_ns: the time of the trade before the gap.
-        before_ns: the time of the trade behind it; END_OF_TIME if that trade is beyond the range's
+        before_ns: the time of the trade after it; END_OF_TIME if that trade is beyond the range's
             end, where only its id is known.
         rows: rows without an id in the gap.
     """
@@ -48,7 +48,7 @@ def imported_gap_text(
     Args:
         pair: the altname.
         after_id: the id of the trade before the imported ones.
-        before_id: the id of the trade behind them.
+        before_id: the id of the trade after them.
         rows: the number of imported trades between.
         expected: how many there should be; None for one for each id between.
     """
@@ -72,6 +72,18 @@ class LastId(NamedTuple):
     trade_id: int
     rows_without_id: int
     time_ns: int
+
+
+class FirstId(NamedTuple):
+    """The first trade with an id after a moment.
+
+    Attributes:
+        trade_id: its id.
+        rows_without_id: the number of rows without an id between the moment and it.
+    """
+
+    trade_id: int
+    rows_without_id: int
 
 
 BEFORE_FIRST_ID = LastId(0, 0, 0)
@@ -119,21 +131,19 @@ def find_gaps(last: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], L
     return gaps, new_last
 
 
-def gap_at_end(last: LastId | None, following: tuple[int, int] | None) -> list[IdGap]:
+def gap_at_end(last: LastId | None, following: FirstId | None) -> IdGap | None:
     """The id gap between the end of a range and the data that follows it, if there is one.
 
     Args:
         last: the last trade with an id in the range.
-        following: the id of the first trade with one behind the range, and the number of rows
-            without an id before it there.
+        following: the first trade with an id after the range.
     """
     if last is None or following is None:
-        return []
-    next_id, rows_before = following
-    between = last.rows_without_id + rows_before
-    if next_id - last.trade_id - 1 <= between:
-        return []
-    return [IdGap(last.trade_id, next_id, last.time_ns, END_OF_TIME, between)]
+        return None
+    between = last.rows_without_id + following.rows_without_id
+    if following.trade_id - last.trade_id - 1 <= between:
+        return None
+    return IdGap(last.trade_id, following.trade_id, last.time_ns, END_OF_TIME, between)
 
 
 # --- counts of imported trades -------------------------------------------------------------------
@@ -143,7 +153,7 @@ def gap_at_end(last: LastId | None, following: tuple[int, int] | None) -> list[I
 # trades with ids meet others, none may be missing. Before a market's first trade stands id 0.
 
 
-OFTEN = 0.01
+MAX_UNCONFIRMED_SHARE = 0.01
 """A market skips ids often if this part of its downloaded trades follows an id gap that was not
 confirmed. A few such gaps are also left by an exchange that did not answer well for a while."""
 
@@ -153,14 +163,14 @@ class WrongCount(NamedTuple):
 
     Attributes:
         after_id: the id of the last trade before them; 0 before a market's first trade.
-        before_id: the id of the first trade behind them.
+        before_id: the id of the first trade after them.
         imported: how many imported trades without an id are between.
         rows: how many trades without an id are between, downloaded ones included.
         expected: how many there should be: the ids between, less those of confirmed id gaps.
         within: from the start of the first imported range between to the end of the last one; the
             range of the imported trade at a side, if there is none between.
-        is_proved: False if they are fewer, and the market's ids skip so often that its id gaps are
-            only counted, and not requested again; or if that is on record for these ids.
+        is_proved: False if too few rows may have a harmless reason: the market skips ids often, or
+            a footer's `id_gaps_across_imports` has these ids next to an imported trade with an id.
     """
 
     after_id: int
@@ -214,9 +224,9 @@ class _Stretch:
 def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCount]:
     """Find imported trades that are fewer or more than the ids on both sides leave room for.
 
-    Fewer, also where imported trades with ids meet others and ids between are missing. Too many are
-    only imported ones: of a trade that the exchange shows without an id, nobody knows whether it
-    uses one up.
+    Too few: fewer rows without an id than unused ids; also where ids are missing next to imported
+    trades that have ids. Too many: more imported rows than unused ids. Downloaded rows without an
+    id never count as too many, because they may use no id.
 
     Args:
         footers: of the segments of a pair that are read, in order.
@@ -233,9 +243,9 @@ def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCou
     confirmed = {tuple(gap) for footer in footers for gap in footer.confirmed_id_gaps}
     across = {tuple(gap) for footer in footers for gap in footer.id_gaps_across_imports}
     downloaded = [footer for footer in footers if not footer.is_imported]
-    skips_often = sum(footer.unconfirmed_id_gaps for footer in downloaded) > OFTEN * sum(
-        footer.rows for footer in downloaded
-    )
+    skips_often = sum(
+        footer.unconfirmed_id_gaps for footer in downloaded
+    ) > MAX_UNCONFIRMED_SHARE * sum(footer.rows for footer in downloaded)
     wrong = []
     for before_id, stretch, within in found:
         after_id = stretch.after_id

@@ -28,14 +28,14 @@ from harvester.times import END_OF_TIME, Range, now_text, union
 MADE_BY = "harvester"
 
 
-class _Mark(msgspec.Struct):
+class _FormatFile(msgspec.Struct):
     """The content of `archive.json`."""
 
     format: int
     made_by: str = ""
 
 
-class _Wanted(msgspec.Struct, omit_defaults=True):
+class _RequestsFile(msgspec.Struct, omit_defaults=True):
     """The content of `wanted/PAIR.json`; see `Requests`."""
 
     pair: str
@@ -50,10 +50,10 @@ class Requests(NamedTuple):
 
     Attributes:
         ranges: all that was ever requested, merged.
-        is_unlisted: whether the exchange did not know the pair any more when it was asked last:
-            then what was requested behind the coverage and behind both of these is no gap.
-        counts_through: what lies up to this moment was covered once.
-        rows_through: up to this moment, imported files had rows, readable or not.
+        is_unlisted: the exchange did not list the pair when last asked. Only what was requested up
+            to the latest of coverage end, `counts_through` and `rows_through` can then be a gap.
+        counts_through: the latest time that was ever covered (ns).
+        rows_through: the latest time of a row in an imported file, readable or not (ns).
     """
 
     ranges: list[Range]
@@ -73,15 +73,15 @@ def check_format(store: LocalStore) -> None:
     if raw is None:
         return
     try:
-        mark = msgspec.json.decode(raw, type=_Mark)
+        found = msgspec.json.decode(raw, type=_FormatFile)
     except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{store.location('archive.json')} can't be read ({error}): if the segments are "
             "sound, remove it; the next run writes it again"
         ) from error
-    if mark.format > FORMAT:
+    if found.format > FORMAT:
         raise ArchiveTooNew(
-            f"the archive at {store.location('')} has format {mark.format}, this harvester reads "
+            f"the archive at {store.location('')} has format {found.format}, this harvester reads "
             f"up to {FORMAT}: install a newer one"
         )
 
@@ -90,12 +90,12 @@ def is_archive(folder: Path) -> bool:
     """Whether a folder is an archive: its `archive.json` was written by harvester."""
     try:
         raw = (folder / "archive.json").read_bytes()
-        return msgspec.json.decode(raw, type=_Mark).made_by == MADE_BY
+        return msgspec.json.decode(raw, type=_FormatFile).made_by == MADE_BY
     except (OSError, *BAD_JSON):
         return False
 
 
-def mark(store: LocalStore, staging: str) -> None:
+def write_format_file(store: LocalStore, staging: str) -> None:
     """Write `archive.json` with the format version, before anything else is written.
 
     Args:
@@ -103,10 +103,10 @@ def mark(store: LocalStore, staging: str) -> None:
         staging: the staging folder of the lock that is held; other writers may do the same now.
     """
     if store.read("archive.json") is None:
-        write_json(store, "archive.json", _Mark(FORMAT, MADE_BY), staging)
+        write_json(store, "archive.json", _FormatFile(FORMAT, MADE_BY), staging)
 
 
-def requests(store: LocalStore, pair: str) -> Requests:
+def read_requests(store: LocalStore, pair: str) -> Requests:
     """Read what was requested of a pair; nothing where there is no file.
 
     If there are segments and no file, the file was lost: see `TradeStore.requested`.
@@ -122,7 +122,7 @@ def requests(store: LocalStore, pair: str) -> Requests:
     if raw is None:
         return Requests([])
     try:
-        found = msgspec.json.decode(raw, type=_Wanted)
+        found = msgspec.json.decode(raw, type=_RequestsFile)
         # A file may have been edited by hand, or copied from another pair.
         if found.pair != pair:
             raise msgspec.ValidationError(f"it is of pair {found.pair!r}, its name says {pair!r}")
@@ -150,10 +150,12 @@ def write_requests(store: LocalStore, pair: str, known: Requests) -> None:
         pair: altname; its lock is held.
         known: all that was requested.
     """
-    mark(store, pair)
+    write_format_file(store, pair)
     bounds = [(requested.after, requested.through) for requested in union(known.ranges)]
-    wanted = _Wanted(pair, bounds, known.is_unlisted, known.counts_through, known.rows_through)
-    write_json(store, f"wanted/{pair}.json", wanted, pair)
+    content = _RequestsFile(
+        pair, bounds, known.is_unlisted, known.counts_through, known.rows_through
+    )
+    write_json(store, f"wanted/{pair}.json", content, pair)
 
 
 def store_pairs(store: LocalStore, data: bytes) -> None:
@@ -169,7 +171,7 @@ def store_pairs(store: LocalStore, data: bytes) -> None:
     """
     with locked(store.root / "locks", "_pairs", wait_s=10.0):
         store.remove_folder("staging/_pairs")
-        mark(store, "_pairs")
+        write_format_file(store, "_pairs")
         store.write("pairs.json", msgspec.json.format(data) + b"\n", "_pairs")
         store.remove_folder("staging/_pairs")
 
@@ -376,13 +378,13 @@ def _prepare_folder(store: LocalStore, note: QuarantineNote) -> str:
     """
     parent = f"quarantine/{note.pair}"
     numbers = [name for name in store.folders(parent) if name.isdecimal()]
-    left = [number for number in numbers if _is_left(store, f"{parent}/{number}", note.path)]
+    left = [number for number in numbers if _is_unused(store, f"{parent}/{number}", note.path)]
     number = left[0] if left else f"{max(map(int, numbers), default=0) + 1:04d}"
     write_json(store, f"{parent}/{number}/{NOTE}", note, note.pair)
     return f"{parent}/{number}/{note.path.rpartition('/')[2]}"
 
 
-def _is_left(store: LocalStore, folder: str, path: str) -> bool:
+def _is_unused(store: LocalStore, folder: str, path: str) -> bool:
     files = [entry.path for entry in store.files(folder)]
     is_only_note = files == [f"{folder}/{NOTE}"]
     return not files or (is_only_note and _path_in_note(store, files[0]) == path)

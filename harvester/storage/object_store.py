@@ -330,7 +330,10 @@ class ObjectStore(LocalStore):
 
     @contextmanager
     def _no_bucket(self, folder: str) -> Iterator[None]:
-        """A folder that is not found is an empty one everywhere, so it is the bucket that lacks."""
+        """Raise ArchiveError on FileNotFoundError: a missing folder lists as empty.
+
+        So the error means that the bucket does not exist.
+        """
         try:
             yield
         except FileNotFoundError as error:

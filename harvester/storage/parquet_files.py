@@ -16,9 +16,9 @@ from harvester.schema import (
     FORMAT,
     PRICE,
     ROW_GROUP_ROWS,
+    SEGMENT_SCHEMA,
     SUM_OF_VALUES,
     SUM_OF_VOLUMES,
-    TRADES,
     WRITER_OPTIONS,
     RowsChecksum,
     check_texts,
@@ -29,10 +29,11 @@ from harvester.schema import (
 from harvester.storage.filesystem import LocalStore, reading, writing
 from harvester.storage.segment import (
     IMPORTED_ENDING,
+    RANGE_NAME,
     Footer,
     RollUp,
-    decode,
-    encode,
+    decode_footer,
+    encode_footer,
     group_bounds,
 )
 from harvester.times import Range
@@ -44,15 +45,13 @@ from harvester.times import Range
 
 _TIMESTAMP = pa.timestamp("ns")
 
+PRICES = ("open", "high", "low", "close")
 PARTIALS = pa.schema(
     [
         pa.field(name, kind, nullable=name.endswith("trade_id"))
         for name, kind in {
             "time": _TIMESTAMP,
-            "open": PRICE,
-            "high": PRICE,
-            "low": PRICE,
-            "close": PRICE,
+            **dict.fromkeys(PRICES, PRICE),
             "volume": SUM_OF_VOLUMES,
             "count": pa.int64(),
             "value": SUM_OF_VALUES,
@@ -124,8 +123,8 @@ def _metadata(interval: str, footer: Footer) -> dict[str, str]:
     return {
         "harvester.format": str(FORMAT),
         "harvester.rollup": interval,
-        "harvester.pair": footer.pair,
-        "harvester.range": f"{footer.range.after:019d}-{footer.range.through:019d}",
+        "harvester.pair": footer.pair_json,
+        "harvester.range": RANGE_NAME.format(*footer.range),
         "harvester.rows": str(footer.rows),
         "harvester.rows_sha256": footer.checksum,
     }
@@ -197,7 +196,7 @@ def stage_segment(
     Args:
         store: the archive's files.
         folder: the staging folder of the pair.
-        trades: batches of `schema.TRADES`, in order.
+        trades: batches of `schema.SEGMENT_SCHEMA`, in order.
         footer: the number of rows, ids and checksum are filled in here. A function is called once
             all rows were written, for a footer that depends on them.
 
@@ -215,7 +214,7 @@ def stage_segment(
     lead = reached = 0
     with writing(location):
         sink = store.filesystem.open_output_stream(location)
-        with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
+        with sink, pq.ParquetWriter(sink, SEGMENT_SCHEMA, **WRITER_OPTIONS) as writer:
             for batches in regrouped(trades, ROW_GROUP_ROWS):
                 # Texts with several dictionaries would be written without dictionary encoding.
                 group = pa.Table.from_batches(batches).unify_dictionaries()
@@ -242,7 +241,7 @@ def stage_segment(
                 checksum=written.hexdigest(),
                 bounds=None if first_ns is None or last_ns is None else (first_ns, last_ns),
             )
-            writer.add_key_value_metadata(encode(footer))
+            writer.add_key_value_metadata(encode_footer(footer))
     check = RowsChecksum(read_batches(store, staged))
     if (check.rows, check.hexdigest()) != (footer.rows, footer.checksum):
         raise ArchiveDamaged(
@@ -264,7 +263,7 @@ def read_footer(store: LocalStore, path: str) -> Footer:
         ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
     """
     with opened(store, path) as file:
-        footer = decode(path, file.metadata)
+        footer = decode_footer(path, file.metadata)
     if "csv" in footer.source.split("+") and not path.endswith(IMPORTED_ENDING):
         raise ArchiveDamaged(
             f"{store.location(path)} was imported by an earlier build, whose imported segments may "
@@ -290,7 +289,7 @@ def read_unverified_footer(store: LocalStore, path: str) -> Footer | None:
     """
     try:
         with opened(store, path) as file:
-            return decode(path, file.metadata, is_verified=False)
+            return decode_footer(path, file.metadata, is_verified=False)
     except (ArchiveDamaged, ValueError):
         return None
 
@@ -343,7 +342,7 @@ def read_batches(
         ArchiveDamaged: it can't be read, or has columns or texts that no segment has.
     """
     with opened(store, path) as file:
-        if not file.schema_arrow.remove_metadata().equals(TRADES):
+        if not file.schema_arrow.remove_metadata().equals(SEGMENT_SCHEMA):
             raise ArchiveDamaged(f"{store.location(path)} has other columns than the format's")
         groups = [
             group
@@ -357,7 +356,7 @@ def read_batches(
                 yield kept
 
 
-def rows_touched(store: LocalStore, path: str, within: Range) -> int:
+def rows_to_read(store: LocalStore, path: str, within: Range) -> int:
     """Count the rows of the row groups that a query on the range `within` must read.
 
     Args:

@@ -11,18 +11,20 @@ import msgspec
 import pyarrow as pa
 
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
-from harvester.schema import FORMAT, TRADES
+from harvester.schema import FORMAT, SEGMENT_SCHEMA
 from harvester.storage.filesystem import LocalStore
 from harvester.times import END_OF_TIME, Range, year_of
 
 # --- footer ---------------------------------------------------------------------------------------
 
 
-TIME_INDEX = TRADES.get_field_index("time")
+RANGE_NAME = "{:019d}-{:019d}"
+"""A range in names of files and in footers: both ends in nanoseconds, with 19 digits."""
+TIME_INDEX = SEGMENT_SCHEMA.get_field_index("time")
 
 
-class ConfirmedIdGap(NamedTuple):
-    """An id gap between two neighbouring trades that the exchange showed twice when asked again."""
+class IdPair(NamedTuple):
+    """The trade ids on both sides of an id gap."""
 
     after_id: int
     before_id: int
@@ -50,7 +52,7 @@ class Footer:
 
     Attributes:
         range: all trades of the pair published in it are in the segment.
-        pair: the market in all its spellings, as JSON.
+        pair_json: the market in all its spellings, as JSON.
         source: `api`, `csv`, or `made` for made-up trades.
         cursor: the exchange's last cursor, verbatim; None where it gave none.
         rows: how many trades the segment has.
@@ -60,8 +62,8 @@ class Footer:
             has).
         rows_after_last_id: rows without an id after the last that has one.
         confirmed_id_gaps: confirmed id gaps.
-        unconfirmed_id_gaps: how many id gaps were not confirmed, because the pair has too many to
-            request each of them again.
+        unconfirmed_id_gaps: number of id gaps that are not confirmed: too many to request again,
+            not answered, or inside an imported file.
         checksum: SHA-256 over the rows.
         imported: ranges that were imported from CSV files, in order; empty where all trades came
             from the API.
@@ -70,12 +72,12 @@ class Footer:
         id_gaps_across_imports: id gaps in which imported files have fewer trades than ids are free,
             found when the ranges next to them were downloaded, and too long to be requested
             again.
-        bounds: first and last published time in nanoseconds, by the file's statistics; None where
-            there are no rows, or the footer was not read from a file.
+        bounds: first and last published time in ns, by the file's statistics; None without rows,
+            or if the footer was not read from a file.
     """
 
     range: Range
-    pair: str
+    pair_json: str
     source: str = "api"
     cursor: str | None = None
     rows: int = 0
@@ -83,12 +85,12 @@ class Footer:
     last_trade_id: int | None = None
     rows_before_first_id: int = 0
     rows_after_last_id: int = 0
-    confirmed_id_gaps: tuple[ConfirmedIdGap, ...] = field(default=())
+    confirmed_id_gaps: tuple[IdPair, ...] = field(default=())
     unconfirmed_id_gaps: int = 0
     checksum: str = ""
     imported: tuple[ImportedRange, ...] = field(default=())
     ends_between_trades: bool = False
-    id_gaps_across_imports: tuple[ConfirmedIdGap, ...] = field(default=())
+    id_gaps_across_imports: tuple[IdPair, ...] = field(default=())
     bounds: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
@@ -109,7 +111,7 @@ class Footer:
     @property
     def _named(self) -> _Named:
         try:
-            return msgspec.json.decode(self.pair, type=_Named)
+            return msgspec.json.decode(self.pair_json, type=_Named)
         except BAD_JSON:
             return _Named()
 
@@ -119,13 +121,13 @@ class _Named(msgspec.Struct):
     key: str = ""
 
 
-def encode(footer: Footer) -> dict[str, str]:
+def encode_footer(footer: Footer) -> dict[str, str]:
     """Encode a footer as Parquet key-value metadata."""
     first, last = footer.first_trade_id, footer.last_trade_id
     texts = {
         "format": str(FORMAT),
-        "range": f"{footer.range.after:019d}-{footer.range.through:019d}",
-        "pair": footer.pair,
+        "range": RANGE_NAME.format(*footer.range),
+        "pair": footer.pair_json,
         "source": footer.source,
         "cursor": footer.cursor or "",
         "rows": str(footer.rows),
@@ -146,7 +148,7 @@ def encode(footer: Footer) -> dict[str, str]:
     return {f"harvester.{key}": text for key, text in texts.items()}
 
 
-def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # noqa: ANN401 - pyarrow has no types for it
+def decode_footer(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # noqa: ANN401 - pyarrow has no types for it
     """Decode the footer of a Parquet file, and check its number of rows.
 
     Args:
@@ -173,10 +175,10 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
         bounds = group_bounds(metadata)
         after, _, through = texts["range"].partition("-")
         first, last = texts["first_trade_id"], texts["last_trade_id"]
-        gaps, imported = list[ConfirmedIdGap], list[ImportedRange]
+        gaps, imported = list[IdPair], list[ImportedRange]
         footer = Footer(
             range=Range(int(after), int(through)),
-            pair=texts["pair"],
+            pair_json=texts["pair"],
             source=texts["source"],
             cursor=texts["cursor"] or None,
             rows=int(texts["rows"]),
@@ -280,8 +282,7 @@ def segment_path(
     """
     year = year_of(covered.through if last_time_ns is None else last_time_ns)
     ending = IMPORTED_ENDING if is_imported else ".parquet"
-    name = f"{covered.after:019d}-{covered.through:019d}{ending}"
-    return f"trades/pair={pair}/year={year:04d}/{name}"
+    return f"trades/pair={pair}/year={year:04d}/{RANGE_NAME.format(*covered)}{ending}"
 
 
 def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:

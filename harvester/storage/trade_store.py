@@ -18,7 +18,7 @@ from harvester.errors import ArchiveDamaged, first_few
 from harvester.schema import times, trade_ids
 from harvester.storage import locks_and_requests
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.id_gaps import LastId
+from harvester.storage.id_gaps import FirstId, LastId
 from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer
 from harvester.storage.segment import (
     Footer,
@@ -32,7 +32,7 @@ from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, o
 
 PairFile = Segment | RollUp
 EVERYTHING = Range(0, END_OF_TIME)
-MAX_LISTINGS = 20
+MAX_SNAPSHOT_TRIES = 20
 """How often a reader lists files that vanish while it reads, before it reports damage."""
 
 MAX_NAMED = 8
@@ -90,7 +90,7 @@ def with_snapshot_retry(
     Raises:
         ArchiveDamaged: by `read`, or because files keep vanishing.
     """
-    for _ in range(MAX_LISTINGS):
+    for _ in range(MAX_SNAPSHOT_TRIES):
         try:
             return read()
         except FileNotFoundError:
@@ -98,7 +98,12 @@ def with_snapshot_retry(
         except ArchiveDamaged:
             if not is_stale():
                 raise
-    raise ArchiveDamaged(f"files of {title} keep vanishing while they are read: try again")
+    raise unstable_files(title)
+
+
+def unstable_files(title: str, change: str = "vanishing") -> ArchiveDamaged:
+    """The error that the files of `title` keep changing while they are read."""
+    return ArchiveDamaged(f"files of {title} keep {change} while they are read: try again")
 
 
 def retry_on_new_listing(
@@ -127,21 +132,21 @@ def object_store(url: str) -> LocalStore:
 class TradeStore:
     """The segments of an archive. Reading needs no lock; each pair is written by its `Writer`."""
 
-    def __init__(self, path: str | os.PathLike[str], *, is_written: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, for_writing: bool = False) -> None:
         """Open the archive at `path`, a folder that need not exist yet, or the URL of a copy.
 
         Args:
             path: the folder or the URL.
-            is_written: refuse a copy in an object store, before the exchange is asked.
+            for_writing: refuse a copy in an object store, before the exchange is asked.
 
         Raises:
-            UsageError: the archive is in an object store, and `is_written` is set.
+            UsageError: the archive is in an object store, and `for_writing` is set.
             ArchiveTooNew: a newer harvester made the archive.
             ArchiveDamaged: its `archive.json` can't be read.
         """
         self.path = str(path)
         self.store = object_store(self.path) if "://" in self.path else LocalStore(path)
-        if is_written:
+        if for_writing:
             self.store.root  # noqa: B018 - raises the error
         # By pair, as one thread may drop a pair's entries while another adds those of the next.
         self._caches: defaultdict[str, _Cache] = defaultdict(_Cache)
@@ -187,12 +192,15 @@ class TradeStore:
 
     def stored_or_requested(self) -> list[str]:
         """List the altnames of the pairs that have segments or were ever requested."""
-        wanted = [
+        return sorted({*self.stored_pairs(), *self.requested_pairs()})
+
+    def requested_pairs(self) -> set[str]:
+        """Return the altnames of the pairs that were ever requested."""
+        return {
             entry.path.removeprefix("wanted/").removesuffix(".json")
             for entry in self.store.files("wanted")
             if entry.path.endswith(".json")
-        ]
-        return sorted({*self.stored_pairs(), *wanted})
+        }
 
     def foreign_files(self, pair: str) -> list[str]:
         """List Parquet files under `trades/` that are not segments; `read_parquet` would read them.
@@ -241,14 +249,14 @@ class TradeStore:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        requested = locks_and_requests.requests(self.store, pair)
+        requested = locks_and_requests.read_requests(self.store, pair)
         if not requested.ranges:
             return enclosing_range(self.coverage(pair))
         if not requested.is_unlisted:
             return list(requested.ranges)
         ends = [covered.through for covered in self.coverage(pair)]
         limit = Range(0, max([requested.counts_through, requested.rows_through, *ends]))
-        parts = (overlap(wanted, limit) for wanted in requested.ranges)
+        parts = (overlap(part, limit) for part in requested.ranges)
         return [part for part in parts if part is not None]
 
     def gaps(self, pair: str) -> list[Range]:
@@ -332,7 +340,7 @@ class TradeStore:
         return self.store.location(segment.path)
 
     def scan(self, pair: str, within: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
-        """Yield the trade history of a range as batches of `TRADES`, in order.
+        """Yield the trade history of a range as batches of `SEGMENT_SCHEMA`, in order.
 
         A writer may be at work meanwhile: where files vanish, the scan continues on a new listing.
 
@@ -347,7 +355,7 @@ class TradeStore:
         # A batch may end inside a group of equal time: `yielded` rows past `reached` were yielded.
         reached, yielded = within.after, 0
         is_imported = False
-        for _ in range(MAX_LISTINGS):
+        for _ in range(MAX_SNAPSHOT_TRIES):
             skip = yielded
             try:
                 for piece in self.pieces(pair, Range(reached, within.through)):
@@ -368,7 +376,7 @@ class TradeStore:
             except FileNotFoundError:
                 continue
             return
-        raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+        raise unstable_files(pair)
 
     @retry_on_new_listing
     def last_id_before(self, pair: str, moment: int) -> LastId | None:
@@ -400,16 +408,15 @@ class TradeStore:
         return None
 
     @retry_on_new_listing
-    def first_id_after(self, pair: str, moment: int) -> tuple[int, int] | None:
-        """Return the first trade id after a moment, where coverage begins at that moment.
+    def first_id_after(self, pair: str, moment: int) -> FirstId | None:
+        """Return the first trade with an id after a moment, where coverage begins at that moment.
 
         Args:
             pair: altname.
             moment: start of a covered range, in nanoseconds.
 
         Returns:
-            The id, and the number of rows without an id between the moment and it; None where
-            coverage does not begin at the moment, or no row has an id.
+            None where coverage does not begin at the moment, or no row has an id.
         """
         between, at = 0, moment
         for segment in self.segments(pair):
@@ -417,7 +424,7 @@ class TradeStore:
                 continue
             footer = self.footer(segment)
             if footer.first_trade_id is not None:
-                return footer.first_trade_id, between + footer.rows_before_first_id
+                return FirstId(footer.first_trade_id, between + footer.rows_before_first_id)
             between += footer.rows
             at = segment.range.through
         return None
@@ -435,8 +442,7 @@ class TradeStore:
             (found for piece in pieces if (found := self.last_time_in(piece)) is not None), None
         )
 
-    @retry_on_new_listing
-    def is_imported(self, pair: str, moment: int) -> bool:
+    def is_imported_at(self, pair: str, moment: int) -> bool:
         """Whether the segment that covers a moment was imported: its times may be whole seconds.
 
         Args:
@@ -458,13 +464,12 @@ class TradeStore:
         return int(times(batches[-1])[-1]) if batches else None
 
 
-class AnswerStore(TradeStore):
-    """An archive as a single answer reads it: without files that begin behind its coverage later.
+class SnapshotStore(TradeStore):
+    """An archive for the time of one answer.
 
-    The gaps of an answer are named before its rows are read. If `verify --repair` moves a damaged
-    file away in between, or a download finds that a range lacks trades, the answer would lack these
-    rows and name no gap: that is an error. A file that begins behind the end of the coverage, as
-    `backfill --newest-first` may write it meanwhile, may lie behind another gap: it is left out.
+    A later listing of a pair that covers less than its first listing raises ArchiveDamaged, because
+    the gaps already named would be too few. Segments that begin after the first listing's coverage
+    are ignored, because a gap may lie before them.
     """
 
     def __init__(self, archive: TradeStore) -> None:
@@ -476,7 +481,7 @@ class AnswerStore(TradeStore):
         self._lock = Lock()
 
     def segments(self, pair: str) -> list[Segment]:
-        """List the segments, but those that begin behind the coverage of the first listing.
+        """List the segments, but not those that begin after the coverage of the first listing.
 
         Raises:
             ArchiveDamaged: they cover less than when they were first listed.
@@ -556,22 +561,22 @@ def check_not_in_future(archive: TradeStore, pair: str, now_ns: int) -> None:
 
 
 def without_future(
-    wanted: Iterable[Range], now_ns: int, until_ns: int | None = None
+    requested: Iterable[Range], now_ns: int, until_ns: int | None = None
 ) -> list[Range]:
     """Shorten requested ranges that end in the future; drop those that begin there.
 
     No run requests the future, so only a wrong clock leaves such ranges.
 
     Args:
-        wanted: the requested ranges.
+        requested: the requested ranges.
         now_ns: this machine's time.
         until_ns: where they are to end; None means `now_ns`.
     """
     limit_ns = now_ns if until_ns is None else until_ns
     shortened = (
-        requested._replace(through=min(requested.through, limit_ns))
-        if requested.through > now_ns + CLOCK_TOLERANCE_NS
-        else requested
-        for requested in wanted
+        part._replace(through=min(part.through, limit_ns))
+        if part.through > now_ns + CLOCK_TOLERANCE_NS
+        else part
+        for part in requested
     )
-    return [requested for requested in shortened if requested.after < requested.through]
+    return [part for part in shortened if part.after < part.through]

@@ -48,10 +48,10 @@ REDOWNLOADS = "staging/_redownload"
 """The folder of the staging archives of trades that are to replace imported ones, one a pair."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the pair, the number of merged files so far, and that of all files to be merged."""
+"""Called with the pair, the steps done and all steps."""
 
 
-class Uncovered(NamedTuple):
+class NewGap(NamedTuple):
     """A range that was covered and is a gap now.
 
     Attributes:
@@ -117,7 +117,7 @@ class Writer:
 
     def requests(self) -> locks_and_requests.Requests:
         """What is on record as requested."""
-        return locks_and_requests.requests(self._store, self.pair)
+        return locks_and_requests.read_requests(self._store, self.pair)
 
     def record_requested(
         self,
@@ -154,7 +154,7 @@ class Writer:
             locks_and_requests.write_requests(self._store, self.pair, after)
 
     def end_requests(self, undo: locks_and_requests.Requests | None = None) -> None:
-        """Record that the exchange does not know the pair: what lies behind its coverage is no gap.
+        """Record that the exchange does not know the pair: what lies after its coverage is no gap.
 
         The record of what was requested is kept, and counts again with the next download.
 
@@ -167,8 +167,12 @@ class Writer:
             return
         ends = [covered.through for covered in self.archive.coverage(self.pair)]
         through = max([before.counts_through, *ends])
-        is_behind = bool(ends) and before.ranges[-1].through > through
-        after = before._replace(is_unlisted=True, counts_through=through) if is_behind else before
+        extends_past_coverage = bool(ends) and before.ranges[-1].through > through
+        after = (
+            before._replace(is_unlisted=True, counts_through=through)
+            if extends_past_coverage
+            else before
+        )
         if after != self.requests():
             locks_and_requests.write_requests(self._store, self.pair, after)
 
@@ -221,7 +225,7 @@ class Writer:
         footers = footers_by_part(self.archive.footer(segment), [(shortened, [])])
         return self._replace(segment, footers)[0]
 
-    def uncover(self, lost: Range) -> list[Uncovered]:
+    def remove_coverage(self, lost: Range) -> list[NewGap]:
         """Remove a range that lacks trades from coverage, and record it as requested: now a gap.
 
         Segments are split at its ends, and rows inside it are deleted. Imported segments are split
@@ -248,7 +252,7 @@ class Writer:
             copy = self._keep_rows(segment, inside, lost) if segment.is_imported else ""
             self.record_requested(part, was_covered=True)
             self._replace(segment, outside)
-            removed.append(Uncovered(part, copy))
+            removed.append(NewGap(part, copy))
         return removed
 
     def _keep_rows(self, segment: Segment, part: Footer, lost: Range) -> str:
@@ -292,8 +296,8 @@ class Writer:
 
         Args:
             covered: the range; every trade published in it is among `rows`.
-            rows: one batch of `schema.ROWS` in the exchange's order, or several in order; all
-                published in `covered`.
+            rows: one batch of `schema.PAGE_SCHEMA` in the exchange's order, or several in order;
+                all published in `covered`.
             footer: source, cursor, pair and id gaps; fields that depend on rows are filled in.
 
         Raises:
@@ -306,7 +310,7 @@ class Writer:
             raise AssertionError(
                 f"rows of {self.pair} are out of order, or lie outside of {covered}"
             )
-        locks_and_requests.mark(self._store, self.pair)
+        locks_and_requests.write_format_file(self._store, self.pair)
         committed = []
         parts = list(split_by_year(covered, batches))
         for (_, part_rows), part in zip(parts, footers_by_part(footer, parts), strict=True):
@@ -323,11 +327,11 @@ class Writer:
         Whatever `rows` raises leaves the archive as it was.
 
         Args:
-            rows: batches of `schema.ROWS` in the exchange's order, all of one year; no batch ends
-                inside a group of equal time.
+            rows: batches of `schema.PAGE_SCHEMA` in the exchange's order, all of one year; no batch
+                ends inside a group of equal time.
             footer: called once all rows were read; its range covers them.
         """
-        locks_and_requests.mark(self._store, self.pair)
+        locks_and_requests.write_format_file(self._store, self.pair)
         staged, whole = stage_segment(self._store, self.pair, with_ties(_in_order(rows)), footer)
         self.check_market(whole.key)
         first_ns, last_ns = whole.bounds or (whole.range.through, whole.range.through)
@@ -338,23 +342,28 @@ class Writer:
     def compact(
         self,
         *,
-        every: bool = False,
-        closed: bool = False,
+        merge_all: bool = False,
+        merge_past_years: bool = False,
         after: int = 0,
         progress: Progress = lambda _pair, _done, _all: None,
     ) -> tuple[int, int]:
         """Merge neighbouring small segments; return the number of files before and after.
 
         Args:
-            every: merge whatever can be merged; otherwise only where it is worth the writing.
-            closed: merge whatever can be merged in all years but the last one.
+            merge_all: merge whatever can be merged; otherwise only where it is worth the writing.
+            merge_past_years: merge whatever can be merged in all years but the last one.
             after: leave segments alone whose range begins before this time, in nanoseconds.
             progress: called after each merge.
         """
         pieces = self.archive.pieces(self.pair)
         segments = [piece.segment for piece in pieces if piece.segment.range.after >= after]
         rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
-        planned = plan_merges(segments, rows_of.__getitem__, every=every, closed=closed)
+        planned = plan_merges(
+            segments,
+            rows_of.__getitem__,
+            merge_all=merge_all,
+            merge_past_years=merge_past_years,
+        )
         runs = [part for run in planned for part in self._alike(run) if len(part) > 1]
         done, total = 0, sum(len(run) for run in runs)
         for run in runs:
@@ -497,7 +506,9 @@ class Writer:
         footers = [self.archive.footer(segment) for segment in run]
         return Footer(
             range=Range(run[0].range.after, run[-1].range.through),
-            pair=next((f.pair for f in reversed(footers) if f.key), footers[-1].pair),
+            pair_json=next(
+                (f.pair_json for f in reversed(footers) if f.key), footers[-1].pair_json
+            ),
             source=footers[0].source,
             ends_between_trades=any(footer.ends_between_trades for footer in footers),
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
@@ -510,7 +521,7 @@ class Writer:
         )
 
     def _write(self, trades: Iterable[pa.RecordBatch], footer: Footer) -> Segment:
-        """Write batches of `schema.TRADES`; fields of the footer that depend on rows are set."""
+        """Write batches of `schema.SEGMENT_SCHEMA`; set the fields that depend on rows."""
         return self._commit(*stage_segment(self._store, self.pair, trades, footer))
 
     def _commit(self, staged: str, footer: Footer) -> Segment:
@@ -549,7 +560,7 @@ class Writer:
         return narrow
 
     def remove(self, segment: Segment) -> None:
-        """Delete a segment and its roll-ups; its rows are in other segments, or not wanted."""
+        """Delete a segment and its roll-ups; its rows are in other segments, or not needed."""
         self.archive.forget(segment)
         for level in self._store.folders("candles"):
             self._store.remove(rollup_path(segment, level.removeprefix("interval=")))

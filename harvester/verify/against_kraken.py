@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from harvester.csv_import.csv_files import KnownComplete, Member
+from harvester.csv_import.csv_files import CompletePeriod, Member
 from harvester.csv_import.ohlcvt_reader import ROWS, candle_rows, read_candle_file
 from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
@@ -45,7 +45,7 @@ def compare_blocks(
     local: LocalCandles,
     coverage: Sequence[Range],
     minutes: int,
-    whole: KnownComplete,
+    whole: CompletePeriod,
     blocks: Iterable[pa.RecordBatch],
 ) -> IntervalReport:
     """Compare the candles of a file with those of the archive.
@@ -118,16 +118,16 @@ class FileChoice(NamedTuple):
 
 
 def choose_files(
-    members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pair]
+    members: Iterable[Member], requested: Iterable[str], known: Iterable[Pair]
 ) -> FileChoice:
     """Choose the files of some pairs, by the files' names.
 
     Args:
         members: all that were found.
-        wanted: the pairs, by altname.
+        requested: the pairs, by altname.
         known: the pairs that a name can mean.
     """
-    files: dict[str, list[CandleFile]] = {name: [] for name in wanted}
+    files: dict[str, list[CandleFile]] = {name: [] for name in requested}
     pair_names = PairIndex(known)
     of_other_pairs, unknown = 0, []
     for member in members:
@@ -160,7 +160,7 @@ def compare_files(
     Args:
         archive: the archive with the trades.
         pair: the pair.
-        files: its files, as `choose` returns them.
+        files: its files, as `choose_files` returns them.
         memory_limit: the memory that DuckDB may use, such as 1GB.
         listener: receives a `Step` in bytes after each block.
     """
@@ -246,7 +246,7 @@ class Comparer:
             listener: receives a `Step` after each answer and each comparison.
 
         Raises:
-            ExchangeError: the first request got no valid answer, or one that can't be read.
+            ExchangeError: a first request of any length got no valid answer.
             NothingStored: the trades were removed meanwhile.
             ArchiveDamaged: a file can't be read.
             ValueDoesNotFit: a sum has more than 38 digits.

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.kraken.ohlc import Candle
-from harvester.query.rollups import PRICES, bars_of_trades, merge_bars
+from harvester.query.rollups import merge_adjacent, partials_of_trades
 from harvester.schema import times
+from harvester.storage.parquet_files import PRICES
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
 
@@ -35,7 +36,7 @@ class BoundaryTrades:
 
     Attributes:
         bars: in order: each trade at the opening time, the other trades merged, and each trade at
-            the end; see `rollups.bars_of_trades`.
+            the end; see `rollups.partials_of_trades`.
         at_opening: how many trades were published exactly at its opening time.
         at_end: how many trades were published exactly at its end.
     """
@@ -57,9 +58,9 @@ class BoundaryTrades:
         opening, inside, ending, over = np.searchsorted(times(batch), bounds).tolist()
         if opening == over:
             return
-        trades = bars_of_trades(batch.slice(opening, over - opening), pair, all_columns=False)
+        trades = partials_of_trades(batch.slice(opening, over - opening), pair, all_columns=False)
         starts = [*range(opening, inside), *range(inside, ending)[:1], *range(ending, over)]
-        self.bars.append(merge_bars(trades, np.array(starts) - opening))
+        self.bars.append(merge_adjacent(trades, np.array(starts) - opening))
         self.at_opening += inside - opening
         self.at_end += over - ending
 
@@ -82,7 +83,7 @@ class BoundaryTrades:
         if not kept.num_rows:
             close = bars.column("close")[removed - 1].as_py()
             return Candle(time_ns, close, close, close, close, Decimal(0), Decimal(0), 0)
-        merged = merge_bars(kept, np.array([0]))
+        merged = merge_adjacent(kept, np.array([0]))
         [values] = merged.drop_columns(["first_time", "last_time"]).to_pylist()
         value, volume = values["value"], values["volume"]
         unit = Decimal(1).scaleb(-decimals)
@@ -182,13 +183,16 @@ class BoundarySplits:
         self._is_equal = is_equal
         self._decimals = decimals
         self._on_decided = on_decided
-        # How many trades may count before the first boundary that is not decided.
         self._starts: Sequence[int] = [0]
-        # The candles after it, by how many trades more count before the latest boundary than there.
+        """Possible numbers of trades at the first undecided boundary that belong to the candle
+        before it."""
         self._waiting: list[ComparedCandle] = []
+        """The candles since that boundary."""
         self._surplus = 0
-        # The candle before it, if that differs, and how many trades it is without.
+        """How much larger that number is at the latest boundary."""
         self._differing: tuple[ComparedCandle, int] | None = None
+        """The differing candle before the first undecided boundary, and how many of its opening
+        trades belong to the candle before it."""
 
     def begin(self, max_removed: int) -> None:
         """Begin a series of candles, of whose first trades up to `max_removed` may count before."""

@@ -16,10 +16,10 @@ from harvester.errors import ArchiveDamaged
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.query.candles import QuerySession
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, Plan
-from harvester.query.rollups import PRICES
 from harvester.query.source_choice import text_literal
 from harvester.query.sql import MEMORY_LIMIT
 from harvester.schema import VOLUME
+from harvester.storage.parquet_files import PRICES
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, UNITS_NS, Range, covers, parse_interval, show
 from harvester.verify.boundary_trades import BoundarySplits, ComparedCandle, read_boundary_trades

@@ -16,7 +16,7 @@ from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit, count
 from harvester.query.rollups import parse_levels
 from harvester.query.sql import TRADE_COLUMNS, merge_partials, recompute_partials
 from harvester.schema import (
-    TRADES,
+    SEGMENT_SCHEMA,
     Int64s,
     RowsChecksum,
     check_texts,
@@ -27,7 +27,14 @@ from harvester.schema import (
 )
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.storage.parquet_files import PARTIALS, READ_ROWS, opened, read_partials
-from harvester.storage.segment import Footer, RollUp, Segment, decode, group_bounds, segment_path
+from harvester.storage.segment import (
+    Footer,
+    RollUp,
+    Segment,
+    decode_footer,
+    group_bounds,
+    segment_path,
+)
 from harvester.storage.trade_store import TradeStore
 
 # --- roll-ups -------------------------------------------------------------------------------------
@@ -170,9 +177,9 @@ def check_segment(
     found = SegmentFindings(segment)
     try:
         with opened(archive.store, segment.path) as file:
-            footer = found.footer = decode(segment.path, file.metadata)
+            footer = found.footer = decode_footer(segment.path, file.metadata)
             _check_footer(found, footer)
-            if not file.schema_arrow.remove_metadata().equals(TRADES):
+            if not file.schema_arrow.remove_metadata().equals(SEGMENT_SCHEMA):
                 found.wrong.append("its columns are not those of the format")
                 return found
             groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))

@@ -17,16 +17,17 @@ from harvester.errors import ArchiveDamaged
 from harvester.schema import RowsChecksum
 from harvester.storage import id_gaps
 from harvester.storage.compaction import is_being_replaced
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, IdGap, LastId, gap_at_end
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, IdGap, LastId, gap_at_end
 from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
-    MAX_LISTINGS,
+    MAX_SNAPSHOT_TRIES,
     TradeStore,
     ending_in_future,
     future_fault,
     pieces_of,
     retry_on_new_listing,
+    unstable_files,
     without_future,
 )
 from harvester.times import Range, covers, missing
@@ -134,12 +135,13 @@ def _gaps_at_boundaries(
             # Rows without ids come first: old answers of the exchange had none.
             edge = None
         is_imported = footer.is_imported
-        following = (
-            (footer.first_trade_id, footer.rows_before_first_id) if footer.first_trade_id else None
-        )
+        following = None
+        if footer.first_trade_id:
+            following = FirstId(footer.first_trade_id, footer.rows_before_first_id)
         if is_imported and (footer.rows_before_first_id or not following):
             edge = None  # Rows of a CSV without ids are counted by `wrong_counts`.
-        for gap in gap_at_end(edge, following):
+        gap = gap_at_end(edge, following)
+        if gap is not None:
             located = gap._replace(before_ns=findings.first_id_ns)
             yield _LocatedIdGap(located, left or findings, findings)
         edge = (
@@ -184,7 +186,7 @@ def verify(
     now_ns = time.time_ns() if now_ns is None else now_ns
     report: PairReport | None = None
     sound: dict[_Files, SegmentFindings] = {}
-    for _ in range(MAX_LISTINGS):
+    for _ in range(MAX_SNAPSHOT_TRIES):
         try:
             listed = _list_files(archive, pair)
         except ArchiveDamaged as damage:
@@ -201,7 +203,7 @@ def verify(
         sound |= {files: findings for files, findings in checked if findings.is_sound}
     if report is not None:
         return report
-    raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+    raise unstable_files(pair)
 
 
 class _Files(NamedTuple):
@@ -321,12 +323,12 @@ def _check_gaps(
     report: PairReport, archive: TradeStore, segments: list[Segment], now_ns: int
 ) -> None:
     try:
-        wanted = archive.requested(report.pair)
+        requested = archive.requested(report.pair)
     except ArchiveDamaged as damage:
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
         return
-    for gap in missing(without_future(wanted, now_ns), [segment.range for segment in segments]):
+    for gap in missing(without_future(requested, now_ns), [segment.range for segment in segments]):
         text = "missing: requested, but no file has it"
         report.faults.append(Fault(report.pair, gap, None, text))
 
@@ -339,7 +341,7 @@ def _check_gaps(
 def digests(
     archive: TradeStore,
     pair: str,
-    wanted: Range = EVERYTHING,
+    requested: Range = EVERYTHING,
     *,
     listener: Listener = ignore,
 ) -> list[Digest]:
@@ -351,13 +353,13 @@ def digests(
     Args:
         archive: the archive to read.
         pair: altname.
-        wanted: only months that lie completely in this range are counted.
+        requested: only months that lie completely in this range are counted.
         listener: receives a `Step` after each month.
 
     Raises:
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    whole = _whole_months(archive, pair, wanted)
+    whole = _whole_months(archive, pair, requested)
     found: dict[int, Month] = {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         months = pool.map(lambda number: _month(archive, pair, number), whole)
@@ -370,18 +372,18 @@ def digests(
 
 
 @retry_on_new_listing
-def _whole_months(archive: TradeStore, pair: str, wanted: Range) -> list[int]:
-    """The numbers of the months that lie completely in the coverage and in `wanted`."""
+def _whole_months(archive: TradeStore, pair: str, requested: Range) -> list[int]:
+    """The numbers of the months that lie completely in the coverage and in `requested`."""
     bounds = (archive.footer(piece.segment).bounds for piece in archive.pieces(pair))
     first_ns = next((found[0] for found in bounds if found), None)
     if first_ns is None:
         return []
     coverage = archive.coverage(pair)
-    end_ns = min(coverage[-1].through, wanted.through)
-    first = np.datetime64(max(first_ns, wanted.after), "ns")
+    end_ns = min(coverage[-1].through, requested.through)
+    first = np.datetime64(max(first_ns, requested.after), "ns")
     number, whole = int(first.astype("M8[M]").astype(np.int64)), []
     while (month := _range(number)).through <= end_ns:
-        if month.after >= wanted.after and covers(coverage, month):
+        if month.after >= requested.after and covers(coverage, month):
             whole.append(number)
         number += 1
     return whole
@@ -427,14 +429,14 @@ def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ign
     Raises:
         ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
     """
-    for _ in range(MAX_LISTINGS):
+    for _ in range(MAX_SNAPSHOT_TRIES):
         before = _imported(archive, pair)
         report = verify(archive, pair, listener=listener)
         if not report.faults:
             report.digests = digests(archive, pair, listener=listener)
         if report.faults or before == _imported(archive, pair):
             return report
-    raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
+    raise unstable_files(pair, "being replaced")
 
 
 def _imported(archive: TradeStore, pair: str) -> list[Segment] | None:

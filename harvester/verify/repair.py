@@ -20,10 +20,16 @@ from harvester.storage.locks_and_requests import QuarantineNote
 from harvester.storage.parquet_files import read_batches, read_unverified_footer
 from harvester.storage.segment import Footer, Segment
 from harvester.storage.trade_store import EVERYTHING, ending_in_future, future_fault
-from harvester.storage.writer import Uncovered, Writer, open_writer
+from harvester.storage.writer import NewGap, Writer, open_writer
 from harvester.times import Range, enclosing_range, missing, overlap, union
 from harvester.verify.integrity import verify
-from harvester.verify.reports import Fault, Moved, PairReport, RepairReport, unknown_pair
+from harvester.verify.reports import (
+    Fault,
+    PairReport,
+    RepairedFile,
+    RepairReport,
+    unrepairable_error,
+)
 
 # --- plan of a repair -----------------------------------------------------------------------------
 
@@ -60,7 +66,7 @@ def plan_repair(
 
     Files that are broken by themselves come first: whether others overlap is decided once they are
     gone. Files with an id gap between them stay: only the range of the gap is downloaded. If the
-    file of wanted ranges can't be read, it is the first: nothing can be recorded as wanted before.
+    file of requested ranges can't be read, it is the first: nothing can be recorded before.
 
     Args:
         report: the result of the verification.
@@ -108,7 +114,7 @@ def expected_ranges(segment: Segment, footer: Footer | None) -> tuple[tuple[Rang
 
 
 def ranges_of_files(segments: Iterable[Segment], broken: Sequence[BrokenFile]) -> list[Range]:
-    """The ranges that files show to have been requested, if the list of wanted ranges is lost.
+    """The ranges that files show to have been requested, if the list of requested ranges is lost.
 
     Args:
         segments: the pair's segments.
@@ -133,7 +139,7 @@ def _texts(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def _other_files(
     faults: Iterable[Fault], texts: dict[str, list[str]], pair: str
 ) -> list[BrokenFile]:
-    """Files that are no segments: wanted ranges, then roll-ups, then foreign files of the pair."""
+    """Files that are no segments: requests, then roll-ups, then foreign files of the pair."""
     ranges = {fault.path: fault.range for fault in faults}
     return [
         BrokenFile(path, ranges[path], tuple(why))
@@ -179,7 +185,7 @@ def _have_equal_rows(store: LocalStore, first: Segment, second: Segment) -> bool
 MAX_ROUNDS = 3
 """Downloaded trades may show that a neighbouring file is wrong, too; then another round follows."""
 
-MoveListener = Callable[[Moved], None]
+MoveListener = Callable[[RepairedFile], None]
 
 
 class Repairer:
@@ -199,9 +205,9 @@ class Repairer:
 
         In this order: verify under the lock; ask the exchange for its clock and its pairs, if
         something is to be downloaded; cut ranges that end in the future; record the ranges that
-        each broken file should have had as wanted; move the file into quarantine; download what is
-        missing; make roll-ups; verify again. After a crash at any step, the next run completes the
-        repair.
+        each broken file should have had as requested; move the file into quarantine; download what
+        is missing; make roll-ups; verify again. After a crash at any step, the next run completes
+        the repair.
         """
         result = RepairReport(report.pair, report, report)
         pair_repair = _PairRepair(self, result)
@@ -250,7 +256,7 @@ class _PairRepair:
             before = len(result.moved), len(result.uncovered)
             await self._cut_future(writer)
             await self._quarantine(writer)
-            await self._uncover(writer)
+            await self._remove_coverage(writer)
             if self._is_unknown:
                 await self._end_unknown(writer)
                 return
@@ -262,7 +268,7 @@ class _PairRepair:
             self._changed = True
             await asyncio.to_thread(writer.sweep)
             request = BackfillRequest(self._pair, EVERYTHING)
-            outcome = await PairDownload(self._run, request).fill(writer)
+            outcome = await PairDownload(self._run, request).fill_gaps(writer)
             result.trades += outcome.trades
             result.pages += outcome.pages
             result.error = outcome.error
@@ -284,7 +290,7 @@ class _PairRepair:
         await asyncio.to_thread(writer.end_requests)
         await self._verify()
         gaps = self._archive.gaps(self._name)
-        self._result.error = unknown_pair(self._result.after, gaps)
+        self._result.error = unrepairable_error(self._result.after, gaps)
 
     async def _cut_future(self, writer: Writer) -> None:
         """Cut ranges that end in the future after their last trade; the rest is downloaded.
@@ -328,20 +334,22 @@ class _PairRepair:
         if segment.is_imported:
             # It may end at a quiet moment only: the trades after the last one are downloaded.
             writer.check_market(self._pair.key)
-            for gap in writer.uncover(Range(last_ns, segment.range.through)):
-                self._add_uncovered(Uncovered(Range(gap.range.after, settled_ns), gap.copy))
+            for gap in writer.remove_coverage(Range(last_ns, segment.range.through)):
+                self._add_new_gap(NewGap(Range(gap.range.after, settled_ns), gap.copy))
             return
-        wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
-        for requested in wanted:
-            writer.record_requested(requested)
+        requested = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
+        for part in requested:
+            writer.record_requested(part)
         new_path = writer.shorten(segment, last_ns).path
-        self._add_moved(Moved(self._name, segment.path, new_path, (fault,), tuple(wanted)))
+        self._add_moved(
+            RepairedFile(self._name, segment.path, new_path, (fault,), tuple(requested))
+        )
 
-    def _add_moved(self, moved: Moved) -> None:
+    def _add_moved(self, moved: RepairedFile) -> None:
         self._result.moved.append(moved)
         self._repairer.on_move(moved)
 
-    def _add_uncovered(self, gap: Uncovered) -> None:
+    def _add_new_gap(self, gap: NewGap) -> None:
         self._result.uncovered.append(gap.range)
         self._result.kept += [gap.copy] if gap.copy else []
 
@@ -358,7 +366,7 @@ class _PairRepair:
             await asyncio.to_thread(self._move, writer, segments, broken)
             await self._verify()
 
-    async def _uncover(self, writer: Writer) -> None:
+    async def _remove_coverage(self, writer: Writer) -> None:
         """Turn the ranges that lack trades, by their id gaps, into gaps of the coverage."""
         faults = self._result.after.faults
         lost = union(fault.missing_range for fault in faults if fault.missing_range)
@@ -370,8 +378,8 @@ class _PairRepair:
         await asyncio.to_thread(writer.check_market, self._pair.key)
         self._changed = True
         for known in lost:
-            for gap in await asyncio.to_thread(writer.uncover, known):
-                self._add_uncovered(gap)
+            for gap in await asyncio.to_thread(writer.remove_coverage, known):
+                self._add_new_gap(gap)
 
     async def _ask_exchange(self) -> int:
         """Ask for the time up to which trades are final, in nanoseconds, and for the pair."""
@@ -389,10 +397,10 @@ class _PairRepair:
         whose trades other files have.
         """
         guard = self._run.options.stop.guard
-        wanted = self._wanted()
+        recorded = self._recorded_requests()
         moved = {file.path for file in broken}
         kept = [segment.range for segment in segments if segment.path not in moved]
-        requested = wanted or enclosing_range(ranges_of_files(segments, broken))
+        requested = recorded or enclosing_range(ranges_of_files(segments, broken))
         refetch = [known for file in broken for known in file.refetch]
         if not missing([*requested, *refetch], kept):
             await guard(asyncio.sleep(0))
@@ -400,28 +408,30 @@ class _PairRepair:
         settled_ns = await self._ask_exchange()
         if self._is_unknown:
             return [file for file in broken if not missing(file.refetch, kept)]
-        limit_ns = max([settled_ns, *(known.through for known in wanted)])
+        limit_ns = max([settled_ns, *(known.through for known in recorded)])
         return [file.limited_to(limit_ns) for file in broken]
 
-    def _wanted(self) -> list[Range]:
+    def _recorded_requests(self) -> list[Range]:
         try:
-            return list(locks_and_requests.requests(self._archive.store, self._name).ranges)
+            return list(locks_and_requests.read_requests(self._archive.store, self._name).ranges)
         except ArchiveDamaged:
             return []
 
     def _move(self, writer: Writer, segments: Sequence[Segment], broken: list[BrokenFile]) -> None:
         all_ranges = enclosing_range(ranges_of_files(segments, broken))
         if not any(file.path.startswith("wanted/") for file in broken):
-            # Before a false range in a file's name could count as wanted.
+            # Before a false range in a file's name could count as requested.
             writer.record_requested_if_lost(all_ranges)
         for file in broken:
             is_list = file.path.startswith("wanted/")
-            wanted = all_ranges if is_list else list(file.refetch)
-            note = QuarantineNote(self._name, file.path, file.range, list(file.faults), wanted)
+            requested = all_ranges if is_list else list(file.refetch)
+            note = QuarantineNote(self._name, file.path, file.range, list(file.faults), requested)
             if is_list:
-                new_path = writer.replace_requested(wanted, note)
+                new_path = writer.replace_requested(requested, note)
             else:
-                for known in wanted:
+                for known in requested:
                     writer.record_requested(known, was_covered=True)
                 new_path = writer.quarantine(note)
-            self._add_moved(Moved(self._name, file.path, new_path, file.faults, tuple(wanted)))
+            self._add_moved(
+                RepairedFile(self._name, file.path, new_path, file.faults, tuple(requested))
+            )

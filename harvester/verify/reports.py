@@ -83,8 +83,8 @@ class PairReport:
         ids: trades with an id, each compared with the id before it.
         boundaries: boundaries between neighbouring segments at which trade ids were compared.
         confirmed_id_gaps: id gaps that the exchange showed twice when asked again.
-        unconfirmed_id_gaps: id gaps that were seen and not requested again, because the pair has
-            them nearly everywhere.
+        unconfirmed_id_gaps: id gaps that are not confirmed: too many to request again, not
+            answered, or inside an imported file.
         rollups: roll-up files that were compared with the trades.
         notes: what is unusual and no fault.
         faults: what is wrong.
@@ -147,7 +147,7 @@ def _counts_and_faults(report: PairReport) -> dict[str, Any]:
 # --- repair ---------------------------------------------------------------------------------------
 
 
-class Moved(NamedTuple):
+class RepairedFile(NamedTuple):
     """A broken file that was moved into quarantine, or a segment whose range was cut.
 
     Attributes:
@@ -155,7 +155,7 @@ class Moved(NamedTuple):
         path: its path within the archive before.
         new_path: its path now.
         faults: what is wrong with it.
-        wanted: the ranges that were recorded as wanted, so that they are downloaded again.
+        wanted: the ranges that were recorded as requested, so that they are downloaded again.
     """
 
     pair: str
@@ -189,7 +189,7 @@ class RepairReport:
     pair: str
     before: PairReport
     after: PairReport
-    moved: list[Moved] = field(default_factory=list)
+    moved: list[RepairedFile] = field(default_factory=list)
     uncovered: list[Range] = field(default_factory=list)
     missing: list[Range] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -216,7 +216,7 @@ class RepairReport:
         }
 
 
-def unknown_pair(report: PairReport, gaps: Sequence[Range]) -> ArchiveIncomplete | None:
+def unrepairable_error(report: PairReport, gaps: Sequence[Range]) -> ArchiveIncomplete | None:
     """The error that the faults of a pair can't be repaired; None if there are none.
 
     Args:

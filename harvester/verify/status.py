@@ -21,7 +21,7 @@ from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.parquet_files import opened
-from harvester.storage.segment import Segment, decode
+from harvester.storage.segment import Segment, decode_footer
 from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
@@ -114,7 +114,7 @@ def read_summary(store: LocalStore, path: str) -> SegmentSummary:
         path: of the segment.
     """
     with opened(store, path) as file:
-        footer = decode(path, file.metadata)
+        footer = decode_footer(path, file.metadata)
     return SegmentSummary(footer.rows, *(footer.bounds or ()))
 
 
@@ -239,12 +239,7 @@ def _names(archive: TradeStore) -> dict[str, _Named]:
 
 def _all_pairs(archive: TradeStore) -> list[str]:
     stored = {name.removeprefix("pair=") for name in archive.store.folders("trades")}
-    requested = {
-        entry.path.removeprefix("wanted/").removesuffix(".json")
-        for entry in archive.store.files("wanted")
-        if entry.path.endswith(".json")
-    }
-    return sorted(stored | requested)
+    return sorted(stored | archive.requested_pairs())
 
 
 @retry_on_new_listing
@@ -328,18 +323,18 @@ class TradeDensity:
     def calls(self, ranges: Iterable[Range]) -> int | None:
         """The estimated number of requests that download some ranges; None without any trade."""
         total = 0
-        for wanted in ranges:
+        for missing_range in ranges:
             if not self._rows_of:
                 return None
-            width_ns = max(0, wanted.through - max(wanted.after, BEGINNING_NS))
-            trades = self._trades_per_ns(wanted) * width_ns
+            width_ns = max(0, missing_range.through - max(missing_range.after, BEGINNING_NS))
+            trades = self._trades_per_ns(missing_range) * width_ns
             total += math.ceil(trades / PAGE_ROWS) + EXTRA_CALLS_PER_GAP
         return total
 
-    def _trades_per_ns(self, wanted: Range) -> float:
+    def _trades_per_ns(self, near: Range) -> float:
         """Trades per nanosecond in the nearest segments with trades before and after a range."""
-        before = [item for item in self._rows_of if item[0].through <= wanted.after][-1:]
-        after = [item for item in self._rows_of if item[0].after >= wanted.through][:1]
+        before = [item for item in self._rows_of if item[0].through <= near.after][-1:]
+        after = [item for item in self._rows_of if item[0].after >= near.through][:1]
         nearest = before + after or self._rows_of[-1:]
         rows = sum(rows for _, rows in nearest)
         return rows / sum(known.through - known.after for known, _ in nearest)

@@ -97,7 +97,7 @@ def test_it_says_what_it_did(imported: Any, tmp_path: Path) -> None:
     )
     begins, ends = (harvester_time(moment) for moment in (after, through))
     assert done.stderr.splitlines() == [
-        f"XBTUSD: {begins} to {ends} to fetch, about {count:,} trades",
+        f"XBTUSD: downloading from {begins} to {ends}, about {count:,} trades",
         f"XBTUSD: {count:,} imported trades replaced, {begins} to {ends}",
         f"XBTUSD: {count:,} trades in {pair['pages']} pages, 1 imported range replaced, "
         "complete through 2025-02-28T23:59:00Z",

@@ -753,10 +753,10 @@ def test_imported_trades_are_kept_whenever_a_run_that_uncovers_them_is_killed(
         folder = Path(shutil.copytree(data, tmp_path / str(steps)))
         archive = dying(folder, steps, is_truncating=bool(steps // 2 % 2))
         with contextlib.suppress(Killed), open_writer(archive, PAIR) as writer:
-            writer.uncover(lost)
+            writer.remove_coverage(lost)
         assert set(left(folder)) == volumes, steps
         with open_writer(TradeStore(folder), PAIR) as writer:
-            writer.uncover(lost)
+            writer.remove_coverage(lost)
         assert left(folder) == sorted(volumes), steps
         if not is_dead(archive):
             break
@@ -958,7 +958,7 @@ def test_the_real_command_prints_the_whole_repair(data: Path, exchange: Exchange
     [said] = corruption.digit_changed(data, 1)
     done = command(exchange.url, data, "btc/usd", "--repair")
     name, span = Path(said.where).name, corruption.span_text(said.span)
-    assert (done.returncode, done.stderr) == (0, f"XBTUSD: {span} to fetch\n")
+    assert (done.returncode, done.stderr) == (0, f"XBTUSD: downloading from {span}\n")
     assert done.stdout.splitlines() == [
         "XBTUSD: 1 FAULT: 4 files, 800 trades, 800 ids, 1 file boundary, 0 confirmed id gaps, "
         "0 roll-ups",

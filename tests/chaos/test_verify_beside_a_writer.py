@@ -76,7 +76,7 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
 
     def merged() -> None:
         with open_writer(TradeStore(scenario.folder), PAIR) as writing:
-            writing.compact(every=True)
+            writing.compact(merge_all=True)
 
     archive, _ = disturbed(scenario.folder, 1, merged)
     assert digests(archive, PAIR) == whole

@@ -15,7 +15,7 @@ import pyarrow as pa
 from starlette.applications import Starlette
 
 from harvester.kraken.pairs import Pair
-from harvester.schema import ROWS
+from harvester.schema import PAGE_SCHEMA
 from harvester.server.app import app, running
 from harvester.server.sample_data import SAMPLE_PAIR
 from harvester.storage.locks_and_requests import store_pairs
@@ -37,11 +37,11 @@ PLAIN: list[Trade] = [
 
 
 def rows_of(trades: list[Trade]) -> pa.RecordBatch:
-    names = ROWS.names
+    names = PAGE_SCHEMA.names
     rows = [dict(zip(names, trade, strict=True)) for trade in trades]
     for row in rows:
         row["price"], row["volume"] = Decimal(str(row["price"])), Decimal(str(row["volume"]))
-    return pa.RecordBatch.from_pylist(rows, schema=ROWS)
+    return pa.RecordBatch.from_pylist(rows, schema=PAGE_SCHEMA)
 
 
 def commit(archive: TradeStore, span: Range, rows: pa.RecordBatch, pair: str = "XBTUSD") -> None:

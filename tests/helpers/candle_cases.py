@@ -44,14 +44,14 @@ Part = tuple[Range, "Sequence[candle_oracle.Row]"]
 
 def batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:
     """Rows as the archive takes them."""
-    return segment_rows.batch(rows, schema.ROWS)
+    return segment_rows.batch(rows, schema.PAGE_SCHEMA)
 
 
 def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeStore:
     """Commit each part as a segment; overlapping ones stay, as after a crash in a compaction."""
     with open_writer(archive, pair) as pair_writer:
         for span, rows in parts:
-            pair_writer.commit(span, batch(rows), Footer(range=span, pair="{}"))
+            pair_writer.commit(span, batch(rows), Footer(range=span, pair_json="{}"))
     return archive
 
 
@@ -196,5 +196,5 @@ class Compacting(TradeStore):
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
             with open_writer(TradeStore(self.path), pair) as pair_writer:
-                pair_writer.compact(every=True)
+                pair_writer.compact(merge_all=True)
         return found

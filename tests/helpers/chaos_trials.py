@@ -197,7 +197,7 @@ NOTES = (
     # Ids that skip somewhere in a file's range, which is longer than a page.
     "the imported file lacks trades, or the exchange skipped ids",
     # Of a market whose ids skip again and again, where the place is longer than is asked again.
-    "and the exchange did not show the place again",
+    "and the exchange did not show both sides again",
     "it has many id gaps, and requesting them again finds nothing",
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harvester.csv_import.chain_importer import ChainImporter, ImportOptions, ImportReport
-from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
 from harvester.download.events import CancelToken
@@ -16,10 +16,10 @@ from harvester.storage.writer import open_writer
 PAIR = Pair(altname="XBTUSD")
 
 
-UNKNOWN = KnownComplete()
+UNKNOWN = CompletePeriod()
 
 
-def imported(folder: Path, *files: Path, whole: KnownComplete = UNKNOWN) -> list[ImportReport]:
+def imported(folder: Path, *files: Path, whole: CompletePeriod = UNKNOWN) -> list[ImportReport]:
     """Import files of one pair, chain by chain."""
     archive = TradeStore(folder)
     watch = ImportOptions(lambda _pair, _size: None, CancelToken())

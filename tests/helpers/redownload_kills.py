@@ -15,7 +15,7 @@ from kraken_market import SECOND_NS, Trade, TradeRows, expected
 from kraken_server import Exchange
 from redownloads import imported_paths
 
-from harvester.csv_import.csv_files import KnownComplete
+from harvester.csv_import.csv_files import CompletePeriod
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -57,7 +57,7 @@ class Begun:
             assert self.backfill(folder / "begun").only(PAIR, span=early).exit_status == 0
         file = folder / "XBTUSD.csv"
         file.write_bytes(csv_files.three_columns([*trades[:-3], *trades[-2:]], "up"))
-        whole = KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
+        whole = CompletePeriod(0, trades[-1].true_ns // SECOND_NS + 9)
         imported(folder / "begun", file, whole=whole)
         # Filled by a run that ends with what the file lacks.
         Backfill(exchange.url, folder / "begun").only(PAIR)

@@ -14,7 +14,7 @@ from csv_imports import imported
 from kraken_market import Clock, Trade, TradeRows, expected
 from kraken_server import Exchange
 
-from harvester.csv_import.csv_files import KnownComplete
+from harvester.csv_import.csv_files import CompletePeriod
 from harvester.download.events import BackfillResult
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.integrity import verify
@@ -35,9 +35,9 @@ class RedownloadScenario:
         self.exchange = serve(self.market, clock=Clock(NOW_NS))
         self._file = folder / "XBTUSD.csv"
 
-    def take_in(self, data: bytes, whole: KnownComplete | None = None) -> None:
+    def take_in(self, data: bytes, whole: CompletePeriod | None = None) -> None:
         self._file.write_bytes(data)
-        imported(self.folder, self._file, whole=whole or KnownComplete())
+        imported(self.folder, self._file, whole=whole or CompletePeriod())
 
     def backfill(self, **fields: Any) -> Backfill:
         fields = {"now_ns": lambda: NOW_NS} | fields

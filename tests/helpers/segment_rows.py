@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harvester.schema import TRADES
+from harvester.schema import SEGMENT_SCHEMA
 
 # (id, time, tie, price, volume, side, order type, misc), as `exchange.expected()` has it.
 Row = tuple[Any, ...]
@@ -18,7 +18,7 @@ Row = tuple[Any, ...]
 NAMES = ("trade_id", "time", "tie", "price", "volume", "side", "order_type", "misc")
 
 
-def batch(rows: Iterable[Row], schema: pa.Schema = TRADES) -> pa.RecordBatch:
+def batch(rows: Iterable[Row], schema: pa.Schema = SEGMENT_SCHEMA) -> pa.RecordBatch:
     """Rows as an Arrow batch."""
     dicts = [{name: row[NAMES.index(name)] for name in schema.names} for row in rows]
     return pa.RecordBatch.from_pylist(dicts, schema=schema)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pyarrow as pa
 
 from harvester.schema import (
-    ROWS,
+    PAGE_SCHEMA,
 )
 
 
@@ -25,4 +25,4 @@ def batch(stamps: list[int], side: str = "buy") -> pa.RecordBatch:
         }
         for place, stamp in enumerate(stamps)
     ]
-    return pa.RecordBatch.from_pylist(rows, schema=ROWS)
+    return pa.RecordBatch.from_pylist(rows, schema=PAGE_SCHEMA)

@@ -302,7 +302,9 @@ def with_gap(tmp_path: Path) -> harvester.Archive:
     ]
     with open_writer(disk, "XBTUSD") as pair_writer:
         for span, rows in parts:
-            pair_writer.commit(span, batch(rows), Footer(range=span, pair='{"altname":"XBTUSD"}'))
+            pair_writer.commit(
+                span, batch(rows), Footer(range=span, pair_json='{"altname":"XBTUSD"}')
+            )
         pair_writer.record_requested(Range(START, START + 2 * DAY))
     return harvester.open(tmp_path)
 

@@ -173,8 +173,8 @@ def test_progress_events_read_as_lines(archive: harvester.Archive) -> None:
     assert (kinds[:2], kinds[-1]) == ([Begun, Started], harvester.BackfillResult)
     assert {PageRead, Committed} <= set(kinds)
     assert [str(log[1]), str(log[-1])] == [
-        "XBTUSD: 2020-01-01 to 2024-06-01 to fetch",
-        "XBTUSD: 5,000 trades in 9 pages, complete through 2024-05-31T23:59:59Z",
+        "XBTUSD: downloading from 2020-01-01 to 2024-06-01",
+        "XBTUSD: 5,000 trades in 10 pages, complete through 2024-05-31T23:59:59Z",
     ]
 
 

@@ -45,7 +45,7 @@ from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_arch
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.parquet_files import READ_ROWS
 from harvester.storage.segment import Footer
-from harvester.storage.trade_store import AnswerStore, TradeStore
+from harvester.storage.trade_store import SnapshotStore, TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import DAY, SECOND, Range
 
@@ -445,15 +445,15 @@ def replace_after_last_time(
     store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
     with open_writer(archive, "XBTUSD") as pair_writer:
         file = pair_writer.commit(span, rows_of([second]), Footer(span, "{}", source="csv"))[0]
-    last_time = AnswerStore.last_time
+    last_time = SnapshotStore.last_time
 
-    def replaced_after(store: AnswerStore, pair: str, moment: int) -> int | None:
+    def replaced_after(store: SnapshotStore, pair: str, moment: int) -> int | None:
         found = last_time(store, pair, moment)
         commit(archive, span, rows_of([exact]))
         Path(archive.location(file)).unlink()
         return found
 
-    patch.setattr(AnswerStore, "last_time", replaced_after)
+    patch.setattr(SnapshotStore, "last_time", replaced_after)
     return ApiResponder(archive)
 
 

@@ -517,7 +517,7 @@ def test_segments_that_are_merged_away_are_looked_up_again(tmp_path: Path) -> No
     application = app(archive, Clock())
     assert ids(get(application, "Trades", pair="XBTUSD", since="0", count="1")) == [1]
     with open_writer(archive, "XBTUSD") as pair_writer:
-        assert pair_writer.compact(every=True) == (2, 1)
+        assert pair_writer.compact(merge_all=True) == (2, 1)
     assert ids(get(application, "Trades", pair="XBTUSD", since="0")) == list(range(1, 31))
 
 

@@ -15,7 +15,13 @@ from kraken_server import Exchange
 
 import harvester
 from harvester.download.events import Event, Reported
-from harvester.verify.reports import CsvReport, ExchangeReport, Moved, PairReport, RepairReport
+from harvester.verify.reports import (
+    CsvReport,
+    ExchangeReport,
+    PairReport,
+    RepairedFile,
+    RepairReport,
+)
 
 
 class Opened(NamedTuple):
@@ -64,7 +70,7 @@ def test_a_repair_gives_the_state_after_it_and_what_was_done(opened: Opened) -> 
     assert report.repair is not None
     assert (report.faults, report.exit_status, report.rows) == ([], 0, 800)
     assert (len(report.repair.before.faults), report.repair.trades) == (1, 200)
-    assert reported(events) == [PairReport, Moved, RepairReport]
+    assert reported(events) == [PairReport, RepairedFile, RepairReport]
 
 
 def test_a_repair_is_in_the_run_log(opened: Opened) -> None:

@@ -274,8 +274,8 @@ def test_more_trades_of_one_time_than_a_page_has_are_a_gap_with_a_warning(
     assert (outcome.exit_status, outcome.gaps) == (4, [Range(stamp - 1, stamp)])
     assert backfill.notes == [
         (
-            "more trades have the time 2024-01-20T23:12:11.7778208Z than a page can show: they are "
-            "left out as a gap, and the download goes on behind them"
+            "more trades share the time 2024-01-20T23:12:11.7778208Z than a page can show: they "
+            "are left out as a gap, and the download continues after them"
         )
     ]
 

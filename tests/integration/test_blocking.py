@@ -29,7 +29,7 @@ from harvester.download.buffer import WriteBuffer
 from harvester.download.events import CancelToken
 from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
-from harvester.schema import ROWS, int64s_as, times
+from harvester.schema import PAGE_SCHEMA, int64s_as, times
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -109,14 +109,14 @@ def test_a_backfill_with_flushes_compaction_and_roll_ups_never_blocks_the_loop(
 
 
 def test_a_flush_of_a_million_trades_does_not_hold_the_loop(tmp_path: Path, held: Held) -> None:
-    page = batch(expected(Market(trades=xbtusd_like(1_000, 5))), ROWS)
+    page = batch(expected(Market(trades=xbtusd_like(1_000, 5))), PAGE_SCHEMA)
     stamps = times(page)
     length = int(stamps[-1] - stamps[0]) + 1
 
     def later(number: int) -> pa.RecordBatch:
         columns = page.columns
         columns[1] = int64s_as(pa.timestamp("ns"), stamps + np.int64(number * length))
-        return pa.RecordBatch.from_arrays(columns, schema=ROWS)
+        return pa.RecordBatch.from_arrays(columns, schema=PAGE_SCHEMA)
 
     archive = TradeStore(tmp_path)
     with open_writer(archive, "XBTUSD") as pair_writer:

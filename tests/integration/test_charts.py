@@ -216,9 +216,9 @@ def test_more_candles_than_a_screen_shows_become_coarser_with_a_note(tmp_path: P
 
 
 def test_the_intervals_of_a_chart_are_in_ascending_order() -> None:
-    lengths = [interval.length_ns for interval in LADDER]
+    lengths = [interval.average_width_ns for interval in LADDER]
     assert lengths == sorted(set(lengths))
-    assert parse_interval("7m").length_ns == 7 * MINUTE
+    assert parse_interval("7m").average_width_ns == 7 * MINUTE
 
 
 @pytest.mark.parametrize("interval", ["1s", "90s", "7m", "1h", "1d", "1mo"])
@@ -230,7 +230,7 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
     most = QuerySession(archive).with_snapshot_retry(
         question, lambda plan: max_candles(archive, plan)
     )
-    made = len({stamp // question.interval.length_ns for stamp in stamps})
+    made = len({stamp // question.interval.average_width_ns for stamp in stamps})
     assert made <= most <= len(rows)
     if interval in ("1h", "1d"):
         assert most == made

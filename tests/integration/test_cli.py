@@ -52,7 +52,7 @@ def test_backfill_stores_the_history_and_prints_its_counts(harvester: Any, tmp_p
     run = harvester("backfill", "btc/usd", "--until", "2024-06-01")
     assert (run.status, run.out) == (0, "")
     assert run.err == (
-        "XBTUSD: the beginning to 2024-06-01 to fetch\n"
+        "XBTUSD: downloading from the beginning to 2024-06-01\n"
         "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
     )
     market = sample_trades.market(sample_trades.xbtusd_like(5_000, 41))
@@ -80,14 +80,14 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
                 "pair": "XBTUSD",
                 "exit_status": 0,
                 "trades": 5000,
-                "pages": 9,
+                "pages": 10,
                 "covered_through_ns": 1717199999999999999,
                 "gaps": [],
                 "error": None,
                 "pace": {
                     "rate": None,
                     "set_rate": None,
-                    "calls": 9,
+                    "calls": 10,
                     "refusals": 0,
                     "waiting": "",
                     "in_flight": 0,
@@ -200,7 +200,7 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
         ("backfill", "ended", 3, 0),
         ("backfill", "ended", 0, 5000),
     ]
-    assert (run.status, shown[1][4]) == (0, 12)
+    assert (run.status, shown[1][4]) == (0, 13)
 
 
 def test_two_forms_of_status_at_once_are_refused(harvester: Any) -> None:

@@ -61,7 +61,7 @@ def test_all_is_every_pair_that_is_listed(harvester: Any, tmp_path: Path) -> Non
     assert run.stderr.endswith(
         "\n"
         "      pairs  trades  pages\n"
-        "done      5   1,300     21\n"
+        "done      5   1,300     22\n"
     )  # fmt: skip
     for n, (name, size) in enumerate(zip(NAMES, SIZES, strict=True)):
         want = list(expected(named(n, sample_trades.xbtusd_like(size, n))))

@@ -22,12 +22,12 @@ from nightly_runs import FIRST_NS, Nights, daily
 
 from harvester.cli.main import cli
 from harvester.config import load
-from harvester.csv_import.csv_files import KnownComplete
+from harvester.csv_import.csv_files import CompletePeriod
 from harvester.download.events import CancelToken
 from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
-from harvester.schema import no_rows
+from harvester.schema import NO_ROWS
 from harvester.storage.compaction import verified_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -167,7 +167,7 @@ def test_an_imported_range_is_cut_at_a_quiet_moment(rounding: str, tmp_path: Pat
     """The last trades of a file may be later than it says: they must not be stored twice."""
     folder, file = tmp_path / "data", tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(TRADES[:2_000], rounding))
-    imported(folder, file, whole=KnownComplete(0, NOW_NS // SECOND_NS + 90 * 86_400))
+    imported(folder, file, whole=CompletePeriod(0, NOW_NS // SECOND_NS + 90 * 86_400))
     with Lying(MARKET, lambda now_s: now_s, times=0) as exchange:
         done = repaired(exchange, folder)
     assert (done.error, done.after.faults, done.moved) == (None, [], [])
@@ -184,7 +184,7 @@ def test_an_imported_range_of_a_pair_that_is_not_listed_any_more_is_not_cut(
 ) -> None:
     folder, file = tmp_path / "data", tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(TRADES[:2_000]))
-    imported(folder, file, whole=KnownComplete(0, NOW_NS // SECOND_NS + 90 * 86_400))
+    imported(folder, file, whole=CompletePeriod(0, NOW_NS // SECOND_NS + 90 * 86_400))
     before = rows_on_disk(folder, "XBTUSD")
     with Lying(MARKET, lambda now_s: now_s, times=0) as exchange:
         exchange.add(sample_trades.tiny_coin(60, 172))
@@ -316,7 +316,7 @@ def test_a_refresh_finds_it_in_a_pair_that_is_not_listed_any_more(tmp_path: Path
         archive = TradeStore(tmp_path)
         future = Range(archive.coverage("ETHEUR")[-1].through, END_OF_TIME)
         with open_writer(archive, "ETHEUR") as pair_writer:
-            pair_writer.commit(future, no_rows(), Footer(future, '{"altname":"ETHEUR"}'))
+            pair_writer.commit(future, NO_ROWS, Footer(future, '{"altname":"ETHEUR"}'))
         nights.pass_day()
         rows = {row["pair"]: row for row in nights.refresh()["pairs"]}
     assert (rows["ETHEUR"]["exit_status"], rows["SOLEUR"]["exit_status"]) == (4, 0)

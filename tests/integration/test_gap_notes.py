@@ -19,11 +19,11 @@ from cli_runner import run
 import harvester
 from harvester.errors import ArchiveDamaged, ArchiveHasGaps
 from harvester.kraken.pairs import Pair
-from harvester.query.plan import gap_note, gaps_in
+from harvester.query.plan import gaps_in
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
-from harvester.times import DAY, END_OF_TIME, Range
+from harvester.times import DAY, END_OF_TIME, Range, gap_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from kraken_market import Market, expected
 from kraken_server import Exchange
 
 from harvester.csv_import.chain_importer import ChainImporter, ImportOptions
-from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.file_scan import read_rows, scan_file
 from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
@@ -368,7 +368,7 @@ def test_rows_kept_since_the_check_become_what_rows_read_again_become(
         return read_rows(*arguments)
 
     monkeypatch.setattr("harvester.csv_import.file_scan.read_rows", counted)
-    files = PairFiles(Pair(altname="XBTUSD"), find([str(tmp_path / "files")]), KnownComplete())
+    files = PairFiles(Pair(altname="XBTUSD"), find([str(tmp_path / "files")]), CompletePeriod())
     times, stored = [], []
     for most in (files.size - 1, files.size):
         monkeypatch.setattr("harvester.csv_import.import_pairs.MAX_KEPT_BYTES", most)

@@ -23,8 +23,8 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade
 from kraken_server import Exchange
 
-from harvester.kraken.pairs import usual_altname
-from harvester.schema import no_rows
+from harvester.kraken.pairs import kraken_altname
+from harvester.schema import NO_ROWS
 from harvester.storage import locks_and_requests
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -200,20 +200,20 @@ def test_a_gap_that_nothing_can_fill_goes_until_the_pair_is_listed_again(
     span = Range(0, sample_trades.utc_ns(2024, 4, 1))
     named = msgspec.json.encode({"altname": "FOOUSD", "key": key}).decode()
     with open_writer(store, "FOOUSD") as pair_writer:
-        pair_writer.commit(span, no_rows(), Footer(span, named))
+        pair_writer.commit(span, NO_ROWS, Footer(span, named))
         pair_writer.record_requested(span._replace(through=sample_trades.utc_ns(2024, 8, 20)))
     assert not is_complete(command)
     assert command(*cure).status == status
     assert is_complete(command)
     assert [command("backfill", "FOOUSD").status, is_complete(command)] == [3, True]
-    requests = locks_and_requests.requests(store.store, "FOOUSD")
+    requests = locks_and_requests.read_requests(store.store, "FOOUSD")
     assert list(requests.ranges) == [Range(0, sample_trades.utc_ns(2024, 8, 20))]
     if key == "FOOZUSD":
         market = Market("FOOUSD", key, "FOO/USD", "FOO2", "ZUSD", trades=NEW)
         exchange.add(market)
         assert command("refresh").status == 0
         assert volumes(tmp_path) == [Decimal(trade.volume) for trade in NEW]
-        assert not locks_and_requests.requests(store.store, "FOOUSD").is_unlisted
+        assert not locks_and_requests.read_requests(store.store, "FOOUSD").is_unlisted
 
 
 @pytest.mark.parametrize("url", [None, NOBODY])
@@ -682,7 +682,7 @@ def test_a_pair_named_without_the_exchange_is_stored_by_its_usual_name(
     "name", ["WBTCUSD", "ETHWXBT", "AAPLxUSD", "XCNUSD", "XDGUSD", "XABCDZUSD"]
 )
 def test_a_name_that_only_resembles_another_spelling_stays(name: str) -> None:
-    assert usual_altname(name) == name
+    assert kraken_altname(name) == name
 
 
 # --- all rows are stored --------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from command_line import own_environment, run_harvester, run_program
 
 from harvester.csv_import.csv_files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
-from harvester.schema import ROWS
+from harvester.schema import PAGE_SCHEMA
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -151,7 +151,8 @@ def test_rows_of_covered_time_that_are_not_stored_are_an_error(
     done = command("XBTUSD.csv", "--json")
     [report] = done.reports
     assert (done.status, report["exit_status"], report["imported"]["rows"]) == (4, 4, 0)
-    assert f"{len(late):,} of {len(early) + len(late) - 1:,} rows of time that is" in done.err
+    counts = f"{len(late):,} of {len(early) + len(late) - 1:,}"
+    assert f"{counts} rows lie in a range that is already covered, but are not stored" in done.err
     assert "2023-11-15T01:00:00Z" in done.err
     assert stored(tmp_path) == exact(early[1:])
 
@@ -168,7 +169,7 @@ def test_rows_that_a_file_left_out_and_another_one_covered_are_an_error(
     (folder / "XBTUSD.csv").write_bytes(lines(*regular(april + 40_000, april + 90_000, 600)))
     done = command("XBTUSD.csv", folder.name, "--json")
     assert done.status == 4
-    assert "1 of 1 rows of time that is covered already are not stored there" in done.err
+    assert "1 of 1 rows lie in a range that is already covered, but are not stored" in done.err
 
 
 # --- rows of time that is held --------------------------------------------------------------------
@@ -186,7 +187,7 @@ def held(folder: Path, rows: list[tuple[Any, ...]], span: Range) -> None:
             "order_type": ["limit"] * len(rows),
             "misc": [""] * len(rows),
         },
-        schema=ROWS,
+        schema=PAGE_SCHEMA,
     )
     with open_writer(TradeStore(folder), "XBTUSD") as pair_writer:
         pair_writer.commit(span, batch, Footer(span, '{"altname":"XBTUSD"}'))
@@ -218,7 +219,10 @@ def test_a_row_that_the_download_lacks_is_an_error(
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[:5], *other, *rows[6:]))
     done = command("XBTUSD.csv")
     assert done.status == 4
-    assert f"1 of {9 + len(other)} rows of time that is covered already are not" in done.err
+    assert (
+        f"1 of {9 + len(other)} rows lie in a range that is already covered, but are not stored"
+        in done.err
+    )
 
 
 # --- rows that can't be read, and rows out of order -----------------------------------------------

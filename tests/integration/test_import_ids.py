@@ -500,7 +500,7 @@ SECOND_QUARTER = IN_QUARTERS[1_000:2_000]
 
 
 @pytest.mark.parametrize(
-    ("rows", "is_vouched_for"),
+    ("rows", "is_complete_by_user"),
     [
         ([*SECOND_QUARTER[:300], *SECOND_QUARTER[310:]], True),
         ([*SECOND_QUARTER[:610], *SECOND_QUARTER[600:]], False),
@@ -508,7 +508,7 @@ SECOND_QUARTER = IN_QUARTERS[1_000:2_000]
     ids=["10 missing", "10 twice"],
 )
 def test_rows_without_ids_between_others_with_ids_are_counted_in_every_run(
-    rows: Sequence[Trade], is_vouched_for: bool, tmp_path: Path
+    rows: Sequence[Trade], is_complete_by_user: bool, tmp_path: Path
 ) -> None:
     """They become no segment with the others, inside of which nobody would count them."""
     first, last = IN_QUARTERS[:1_000], IN_QUARTERS[2_000:]
@@ -521,7 +521,7 @@ def test_rows_without_ids_between_others_with_ids_are_counted_in_every_run(
         csv_files.seven_columns(last),
     )
     with Commands(tmp_path, IN_QUARTERS) as command:
-        if is_vouched_for:
+        if is_complete_by_user:
             command("import", *names, "--whole-since", "2024", "--whole-until", "2024-10")
         else:
             command("import", names[0])

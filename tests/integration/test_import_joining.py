@@ -22,11 +22,11 @@ from segment_rows import batch
 
 from harvester.csv_import import boundaries
 from harvester.csv_import.chain_importer import ChainImporter, ImportOptions
-from harvester.csv_import.csv_files import KnownComplete, find, iterate_ahead
+from harvester.csv_import.csv_files import CompletePeriod, find, iterate_ahead
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
 from harvester.download.events import CancelToken
-from harvester.schema import ROWS
+from harvester.schema import PAGE_SCHEMA
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
@@ -52,7 +52,9 @@ def hold(folder: Path, market: Market, spans: list[Range]) -> None:
     with open_writer(TradeStore(folder), "XBTUSD") as pair_writer:
         for span in spans:
             inside = [row for row in rows if span.after < row[1] <= span.through]
-            pair_writer.commit(span, batch(inside, ROWS), Footer(span, '{"altname":"XBTUSD"}'))
+            pair_writer.commit(
+                span, batch(inside, PAGE_SCHEMA), Footer(span, '{"altname":"XBTUSD"}')
+            )
 
 
 def volumes(folder: Path) -> list[int]:
@@ -89,7 +91,7 @@ def test_an_import_and_downloads_together_are_the_whole_history(
     ends = sorted(START_NS + end * 1_000_000 for end in ends_ms)
     spans = [Range(*pair) for pair in list(pairwise(ends))[::2]]
     last_s = csv_files.second(market.trades[-1], "up")
-    known = KnownComplete(0, last_s + 5) if whole else KnownComplete()
+    known = CompletePeriod(0, last_s + 5) if whole else CompletePeriod()
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
         patch.setattr(boundaries, "SEGMENT_ROWS", segment_rows)
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
@@ -123,12 +125,12 @@ def test_a_range_that_an_import_turns_out_to_lack_joins_what_stays_imported(
         patch.setattr(boundaries, "SEGMENT_ROWS", segment_rows)
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csv_files.three_columns(market.trades, rounding))
-        imported(folder, file, whole=KnownComplete(0, MIDNIGHT_S + 600))
+        imported(folder, file, whole=CompletePeriod(0, MIDNIGHT_S + 600))
         lost = Range(first_ns, first_ns + lost_ms[1] * 1_000_000)
         archive = TradeStore(folder)
         coverage, before = archive.coverage("XBTUSD"), volumes(folder)
         with open_writer(archive, "XBTUSD") as pair_writer:
-            removed = [gap.range for gap in pair_writer.uncover(lost)]
+            removed = [gap.range for gap in pair_writer.remove_coverage(lost)]
         assert archive.coverage("XBTUSD") == missing(coverage, removed)
         assert missing([lost], removed) == missing([lost], coverage)
         # The rows that are imported no more are in quarantine.
@@ -175,10 +177,10 @@ def test_what_an_import_committed_before_it_was_killed_joins_the_api(
         file.write_bytes(csv_files.three_columns(market.trades, rounding))
         patch.setattr(Writer, "commit_stream", commit_stream)
         with contextlib.suppress(Killed):
-            imported(folder, file, whole=KnownComplete(0, None))
+            imported(folder, file, whole=CompletePeriod(0, None))
         patch.setattr(Writer, "commit_stream", whole_commit)
         if goes_on:
-            imported(folder, file, whole=KnownComplete(0, None))
+            imported(folder, file, whole=CompletePeriod(0, None))
         fill(folder, market)
         assert volumes(folder) == list(range(1, len(more) + 3))
 
@@ -187,7 +189,7 @@ def test_where_the_year_turns_among_trades_a_gap_is_left(tmp_path: Path) -> None
     market = market_of([0, 10_000, 10_000, 9_500, 300, 300, 10_000, 10_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
-    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
+    [report] = imported(tmp_path / "data", file, whole=CompletePeriod(0, None))
     assert (report.imported.rows, report.at_boundaries.rows, report.exit_status) == (4, 4, 0)
     [note] = report.notes
     assert note.startswith("there are trades at the end of 2023")
@@ -212,7 +214,7 @@ def test_a_trade_that_the_api_prints_a_second_later_is_there_once(tmp_path: Path
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(trades))
     held = Range((second + 1) * SECOND_NS + 10, (second + 20) * SECOND_NS)
     hold(tmp_path / "data", market, [held])
-    imported(tmp_path / "data", tmp_path / "XBTUSD.csv", whole=KnownComplete(0, None))
+    imported(tmp_path / "data", tmp_path / "XBTUSD.csv", whole=CompletePeriod(0, None))
     fill(tmp_path / "data", market)
     assert volumes(tmp_path / "data") == [1, 2, 3]
 
@@ -237,7 +239,7 @@ def test_consecutive_quarters_leave_no_gap(gaps: list[int], at: int) -> None:
         members = [
             find([str(file)])[0]._replace(complete=whole)
             for file, whole in zip(
-                files[-2:], [KnownComplete(0, cut_s), KnownComplete(cut_s, None)], strict=False
+                files[-2:], [CompletePeriod(0, cut_s), CompletePeriod(cut_s, None)], strict=False
             )
         ]
         looked = [scan_file(member) for member in members]
@@ -258,7 +260,7 @@ def test_what_is_held_from_the_api_stays_as_it_is(tmp_path: Path) -> None:
     file.write_bytes(csv_files.three_columns(market.trades))
     span = Range(market.trades[2].true_ns + 1_000, market.trades[4].true_ns + 1_000)
     hold(tmp_path / "data", market, [span])
-    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
+    [report] = imported(tmp_path / "data", file, whole=CompletePeriod(0, None))
     sides = {int(row[4]): row[5] for row in rows_on_disk(tmp_path / "data", "XBTUSD")}
     assert {4: "buy", 5: "buy"}.items() <= sides.items()
     assert {side for number, side in sides.items() if number not in (4, 5)} == {None}
@@ -288,7 +290,7 @@ def test_a_long_range_without_a_quiet_moment_is_left_out_with_a_message(
     market = market_of([0, 60_000, *([500] * 400), 60_000, 60_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
-    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
+    [report] = imported(tmp_path / "data", file, whole=CompletePeriod(0, None))
     assert report.imported.rows == 2
     [note] = report.notes
     assert note.startswith("1 time, too many trades to keep in memory follow each other")
@@ -301,7 +303,7 @@ def test_a_long_range_without_a_quiet_moment_is_left_out_with_a_message(
 def test_rows_equal_in_every_field_stay(tmp_path: Path) -> None:
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(b"1588888888,9000.1,0.5\n" * 17 + b"1588888899,9000.1,0.5\n")
-    imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
+    imported(tmp_path / "data", file, whole=CompletePeriod(0, 1_588_888_999))
     rows = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert [(row[1] // SECOND_NS, row[2]) for row in rows] == [
         *((1_588_888_888, tie) for tie in range(17)),
@@ -314,7 +316,7 @@ def test_seven_columns_come_out_as_the_exchange_has_them(tmp_path: Path) -> None
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.seven_columns(market.trades))
     last_s = csv_files.second(market.trades[-1])
-    imported(tmp_path / "data", file, whole=KnownComplete(0, last_s + 3))
+    imported(tmp_path / "data", file, whole=CompletePeriod(0, last_s + 3))
     assert rows_on_disk(tmp_path / "data", "XBTUSD") == expected(market)
 
 
@@ -322,7 +324,7 @@ def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
     lines = [b"9000.1,0.5,1588888888.5,b,m,,%d\n" % number for number in (3, 1, 2, 2)]
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(b"".join(lines))
-    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
+    [report] = imported(tmp_path / "data", file, whole=CompletePeriod(0, 1_588_888_999))
     assert [row[0] for row in rows_on_disk(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
     assert report.repeats.rows == 1
     assert report.notes == [
@@ -335,7 +337,7 @@ def test_rows_of_one_time_and_id_that_differ_are_trades_of_their_own(tmp_path: P
     rows = ["9000.1,0.5,1588888888.5,b,m,,1", "9000.2,0.5,1588888888.5,b,m,,1"]
     file = tmp_path / "XBTUSD.csv"
     file.write_text("".join(f"{row}\n" for row in [*rows, *rows]))
-    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
+    [report] = imported(tmp_path / "data", file, whole=CompletePeriod(0, 1_588_888_999))
     kept = rows_on_disk(tmp_path / "data", "XBTUSD")
     assert [(row[0], str(row[3])) for row in kept] == [
         (1, "9000.1000000000"),
@@ -348,7 +350,7 @@ def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> No
     market = market_of([0, 5_000, 60_000, 5_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
-    imported(tmp_path / "data", file, whole=KnownComplete(0, None))
+    imported(tmp_path / "data", file, whole=CompletePeriod(0, None))
     fill(tmp_path / "data", market)
     archive = TradeStore(tmp_path / "data")
     crc = f"crc32:{zlib.crc32(file.read_bytes()):08x}"
@@ -364,7 +366,7 @@ def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> No
         for provenance in archive.footer(seg).imported
     ]
     with open_writer(archive, "XBTUSD") as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     merged = [
         provenance
         for seg in archive.segments("XBTUSD")
@@ -412,7 +414,7 @@ def test_a_trade_within_a_file_without_rows_is_downloaded(
     market, now_ns = sample_trades.market(trades), (start_s + 10**7) * SECOND_NS
     folder, file = tmp_path / "data", tmp_path / "XBTUSD.csv"
     file.write_bytes(b"")
-    imported(folder, file, whole=KnownComplete(start_s + 12_000, start_s + 20_500))
+    imported(folder, file, whole=CompletePeriod(start_s + 12_000, start_s + 20_500))
     with serve(market, clock=Clock(now_ns)) as exchange:
         for _ in range(2):
             outcome = Backfill(exchange.url, folder, now_ns=lambda: now_ns).only("XBTUSD")

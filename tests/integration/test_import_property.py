@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.csv_import.chain_importer import ImportOptions, ImportReport
-from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.rounding import KeyedRows, match_rows
@@ -137,14 +137,14 @@ def check_import(
         path = place / str(number) / "XBTUSD.csv"
         path.parent.mkdir(parents=True)
         path.write_text("".join(text + "\n" for text in texts))
-        whole = KnownComplete()
+        whole = CompletePeriod()
         if rows and file.knows != "nothing":
             more = 0 if file.knows == "its ends" else 5_000
             is_consistent &= not more
-            whole = KnownComplete(rows[0][0] - more, rows[-1][0] + 1 + more)
+            whole = CompletePeriod(rows[0][0] - more, rows[-1][0] + 1 + more)
         members += [member._replace(complete=whole) for member in find([str(path)])]
     ends = (history[0][0], history[-1][0])
-    said = KnownComplete(
+    said = CompletePeriod(
         *(None if by is None else end + by for end, by in zip(ends, bounds, strict=True))
     )
     watch = ImportOptions(lambda _pair, _size: None, CancelToken(), skip)

@@ -21,7 +21,7 @@ from kraken_server import Exchange
 import harvester
 from harvester.download import completeness, page_merge
 from harvester.download.events import BackfillResult
-from harvester.schema import ROWS, no_rows
+from harvester.schema import NO_ROWS, PAGE_SCHEMA
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -429,7 +429,7 @@ def test_a_page_whose_last_row_alone_is_far_behind_the_end_is_requested_again() 
             }
             for place in range(1_000)
         ],
-        schema=ROWS,
+        schema=PAGE_SCHEMA,
     )
     until = START_NS + 4_000 * SECOND_NS
     merger = page_merge.PageMerger(0)
@@ -468,7 +468,7 @@ def test_verify_reports_a_first_id_above_1_behind_empty_coverage(tmp_path: Path)
     with open_writer(TradeStore(tmp_path), market.altname) as pair_writer:
         pair_writer.record_requested(Range(0, begin_ns))
         footer = Footer(Range(0, begin_ns), '{"altname":"XBTUSD"}')
-        pair_writer.commit(footer.range, no_rows(), footer)
+        pair_writer.commit(footer.range, NO_ROWS, footer)
     [fault] = verify(TradeStore(tmp_path), market.altname).faults
     assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
 
@@ -496,7 +496,7 @@ def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> No
     with open_writer(TradeStore(tmp_path), market.altname) as pair_writer:
         pair_writer.record_requested(covered)
         pair_writer.commit(
-            covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}')
+            covered, NO_ROWS, Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}')
         )
     with serve(market) as exchange:
         outcome = Backfill(exchange.url, tmp_path).only(market.altname)

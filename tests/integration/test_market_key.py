@@ -33,7 +33,7 @@ from harvester.pair_selection import (
     choose_targets,
     known_pairs,
 )
-from harvester.schema import no_rows
+from harvester.schema import NO_ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -276,7 +276,7 @@ def mixed(folder: Path, *keys: str) -> TradeStore:
             # Each in an archive of its own, as no writer puts them together any more.
             alone = TradeStore(folder / f"alone{place}")
             with open_writer(alone, "LUNAUSD") as other:
-                [made] = other.commit(span, no_rows(), Footer(span, spelled(key)))
+                [made] = other.commit(span, NO_ROWS, Footer(span, spelled(key)))
             pair_writer.record_requested(span)
             target = folder / made.path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +289,7 @@ def keys_on_disk(archive: TradeStore) -> list[tuple[int, str]]:
     return [
         (
             segment.range.through - segment.range.after,
-            msgspec.json.decode(archive.footer(segment).pair)["key"],
+            msgspec.json.decode(archive.footer(segment).pair_json)["key"],
         )
         for segment in archive.segments("LUNAUSD")
     ]
@@ -299,7 +299,7 @@ def test_a_writer_refuses_the_trades_of_another_market(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
     with open_writer(archive, "LUNAUSD") as pair_writer, pytest.raises(MarketChanged) as caught:
-        pair_writer.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
+        pair_writer.commit(span, NO_ROWS, Footer(span, spelled("NEWLUNA")))
     assert str(caught.value) == MESSAGE
     assert len(archive.segments("LUNAUSD")) == 1
 
@@ -318,16 +318,16 @@ def test_files_without_a_key_are_no_fault(tmp_path: Path) -> None:
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
     nameless = msgspec.json.encode(Pair(altname="LUNAUSD")).decode()
     with open_writer(archive, "LUNAUSD") as pair_writer:
-        pair_writer.commit(span, no_rows(), Footer(span, nameless))
+        pair_writer.commit(span, NO_ROWS, Footer(span, nameless))
         assert verify(archive, "LUNAUSD").faults == []
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert keys_on_disk(archive) == [(20, "OLDLUNA")]
 
 
 def test_a_compaction_merges_no_two_markets(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA", "OLDLUNA", "NEWLUNA", "NEWLUNA", "NEWLUNA")
     with open_writer(archive, "LUNAUSD") as pair_writer:
-        assert pair_writer.compact(every=True) == (5, 2)
+        assert pair_writer.compact(merge_all=True) == (5, 2)
     assert keys_on_disk(archive) == [(20, "OLDLUNA"), (30, "NEWLUNA")]
 
 
@@ -344,7 +344,7 @@ def test_a_pair_that_is_held_without_a_key_takes_that_of_the_exchange(tmp_path: 
     with open_writer(archive, "LUNAUSD") as pair_writer:
         pair_writer.check_market("NEWLUNA")
         span = Range(FIRST_NS + 10, FIRST_NS + 20)
-        pair_writer.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
+        pair_writer.commit(span, NO_ROWS, Footer(span, spelled("NEWLUNA")))
     footer = archive.market_footer("LUNAUSD")
     assert footer is not None
     assert footer.key == "NEWLUNA"

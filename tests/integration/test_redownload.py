@@ -18,8 +18,8 @@ from kraken_market import SECOND_NS, Trade
 from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, years
 
 import harvester
-from harvester.csv_import.csv_files import KnownComplete
-from harvester.download.events import Day, PageRead, Replaced
+from harvester.csv_import.csv_files import CompletePeriod
+from harvester.download.events import DayDifference, PageRead, Replaced
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import TradeStore
@@ -76,7 +76,7 @@ def test_compaction_leaves_imported_and_downloaded_trades_apart(started: Any) ->
     scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
     scenario.fill()
     with open_writer(TradeStore(scenario.folder), PAIR) as writing:
-        writing.compact(every=True)
+        writing.compact(merge_all=True)
     assert scenario.sources() == ["api", "csv", "api"]
     imported = TradeStore(scenario.folder).segments(PAIR)[1].range
     calls = len(scenario.exchange.calls)
@@ -87,7 +87,7 @@ def test_compaction_leaves_imported_and_downloaded_trades_apart(started: Any) ->
     ]
     assert min(int(call.params["since"]) for call in pages) >= imported.after - 2 * SECOND_NS
     with open_writer(TradeStore(scenario.folder), PAIR) as writing:
-        writing.compact(every=True)
+        writing.compact(merge_all=True)
     assert scenario.sources() == ["api"]
     scenario.check()
 
@@ -140,7 +140,7 @@ def test_a_year_that_turns_within_a_busy_second(started: Any, rounding: str) -> 
     scenario = started(trades)
     scenario.take_in(
         csv_files.three_columns(trades, rounding),
-        KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9),
+        CompletePeriod(0, trades[-1].true_ns // SECOND_NS + 9),
     )
     scenario.fill()
     assert len(TradeStore(scenario.folder).segments(PAIR)) > 1
@@ -172,7 +172,8 @@ def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
     early = Range(0, sample_trades.utc_ns(2023, 12, 31, 12))
     assert scenario.backfill().only(PAIR, span=early).exit_status == 0
     scenario.take_in(
-        csv_files.three_columns(trades, "up"), KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
+        csv_files.three_columns(trades, "up"),
+        CompletePeriod(0, trades[-1].true_ns // SECOND_NS + 9),
     )
     assert scenario.redownload().exit_status == 0
     scenario.check()
@@ -190,9 +191,9 @@ def test_a_range_in_which_the_exchange_knows_of_nothing(started: Any) -> None:
     )
     scenario.take_in(csv_files.three_columns(TRADES[:50]))
     scenario.fill()
-    with pytest.raises(ArchiveDamaged, match="1 of 1 rows of time that is covered already"):
+    with pytest.raises(ArchiveDamaged, match="1 of 1 rows lie in a range that is already covered"):
         # Behind its row it covers what is known to be complete, but not what is too new to be.
-        scenario.take_in(extra, KnownComplete(0, NOW_NS // SECOND_NS - 3_600))
+        scenario.take_in(extra, CompletePeriod(0, NOW_NS // SECOND_NS - 3_600))
     assert scenario.redownload().exit_status == 0
     scenario.check()
 
@@ -209,7 +210,7 @@ def test_the_trades_that_a_file_lacks_at_its_end_join_its_last_ones(
     scenario = started(trades)
     scenario.take_in(
         csv_files.three_columns(trades[:17], rounding),
-        KnownComplete(0, trades[-1].true_ns // SECOND_NS + 900),
+        CompletePeriod(0, trades[-1].true_ns // SECOND_NS + 900),
     )
     backfill = scenario.backfill()
     assert backfill.only(PAIR).exit_status == 0
@@ -260,7 +261,7 @@ def test_a_row_that_the_file_lacks_is_reported_with_its_day(started: Any) -> Non
     backfill = scenario.backfill(replace_imported=True)
     done = backfill.only(PAIR)
     assert done.exit_status == 4
-    differing_day = Day("2024-02-03", 4, Decimal(53), 5, Decimal(65))
+    differing_day = DayDifference("2024-02-03", 4, Decimal(53), 5, Decimal(65))
     assert done.replacement.days == (differing_day,)
     copy = f"quarantine/XBTUSD/0001/{imported.rpartition('/')[2]}"
     text = "2024-02-03: the file has 4 trades of volume 53.00000000, the exchange 5 of 65.00000000"
@@ -286,7 +287,7 @@ def test_of_two_imported_ranges_one_lacks_a_row(started: Any, newest_first: bool
     for rows in (trades[5:15], trades[15:25]):
         ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
         lines = csv_files.three_columns([each for each in rows if each.trade_id != 12])
-        scenario.take_in(lines, KnownComplete(*ends))
+        scenario.take_in(lines, CompletePeriod(*ends))
     backfill = scenario.backfill(replace_imported=True, newest_first=newest_first)
     # From 1970 on there would be a download a month.
     done = backfill.only(PAIR, span=Range(trades[0].true_ns - DAY, NOW_NS))
@@ -302,7 +303,7 @@ def test_imported_ranges_that_lack_rows_end_no_download_of_others(started: Any) 
     for start in (5, 15, 25):
         rows = trades[start : start + 5]
         ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
-        scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), KnownComplete(*ends))
+        scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), CompletePeriod(*ends))
     for _ in range(2):
         done = scenario.backfill().only(PAIR)
         assert (done.exit_status, type(done.error), done.gaps) == (4, ImportIncomplete, [])
@@ -319,7 +320,7 @@ def test_a_repair_downloads_every_gap_beside_imported_ranges_that_lack_rows(star
     for start in range(5, 60, 10):
         rows = trades[start : start + 5]
         ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
-        scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), KnownComplete(*ends))
+        scenario.take_in(csv_files.three_columns(rows[:2] + rows[3:]), CompletePeriod(*ends))
     scenario.backfill().only(PAIR)
     archive = TradeStore(scenario.folder)
     for segment in archive.segments(PAIR):
@@ -341,7 +342,7 @@ def test_an_altered_volume_is_reported_with_its_day(started: Any) -> None:
     done = scenario.redownload()
     assert (done.exit_status, done.replacement.days) == (
         4,
-        (Day("2024-02-03", 5, Decimal("65.00000001"), 5, Decimal(65)),),
+        (DayDifference("2024-02-03", 5, Decimal("65.00000001"), 5, Decimal(65)),),
     )
     assert len(kept(scenario.folder)) == 1
     scenario.check()
@@ -372,7 +373,7 @@ def test_prices_and_volumes_that_differ_are_reported_though_all_sums_are_equal(
     done = scenario.redownload()
     assert (done.exit_status, done.replacement.days) == (
         4,
-        (Day("2024-02-03", 5, Decimal(65), 5, Decimal(65)),),
+        (DayDifference("2024-02-03", 5, Decimal(65), 5, Decimal(65)),),
     )
     assert len(kept(scenario.folder)) == 1
     scenario.check()
@@ -501,9 +502,9 @@ def test_files_that_round_differently_are_no_difference(started: Any) -> None:
     half = len(trades) // 2
     scenario = started(trades)
     scenario.take_in(csv_files.three_columns(trades[half - 1 :], "down"))
-    scenario.take_in(csv_files.three_columns(trades, "up"), KnownComplete(0))
+    scenario.take_in(csv_files.three_columns(trades, "up"), CompletePeriod(0))
     with open_writer(TradeStore(scenario.folder), PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert len(imported_paths(scenario.folder)) == 1
     done = scenario.redownload()
     assert (done.exit_status, done.replacement.days, done.replacement.kept) == (0, (), ())
@@ -515,7 +516,7 @@ def test_the_oldest_are_replaced_first(started: Any) -> None:
     scenario = started(trades)
     scenario.take_in(
         csv_files.three_columns(trades),
-        KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
+        CompletePeriod(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
     backfill = scenario.backfill(replace_imported=True)
     assert backfill.only(PAIR).exit_status == 0
@@ -528,7 +529,7 @@ def test_newest_first_replaces_the_newest_first(started: Any) -> None:
     scenario = started(trades)
     scenario.take_in(
         csv_files.three_columns(trades),
-        KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
+        CompletePeriod(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
     backfill = scenario.backfill(replace_imported=True, newest_first=True)
     # Until now there would be a download a month.
@@ -543,7 +544,7 @@ def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
     scenario = started(trades)
     scenario.take_in(
         csv_files.three_columns(trades),
-        KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
+        CompletePeriod(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
     scenario.fill()
     backfill = scenario.backfill(replace_imported=True)
@@ -562,7 +563,7 @@ def test_trades_that_a_neighbour_lacks_are_downloaded_in_the_same_run(
     scenario = started(trades)
     scenario.take_in(
         csv_files.three_columns(trades[15:25]),
-        KnownComplete(trades[14].true_ns // SECOND_NS + 3, trades[24].true_ns // SECOND_NS + 3),
+        CompletePeriod(trades[14].true_ns // SECOND_NS + 3, trades[24].true_ns // SECOND_NS + 3),
     )
     scenario.exchange.faults.hide = {PAIR: dict.fromkeys(hidden, 12)}
     scenario.fill()
@@ -578,7 +579,7 @@ def test_trades_that_a_neighbour_lacks_are_downloaded_in_the_same_run(
 
 def test_what_is_not_settled_yet_is_left(started: Any) -> None:
     scenario = started(TRADES)
-    scenario.take_in(csv_files.three_columns(TRADES), KnownComplete(0, NOW_NS // SECOND_NS + 500))
+    scenario.take_in(csv_files.three_columns(TRADES), CompletePeriod(0, NOW_NS // SECOND_NS + 500))
     done = scenario.redownload()
     [left] = done.replacement.left
     assert (done.exit_status, left.reason) == (
@@ -632,7 +633,7 @@ def test_a_scan_during_a_replacement_is_complete(started: Any) -> None:
     scenario = started(trades)
     scenario.take_in(
         csv_files.three_columns(trades),
-        KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
+        CompletePeriod(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
     scenario.fill()
     scan = TradeStore(scenario.folder).scan(PAIR)

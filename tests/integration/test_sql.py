@@ -416,7 +416,7 @@ def test_a_database_stays_right_as_the_archive_grows(tmp_path: Path) -> None:
     [(early,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
     hold(archive, cut(BUSY, [BUSY[400][1], BUSY[-1][1]]))
     with open_writer(archive, "XBTUSD") as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     [(late,)] = connection.sql("SELECT count(*) FROM tape('XBTUSD')").fetchall()
     assert early == len([row for row in BUSY if row[1] <= BUSY[400][1]])
     assert late == len(BUSY)

@@ -68,7 +68,7 @@ def copied(archive: harvester.Archive, path: Path) -> harvester.Archive:
 def compact(path: str) -> None:
     """Merge all that can be, so that files go."""
     with open_writer(Disk(path), "XBTUSD") as pair_writer:
-        before, after = pair_writer.compact(every=True)
+        before, after = pair_writer.compact(merge_all=True)
     assert after < before
 
 

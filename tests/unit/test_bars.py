@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from kraken_market import expected
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingStored, ValueDoesNotFit
-from harvester.query.bars import BYS, MAX_WAITING_BATCHES, BarQuery, By, bar_batches, parse_size
+from harvester.query.bars import (
+    MAX_WAITING_BATCHES,
+    MEASURES,
+    BarQuery,
+    Measure,
+    bar_batches,
+    parse_size,
+)
+from harvester.storage import parquet_files
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import open_writer
@@ -36,13 +45,13 @@ Rows = Sequence[candle_oracle.Row]
 # --- what must come out --------------------------------------------------------------------------
 
 
-def amount(row: candle_oracle.Row, by: By) -> Decimal:
+def amount(row: candle_oracle.Row, by: Measure) -> Decimal:
     if by == "trades":
         return Decimal(1)
     return row[4] if by == "volume" else candle_oracle.EXACT.multiply(row[3], row[4])
 
 
-def counted(rows: Rows, by: By, size: Decimal) -> Iterator[candle_oracle.Candle]:
+def counted(rows: Rows, by: Measure, size: Decimal) -> Iterator[candle_oracle.Candle]:
     """Bars of one stretch without a gap: count until the size is reached, and begin at zero."""
     bar: list[candle_oracle.Row] = []
     total = Decimal(0)
@@ -57,7 +66,7 @@ def counted(rows: Rows, by: By, size: Decimal) -> Iterator[candle_oracle.Candle]
 
 
 def counted_between_gaps(
-    rows: Rows, covered: Sequence[Range], by: By, size: Decimal
+    rows: Rows, covered: Sequence[Range], by: Measure, size: Decimal
 ) -> list[candle_oracle.Candle]:
     """Bars of several stretches, each counted for itself."""
     return [
@@ -76,8 +85,8 @@ def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
     with open_writer(archive, PAIR) as pair_writer:
         for span, rows in parts:
             made = [dict(zip(NAMES, row, strict=True)) for row in rows]
-            batch = pa.RecordBatch.from_pylist(made, schema=schema.ROWS)
-            pair_writer.commit(span, batch, Footer(range=span, pair="{}"))
+            batch = pa.RecordBatch.from_pylist(made, schema=schema.PAGE_SCHEMA)
+            pair_writer.commit(span, batch, Footer(range=span, pair_json="{}"))
     return archive
 
 
@@ -88,13 +97,21 @@ def in_quarters(folder: Path, rows: Rows) -> TradeStore:
     return hold(folder, cut(rows, bounds))
 
 
-def ask(by: By, size: str, **more: Any) -> BarQuery:
+def ask(by: Measure, size: str, **more: Any) -> BarQuery:
     return BarQuery(PAIR, parse_size(by, size), **{"all_columns": True, **more})
 
 
-def answer(archive: TradeStore, question: BarQuery, **more: Any) -> list[candle_oracle.Candle]:
+@contextmanager
+def batches_of(rows: int) -> Iterator[None]:
+    """Segments are read in batches of so many trades."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet_files, "READ_ROWS", rows)
+        yield
+
+
+def answer(archive: TradeStore, question: BarQuery) -> list[candle_oracle.Candle]:
     """Bars as the oracle writes them: times are nanoseconds."""
-    table = pa.Table.from_batches(bar_batches(archive, question, **more))
+    table = pa.Table.from_batches(bar_batches(archive, question))
     for place, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
             table = table.set_column(place, field.name, table.column(place).cast(pa.int64()))
@@ -129,7 +146,7 @@ SHORT_HISTORIES = {name: MADE_HISTORIES[name][:120] for name in ("zero ids", "ti
 SHARES = ("a trade", "a tenth", "a half", "all", "more")
 
 
-def size_of(rows: Rows, by: By, share: str) -> str:
+def size_of(rows: Rows, by: Measure, share: str) -> str:
     """A size that ends a bar with each trade, or with a share of the total amount."""
     total = sum((amount(row, by) for row in rows), Decimal(0))
     least = {"trades": Decimal(1), "volume": Decimal("1e-8"), "value": Decimal("1e-18")}[by]
@@ -161,13 +178,13 @@ def short_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeS
     ("name", "share", "by"),
     # Each history with each share of its total amount, and so each of both with each kind of bar.
     [
-        (name, share, BYS[(at + place) % len(BYS)])
+        (name, share, MEASURES[(at + place) % len(MEASURES)])
         for at, name in enumerate(MADE_HISTORIES)
         for place, share in enumerate(SHARES)
     ],
 )
 def test_every_column_equals_the_oracles(
-    made_archives: dict[str, TradeStore], name: str, by: By, share: str
+    made_archives: dict[str, TradeStore], name: str, by: Measure, share: str
 ) -> None:
     size = size_of(MADE_HISTORIES[name], by, share)
     made = answer(made_archives[name], ask(by, size))
@@ -175,23 +192,24 @@ def test_every_column_equals_the_oracles(
 
 
 @pytest.mark.parametrize(
-    ("name", "by", "step_rows"),
+    ("name", "by", "read_rows"),
     [
-        (("zero ids", "tiny coin")[(step_rows + at) % 2], by, step_rows)
-        for at, by in enumerate(BYS)
-        for step_rows in (1, 2, 3, 7)
+        (("zero ids", "tiny coin")[(read_rows + at) % 2], by, read_rows)
+        for at, by in enumerate(MEASURES)
+        for read_rows in (1, 2, 3, 7)
     ],
 )
 def test_how_many_trades_are_counted_at_a_time_makes_no_difference(
-    short_archives: dict[str, TradeStore], name: str, by: By, step_rows: int
+    short_archives: dict[str, TradeStore], name: str, by: Measure, read_rows: int
 ) -> None:
     rows = SHORT_HISTORIES[name]
     size = size_of(rows, by, "a tenth")
-    made = answer(short_archives[name], ask(by, size), step_rows=step_rows)
+    with batches_of(read_rows):
+        made = answer(short_archives[name], ask(by, size))
     assert_equal(made, list(counted(rows, by, Decimal(size))))
 
 
-SIZES: dict[By, st.SearchStrategy[str]] = {
+SIZES: dict[Measure, st.SearchStrategy[str]] = {
     "trades": st.integers(1, 70).map(str),
     "volume": st.sampled_from(("0.00000001", "0.0001", "3.12345679", "6.2", "100000000000")),
     "value": st.sampled_from(
@@ -208,14 +226,15 @@ SIZES: dict[By, st.SearchStrategy[str]] = {
 )
 @settings(max_examples=30, deadline=None)
 def test_bars_of_any_trades_in_any_segments_and_steps_equal_the_oracles(
-    market: Any, cuts: list[int], step_rows: int, sizes: dict[By, str]
+    market: Any, cuts: list[int], read_rows: int, sizes: dict[Measure, str]
 ) -> None:
     rows = expected(market)
     bounds = sorted({0, rows[-1][1] + 1, *(rows[i % len(rows)][1] for i in cuts)})
     with tempfile.TemporaryDirectory() as folder:
         archive = hold(folder, cut(rows, bounds))
         for by, size in sizes.items():
-            made = answer(archive, ask(by, size), step_rows=step_rows)
+            with batches_of(read_rows):
+                made = answer(archive, ask(by, size))
             assert_equal(made, list(counted(rows, by, Decimal(size))))
             assert sum(bar["volume"] for bar in made) == candle_oracle.total_volume(rows)
 
@@ -232,7 +251,7 @@ def test_a_trade_larger_than_several_bars_is_one_bar(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("trades", "is_complete"), [(3, False), (4, True)])
 @pytest.mark.parametrize(("by", "size"), [("trades", "2"), ("volume", "2"), ("value", "10")])
 def test_only_a_full_last_bar_is_complete(
-    tmp_path: Path, by: By, size: str, trades: int, *, is_complete: bool
+    tmp_path: Path, by: Measure, size: str, trades: int, *, is_complete: bool
 ) -> None:
     rows = [trade(at) for at in range(trades)]
     made = answer(hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)]), ask(by, size))
@@ -254,9 +273,9 @@ def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path, sides: li
 # --- spans, anchors, gaps -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", BYS)
+@pytest.mark.parametrize("by", MEASURES)
 def test_a_requested_range_shows_the_same_bars_as_the_whole_history(
-    made_archives: dict[str, TradeStore], by: By
+    made_archives: dict[str, TradeStore], by: Measure
 ) -> None:
     rows = MADE_HISTORIES["one stamp"]
     size = size_of(rows, by, "a tenth")
@@ -271,7 +290,8 @@ def test_a_requested_range_shows_the_same_bars_as_the_whole_history(
     ):
         question = ask(by, size, range=Range(max(0, since - 1), until - 1))
         shown = [bar for bar in bars if since <= bar["time"] < until]
-        assert answer(made_archives["one stamp"], question, step_rows=7) == shown
+        with batches_of(7):
+            assert answer(made_archives["one stamp"], question) == shown
 
 
 def test_counting_begins_with_the_first_trade_at_or_after_the_anchor(
@@ -307,8 +327,10 @@ FIVE = [trade(at) for at in range(5)]
 FIVE_MORE = [trade(at) for at in range(21, 26)]
 
 
-@pytest.mark.parametrize("by", BYS)
-def test_a_gap_ends_the_running_bar_and_counting_starts_again(with_gap: TradeStore, by: By) -> None:
+@pytest.mark.parametrize("by", MEASURES)
+def test_a_gap_ends_the_running_bar_and_counting_starts_again(
+    with_gap: TradeStore, by: Measure
+) -> None:
     size = {"trades": "3", "volume": "2.5", "value": "15"}[by]
     made = answer(with_gap, ask(by, size))
     assert [(bar["count"], bar["is_complete"]) for bar in made] == [
@@ -345,8 +367,8 @@ def test_a_bar_continues_over_covered_time_without_trades(tmp_path: Path) -> Non
 # --- whoever writes meanwhile --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", BYS)
-def test_a_compaction_in_between_changes_no_bar(tmp_path: Path, by: By) -> None:
+@pytest.mark.parametrize("by", MEASURES)
+def test_a_compaction_in_between_changes_no_bar(tmp_path: Path, by: Measure) -> None:
     rows = MADE_HISTORIES["without ids"]
     stamps = [row[1] for row in rows]
     hold(tmp_path, cut(rows, [0, stamps[200], stamps[400], stamps[-1]]))
@@ -419,12 +441,14 @@ def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
 def test_batches_have_about_the_requested_number_of_rows(
     made_archives: dict[str, TradeStore],
 ) -> None:
-    batches = bar_batches(made_archives["busy"], ask("trades", "1"), batch_rows=50, step_rows=30)
+    with batches_of(30):
+        batches = list(bar_batches(made_archives["busy"], ask("trades", "1"), batch_rows=50))
     assert {batch.num_rows for batch in batches} <= set(range(25, 80))
 
 
 def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeStore]) -> None:
-    batches = bar_batches(made_archives["busy"], ask("trades", "2"), step_rows=4)
+    with batches_of(4):
+        batches = list(bar_batches(made_archives["busy"], ask("trades", "2")))
     assert max(batch.num_rows for batch in batches) <= 2 * MAX_WAITING_BATCHES
 
 
@@ -440,11 +464,11 @@ def test_a_pair_that_is_not_held_is_refused(with_gap: TradeStore) -> None:
 HUGE = [trade(at, "9000000", "9000000000000") for at in range(2)]
 
 
-@pytest.mark.parametrize("step_rows", [1, 2])
-def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path, step_rows: int) -> None:
+@pytest.mark.parametrize("read_rows", [1, 2])
+def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path, read_rows: int) -> None:
     archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), HUGE)])
-    with pytest.raises(ValueDoesNotFit) as caught:
-        answer(archive, ask("trades", "2", all_columns=False), step_rows=step_rows)
+    with batches_of(read_rows), pytest.raises(ValueDoesNotFit) as caught:
+        answer(archive, ask("trades", "2", all_columns=False))
     assert str(caught.value) == (
         "XBTUSD in bars of trades 2: the sum of price x volume from 2020-09-13T12:27:00Z on "
         "reaches 10^20, more than fits 38 exact digits"
@@ -520,7 +544,7 @@ def test_what_is_below_0_can_not_be_counted(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_size_that_makes_no_bars_is_refused(by: By, text: str, message: str) -> None:
+def test_a_size_that_makes_no_bars_is_refused(by: Measure, text: str, message: str) -> None:
     with pytest.raises(BadSetting) as caught:
         parse_size(by, text)
     assert str(caught.value) == message
@@ -543,7 +567,7 @@ def test_a_size_that_makes_no_bars_is_refused(by: By, text: str, message: str) -
         ("value", "9" * 20, (10**20 - 1) * 10**18),
     ],
 )
-def test_a_size_is_read_to_its_last_digit(by: By, text: str, units: int) -> None:
+def test_a_size_is_read_to_its_last_digit(by: Measure, text: str, units: int) -> None:
     assert parse_size(by, text).units == units
 
 

@@ -18,7 +18,7 @@ from candle_cases import hold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.ohlcvt_reader import read_candle_file
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
@@ -167,10 +167,10 @@ def happened(true: Sequence[Made], minute: int) -> list[Made]:
 
 OPENS_S = MINUTES.start * 60
 WHOLES = (
-    KnownComplete(None, None),
-    KnownComplete(0, None),
-    KnownComplete(OPENS_S, OPENS_S + 6 * 60),
-    KnownComplete(OPENS_S, None),
+    CompletePeriod(None, None),
+    CompletePeriod(0, None),
+    CompletePeriod(OPENS_S, OPENS_S + 6 * 60),
+    CompletePeriod(OPENS_S, None),
 )
 COVERAGES = [
     [Range((FIRST + a) * MINUTE - 1, (FIRST + b) * MINUTE - end) for a, b in minutes]
@@ -189,7 +189,7 @@ COVERAGES = [
 )
 def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     case: Held,
-    whole: KnownComplete,
+    whole: CompletePeriod,
     spans: list[Range],
     chunk_rows: int,
     tmp_path_factory: pytest.TempPathFactory,
@@ -234,7 +234,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     assert holds(report, outcomes), (report, outcomes)
 
 
-def is_stated(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool:
+def is_stated(minute: int, in_file: Sequence[int], whole: CompletePeriod) -> bool:
     """Whether the file is complete for a minute."""
     if not in_file and None in whole:
         return False

@@ -44,7 +44,7 @@ def test_only_neighbours_that_touch_in_one_year_are_merged(
     parts: list[tuple[int, int, int]],
 ) -> None:
     segments, rows = laid_out(parts)
-    for run in plan_merges(segments, rows.__getitem__, every=True):
+    for run in plan_merges(segments, rows.__getitem__, merge_all=True):
         assert all(segment.range.through == other.range.after for segment, other in pairwise(run))
         assert len({segment.year for segment in run}) == 1
 
@@ -53,17 +53,17 @@ def test_only_neighbours_that_touch_in_one_year_are_merged(
 @given(PARTS)
 def test_no_merged_file_has_more_rows_than_the_limit(parts: list[tuple[int, int, int]]) -> None:
     segments, rows = laid_out(parts)
-    for run in plan_merges(segments, rows.__getitem__, every=True):
+    for run in plan_merges(segments, rows.__getitem__, merge_all=True):
         assert sum(rows[segment] for segment in run) <= LARGEST_ROWS
 
 
 @settings(deadline=None)
 @given(PARTS, st.booleans())
 def test_no_segment_is_merged_twice_and_none_alone(
-    parts: list[tuple[int, int, int]], every: bool
+    parts: list[tuple[int, int, int]], merge_all: bool
 ) -> None:
     segments, rows = laid_out(parts)
-    runs = plan_merges(segments, rows.__getitem__, every=every)
+    runs = plan_merges(segments, rows.__getitem__, merge_all=merge_all)
     merged = [segment for run in runs for segment in run]
     assert merged == [segment for segment in segments if segment in merged]
     assert all(len(run) > 1 for run in runs)
@@ -74,7 +74,7 @@ def test_no_segment_is_merged_twice_and_none_alone(
 def test_what_was_merged_is_not_merged_again(parts: list[tuple[int, int, int]]) -> None:
     segments, rows = laid_out(parts)
     wide: dict[Segment, int] = {}
-    runs = plan_merges(segments, rows.__getitem__, every=True)
+    runs = plan_merges(segments, rows.__getitem__, merge_all=True)
     first = {run[0]: run for run in runs}
     inner = {later for run in runs for later in run[1:]}
     for segment in segments:
@@ -83,18 +83,18 @@ def test_what_was_merged_is_not_merged_again(parts: list[tuple[int, int, int]]) 
             wide[segment._replace(range=span)] = sum(rows[part] for part in first[segment])
         elif segment not in inner:
             wide[segment] = rows[segment]
-    assert plan_merges(wide, wide.__getitem__, every=True) == []
+    assert plan_merges(wide, wide.__getitem__, merge_all=True) == []
 
 
 def test_without_neighbours_nothing_is_merged() -> None:
     segments, rows = laid_out([(0, 0, 10), (5, 0, 10), (5, 0, 10)])
-    assert plan_merges(segments, rows.__getitem__, every=True) == []
+    assert plan_merges(segments, rows.__getitem__, merge_all=True) == []
 
 
 def test_a_large_file_is_not_written_again_for_a_trifle() -> None:
     segments, rows = laid_out([(0, 0, 1_000_000), (0, 0, 1000)])
     assert plan_merges(segments, rows.__getitem__) == []
-    assert plan_merges(segments, rows.__getitem__, every=True) == [segments]
+    assert plan_merges(segments, rows.__getitem__, merge_all=True) == [segments]
 
 
 def test_a_large_file_is_written_again_for_as_much_as_it_holds() -> None:
@@ -117,7 +117,7 @@ def test_small_files_in_front_of_a_large_one_are_merged_without_it() -> None:
 def test_a_year_that_is_over_is_merged_as_far_as_can_be() -> None:
     segments, rows = laid_out([(0, 0, 900_000), (0, 0, 400_000), (0, 1, 900_000), (0, 0, 400_000)])
     assert plan_merges(segments, rows.__getitem__) == []
-    assert plan_merges(segments, rows.__getitem__, closed=True) == [segments[:2]]
+    assert plan_merges(segments, rows.__getitem__, merge_past_years=True) == [segments[:2]]
 
 
 def merged_nightly(nights: list[int]) -> tuple[list[int], int, int]:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from harvester.errors import ValueDoesNotFit
 from harvester.query.rollups import (
     EXACT_VALUE,
-    bars_of_trades,
-    merge_bars,
+    merge_adjacent,
+    partials_of_trades,
     stored_columns,
     unscaled_integers,
 )
-from harvester.schema import TRADES
+from harvester.schema import SEGMENT_SCHEMA
 
 PRICES = st.integers(1, 10**18 - 1) | st.just(10**18 - 1)
 VOLUMES = st.integers(0, 10**22 - 1) | st.sampled_from((0, 1, 2**60, 2**63, 2**64 - 1, 2**64))
@@ -42,7 +42,7 @@ def trades_of(numbers: list[tuple[int, int]]) -> pa.RecordBatch:
         }
         for index, (price, volume) in enumerate(numbers)
     ]
-    return pa.RecordBatch.from_pylist(rows, schema=TRADES)
+    return pa.RecordBatch.from_pylist(rows, schema=SEGMENT_SCHEMA)
 
 
 @given(
@@ -51,8 +51,8 @@ def trades_of(numbers: list[tuple[int, int]]) -> pa.RecordBatch:
 )
 def test_sums_of_groups_are_exact(numbers: list[tuple[int, int]], cuts: set[int]) -> None:
     starts = [0, *sorted(cut for cut in cuts if cut < len(numbers))]
-    bars = bars_of_trades(trades_of(numbers), "a test", all_columns=True)
-    merged = merge_bars(bars, np.array(starts))
+    bars = partials_of_trades(trades_of(numbers), "a test", all_columns=True)
+    merged = merge_adjacent(bars, np.array(starts))
     groups = [
         list(enumerate(numbers))[a:b]
         for a, b in zip(starts, [*starts[1:], len(numbers)], strict=True)
@@ -71,8 +71,8 @@ def test_the_largest_sums_of_a_step_are_exact_and_have_no_order() -> None:
     sums = []
     for seed in (1, 2):
         random.Random(seed).shuffle(numbers)
-        bars = bars_of_trades(trades_of(numbers), "a test", all_columns=False)
-        sums.append(unscaled_integers(merge_bars(bars, np.array([0])).column("value"))[0])
+        bars = partials_of_trades(trades_of(numbers), "a test", all_columns=False)
+        sums.append(unscaled_integers(merge_adjacent(bars, np.array([0])).column("value"))[0])
     assert sums == [sum(price * volume for price, volume in numbers)] * 2
 
 
@@ -87,14 +87,16 @@ def test_integers_are_those_of_the_decimals(numbers: list[int], first: int) -> N
 def test_a_value_from_10_to_the_20_on_does_not_fit_and_none_below(trades: int) -> None:
     """10^20 has 39 digits with its eighteen decimals."""
     half = (5 * 10**17, 10**20)
-    fits = bars_of_trades(trades_of([(5 * 10**17, 10**20 - 1), half]), "a test", all_columns=False)
-    merged = merge_bars(fits, np.array([0]))
+    fits = partials_of_trades(
+        trades_of([(5 * 10**17, 10**20 - 1), half]), "a test", all_columns=False
+    )
+    merged = merge_adjacent(fits, np.array([0]))
     [value] = stored_columns(merged, "a test")["value"].to_pylist()
     assert value == Decimal(10**38 - 5 * 10**17).scaleb(-18)
     too_large = [(10**18 - 1, 10**22 - 1)] if trades == 1 else [half, half]
-    bars = bars_of_trades(trades_of(too_large), "a test", all_columns=False)
+    bars = partials_of_trades(trades_of(too_large), "a test", all_columns=False)
     with pytest.raises(ValueDoesNotFit) as caught:
-        stored_columns(merge_bars(bars, np.array([0])), "a test")
+        stored_columns(merge_adjacent(bars, np.array([0])), "a test")
     assert str(caught.value) == (
         "a test: the sum of price x volume from 1970-01-01T00:00:00Z on reaches 10^20, "
         "more than fits 38 exact digits"

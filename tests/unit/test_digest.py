@@ -80,7 +80,7 @@ def test_a_digest_does_not_depend_on_the_boundaries_of_segments(
     archive = archive_of(tmp_path / "b", places)
     assert digests(archive, PAIR) == truth
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert digests(TradeStore(tmp_path / "b"), PAIR) == truth
 
 

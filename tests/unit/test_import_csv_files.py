@@ -12,7 +12,7 @@ from pathlib import Path
 import csv_files
 import pytest
 
-from harvester.csv_import.csv_files import KnownComplete, blocks, checksum, find
+from harvester.csv_import.csv_files import CompletePeriod, blocks, checksum, find
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
 from harvester.errors import BadFile, DamagedFile
@@ -102,7 +102,10 @@ def test_an_unpacked_quarter_is_as_whole_as_its_zip(
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(row)
     [member] = find([str(files)])
-    assert (member.complete, member.stem) == (KnownComplete(1_688_169_600, 1_696_118_400), "ETHUSD")
+    assert (member.complete, member.stem) == (
+        CompletePeriod(1_688_169_600, 1_696_118_400),
+        "ETHUSD",
+    )
 
 
 def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
@@ -110,13 +113,13 @@ def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "ETHUSD.csv").write_bytes(LINE)
         [member] = find([str(tmp_path / folder / "ETHUSD.csv")])
-        assert member.complete == KnownComplete(since_s, None)
+        assert member.complete == CompletePeriod(since_s, None)
 
 
 def test_a_range_stated_by_the_user_overrides_the_file_name(tmp_path: Path) -> None:
     row = b"1770000000,9000.1,0.5\n"
     packed = csv_files.packed(tmp_path / "K_Q1_2026.zip", {"XBTUSD.csv": row})
-    [[scanned]] = chains([scan_file(member) for member in find([str(packed)])], KnownComplete(5))
+    [[scanned]] = chains([scan_file(member) for member in find([str(packed)])], CompletePeriod(5))
     assert scanned.member.complete == (5, 1_775_001_600)
 
 

@@ -13,7 +13,7 @@ import sample_trades
 from csv_imports import imported
 
 from harvester.csv_import.chain_importer import ImportOptions
-from harvester.csv_import.csv_files import KnownComplete, find
+from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.download.events import CancelToken
@@ -100,7 +100,7 @@ def test_rows_of_a_file_that_changed_after_its_scan_are_never_committed(
         monkeypatch, change, lambda: committed.append(len(TradeStore(folder).segments(PAIR)))
     )
     options = ImportOptions(lambda _pair, _size: None, CancelToken())
-    files = PairFiles(Pair(altname=PAIR), find([str(file)]), KnownComplete())
+    files = PairFiles(Pair(altname=PAIR), find([str(file)]), CompletePeriod())
     [report] = import_pairs(TradeStore(folder), [files], options)
     assert isinstance(report.error, DamagedFile)
     assert str(report.error) == "XBTUSD.csv was changed while it was imported"

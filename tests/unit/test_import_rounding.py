@@ -17,7 +17,7 @@ from segment_rows import batch
 
 from harvester.csv_import import stored_check
 from harvester.csv_import.rounding import KeyedRows, Rounding, RoundingCounts, keyed_rows
-from harvester.schema import ROWS
+from harvester.schema import PAGE_SCHEMA
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -27,7 +27,7 @@ START_S = 1_600_000_000
 
 
 def api_rows(trades: list[Trade]) -> KeyedRows:
-    return keyed_rows(batch(expected(sample_trades.market(trades)), ROWS))
+    return keyed_rows(batch(expected(sample_trades.market(trades)), PAGE_SCHEMA))
 
 
 def file_rows(trades: list[Trade], rounding: str) -> KeyedRows:
@@ -36,7 +36,7 @@ def file_rows(trades: list[Trade], rounding: str) -> KeyedRows:
         (None, second(trade, rounding) * SECOND_NS, 0, Decimal(trade.price), Decimal(trade.volume))
         for trade in trades
     ]
-    return keyed_rows(batch([(*line, None, None, None) for line in lines], ROWS))
+    return keyed_rows(batch([(*line, None, None, None) for line in lines], PAGE_SCHEMA))
 
 
 def measured(file: KeyedRows, api: KeyedRows) -> Rounding | None:
@@ -124,13 +124,15 @@ def test_what_is_measured_lies_well_inside_of_what_is_held_and_is_no_more_than_a
         for first, last in ((10, 20), (50, 90)):
             held = Range((START_S + first) * SECOND_NS, (START_S + last) * SECOND_NS)
             inside = [row for row in rows if held.after < row[1] <= held.through]
-            pair_writer.commit(held, batch(inside, ROWS), Footer(held, '{"altname":"XBTUSD"}'))
+            pair_writer.commit(
+                held, batch(inside, PAGE_SCHEMA), Footer(held, '{"altname":"XBTUSD"}')
+            )
     found = {}
     for taken in (range(11, 14), range(18, 21), range(11, 80)):
         check = stored_check.StoredCheck(archive, "XBTUSD")
-        check.push(batch([rows[at] for at in taken], ROWS))
+        check.push(batch([rows[at] for at in taken], PAGE_SCHEMA))
         check.finish()
-        found[taken] = check.rounding.of
+        found[taken] = check.rounding.compared
     assert list(found.values()) == [1, 1, 15]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harvester.storage.id_gaps import wrong_counts
-from harvester.storage.segment import ConfirmedIdGap, Footer
+from harvester.storage.segment import Footer, IdPair
 from harvester.times import Range
 
 
@@ -39,7 +39,7 @@ def found(
     newest_id: int = 0,
 ) -> list[tuple[object, ...]]:
     """The wrong counts of segments that follow one another, the first one behind a time."""
-    confirmed = tuple(ConfirmedIdGap(*id_gap) for id_gap in confirmed_id_gaps)
+    confirmed = tuple(IdPair(*id_gap) for id_gap in confirmed_id_gaps)
     bounds = pairwise(range(after, after + 10 * len(segments) + 1, 10))
     footers = [
         Footer(Range(*ends), "", confirmed_id_gaps=confirmed, **fields)

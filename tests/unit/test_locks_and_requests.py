@@ -28,9 +28,9 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def test_an_archive_is_marked_with_its_format_once(store: LocalStore) -> None:
-    locks_and_requests.mark(store, "XBTUSD")
+    locks_and_requests.write_format_file(store, "XBTUSD")
     first = (store.root / "archive.json").stat()
-    locks_and_requests.mark(store, "XBTUSD")
+    locks_and_requests.write_format_file(store, "XBTUSD")
     assert json.loads((store.root / "archive.json").read_text()) == {
         "format": 1,
         "made_by": "harvester",
@@ -82,12 +82,12 @@ class Interleaved(LocalStore):
     """A store in which another run marks the archive between staging and commit."""
 
     def commit(self, staged: str, path: str) -> None:
-        locks_and_requests.mark(LocalStore(self.root), "ETHUSD")
+        locks_and_requests.write_format_file(LocalStore(self.root), "ETHUSD")
         super().commit(staged, path)
 
 
 def test_two_runs_may_mark_a_new_archive_at_once(store: LocalStore) -> None:
-    locks_and_requests.mark(Interleaved(store.root), "XBTUSD")
+    locks_and_requests.write_format_file(Interleaved(store.root), "XBTUSD")
     assert json.loads((store.root / "archive.json").read_text())["format"] == 1
 
 
@@ -100,13 +100,13 @@ def record_requested(store: LocalStore, pair: str, requested: Range) -> None:
 
 
 def test_a_pair_without_requests_has_no_requested_ranges(store: LocalStore) -> None:
-    assert locks_and_requests.requests(store, "XBTUSD").ranges == []
+    assert locks_and_requests.read_requests(store, "XBTUSD").ranges == []
 
 
 def test_requested_ranges_are_the_union_of_all_requests(store: LocalStore) -> None:
     for span in (Range(50, 60), Range(0, 10), Range(10, 20), Range(55, 70)):
         record_requested(store, "XBTUSD", span)
-    assert locks_and_requests.requests(store, "XBTUSD").ranges == [Range(0, 20), Range(50, 70)]
+    assert locks_and_requests.read_requests(store, "XBTUSD").ranges == [Range(0, 20), Range(50, 70)]
 
 
 SPANS = st.lists(
@@ -125,7 +125,7 @@ def test_no_moment_ever_wanted_is_forgotten(
     for span in spans:
         record_requested(store, "A", span)
     moments = {at for wanted in spans for at in range(wanted.after + 1, wanted.through + 1)}
-    found = locks_and_requests.requests(store, "A").ranges
+    found = locks_and_requests.read_requests(store, "A").ranges
     assert {at for wanted in found for at in range(wanted.after + 1, wanted.through + 1)} == moments
 
 
@@ -138,7 +138,7 @@ def test_what_is_wanted_already_is_not_written_again(store: LocalStore) -> None:
 
 def test_pairs_are_wanted_apart(store: LocalStore) -> None:
     record_requested(store, "XBTUSD", Range(0, 10))
-    assert locks_and_requests.requests(store, "ETHUSD").ranges == []
+    assert locks_and_requests.read_requests(store, "ETHUSD").ranges == []
 
 
 def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore) -> None:
@@ -180,7 +180,7 @@ def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore
 def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, why: str) -> None:
     store.write("wanted/XBTUSD.json", raw, "A")
     with pytest.raises(ArchiveDamaged) as caught:
-        locks_and_requests.requests(store, "XBTUSD")
+        locks_and_requests.read_requests(store, "XBTUSD")
     assert re.fullmatch(
         re.escape(f"{store.root}/wanted/XBTUSD.json can't be read (")
         + why
@@ -194,7 +194,7 @@ def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, wh
 
 def test_ranges_that_were_put_in_another_order_by_hand_count(store: LocalStore) -> None:
     store.write("wanted/XBTUSD.json", b'{"pair":"XBTUSD","spans":[[50,60],[0,10],[5,20]]}', "A")
-    assert locks_and_requests.requests(store, "XBTUSD").ranges == [Range(0, 20), Range(50, 60)]
+    assert locks_and_requests.read_requests(store, "XBTUSD").ranges == [Range(0, 20), Range(50, 60)]
 
 
 # Names.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
 from harvester.kraken.trades import TradesPage, decode_page
-from harvester.schema import ROWS
+from harvester.schema import PAGE_SCHEMA
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
 PAGES = (
@@ -42,7 +42,7 @@ def row(
 def only(text: str) -> dict[str, Any]:
     """The one row of a page of one row, its time as an integer of nanoseconds."""
     page = decode_page(body(text))
-    assert page.rows.schema == ROWS
+    assert page.rows.schema == PAGE_SCHEMA
     (found,) = page.rows.to_pylist()
     return {**found, "time": page.rows.column("time")[0].value}
 
@@ -424,7 +424,11 @@ def test_a_cursor_may_be_missing() -> None:
 
 def test_an_empty_page_has_no_rows_and_its_cursor() -> None:
     page = decode_page(body())
-    assert (page.rows.num_rows, page.rows.schema, page.last) == (0, ROWS, "1700000000000000000")
+    assert (page.rows.num_rows, page.rows.schema, page.last) == (
+        0,
+        PAGE_SCHEMA,
+        "1700000000000000000",
+    )
 
 
 # Captured pages, read again by the standard library.

@@ -15,7 +15,7 @@ from kraken_market import Market, Trade, expected
 
 from harvester.download import page_merge
 from harvester.download.page_merge import JoinResult, PageMerger, fill_gaps, gap_in_answer
-from harvester.schema import ROWS, merge_rows, no_rows, sort_rows
+from harvester.schema import NO_ROWS, PAGE_SCHEMA, merge_rows, sort_rows
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps
 from harvester.times import Range
 
@@ -38,7 +38,7 @@ def batch(*rows: Row) -> pa.RecordBatch:
             }
             for number, stamp, price in rows
         ],
-        schema=ROWS,
+        schema=PAGE_SCHEMA,
     )
 
 
@@ -74,7 +74,7 @@ class Served(NamedTuple):
         ]
         unit = 100_000 if self.market.decimals == 4 else 100
         cursor = some[-1].true_ns if some else since
-        return pa.RecordBatch.from_pylist(rows, schema=ROWS), cursor, unit
+        return pa.RecordBatch.from_pylist(rows, schema=PAGE_SCHEMA), cursor, unit
 
 
 def walk(served: Served, after: int, *, cursors: bool = True) -> list[tuple[Any, ...]]:
@@ -89,7 +89,7 @@ def walk(served: Served, after: int, *, cursors: bool = True) -> list[tuple[Any,
             break
     else:
         raise AssertionError("it never ended")
-    table = pa.Table.from_batches(found, schema=ROWS)
+    table = pa.Table.from_batches(found, schema=PAGE_SCHEMA)
     columns = table.set_column(1, "time", table.column("time").cast(pa.int64())).to_pydict()
     return list(zip(*columns.values(), strict=True))
 
@@ -271,7 +271,7 @@ def test_an_answer_with_only_one_side_of_an_id_gap_decides_nothing() -> None:
 
 
 def test_an_empty_page_has_no_new_rows() -> None:
-    assert PageMerger(0).join(no_rows(), None, 1, FAR).result is JoinResult.NO_NEW_ROWS
+    assert PageMerger(0).join(NO_ROWS, None, 1, FAR).result is JoinResult.NO_NEW_ROWS
 
 
 def test_coarse_times_are_requested_again_from_further_back() -> None:

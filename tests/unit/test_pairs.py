@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from harvester.errors import AmbiguousPair, UnknownPair, UnreadableAnswer
-from harvester.kraken.pairs import Pair, read_pairs, resolve, search
+from harvester.kraken.pairs import Pair, PairIndex, read_pairs, search
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
 PEOPLE = {"XBT": "BTC", "XDG": "DOGE"}
@@ -83,21 +83,24 @@ MARKETS = named(
     ],
 )
 def test_what_people_type_is_understood(text: str, altname: str) -> None:
-    assert resolve(text, MARKETS).altname == altname
+    assert PairIndex(MARKETS).resolve(text).altname == altname
 
 
 def test_a_name_of_the_exchange_wins_over_what_people_might_mean() -> None:
     pairs = named(("BTCUSD", "BTCUSD", ""), ("XBTUSD", "XXBTZUSD", "XBT/USD"))
-    assert [resolve(text, pairs).altname for text in ("btcusd", "xbtusd")] == ["BTCUSD", "XBTUSD"]
+    assert [PairIndex(pairs).resolve(text).altname for text in ("btcusd", "xbtusd")] == [
+        "BTCUSD",
+        "XBTUSD",
+    ]
 
 
 def test_an_altname_wins_over_a_key() -> None:
     pairs = named(("FOO", "BAR", ""), ("BAR", "BAZ", ""))
-    assert resolve("bar", pairs).altname == "BAR"
+    assert PairIndex(pairs).resolve("bar").altname == "BAR"
 
 
 def test_a_pair_known_by_its_altname_alone_is_found_by_what_people_type() -> None:
-    assert resolve("btcusd", [Pair(altname="XBTUSD")]).altname == "XBTUSD"
+    assert PairIndex([Pair(altname="XBTUSD")]).resolve("btcusd").altname == "XBTUSD"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_a_pair_known_by_its_altname_alone_is_found_by_what_people_type() -> Non
 )
 def test_an_unknown_name_ends_in_a_message_with_near_ones(text: str, near: str) -> None:
     with pytest.raises(UnknownPair) as caught:
-        resolve(text, MARKETS)
+        PairIndex(MARKETS).resolve(text)
     assert str(caught.value) == (
         f"no pair is called {text!r}{near}. `harvester pairs` lists the markets"
     )
@@ -142,13 +145,13 @@ COIN = ("AAPLXUSD", "XAAPLXZUSD", "AAPLX/USD")
 def test_the_exact_spelling_comes_first(
     text: str, altname: str, order: tuple[tuple[str, str, str], ...]
 ) -> None:
-    assert resolve(text, named(*order)).altname == altname
+    assert PairIndex(named(*order)).resolve(text).altname == altname
 
 
 @pytest.mark.parametrize("text", ["aaplxusd", "Aaplxusd", "aaplx/usd", "AAPLx/usd", "aaplx-USD"])
 def test_of_markets_that_differ_by_case_none_is_guessed(text: str) -> None:
     with pytest.raises(AmbiguousPair) as caught:
-        resolve(text, named(TOKEN, COIN))
+        PairIndex(named(TOKEN, COIN)).resolve(text)
     assert str(caught.value) == (
         f"{text!r} may mean AAPLXUSD and AAPLxUSD, which differ by case: give the exact spelling"
     )
@@ -159,19 +162,22 @@ def test_of_markets_that_differ_by_case_none_is_guessed(text: str) -> None:
 def test_another_case_that_fits_one_market_alone_means_it(
     text: str, market: tuple[str, str, str]
 ) -> None:
-    assert resolve(text, named(market)).altname == market[0]
+    assert PairIndex(named(market)).resolve(text).altname == market[0]
 
 
 def test_a_key_of_one_market_and_an_altname_of_another_may_differ_by_case() -> None:
     pairs = named(("FOOUSD", "barUSD", ""), ("BARUSD", "BAZUSD", ""))
-    assert [resolve(text, pairs).altname for text in ("barUSD", "BARUSD")] == ["FOOUSD", "BARUSD"]
+    assert [PairIndex(pairs).resolve(text).altname for text in ("barUSD", "BARUSD")] == [
+        "FOOUSD",
+        "BARUSD",
+    ]
     with pytest.raises(AmbiguousPair, match="'barusd' may mean BARUSD and FOOUSD"):
-        resolve("barusd", pairs)
+        PairIndex(pairs).resolve("barusd")
 
 
 def test_one_market_under_two_names_that_differ_by_case_is_found() -> None:
     pairs = [Pair(altname="FOOxUSD", key="K"), Pair(altname="FOOXUSD", key="K")]
-    assert resolve("fooxusd", pairs).altname == "FOOxUSD"
+    assert PairIndex(pairs).resolve("fooxusd").altname == "FOOxUSD"
 
 
 # The markets of 2021.
@@ -199,7 +205,7 @@ def test_every_spelling_of_the_markets_of_2021_finds_its_pair() -> None:
         text: found
         for name, altnames in spoken().items()
         for text in [name.lower()]
-        if {found := resolve(text, pairs).altname} != altnames
+        if {found := PairIndex(pairs).resolve(text).altname} != altnames
     }
     assert wrong == {}
 

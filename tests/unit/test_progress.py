@@ -323,7 +323,7 @@ def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFi
         clock.now_s += 1
         lines.show(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY // 4))
     assert capsys.readouterr().err.splitlines() == [
-        "XBTUSD: 2024-01-01 to 2024-01-31 to fetch",
+        "XBTUSD: downloading from 2024-01-01 to 2024-01-31",
         "XBTUSD: 2024-01-08T12:00:00Z, 30,000 trades, 1.0 pages/s, 1 min left",
         "XBTUSD: 2024-01-16T00:00:00Z, 60,000 trades, 1.0 pages/s, 1 min left",
     ]

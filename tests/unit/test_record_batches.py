@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from trade_batches import batch
 
 from harvester.schema import (
+    NO_ROWS,
+    PAGE_SCHEMA,
     PRICE,
-    ROWS,
     VOLUME,
     clip,
     decimal_array,
     decimal_words,
     joined,
-    no_rows,
     split_at,
     times,
     trade_ids,
@@ -85,11 +85,11 @@ def test_joined_batches_keep_their_words_though_dictionaries_differ() -> None:
 
 def test_joined_batches_have_the_schema_of_rows() -> None:
     for batches in ([], [batch([])], [batch([1])], [batch([1]), batch([2])], [batch([])] * 2):
-        assert joined(batches).schema == ROWS
+        assert joined(batches).schema == PAGE_SCHEMA
 
 
 def test_no_rows_is_a_batch_of_none() -> None:
-    assert (no_rows().num_rows, no_rows().schema) == (0, ROWS)
+    assert (NO_ROWS.num_rows, NO_ROWS.schema) == (0, PAGE_SCHEMA)
 
 
 def test_times_are_the_nanoseconds_of_a_slice() -> None:
@@ -100,7 +100,7 @@ def test_times_are_the_nanoseconds_of_a_slice() -> None:
 def test_ids_that_are_null_are_zero() -> None:
     rows = batch([1, 2, 3]).to_pylist()
     rows[1]["trade_id"] = None
-    assert trade_ids(pa.RecordBatch.from_pylist(rows, schema=ROWS)).tolist() == [1, 0, 3]
+    assert trade_ids(pa.RecordBatch.from_pylist(rows, schema=PAGE_SCHEMA)).tolist() == [1, 0, 3]
 
 
 def signed(low: int, high: int) -> int:
@@ -142,4 +142,4 @@ def test_rows_are_what_a_trade_is_made_of() -> None:
         ("order_type", pa.dictionary(pa.int32(), pa.string()), True),
         ("misc", pa.string(), True),
     ]
-    assert [(field.name, field.type, field.nullable) for field in ROWS] == expected
+    assert [(field.name, field.type, field.nullable) for field in PAGE_SCHEMA] == expected

@@ -15,10 +15,10 @@ import sample_trades
 from kraken_market import SECOND_NS, Trade
 from redownloads import NOW_NS, PAIR, TRADES, started, years
 
-from harvester.csv_import.csv_files import KnownComplete
+from harvester.csv_import.csv_files import CompletePeriod
 from harvester.download import completeness
 from harvester.errors import ImportIncomplete
-from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
+from harvester.storage.segment import Footer, IdPair, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import DAY, Range
@@ -46,7 +46,7 @@ def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
 
 def merged(folder: Path) -> None:
     with open_writer(TradeStore(folder), PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
 
 
 def lose(folder: Path, ids: Iterable[int]) -> None:
@@ -113,7 +113,7 @@ def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> 
     """Replaced is the year whose last trade the file lacks; the next one stays a file's."""
     trades = years(60, 70)
     scenario: Any = started(trades)
-    whole = KnownComplete(0, sample_trades.utc_ns(2018, 1, 1) // SECOND_NS)
+    whole = CompletePeriod(0, sample_trades.utc_ns(2018, 1, 1) // SECOND_NS)
     scenario.take_in(csv_files.seven_columns([*trades[:59], *trades[60:]]), whole)
     scenario.backfill().only(PAIR)
     first_year = Range(0, sample_trades.utc_ns(2017, 1, 1) - 1)
@@ -149,7 +149,7 @@ def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> 
     scenario: Any = started(TRADES)
     edge = TRADES[999].true_ns // SECOND_NS * SECOND_NS + SECOND_NS - 1
     assert scenario.backfill().only(PAIR, span=Range(0, edge)).exit_status == 0
-    whole = KnownComplete(0, TRADES[4_000].true_ns // SECOND_NS)
+    whole = CompletePeriod(0, TRADES[4_000].true_ns // SECOND_NS)
     scenario.take_in(csv_files.seven_columns(TRADES[1_005:4_000]), whole)
     scenario.backfill().run(PAIR)
     merged(scenario.folder)
@@ -224,11 +224,11 @@ def test_a_confirmed_id_gap_stays_with_its_trades(started: Any) -> None:
     early = Range(0, trades[9].true_ns + DAY)
     assert scenario.backfill().only(PAIR, span=early).exit_status == 0
     file = csv_files.three_columns(trades[10:this_year])
-    scenario.take_in(file, KnownComplete(0, sample_trades.utc_ns(2024, 6, 1) // SECOND_NS))
+    scenario.take_in(file, CompletePeriod(0, sample_trades.utc_ns(2024, 6, 1) // SECOND_NS))
     assert scenario.backfill().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
     merged(scenario.folder)
     assert [(each.source, each.confirmed_id_gaps) for each in footers(scenario.folder)] == [
-        ("api", (ConfirmedIdGap(3, 104),)),
+        ("api", (IdPair(3, 104),)),
         ("csv", ()),
     ]
     assert scenario.redownload().replacement.left == ()
@@ -238,7 +238,7 @@ def test_a_confirmed_id_gap_stays_with_its_trades(started: Any) -> None:
     assert [
         (each.year, archive.footer(each).confirmed_id_gaps) for each in archive.segments(PAIR)
     ] == [
-        (2023, (ConfirmedIdGap(3, 104),)),
+        (2023, (IdPair(3, 104),)),
         (2024, ()),
     ]
 
@@ -295,7 +295,7 @@ def test_an_id_gap_across_a_gap_without_trades_is_on_record(started: Any) -> Non
         assert scenario.backfill().only(PAIR, span=span).exit_status == 0
     assert id_faults(scenario.folder) == []
     assert {id_gap for each in footers(scenario.folder) for id_gap in each.confirmed_id_gaps} == {
-        ConfirmedIdGap(500, 508)
+        IdPair(500, 508)
     }
 
 
@@ -397,7 +397,7 @@ def test_trades_shown_to_be_missing_from_a_file_are_a_fault(started: Any) -> Non
     assert "the imported file lacks trades" in fault
 
 
-FROM_THE_FIRST = KnownComplete(0, None)
+FROM_THE_FIRST = CompletePeriod(0, None)
 
 
 def renumbered(trades: Sequence[Trade], by: int) -> list[Trade]:
@@ -444,7 +444,7 @@ def test_rows_that_a_file_has_twice_are_an_error(started: Any, start: int, by: i
     trades = renumbered(TRADES, by)
     scenario: Any = started(trades)
     file = [*trades[start:2_000], *trades[1_990:4_000]]
-    whole = KnownComplete() if start else FROM_THE_FIRST
+    whole = CompletePeriod() if start else FROM_THE_FIRST
     scenario.take_in(csv_files.three_columns(file), whole=whole)
     result = scenario.backfill().only(PAIR)
     assert (result.exit_status, type(result.error)) == (4, ImportIncomplete)

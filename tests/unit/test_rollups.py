@@ -284,7 +284,7 @@ def test_compaction_takes_the_rollups_of_what_it_merged(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     rolled(archive)
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert archive.rollups(PAIR) == []
     assert list(tmp_path.glob("candles/**/*.parquet")) == []
 

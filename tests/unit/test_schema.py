@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from kraken_market import expected
 from segment_rows import NAMES, Row, batch, checksum
 
-from harvester.schema import ROWS, STEP_ROWS, TRADES, RowsChecksum, tie_indexes, with_ties
+from harvester.schema import (
+    PAGE_SCHEMA,
+    SEGMENT_SCHEMA,
+    STEP_ROWS,
+    RowsChecksum,
+    tie_indexes,
+    with_ties,
+)
 
 
 def product(*batches: pa.RecordBatch) -> str:
@@ -138,14 +145,14 @@ def test_a_tie_is_the_place_among_rows_of_equal_time(stamps: list[int]) -> None:
 
 def test_rows_get_their_ties_and_lose_nothing() -> None:
     rows = expected(sample_trades.market(sample_trades.one_stamp(20, before=3, after=3)))
-    (made,) = with_ties([batch(rows, ROWS)])
-    assert made.schema == TRADES
+    (made,) = with_ties([batch(rows, PAGE_SCHEMA)])
+    assert made.schema == SEGMENT_SCHEMA
     assert made.equals(batch(rows))
 
 
 def test_rows_of_a_slice_get_their_ties_too() -> None:
     rows = expected(sample_trades.market(sample_trades.one_stamp(20, before=3, after=3)))
-    (made,) = with_ties([batch(rows, ROWS).slice(3, 21)])
+    (made,) = with_ties([batch(rows, PAGE_SCHEMA).slice(3, 21)])
     assert made.equals(batch(rows[3:24]))
 
 
@@ -156,7 +163,7 @@ HISTORY = expected(sample_trades.market(sample_trades.one_stamp(20, before=3, af
 @given(st.lists(st.integers(0, len(HISTORY)), max_size=4).map(sorted))
 def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> None:
     ends = [0, *cuts, len(HISTORY)]
-    whole = batch(HISTORY, ROWS)
+    whole = batch(HISTORY, PAGE_SCHEMA)
     parts = [whole.slice(start, end - start) for start, end in pairwise(ends)]
     assert (
         pa.Table.from_batches(with_ties(parts))
@@ -167,7 +174,7 @@ def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> N
 
 def test_ties_count_on_in_a_group_longer_than_a_step() -> None:
     rows = 2 * STEP_ROWS + 5
-    single = batch(HISTORY[:1], ROWS)
+    single = batch(HISTORY[:1], PAGE_SCHEMA)
     many = pa.Table.from_batches([single]).take(np.zeros(rows, dtype=np.int64)).to_batches()
     made = list(with_ties(many))
     assert [part.num_rows for part in made] == [STEP_ROWS, STEP_ROWS, 5]
@@ -176,7 +183,7 @@ def test_ties_count_on_in_a_group_longer_than_a_step() -> None:
 
 def test_the_columns_are_those_of_the_format() -> None:
     word = pa.dictionary(pa.int32(), pa.string())
-    assert [(field.name, field.type, field.nullable) for field in TRADES] == [
+    assert [(field.name, field.type, field.nullable) for field in SEGMENT_SCHEMA] == [
         ("trade_id", pa.int64(), True),
         ("time", pa.timestamp("ns"), False),
         ("tie", pa.int32(), False),

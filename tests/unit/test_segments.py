@@ -16,7 +16,7 @@ from kraken_market import Market, expected
 from segment_rows import batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, ArchiveUnwritable
-from harvester.schema import TRADES
+from harvester.schema import SEGMENT_SCHEMA
 from harvester.storage import parquet_files as module
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.parquet_files import (
@@ -25,7 +25,7 @@ from harvester.storage.parquet_files import (
     read_unverified_footer,
     stage_segment,
 )
-from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, parse_path, segment_path
+from harvester.storage.segment import Footer, IdPair, Segment, parse_path, segment_path
 from harvester.times import Range
 
 AFTER, THROUGH = 1_559_347_199_999_999_999, 1_561_939_199_999_999_999
@@ -47,7 +47,7 @@ def read_back(store: LocalStore, path: str, within: Range | None = None) -> list
     for read_batch in read_batches(store, path, within):
         stamps = [value.value for value in read_batch.column("time")]
         for row, stamp in zip(read_batch.to_pylist(), stamps, strict=True):
-            found.append(tuple({**row, "time": stamp}[name] for name in TRADES.names))
+            found.append(tuple({**row, "time": stamp}[name] for name in SEGMENT_SCHEMA.names))
     return found
 
 
@@ -188,7 +188,7 @@ def test_encodings_and_compression_are_those_of_the_format(big: Path) -> None:
 
 def test_a_plain_parquet_reader_reads_every_digit(big: Path, rows: list[Any]) -> None:
     table = pq.read_table(big)
-    assert table.schema.remove_metadata() == TRADES
+    assert table.schema.remove_metadata() == SEGMENT_SCHEMA
     assert table.column("time").cast(pa.int64()).to_pylist() == [row[1] for row in rows]
     for name, place in (("trade_id", 0), ("tie", 2), ("price", 3), ("volume", 4), ("side", 5)):
         assert table.column(name).to_pylist() == [row[place] for row in rows]
@@ -204,7 +204,7 @@ def test_all_files_have_one_schema(tmp_path: Path, kind: str) -> None:
         "unknown words": [(*single[0][:5], None, None, None)],
     }
     store, staged, _ = written(tmp_path, kinds[kind])
-    assert pq.read_schema(store.root / staged).remove_metadata() == TRADES
+    assert pq.read_schema(store.root / staged).remove_metadata() == SEGMENT_SCHEMA
 
 
 # The footer.
@@ -213,12 +213,12 @@ def test_all_files_have_one_schema(tmp_path: Path, kind: str) -> None:
 def test_the_footer_describes_the_rows_of_the_segment(tmp_path: Path) -> None:
     rows = [(None, 5, 0, *REST), (7, 6, 0, *REST), (9, 6, 1, *REST), (None, 8, 0, *REST)]
     given = Footer(
-        Range(4, 9), "{}", cursor="0000000000000000008", confirmed_id_gaps=(ConfirmedIdGap(7, 9),)
+        Range(4, 9), "{}", cursor="0000000000000000008", confirmed_id_gaps=(IdPair(7, 9),)
     )
     store, staged, full = written(tmp_path, rows, given)
     assert full == Footer(
         range=Range(4, 9),
-        pair="{}",
+        pair_json="{}",
         source="api",
         cursor="0000000000000000008",
         rows=4,
@@ -226,7 +226,7 @@ def test_the_footer_describes_the_rows_of_the_segment(tmp_path: Path) -> None:
         last_trade_id=9,
         rows_before_first_id=1,
         rows_after_last_id=1,
-        confirmed_id_gaps=(ConfirmedIdGap(7, 9),),
+        confirmed_id_gaps=(IdPair(7, 9),),
         checksum=checksum(rows),
     )
     assert read_footer(store, staged) == full
@@ -235,7 +235,7 @@ def test_the_footer_describes_the_rows_of_the_segment(tmp_path: Path) -> None:
 def test_a_plain_reader_finds_the_footer_as_text(tmp_path: Path) -> None:
     rows = [(7, 5, 0, *REST)]
     footer = Footer(
-        Range(4, 9), '{"altname":"XBTUSD"}', source="csv", confirmed_id_gaps=(ConfirmedIdGap(6, 7),)
+        Range(4, 9), '{"altname":"XBTUSD"}', source="csv", confirmed_id_gaps=(IdPair(6, 7),)
     )
     store, staged, _ = written(tmp_path, rows, footer)
     found = {

@@ -277,7 +277,7 @@ def test_a_compaction_between_two_lengths_changes_nothing(tmp_path: Path) -> Non
         made.append(pa.Table.from_batches(batches))
         if interval.text == "1m":
             with open_writer(TradeStore(tmp_path), PAIR) as pair_writer:
-                pair_writer.compact(every=True)
+                pair_writer.compact(merge_all=True)
     assert len(archive.segments(PAIR)) < 6
     assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
 
@@ -294,7 +294,7 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
         if not is_compacted:
             is_compacted.append(True)
             with open_writer(TradeStore(tmp_path), PAIR) as pair_writer:
-                pair_writer.compact(every=True)
+                pair_writer.compact(merge_all=True)
         return made
 
     monkeypatch.setattr(candles, "plan_query", planned_and_gone)

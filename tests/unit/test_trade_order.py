@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from trade_batches import batch
 
 from harvester.download.page_merge import fill_gaps, gap_in_answer
-from harvester.schema import ROWS as ROW_SCHEMA
-from harvester.schema import merge_rows, sort_rows, times, trade_ids
+from harvester.schema import PAGE_SCHEMA, merge_rows, sort_rows, times, trade_ids
 from harvester.storage.id_gaps import LastId, find_gaps
 from harvester.times import Range
 
@@ -129,7 +128,7 @@ class Trade(NamedTuple):
 def batch_of(trades: list[Trade]) -> pa.RecordBatch:
     """These trades as a page's rows."""
     rows = [trade._asdict() | {"trade_id": trade.trade_id or None} for trade in trades]
-    return pa.RecordBatch.from_pylist(rows, schema=ROW_SCHEMA)
+    return pa.RecordBatch.from_pylist(rows, schema=PAGE_SCHEMA)
 
 
 def trades_in(rows: pa.RecordBatch) -> list[Trade]:

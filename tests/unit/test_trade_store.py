@@ -161,7 +161,7 @@ def test_a_scan_under_way_survives_a_compaction(archive: TradeStore) -> None:
     reader = archive.scan(PAIR)
     first = seen(iter([next(reader)]))
     with open_writer(TradeStore(archive.root), PAIR) as pair_writer:
-        assert pair_writer.compact(every=True) == (3, 1)
+        assert pair_writer.compact(merge_all=True) == (3, 1)
     assert first + seen(reader) == places(ROWS, Range(0, 40))
 
 
@@ -171,7 +171,7 @@ def test_a_scan_that_listed_before_a_compaction_lists_again(
     split(archive)
     listed = archive.segments(PAIR)
     with open_writer(TradeStore(archive.root), PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     real, listings = archive.segments, [listed]
     monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())
     assert seen(archive.scan(PAIR)) == places(ROWS, Range(0, 40))
@@ -223,7 +223,7 @@ ASKED: dict[str, Callable[[TradeStore], object]] = {
     "the id before": lambda archive: archive.last_id_before(PAIR, 40),
     "the id behind": lambda archive: archive.first_id_after(PAIR, 0),
     "the last time": lambda archive: archive.last_time(PAIR, 40),
-    "whether it is imported": lambda archive: archive.is_imported(PAIR, 40),
+    "whether it is imported": lambda archive: archive.is_imported_at(PAIR, 40),
 }
 
 
@@ -235,7 +235,7 @@ def test_queries_during_a_compaction_have_the_same_results(
     split(archive)
     want, listed = ASKED[name](archive), archive.segments(PAIR)
     with open_writer(TradeStore(archive.root), PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     archive.forget_pair(PAIR)
     real, listings = archive.segments, [listed]
     monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())

@@ -15,9 +15,9 @@ from harvester.download import buffer as module
 from harvester.download.buffer import MemoryBudget, WriteBuffer
 from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
-from harvester.schema import ROWS
+from harvester.schema import PAGE_SCHEMA
 from harvester.storage.id_gaps import IdGap
-from harvester.storage.segment import ConfirmedIdGap
+from harvester.storage.segment import IdPair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import END_OF_TIME, Range
@@ -32,7 +32,7 @@ def rows(*stamps: int) -> pa.RecordBatch:
             | {"side": "buy", "order_type": "limit", "misc": ""}
             for at in stamps
         ],
-        schema=ROWS,
+        schema=PAGE_SCHEMA,
     )
 
 
@@ -93,7 +93,7 @@ def test_an_id_gap_at_the_end_of_the_range_is_recorded_in_the_last_segment(
     footers = [archive.footer(segment) for segment in archive.segments("A")]
     assert [(each.confirmed_id_gaps, each.unconfirmed_id_gaps) for each in footers] == [
         ((), 0),
-        ((ConfirmedIdGap(3, 6), ConfirmedIdGap(6, 9)), 2),
+        ((IdPair(3, 6), IdPair(6, 9)), 2),
     ]
 
 
@@ -112,7 +112,7 @@ def test_an_id_gap_is_recorded_in_the_segment_of_the_trade_behind_it(tmp_path: P
         buffer.note([IdGap(2, 7, 2, 7)])
         asyncio.run(both(buffer))
     recorded = [archive.footer(segment).confirmed_id_gaps for segment in archive.segments("A")]
-    assert recorded == [(), (ConfirmedIdGap(2, 7),)]
+    assert recorded == [(), (IdPair(2, 7),)]
 
 
 def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ from kraken_market import Market, expected
 from segment_rows import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
-from harvester.schema import ROWS, TRADES
+from harvester.schema import PAGE_SCHEMA, SEGMENT_SCHEMA
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.locks_and_requests import QuarantineNote, store_pairs
 from harvester.storage.parquet_files import stage_segment
-from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, segment_path
+from harvester.storage.segment import Footer, IdPair, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import Range
@@ -46,7 +46,7 @@ def commit(
 ) -> list[Segment]:
     """Commit the rows that lie in a range."""
     inside = [row for row in trade_rows if span.after < row[1] <= span.through]
-    return writer.commit(span, batch(inside, ROWS), footer)
+    return writer.commit(span, batch(inside, PAGE_SCHEMA), footer)
 
 
 def committed(archive: TradeStore, trade_rows: list[Row], spans: list[Range]) -> None:
@@ -70,7 +70,7 @@ def held(archive: TradeStore, span: Range | None = None) -> list[Row]:
     for scanned in archive.scan(PAIR, *([span] if span else [])):
         stamps = [value.value for value in scanned.column("time")]
         for row, stamp in zip(scanned.to_pylist(), stamps, strict=True):
-            found.append(tuple({**row, "time": stamp}[name] for name in TRADES.names))
+            found.append(tuple({**row, "time": stamp}[name] for name in SEGMENT_SCHEMA.names))
     return found
 
 
@@ -115,7 +115,7 @@ def test_any_trades_in_any_segments_are_read_back_before_and_after_compaction(
     committed(archive, trade_rows, spans)
     assert held(archive) == trade_rows
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert held(archive) == trade_rows
     assert archive.coverage(PAIR) == [Range(spans[0].after, spans[-1].through)]
 
@@ -178,7 +178,7 @@ def test_an_id_gap_is_recorded_in_both_segments_beside_it(archive: TradeStore) -
     trade_rows: list[Row] = [
         (number, at, 0, *HISTORY[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
-    id_gaps = (ConfirmedIdGap(1, 5), ConfirmedIdGap(5, 9), ConfirmedIdGap(9, 20))
+    id_gaps = (IdPair(1, 5), IdPair(5, 9), IdPair(9, 20))
     with open_writer(archive, PAIR) as pair_writer:
         footer = Footer(Range(0, 1), "{}", confirmed_id_gaps=id_gaps, unconfirmed_id_gaps=3)
         commit(pair_writer, Range(turn - 10, turn + 10), trade_rows, footer)
@@ -231,7 +231,7 @@ def test_rows_outside_the_range_or_out_of_order_are_an_error(
         open_writer(archive, PAIR) as pair_writer,
         pytest.raises(AssertionError) as caught,
     ):
-        pair_writer.commit(span, batch(rows, ROWS), NOTE)
+        pair_writer.commit(span, batch(rows, PAGE_SCHEMA), NOTE)
     assert str(caught.value) == f"rows of {PAIR} are out of order, or lie outside of {span}"
     assert parquets(archive) == []
 
@@ -332,8 +332,8 @@ def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
     archive: TradeStore,
 ) -> None:
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.commit(Range(0, 100), batch([], ROWS), NOTE)
-        assert pair_writer.uncover(Range(90, 100))
+        pair_writer.commit(Range(0, 100), batch([], PAGE_SCHEMA), NOTE)
+        assert pair_writer.remove_coverage(Range(90, 100))
         assert archive.coverage(PAIR) == [Range(0, 90)]
     assert archive.gaps(PAIR) == [Range(90, 100)]
 
@@ -342,7 +342,7 @@ def test_only_segments_are_in_the_folder_trades(archive: TradeStore) -> None:
     with open_writer(archive, PAIR) as pair_writer:
         pair_writer.record_requested(Range(0, 2**62))
         commit(pair_writer, Range(0, 2**62), HISTORY)
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
         assert {Path(path).suffix for path in parquets(archive)} == {".parquet"}
 
 
@@ -351,7 +351,7 @@ def test_the_root_of_an_archive_has_these_entries(archive: TradeStore) -> None:
     with open_writer(archive, PAIR) as pair_writer:
         pair_writer.record_requested(Range(0, 2**62))
         commit(pair_writer, Range(0, 2**62), HISTORY)
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert {path.name for path in archive.root.iterdir()} == {
         "archive.json",
         "locks",
@@ -390,23 +390,23 @@ def test_compaction_keeps_id_gaps_and_the_last_cursor(archive: TradeStore) -> No
     spans = cuts(HISTORY, 3)
     ids = [[row[0] for row in HISTORY if s.after < row[1] <= s.through] for s in spans]
     given_footers = [
-        Footer(spans[0], "old", cursor="1", confirmed_id_gaps=(ConfirmedIdGap(0, ids[0][0]),)),
+        Footer(spans[0], "old", cursor="1", confirmed_id_gaps=(IdPair(0, ids[0][0]),)),
         Footer(spans[1], "mid", cursor="2", unconfirmed_id_gaps=2),
         Footer(
             spans[2],
             "new",
-            confirmed_id_gaps=(ConfirmedIdGap(8, ids[2][1]),),
+            confirmed_id_gaps=(IdPair(8, ids[2][1]),),
             unconfirmed_id_gaps=1,
         ),
     ]
     with open_writer(archive, PAIR) as pair_writer:
         for span, footer in zip(spans, given_footers, strict=True):
             commit(pair_writer, span, HISTORY, footer)
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
-    assert (found.pair, found.source, found.cursor) == ("new", "api", "2")
-    assert found.confirmed_id_gaps == (ConfirmedIdGap(0, ids[0][0]), ConfirmedIdGap(8, ids[2][1]))
+    assert (found.pair_json, found.source, found.cursor) == ("new", "api", "2")
+    assert found.confirmed_id_gaps == (IdPair(0, ids[0][0]), IdPair(8, ids[2][1]))
     assert found.unconfirmed_id_gaps == 3
 
 
@@ -416,7 +416,7 @@ def test_merging_keeps_imported_and_downloaded_trades_apart(archive: TradeStore)
     with open_writer(archive, PAIR) as pair_writer:
         for span, source in zip(spans, sources, strict=True):
             commit(pair_writer, span, HISTORY, Footer(span, "pair", source=source))
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     segments = archive.segments(PAIR)
     assert [segment.path.endswith(".csv.parquet") for segment in segments] == [True, False, True]
     assert [archive.footer(segment).source for segment in segments] == ["csv", "api", "csv"]
@@ -428,7 +428,7 @@ def test_merging_stays_within_years(archive: TradeStore) -> None:
     committed(archive, YEARS, spans)
     years = {segment.year for segment in archive.segments(PAIR)}
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert sorted(segment.year for segment in archive.segments(PAIR)) == sorted(years)
     assert held(archive) == YEARS
 
@@ -437,7 +437,7 @@ def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
     spans = cuts(HISTORY, 5)
     committed(archive, HISTORY, [spans[0], spans[1], spans[3], spans[4]])
     with open_writer(archive, PAIR) as pair_writer:
-        assert pair_writer.compact(every=True) == (4, 2)
+        assert pair_writer.compact(merge_all=True) == (4, 2)
     assert archive.coverage(PAIR) == [
         Range(spans[0].after, spans[1].through),
         Range(spans[3].after, spans[4].through),
@@ -447,9 +447,9 @@ def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
 def test_merging_what_is_merged_does_nothing(archive: TradeStore) -> None:
     committed(archive, HISTORY, cuts(HISTORY, 5))
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
         before = parquets(archive)
-        assert pair_writer.compact(every=True) == (1, 1)
+        assert pair_writer.compact(merge_all=True) == (1, 1)
     assert parquets(archive) == before
 
 
@@ -474,7 +474,7 @@ def test_a_segment_whose_rows_differ_from_its_footer_is_not_merged(archive: Trad
     before = parquets(archive)
     fresh = TradeStore(archive.root)
     with open_writer(fresh, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert str(caught.value) == (
         f"{fresh.location(damaged)} has other rows than its footer says: "
         f"`harvester verify {PAIR} --repair` downloads its range again"
@@ -489,7 +489,7 @@ def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -
     renamed = segment_path(PAIR, Range(spans[0].after, spans[1].through), spans[0].through)
     (archive.root / narrow.path).rename(archive.root / renamed)
     with open_writer(archive, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert str(caught.value) == (
         f"{archive.root}/{renamed} has other rows than its footer says: "
         f"`harvester verify {PAIR} --repair` downloads its range again"
@@ -507,7 +507,7 @@ def test_a_crash_between_merger_and_removal_is_right_to_read_and_healed_by_the_n
     spans = cuts(HISTORY, 4)
     committed(archive, HISTORY, spans)
     with pytest.raises(Crash):
-        crashing(archive, removals=removals).compact(every=True)
+        crashing(archive, removals=removals).compact(merge_all=True)
     after = TradeStore(archive.root)
     assert len(after.segments(PAIR)) == 5 - removals
     assert held(after) == HISTORY
@@ -522,7 +522,7 @@ def test_a_crash_before_the_merger_stands_leaves_all_as_it_was(archive: TradeSto
     committed(archive, HISTORY, cuts(HISTORY, 4))
     before = parquets(archive)
     with pytest.raises(Crash):
-        crashing(archive, commits=0).compact(every=True)
+        crashing(archive, commits=0).compact(merge_all=True)
     assert parquets(archive) == before
 
 
@@ -584,7 +584,7 @@ def test_segments_that_overlap_in_part_are_merged_without_repeating_a_row(
     placed(archive, Range(10, 30), small(15, 25))
     placed(archive, Range(30, 40), small(35))
     with open_writer(archive, PAIR) as pair_writer:
-        pair_writer.compact(every=True)
+        pair_writer.compact(merge_all=True)
     assert [row[1] for row in held(archive)] == [5, 15, 25, 35]
     assert archive.coverage(PAIR) == [Range(0, 40)]
 
@@ -607,7 +607,7 @@ def test_trades_survive_any_sequence_of_commits_compactions_and_crashes(
             store = archive.store
             worker = crashing(archive, commits=chance.choice((0, 9)), removals=chance.randrange(4))
             with suppress(Crash):
-                worker.compact(every=True)
+                worker.compact(merge_all=True)
             archive.store = store
         covered = [row for row in HISTORY if any(s.after < row[1] <= s.through for s in done)]
         assert held(TradeStore(archive.root)) == covered

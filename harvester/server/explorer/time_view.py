@@ -52,7 +52,7 @@ def intervals_from(text: str) -> Iterator[Interval]:
     if first is not None:
         yield first
     for interval in (*LADDER, *LONGEST):
-        if first is None or interval.length_ns > first.length_ns:
+        if first is None or interval.average_width_ns > first.average_width_ns:
             yield interval
 
 
