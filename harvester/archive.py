@@ -102,7 +102,8 @@ def open(  # noqa: A001 - harvester.open reads well
     for name, value in values.items():
         if name not in rules:
             raise BadSetting(
-                f"settings: {refused_value('', name)} is no setting; there are {', '.join(rules)}"
+                f"settings: {refused_value('', name)} is not a setting; "
+                f"there are {', '.join(rules)}"
             )
         try:
             rules[name].read(value)
@@ -456,20 +457,22 @@ class Archive:
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """Keep some pairs up to date without end: store new trades as soon as they are settled.
+        """Keep pairs up to date until cancelled: store new trades as soon as they are settled.
 
         It blocks until `cancel` is cancelled from another thread or from `progress`, or until
-        Ctrl-C. Outages of the exchange are waited out, without a gap. A pair with an error that
-        waiting does not resolve ends alone; docs/follow.md explains the rules.
+        Ctrl-C. If the exchange is down, it waits and then downloads what it missed. A pair stops at
+        an error that waiting does not resolve; the other pairs continue. docs/follow.md explains
+        the rules.
 
         Args:
             *pairs: names in any spelling, or patterns such as `XBT/*`.
-            every: store new trades at least this often: text such as `10s`, or a timedelta.
+            every: store new trades at least this often: text such as `10s`, a number of minutes, or
+                a timedelta.
             since: first download what is missing from this time on. Default: a stored pair is
                 completed from the start of its last requested range on, another begins now.
             progress: called in another thread with each event of `harvester.download.events`:
                 a `Followed` event per poll and pair. True shows one status line.
-            cancel: ends the call in good order once its `cancel()` is called.
+            cancel: its `cancel()` ends the call; what is complete is stored.
             check: raise the most severe error of a pair at the end. If False, errors are only in
                 the results.
 

@@ -172,10 +172,10 @@ class BackfillRun:
 async def run_to_completion(
     work: Callable[[CancelToken], Awaitable[T]], cancel: CancelToken | None = None
 ) -> T:
-    """Run work on the running event loop; if the caller is cancelled, the work ends in order first.
+    """Run work on the running event loop; if the caller is cancelled, it stops cleanly first.
 
     Args:
-        work: what to run; ends in order when its token is cancelled.
+        work: what to run; it must stop cleanly when its token is cancelled.
         cancel: the token; a new one unless given.
 
     Raises:
@@ -202,11 +202,12 @@ def run_in_thread(
     This works whether or not an event loop runs in the calling thread.
 
     Args:
-        work: what to run; ends in order when its token is cancelled.
+        work: what to run; it must stop cleanly when its token is cancelled.
         cancel: the token; a new one unless given.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the work has ended in order. A second one does not wait for that.
+        KeyboardInterrupt: Ctrl-C; the work has stopped cleanly. A second Ctrl-C does not wait for
+            that.
     """
     token, result = cancel or CancelToken(), Future[T]()
 

@@ -79,7 +79,9 @@ def _pair_of_segments(archive: TradeStore, name: str) -> Pair:
 
 
 def _stored_by_altname(archive: TradeStore, text: str) -> Pair | None:
-    """The stored pair with exactly this altname, which it means before any other spelling does.
+    """Return the stored pair whose altname is exactly `text`.
+
+    An exact altname wins over other spellings.
 
     The folders of all other pairs are not listed: of 1,400 pairs, that takes a second.
     """
@@ -291,9 +293,9 @@ class ListedPairs:
         return (await self._request())[1]
 
     async def find(self, pair: Pair) -> tuple[Pair, bool]:
-        """A pair with the key that requests need, and whether the exchange lists or knows it.
+        """Complete a pair's key, and say whether the exchange still serves the pair.
 
-        Of a pair that it does not list, trades are requested to find out.
+        If it is not listed, a page is requested to find out.
         """
         listed, known = await self._request()
         pair = pair if pair.key else known.get(pair.altname, pair)
@@ -348,15 +350,17 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
             )
         if choice.asset_class and not of_class(pairs, choice.asset_class):
             raise UsageError(
-                f"{source}{name!r} is not of the class of --class: leave one of them out"
+                f"{source}{name!r} is not of the class {choice.asset_class}: "
+                "leave out the pair or the class filter"
             )
         if not found and is_pattern(name):
             raise UnknownPair(
-                f"{source}no pair that matches {name!r} is quoted in a currency of --quote"
+                f"{source}no pair matches {name!r} and is quoted in {', '.join(choice.quotes)}"
             )
         if not found:
             raise UsageError(
-                f"{source}{name!r} is not quoted in a currency of --quote: leave one of them out"
+                f"{source}{name!r} is not quoted in {', '.join(choice.quotes)}: "
+                "leave out the pair or the quote filter"
             )
         chosen |= {pair.altname: pair for pair in found}
     return list(chosen.values())
@@ -456,7 +460,9 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
 
 
 def last_start(wanted: Sequence[Range], now_ns: int) -> int | None:
-    """The time behind which the last request of a pair began, which is continued; None without one.
+    """Return `after` of the last requested range, from which a refresh continues.
+
+    None if nothing was requested.
 
     Args:
         wanted: the ranges that were requested, in order.

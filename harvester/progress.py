@@ -14,7 +14,7 @@ from harvester.times import show
 Clock = Callable[[], float]
 
 RATE_SAMPLES = 20
-"""The current rate is the average of so many seconds with a page or a step."""
+"""The current rate is the average of this many seconds with a page or a step."""
 
 
 class PairProgress:
@@ -83,8 +83,8 @@ class PairProgress:
     def per_s(self) -> float:
         """Current rate of trades, or of steps, per second."""
         (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
-        # A page is not late before it takes longer than those before it: else the rate, and the
-        # remaining time with it, would go up and down between any two pages.
+        # The next page is not yet late while it takes no longer than the average page; without
+        # this, the rate would fall and jump between pages.
         page_s = (last_s - first_s) / max(1, len(self._samples) - 1)
         passed_s = max(last_s, self._clock() - page_s) - first_s
         return (last - first) / passed_s if passed_s > 0 else 0.0
@@ -165,7 +165,7 @@ class RunProgress:
         self._begin(pairs)
 
     def _begin(self, pairs: int | None) -> None:
-        """Begin a run, or a part of it, with so many pairs, of which none has begun."""
+        """Begin a run, or a part of it, with this many pairs, of which none has begun."""
         self.pairs = pairs
         self.running: dict[str, PairProgress] = {}
         self.status = ""
@@ -298,7 +298,7 @@ def time_left(seconds: float | None) -> str:
 
 
 def messages(event: events.Event) -> list[str]:
-    """The lines that say once what happened; most events have none."""
+    """Return the log lines of an event; most have none."""
     if isinstance(event, events.Imported):
         return list(event.lines)
     return [str(event)] if isinstance(event, events.Noted | events.BackfillResult) else []

@@ -24,7 +24,7 @@ from harvester.progress import (
 
 MAX_LINES = 16
 FREE_COLUMNS = 3
-"""A full line would wrap on some terminals, and so would the ^C that a terminal prints behind it;
+"""A full line would wrap on some terminals, and so would the ^C that a terminal prints after it;
 wrapped lines would stay after redrawing."""
 
 LEAST_BAR_WIDTH = 50

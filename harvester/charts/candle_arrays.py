@@ -30,7 +30,7 @@ def digits(number: Decimal, min_decimals: int = 0) -> str:
 
     Args:
         number: the number.
-        min_decimals: so many decimals at least.
+        min_decimals: this many decimals at least.
     """
     text = f"{number:,f}"
     whole, point, fraction = text.partition(".")

@@ -19,7 +19,7 @@ MIN_GAP_WIDTH = 1 / 600
 """The least width of a shaded gap, as a part of the chart's width, so that it can be seen."""
 
 MAX_LABELS = 5
-"""The widest gaps get a label, at most so many; hundreds of labels can't be read."""
+"""At most this many gaps, the widest, get a label; hundreds of labels can't be read."""
 
 MIN_LABEL_DISTANCE = 1 / 25
 """The least distance between two labels, as a part of the chart's width."""
@@ -52,21 +52,23 @@ def frame_of(archive: TradeStore, query: CandleQuery, candles: Range, now_ns: in
         now_ns: the current time in nanoseconds; later times are no gap.
     """
     covered = archive.coverage(query.pair)
-    since, until = query.range
+    after, through = query.range
     title_range = Range(
-        since if since > 0 else candles.after,
-        until if until <= now_ns else min(candles.through, covered[-1].through),
+        after if after > 0 else candles.after,
+        through if through <= now_ns else min(candles.through, covered[-1].through),
     )
     requested = [overlap(gap, query.range) for gap in archive.gaps(query.pair)]
     gaps = union([*missing([title_range], covered), *filter(None, requested)])
     # A history that was requested from time 0 on has no edge to show.
-    after = min([title_range.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
-    through = max(
+    title_after = min(
+        [title_range.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)]
+    )
+    title_through = max(
         [title_range.through, *(gap.through for gap in gaps if gap.through < END_OF_TIME)]
     )
     return Frame(
-        Range(min(after, candles.after), max(through, candles.through)),
-        Range(after, through),
+        Range(min(title_after, candles.after), max(title_through, candles.through)),
+        Range(title_after, title_through),
         [gap for gap in gaps if gap.through > BEGINNING_NS],
     )
 

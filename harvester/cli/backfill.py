@@ -294,7 +294,7 @@ def _summary(results: Sequence[BackfillResult]) -> str:
     """
     outcomes = [_outcome(result) for result in results]
     rows, lines = [], []
-    for outcome in ("done", "not agreeing", "with gaps", "failed", "stopped"):
+    for outcome in ("done", "replacement incomplete", "with gaps", "failed", "stopped"):
         found = [
             result for result, (name, _) in zip(results, outcomes, strict=True) if name == outcome
         ]
@@ -322,7 +322,7 @@ def _outcome(result: BackfillResult) -> tuple[str, str]:
     if result.gaps:
         return "with gaps", f"{result.pair}: {remaining_gaps(result.gaps)}"
     if result.exit_status:
-        return "not agreeing", f"{result.pair}: {result.replacement}"
+        return "replacement incomplete", f"{result.pair}: {result.replacement}"
     return "done", ""
 
 
@@ -359,12 +359,12 @@ class ImportArguments(TypedDict):
 @click.option(
     "--whole-since",
     metavar="TIME",
-    help="The files of a pair together are complete from TIME on, if you know it.",
+    help="Treat each pair's files as complete from TIME on.",
 )
 @click.option(
     "--whole-until",
     metavar="TIME",
-    help="The files of a pair together are complete up to TIME (exclusive), if you know it.",
+    help="Treat each pair's files as complete up to TIME (exclusive).",
 )
 @click.option(
     "--skip-bad-rows",

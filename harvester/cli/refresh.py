@@ -64,7 +64,7 @@ MAX_LINE = 1_000
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
     metavar="N",
-    help="Stop in good order after N minutes; the next run continues.",
+    help="Stop after N minutes and keep what was downloaded; the next run continues.",
 )
 @click.option(
     "--sync", metavar="URL", help="Afterwards bring the copy at s3://BUCKET/PREFIX up to date."
@@ -81,8 +81,8 @@ def refresh(
 ) -> int:
     """Download new trades up to now, fill gaps, and maintain the files.
 
-    Without PAIR: those of [refresh] pairs in config.toml, or all stored pairs if it is empty. PAIR
-    is a name in any spelling, or a pattern such as '*/EUR'. A stored pair is
+    Without PAIR, the pairs of `[refresh] pairs` in config.toml are refreshed, or all stored pairs
+    if that is empty. PAIR is a name in any spelling, or a pattern such as '*/EUR'. A stored pair is
     completed from the start of its last request on; a new one begins with its first trade.
 
     Safe to run at any time. While another refresh runs, it ends with status 5. The exit status is 0
@@ -134,7 +134,7 @@ def _print_result(result: RefreshResult, common: CommonOptions, *, as_json: bool
     if unfinished := [pair.pair for pair in result.pairs if pair.state == "unfinished"]:
         names = first_few(unfinished, MAX_NAMED)
         pairs = "1 pair is" if len(unfinished) == 1 else f"{len(unfinished):,} pairs are"
-        output.hint(f"the time was up: {pairs} unfinished ({names}); the next run goes on there")
+        output.hint(f"time limit reached: {pairs} unfinished ({names}); the next run continues")
     elif result.error is not None:
         output.error(str(result.error))
     if result.sync is not None and not (as_json or common.quiet):
@@ -324,7 +324,8 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     metavar="LENGTH",
     default="10s",
     show_default=True,
-    help="Store new trades at least this often: a length such as 10s or 1m.",
+    help="Store new trades at least this often, such as 10s or 1m; a number without a unit is "
+    "minutes.",
 )
 @click.option(
     "--since",
@@ -340,17 +341,17 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 def follow(
     common: CommonOptions, pair: tuple[str, ...], every: str, since: str | None, as_json: bool
 ) -> int:
-    """Keep some pairs up to date without end.
+    """Keep pairs up to date until Ctrl-C.
 
     New trades are stored once they are settled: 60 s old, by the setting `refresh.settle_s`. Newer
     ones are only shown. PAIR is a name in any spelling, or a pattern such as 'XBT/*'.
 
-    An outage of the exchange is waited out, and what was missed is downloaded. While it runs, a
-    `refresh` leaves these pairs out and ends with status 5.
+    If the exchange is down, follow waits and then downloads what it missed. A `refresh` that runs
+    at the same time leaves these pairs out and ends with status 5.
 
     Ctrl-C or SIGTERM ends it with status 0; with 130 if a pair was still catching up or waiting for
-    an answer. A pair that the exchange refuses, or that another run is writing, ends alone and
-    decides the status.
+    an answer. A pair stops if the exchange refuses it or another run is writing it; the other pairs
+    continue, and the exit status is that pair's.
 
     Example: harvester follow XBT/USD ETH/EUR --every 10s
     """
@@ -369,7 +370,7 @@ def follow(
                 try:
                     output.as_json(followed_fields(event), indent=0)
                 except (output.ReaderGone, HarvesterError) as error:
-                    # The run ends in good order, then the command as any other does.
+                    # The run stops cleanly, then the command ends as any other does.
                     gone.append(error)
                     run.cancel.cancel()
 

@@ -161,7 +161,7 @@ def print_status(archive: Archive, pairs: Sequence[str], *, exact: bool, as_json
 def _nothing_stored(archive: Archive) -> str:
     return (
         f"the archive at {archive.settings.archive.path} is empty; "
-        "`harvester backfill XBT/USD` begins one"
+        "`harvester backfill XBT/USD` creates it"
     )
 
 

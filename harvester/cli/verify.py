@@ -100,7 +100,7 @@ def verify(
     statuses += [report.exchange.exit_status for report in reports if report.exchange]
     statuses += [report.csv.exit_status for report in reports if report.csv]
     if against_csv and not any(report.csv for report in reports):
-        output.error("nothing compared: none of the files is of a pair that is stored")
+        output.error("nothing compared: no file has candles of a stored pair")
         statuses.append(ArchiveIncomplete.exit_status)
     if as_json:
         with_repair: dict[str, Any] = {"repair": None} if repair else {}

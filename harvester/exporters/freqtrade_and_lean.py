@@ -219,7 +219,9 @@ def lean_resolution(interval: Interval) -> str:
 
 
 def check_lean_files(pair: Pair, interval: Interval, folder: str, stored: Range) -> None:
-    """Check that no file would lose candles, as its time is only in part in the range.
+    """Refuse to replace a LEAN file that has candles outside the stored part of the range.
+
+    They would be lost.
 
     Args:
         pair: the pair, whose names are known.
@@ -228,7 +230,7 @@ def check_lean_files(pair: Pair, interval: Interval, folder: str, stored: Range)
         stored: the part of the requested range that the archive has.
 
     Raises:
-        UsageError: a file has candles before the range, or behind it.
+        UsageError: a file has candles before the range, or after it.
         BadInterval: LEAN has no interval of this length.
         ArchiveUnwritable: a file can't be read.
     """

@@ -265,8 +265,8 @@ def check_trade_row(answers: Answers) -> str:
     if lengths.keys() - {7}:
         raise Differs(
             seen,
-            "without the seventh, the trade id, losses can't be found by ids; an eighth is not "
-            "stored. All others are",
+            "rows without the seventh element, the trade id, can't be checked for lost trades; an "
+            "eighth element is ignored",
         )
     return seen
 

@@ -1,4 +1,4 @@
-"""Follow pairs: poll their newest trades for ever, and store them as soon as they are settled."""
+"""Follow pairs until cancelled: poll their newest trades, and store them once they are settled."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ CLOCK_AGE_S = 1.0
 """The exchange's clock is requested this often at most, by all pairs together."""
 
 MERGE_EVERY = 4
-"""After so many new segments of a pair they are merged."""
+"""Merge a pair's segments after this many new ones."""
 
 MAX_UNMERGED = 4 * MERGE_EVERY
 """At this many unmerged segments, polls wait for the running merge, such as on a slow disk."""
 
 FAILURES_OF_AN_OUTAGE = 2
-"""After so many failed requests without a good answer between them, an outage is reported."""
+"""After this many failed requests without a good answer between them, an outage is reported."""
 
 MAX_PRICES = 5
-"""The status line shows the prices of so many pairs."""
+"""The status line shows the prices of this many pairs at most."""
 
 MAX_AGE_SHOWN_S = 600
 """The status line leaves out ages of this many seconds or more."""
@@ -69,16 +69,17 @@ async def follow(
     after: int | None,
     every_s: float,
 ) -> list[BackfillResult]:
-    """Follow pairs until the run is cancelled; outages of the exchange are waited out.
+    """Follow pairs until the run is cancelled.
 
-    A pair with an error that waiting does not resolve ends alone. The run ends when all pairs have.
+    If the exchange is down, the run waits and then downloads what it missed. A pair stops at an
+    error that waiting does not resolve; the other pairs continue. The run ends when all pairs have.
 
     Args:
         archive: where the trades are stored.
         settings: `settle_s` says how old trades are when they are stored.
         options: listener for progress and warnings, and the token that ends the run.
         selection: which pairs.
-        after: download what is missing behind this time first, in nanoseconds; None for where the
+        after: download what is missing after this time first, in nanoseconds; None for where the
             last request of a stored pair began, and for now where nothing is stored.
         every_s: store new trades at least this often, in seconds.
 
@@ -220,7 +221,8 @@ class _FollowedPair:
         trades: stored since the start.
         reached_ns: all trades up to this time are stored; None if none are.
         last_price: of the newest trade that the exchange showed, as text; None if there is none.
-        is_behind: whether it is more than ten minutes behind.
+        is_behind: whether coverage ends more than ten minutes, or two `every_s` if that is longer,
+            before the settled time.
         is_waiting: whether its last request had no good answer.
         has_ended: whether it is not followed any more.
     """
@@ -258,7 +260,7 @@ class _FollowedPair:
         return int((self._newest_times > (self.reached_ns or self._after)).sum())
 
     def event(self) -> Followed:
-        """How far it is."""
+        """Return the pair's state as a `Followed` event."""
         last_ns = int(self._newest_times[-1]) if len(self._newest_times) else None
         is_waiting = self.is_waiting or self._poll_error is not None
         state = "waiting" if is_waiting else "catching up" if self.is_behind else "live"

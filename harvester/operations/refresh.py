@@ -64,13 +64,13 @@ from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 
 
-class TimeIsUp(HarvesterError):
+class TimeLimitReached(HarvesterError):
     """The run reached its time limit before it was done; the user asked for that, so no failure."""
 
     exit_status = 0
 
     def __init__(self) -> None:
-        super().__init__("the time was up; the next run goes on where this one stopped")
+        super().__init__("time limit reached; the next run continues from here")
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class RefreshedPair:
         pair: altname, as the archive has it.
         state: `complete`, `gaps`, `delisted`, `renamed` (its trade history continues under another
             name that is stored as well), `maintenance`, `locked` (another run is writing the
-            pair), `unfinished` (the time was up), `interrupted`, or `failed`.
+            pair), `unfinished` (the time limit was reached), `interrupted`, or `failed`.
         trades: how many were added.
         pages: how many pages of trades were read.
         refusals: requests for trades that the exchange refused or did not answer properly.
@@ -116,7 +116,7 @@ class RefreshedPair:
 
     @property
     def exit_status(self) -> int:
-        """The exit status of this pair: 0 if it is complete, or stopped because the time was up."""
+        """The exit status of this pair: 0 if it is complete, or the time limit stopped it."""
         if self.error is not None:
             return self.error.exit_status
         return ArchiveHasGaps.exit_status if self.gaps else 0
@@ -205,7 +205,7 @@ async def refresh(
             refreshed.
         options: listener for progress and warnings, and the token that stops the run.
         pairs: names and patterns.
-        max_minutes: stop in good order after this time; what was downloaded is kept.
+        max_minutes: stop after this time; what was downloaded is kept.
         asset_class: limit patterns, and all stored pairs, to this class.
 
     Raises:
@@ -216,7 +216,7 @@ async def refresh(
     if not texts and not archive.stored_or_requested():
         raise NothingStored(
             f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs "
-            "names none. `harvester backfill XBT/USD` begins one"
+            "names none. `harvester backfill XBT/USD` creates it"
         )
     request = {
         "pairs": list(pairs),
@@ -248,7 +248,7 @@ class _Refresh:
             on_pace=lambda pace: self._listener(Paced(pace.pair, pace)),
         )
         self._exchange = ""
-        self._time_is_up = False
+        self._is_time_limit_reached = False
         self._targets: list[RefreshTarget] = []
         self._rows: dict[str, RefreshedPair] = {}
         self._started_s: dict[str, float] = {}
@@ -260,7 +260,7 @@ class _Refresh:
         timer = None
         if max_minutes is not None:
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(max_minutes * 60, self.time_is_up)
+            timer = loop.call_later(max_minutes * 60, self.stop_at_time_limit)
         begun_s = time.monotonic()
         archive, error = self._archive, None
         doing = f"the archive at {archive.path} is being refreshed"
@@ -279,9 +279,9 @@ class _Refresh:
         seconds = round(time.monotonic() - begun_s, 3)
         return RefreshResult(rows, self._exchange, calls, refusals, seconds, error)
 
-    def time_is_up(self) -> None:
-        """Stop in good order, as the time limit is reached."""
-        self._time_is_up = True
+    def stop_at_time_limit(self) -> None:
+        """Stop the run, as the time limit is reached."""
+        self._is_time_limit_reached = True
         self._stop.end_run()
 
     async def _run(self, texts: Sequence[str], asset_class: str | None) -> None:
@@ -311,7 +311,7 @@ class _Refresh:
             self._exchange = "online"
         if self._exchange == MAINTENANCE:
             raise ExchangeRefused(
-                "the exchange is in maintenance, so nothing was requested: the next run goes on"
+                "the exchange is in maintenance: nothing was requested; run refresh again later"
             )
         return await list_pairs(self._client, self._archive, may_be_empty=True)
 
@@ -440,8 +440,8 @@ class _Refresh:
             if not isinstance(target.error, UnknownPair):
                 row.read_coverage(self._archive)
         except HarvesterError as error:
-            # Damage is reported even if the time was up.
-            row.error = error if isinstance(row.error, TimeIsUp) else row.error or error
+            # Damage is reported even if the time limit was reached.
+            row.error = error if isinstance(row.error, TimeLimitReached) else row.error or error
         row.state = self._state(target, row)
 
     def _state(self, target: RefreshTarget, row: RefreshedPair) -> str:
@@ -450,7 +450,7 @@ class _Refresh:
                 return "renamed" if target.renamed_to else "delisted"
             case None:
                 return "gaps" if row.gaps else "complete"
-            case TimeIsUp():
+            case TimeLimitReached():
                 return "unfinished"
             case Interrupted():
                 return "interrupted"
@@ -461,8 +461,12 @@ class _Refresh:
         return "failed"
 
     def _time_limit_or(self, error: HarvesterError) -> HarvesterError:
-        """`TimeIsUp` for the interruption that the time limit caused; else the error itself."""
-        return TimeIsUp() if self._time_is_up and isinstance(error, Interrupted) else error
+        """`TimeLimitReached` for an interruption by the time limit; else the error itself."""
+        return (
+            TimeLimitReached()
+            if self._is_time_limit_reached and isinstance(error, Interrupted)
+            else error
+        )
 
     def _on_event(self, event: Event) -> None:
         """Note times and numbers per pair, and pass the event on to the listener."""

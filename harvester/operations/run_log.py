@@ -223,7 +223,9 @@ def record_run(
     settings: Settings,
     warn: Callable[[str], None],
 ) -> Iterator[RunRecord]:
-    """Keep a record of a run, to which the block adds results; a run goes on without its record.
+    """Write a record when a run begins and when it ends; the block adds results.
+
+    If writing fails, the run continues.
 
     Args:
         archive: what the run changes.

@@ -92,7 +92,8 @@ def sync(
         dry_run: write nothing.
 
     Raises:
-        UsageError: the archive is in no folder, or it is no URL of an object store.
+        UsageError: the archive is not in a local folder, or `url` is not the URL of an object
+            store.
         NothingStored: the archive is empty.
         ArchiveLocked: another sync of the archive is running.
         ArchiveTooNew: a newer harvester wrote the copy.
@@ -316,7 +317,7 @@ def choose_deletions(
 
     A segment that the archive does not have is replaced if segments that it has, and that were
     written later, cover its whole range. As only later ones count, two syncs at once can't delete
-    what the other one keeps. What is no segment or roll-up is none of ours.
+    what the other one keeps. Other objects are ignored.
 
     Args:
         objects: all objects of the copy.
@@ -386,7 +387,7 @@ def _by_pair(objects: Iterable[Entry]) -> Iterable[list[Segment]]:
 
 
 def _age_order(segment: Segment) -> tuple[int, int, int, bool]:
-    """Sort key: the second a segment was written in; within it, what readers read first is last."""
+    """Sort key by age: the second of writing, then the reverse of the order of reading."""
     after, through = segment.range
     return segment.changed_ns // SECOND, -after, through, not segment.is_imported
 

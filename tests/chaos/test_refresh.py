@@ -122,7 +122,7 @@ def test_nothing_named_and_nothing_held_is_no_quiet_success(nights: Nights) -> N
         nights.refresh()
     assert str(caught.value) == (
         f"nothing to refresh: the archive at {nights.folder} is empty, and [refresh] pairs names "
-        "none. `harvester backfill XBT/USD` begins one"
+        "none. `harvester backfill XBT/USD` creates it"
     )
     assert not nights.folder.exists()
 
@@ -327,7 +327,7 @@ def test_during_maintenance_nothing_is_requested_and_the_status_is_3(
     assert [call.path for call in nights.exchange.calls[calls:]] == ["/0/public/SystemStatus"]
     assert (report["exit_status"], report["exchange"]) == (3, "maintenance")
     assert report["error"] == (
-        "the exchange is in maintenance, so nothing was requested: the next run goes on"
+        "the exchange is in maintenance: nothing was requested; run refresh again later"
     )
     assert states(report) == {"XBTUSD": "maintenance", "SOL/EUR": "maintenance"}
 
@@ -399,7 +399,7 @@ def test_a_run_whose_time_is_up_names_what_is_unfinished(nights: Nights) -> None
     nights.pairs = ["XBTUSD", "ETHEUR"]
     report = nights.refresh(max_s=0)
     assert report["exit_status"] == 0
-    assert report["error"] == "the time was up; the next run goes on where this one stopped"
+    assert report["error"] == "time limit reached; the next run continues from here"
     assert nights.refresh()["exit_status"] == 0
 
 
@@ -412,7 +412,7 @@ def test_a_run_whose_time_is_up_ends_well_and_names_what_is_unfinished(
     done = nights.command("--max-minutes", "0.0000001", *(["-q"] if is_quiet else []))
     assert done.status == 0
     assert done.err.splitlines()[-1] == (
-        "the time was up: 2 pairs are unfinished (ETHEUR, XBTUSD); the next run goes on there"
+        "time limit reached: 2 pairs are unfinished (ETHEUR, XBTUSD); the next run continues"
     )
 
 
@@ -435,7 +435,7 @@ def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
 ) -> None:
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
-            runs[0].time_is_up()
+            runs[0].stop_at_time_limit()
 
     report = nights.refresh("XBTUSD", listener=listen)
     assert states(report) == {"XBTUSD": "unfinished"}
@@ -452,7 +452,7 @@ def test_a_run_that_is_cancelled_after_its_time_limit_stays_cancelled(
 
         def listen(event: Event, stop: CancelToken = stop, ends: bool = is_cancelled) -> None:
             if isinstance(event, PageRead):
-                runs[-1].time_is_up()
+                runs[-1].stop_at_time_limit()
                 if ends:
                     stop.cancel()
 

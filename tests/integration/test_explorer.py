@@ -191,10 +191,10 @@ def test_gaps_are_shown_before_wider_time_without_trades() -> None:
     covered = [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000)]
     found = shades(view, covered, missing([view], covered), [])
     assert [shade.kind for shade in found.parts].count("gap") == 1_000
-    assert found.gaps_left_out == 0
+    assert found.unstored_left_out == 0
     more = Range(0, 1_100_000_000)
     covered += [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000, 1_100)]
-    assert shades(more, covered, missing([more], covered), []).gaps_left_out == 100
+    assert shades(more, covered, missing([more], covered), []).unstored_left_out == 100
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -89,12 +89,12 @@ def test_what_is_typed_means_these_pairs(
         (
             names("ETH/*", quotes=("EUR",)),
             UnknownPair,
-            "no pair that matches 'ETH/*' is quoted in a currency of --quote",
+            "no pair matches 'ETH/*' and is quoted in EUR",
         ),
         (
             names("XBT/USD", quotes=("EUR",)),
             UsageError,
-            "'XBT/USD' is not quoted in a currency of --quote: leave one of them out",
+            "'XBT/USD' is not quoted in EUR: leave out the pair or the quote filter",
         ),
         (
             PairSelection(everything=True, quotes=["JPY"]),

@@ -146,7 +146,7 @@ def test_a_selection_knows_the_classes(
             ["XBTUSD"],
             {"asset_class": STOCK_CLASS},
             UsageError,
-            "'XBTUSD' is not of the class of --class: leave one of them out",
+            "'XBTUSD' is not of the class tokenized_asset: leave out the pair or the class filter",
         ),
         (
             ["XBT*"],

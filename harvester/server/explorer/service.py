@@ -98,10 +98,13 @@ class ReadableArchive(TradeArchive, Protocol):
 # --- the service ----------------------------------------------------------------------------------
 
 STATUS_TTL_S = 2.0
-"""The list of pairs is read again after this time."""
+"""Least seconds between two readings of the list of pairs."""
 
 STATUS_TTL_FACTOR = 10
-"""Or after so many times what reading it takes, which is a second where there are 1,400 pairs."""
+"""The list is also not read again before this many times the last reading's duration has passed.
+
+Reading 1,400 pairs takes a second.
+"""
 
 MAX_QUERIES = 2
 """SQL queries that run at the same time; others wait."""
@@ -272,7 +275,7 @@ class ArchiveExplorer:
                     if not whole
                 ],
                 shades=found_shades.parts,
-                gaps_left_out=found_shades.gaps_left_out,
+                unstored_left_out=found_shades.unstored_left_out,
                 now=now_ns // 1_000_000,
                 copy=candle_texts(self.path, pair, length.name, since_text, until_text),
                 version=_version(covered),

@@ -123,11 +123,12 @@ class Shades(NamedTuple):
 
     Attributes:
         parts: in order of time; the widest if there are many.
-        gaps_left_out: how many parts that are not stored are missing.
+        unstored_left_out: number of the narrowest gaps and unrequested parts that `parts` leaves
+            out.
     """
 
     parts: list[Shade]
-    gaps_left_out: int
+    unstored_left_out: int
 
 
 def shades(
@@ -181,7 +182,7 @@ class CandleView:
     """The candles of a visible range, in order of time.
 
     Attributes:
-        pair: altname.
+        pair: the pair's name as requested.
         interval: their length.
         requested: the interval that was asked for, or `auto`.
         is_coarser: whether the candles are longer than requested, which would be too many.
@@ -192,7 +193,8 @@ class CandleView:
         count: trades of each candle.
         incomplete: the indexes of candles that still run or touch a gap.
         shades: the parts of the range without candles.
-        gaps_left_out: how many short parts that are not stored are not among them.
+        unstored_left_out: number of the narrowest gaps and unrequested parts that `shades` leaves
+            out.
         now: the present time in UNIX milliseconds: what is later is not missing.
         copy: how to get the same candles elsewhere.
         version: as `ArchiveExplorer.version` returns it.
@@ -209,7 +211,7 @@ class CandleView:
     count: list[int]
     incomplete: list[int]
     shades: list[Shade]
-    gaps_left_out: int
+    unstored_left_out: int
     now: int
     copy: CopyTexts
     version: str
@@ -361,7 +363,7 @@ def summary(view: CandleView) -> dict[str, Any]:
         "rows": [list(row) for row in zip(view.time, *columns, strict=True)],
         "incomplete": view.incomplete,
         "without_candles": [shade._asdict() for shade in view.shades],
-        "gaps_left_out": view.gaps_left_out,
+        "unstored_left_out": view.unstored_left_out,
         "copy": view.copy._asdict(),
     }
 

@@ -228,7 +228,7 @@ def _pair(query: Query) -> str:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 4):
-        raise UsageError("count is no whole number of at most four digits")
+        raise UsageError("count must be a whole number of at most four digits")
     return int(text)
 
 
