@@ -421,13 +421,13 @@ class Archive:
         if sync is not None:
             # Before hours of downloading.
             object_store(sync)
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             estimates = estimate_trades or progress is True
             result = run_in_thread(
-                lambda stop: refresh.refresh(
+                lambda cancel: refresh.refresh(
                     TradeStore(self.path, is_written=True),
                     self._settings,
-                    RunOptions(listener, stop, estimates=estimates, warn=self._warn),
+                    RunOptions(listener, cancel, estimates=estimates, warn=self._warn),
                     pairs,
                     max_minutes=minutes,
                     asset_class=asset_class,
@@ -504,12 +504,12 @@ class Archive:
         if every_ns is None:
             raise BadInterval(f"every is {every!r}: give a fixed length such as 10s or 1m")
         after = None if since is None else parse_range(since, None).after
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             results = run_in_thread(
-                lambda stop: follow.follow(
+                lambda cancel: follow.follow(
                     TradeStore(self.path, is_written=True),
                     self._settings,
-                    RunOptions(listener, stop, warn=self._warn),
+                    RunOptions(listener, cancel, warn=self._warn),
                     selection,
                     after=after,
                     every_s=every_ns / SECOND,
@@ -554,7 +554,7 @@ class Archive:
         """Prepare a backfill, whose events are shown while the context is open."""
         from harvester.async_runner import BackfillRun
 
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             # A separate store, because the run is in another thread.
             yield BackfillRun(
                 TradeStore(self.path, is_written=True),
@@ -680,7 +680,7 @@ class Archive:
             skip_bad_rows=skip_bad_rows,
         )
         store, token = TradeStore(self.path, is_written=True), cancel or CancelToken()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             result = run_import(store, self._settings, request, listener, token, self._warn)
         if check:
             result.raise_gravest()
@@ -1501,7 +1501,7 @@ class Archive:
         self._check_open()
         names = [self._resolve_stored(name).altname for name in pairs] or self._store.stored_pairs()
         time_range = parse_range(since, until)
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             return digest_pairs(AnswerStore(self._store), names, time_range, listener)
 
     @check_types
@@ -1562,23 +1562,23 @@ class Archive:
             TradeStore(self.path, is_written=True)
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             reports = maintenance.check_pairs(self._store, names, listener)
             if repair and any(report.faults for report in reports):
                 estimates = estimate_trades or progress is True
                 reports = run_in_thread(
-                    lambda stop: maintenance.repair_pairs(
+                    lambda cancel: maintenance.repair_pairs(
                         TradeStore(self.path, is_written=True),
                         settings,
                         reports,
-                        RunOptions(listener, stop, estimates=estimates, warn=self._warn),
+                        RunOptions(listener, cancel, estimates=estimates, warn=self._warn),
                     ),
                     cancel,
                 )
             if against_exchange and reports:
                 run_in_thread(
-                    lambda stop: maintenance.compare_with_exchange(
-                        TradeStore(self.path), settings, reports, listener, stop
+                    lambda cancel: maintenance.compare_with_exchange(
+                        TradeStore(self.path), settings, reports, listener, cancel
                     )
                 )
             if against_csv:
@@ -1628,7 +1628,7 @@ class Archive:
         from harvester.operations.maintenance import compact
 
         self._check_open()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             return compact(TradeStore(self.path, is_written=True), self._settings, pairs, listener)
 
     @check_types
@@ -1653,7 +1653,7 @@ class Archive:
         from harvester.operations.maintenance import build_rollups
 
         self._check_open()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             return build_rollups(
                 TradeStore(self.path, is_written=True), self._settings, pairs, listener
             )
@@ -1700,7 +1700,7 @@ class Archive:
         from harvester.operations.sync import sync
 
         self._check_open()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             store = TradeStore(self.path, is_written=True)
             return sync(store, url, listener, cancel or CancelToken(), dry_run=dry_run)
 
@@ -1744,7 +1744,7 @@ class Archive:
         results = [*check_machine(), *check_archive(self._store, self._settings)]
         if exchange:
             results += run_in_thread(
-                lambda stop: check_exchange(self._settings, pair, stop), cancel
+                lambda cancel: check_exchange(self._settings, pair, cancel), cancel
             )
         return [anonymous(result) for result in results]
 
@@ -1811,7 +1811,7 @@ def _intervals_by_name(*intervals: IntervalLength) -> dict[str, Interval]:
 
 
 @contextmanager
-def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
+def _progress_listener(progress: ProgressOption | None) -> Iterator[Listener]:
     """Yield a listener that passes events to `progress`, draws a bar for True, or does nothing."""
     if progress is True:
         from harvester.progress_bars import Bars

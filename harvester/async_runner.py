@@ -43,7 +43,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshedPair
 from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
-from harvester.pair_selection import PairSelection, choose, list_pairs
+from harvester.pair_selection import PairSelection, request_pairs, select_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, show
 
@@ -90,7 +90,7 @@ class BackfillRun:
         is_open = time_range.through >= END_OF_TIME
         # Times are absolute: `7d` means something else tomorrow.
         request = {
-            "pairs": ["*"] if selection.everything else [str(name) for name in selection.names],
+            "pairs": ["*"] if selection.all_pairs else [str(name) for name in selection.names],
             **({"quotes": list(selection.quotes)} if selection.quotes else {}),
             **({"class": selection.asset_class} if selection.asset_class else {}),
             "since": show(time_range.after + 1),
@@ -103,7 +103,7 @@ class BackfillRun:
                 self.settings.exchange, on_wait=self._waiting, on_pace=self._paced
             ) as client:
                 try:
-                    pairs = await cancel.guard(choose(client, self.archive, selection))
+                    pairs = await cancel.guard(select_pairs(client, self.archive, selection))
                     self.progress(Begun(len(pairs)))
                     results = await backfill(
                         client,
@@ -135,7 +135,7 @@ class BackfillRun:
         """
         exchange = self.settings.exchange
         async with Client(exchange, on_wait=self._waiting) as client:
-            chosen = choose(client, self.archive, self.selection, may_write=False)
+            chosen = select_pairs(client, self.archive, self.selection, may_write=False)
             pairs = await cancel.guard(chosen)
             clock = ExchangeClock(client, self.settings.refresh.settle_s)
             requests = [BackfillRequest(pair, self.time_range) for pair in pairs]
@@ -248,10 +248,10 @@ def ask_market_names(
         Interrupted: `cancel` was cancelled.
     """
 
-    async def ask(stop: CancelToken) -> dict[str, Pair]:
+    async def ask(cancel: CancelToken) -> dict[str, Pair]:
         async with Client(settings.exchange) as client:
             try:
-                return (await stop.guard(list_pairs(client, archive)))[0]
+                return (await cancel.guard(request_pairs(client, archive)))[0]
             finally:
                 if record is not None:
                     record.calls, record.refusals = client.calls, client.refusals

@@ -104,19 +104,19 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
     """
     if pair := _stored_by_altname(archive, text):
         return pair
-    held = archive.stored_pairs()
-    pairs = known_pairs(archive, held)
+    stored = archive.stored_pairs()
+    pairs = known_pairs(archive, stored)
     pair = PairIndex(pairs.values()).find(text)
-    if pair is not None and pair.altname in held:
+    if pair is not None and pair.altname in stored:
         return pair
     if pair is None and archive.store.read("pairs.json") is not None:
         # pairs.json lists all markets, so a backfill would refuse the name.
         advice = "`harvester pairs --update` lists the markets"
     else:
         advice = f"`harvester backfill {shlex.quote(text)}` downloads them"
-    stored = archive.stored_pairs_text(held)
+    examples = archive.stored_pairs_text(stored)
     raise NothingStored(
-        f"the archive at {archive.path} holds no trades of {text!r}; {stored}. {advice}"
+        f"the archive at {archive.path} holds no trades of {text!r}; {examples}. {advice}"
     )
 
 
@@ -145,7 +145,7 @@ logger = logging.getLogger("harvester.pair_selection")
 
 
 def renamed(
-    listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
+    listed: Mapping[str, Pair], known: Mapping[str, Pair], stored: Collection[str]
 ) -> dict[str, Pair]:
     """Find the pairs that the exchange lists under another altname than the archive does.
 
@@ -155,20 +155,20 @@ def renamed(
     Args:
         listed: what the exchange lists now, by altname.
         known: the archive's pairs, by altname.
-        held: altnames of pairs with stored trades.
+        stored: altnames of pairs with stored trades.
 
     Returns:
         The pair as it is listed now, by the altname that the archive has.
     """
     by_key = {pair.key: pair for pair in listed.values() if pair.key}
     found = {}
-    for name in held:
+    for name in stored:
         key = known[name].key if name in known else ""
         now = by_key.get(key)
         if now is None or now.altname == name:
             continue
         there = known.get(now.altname)
-        is_apart = now.altname in held and (there is None or there.key in ("", key))
+        is_apart = now.altname in stored and (there is None or there.key in ("", key))
         if not is_apart:
             found[name] = now
     return found
@@ -192,29 +192,29 @@ class PairSelection:
 
     Attributes:
         names: names and patterns.
-        everything: all pairs that the exchange lists, instead of names.
-        quotes: restricts `everything` and patterns to pairs quoted in one of these currencies.
+        all_pairs: all pairs that the exchange lists, instead of names.
+        quotes: restricts `all_pairs` and patterns to pairs quoted in one of these currencies.
         asset_class: restricts them to pairs of this class; None for all.
     """
 
     names: Sequence[PairName] = ()
-    everything: bool = False
+    all_pairs: bool = False
     quotes: Sequence[str] = ()
     asset_class: str | None = None
 
 
-async def choose(
-    client: Client, archive: TradeStore, choice: PairSelection, *, may_write: bool = True
+async def select_pairs(
+    client: Client, archive: TradeStore, selection: PairSelection, *, may_write: bool = True
 ) -> list[Pair]:
     """The selected pairs, each once, in the order of their names.
 
-    Patterns and `everything` select from what the exchange lists now. For names alone the exchange
+    Patterns and `all_pairs` select from what the exchange lists now. For names alone the exchange
     is asked only if the archive does not know one of them.
 
     Args:
         client: of the exchange.
         archive: whose pairs.json is read and updated.
-        choice: what the user selected.
+        selection: what the user selected.
         may_write: whether pairs.json may be written.
 
     Raises:
@@ -222,27 +222,27 @@ async def choose(
             that class.
         UsageError: a pair named in full is not quoted in that currency, or is of another class.
     """
-    is_limited = bool(choice.quotes or choice.asset_class)
-    if not (choice.everything or is_limited or any(map(is_pattern, choice.names))):
+    is_limited = bool(selection.quotes or selection.asset_class)
+    if not (selection.all_pairs or is_limited or any(map(is_pattern, selection.names))):
         with suppress(UnknownPair):
-            pairs = _chosen(choice, {}, known_pairs(archive))
+            pairs = _select(selection, {}, known_pairs(archive))
             # Answers are compared with the pair's key, so a pair without its own needs the list.
             if all(pair.key and not pair.is_delisted for pair in pairs):
                 return pairs
-    listed, known = await list_pairs(client, archive, may_write=may_write)
-    kept = renamed(listed, known, archive.stored_pairs())
-    stored_names = {now.altname: name for name, now in kept.items()}
+    listed, known = await request_pairs(client, archive, may_write=may_write)
+    renamed_pairs = renamed(listed, known, archive.stored_pairs())
+    stored_names = {now.altname: name for name, now in renamed_pairs.items()}
     selectable = {}
     for name, pair in listed.items():
         if name in stored_names:
             stored = stored_names[name]
             selectable[stored] = msgspec.structs.replace(pair, altname=stored)
-        elif name not in kept:
+        elif name not in renamed_pairs:
             selectable[name] = pair
-    return _chosen(choice, selectable, known)
+    return _select(selection, selectable, known)
 
 
-async def list_pairs(
+async def request_pairs(
     client: Client, archive: TradeStore, *, may_be_empty: bool = False, may_write: bool = True
 ) -> tuple[dict[str, Pair], dict[str, Pair]]:
     """Request the exchange's pairs and write pairs.json; pairs with stored trades are kept in it.
@@ -262,21 +262,21 @@ async def list_pairs(
     listed = await client.pairs()
     if not (listed or may_be_empty):
         raise ExchangeRefused("the exchange lists no market at all: try again later")
-    stored = archive.stored_pairs()
-    before = known_pairs(archive, stored)
-    held = {name: before[name] for name in stored}
-    pairs = {**held, **listed}
-    for name, kept in held.items():
-        if kept.key and pairs[name].key != kept.key:
-            logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
+    names = archive.stored_pairs()
+    before = known_pairs(archive, names)
+    stored = {name: before[name] for name in names}
+    pairs = {**stored, **listed}
+    for name, pair in stored.items():
+        if pair.key and pairs[name].key != pair.key:
+            logger.warning("%s", market_changed_text(name, pair.key, pairs[name].key))
             # The name keeps meaning the market whose trades are stored.
-            pairs[name] = kept
+            pairs[name] = pair
     if may_write:
         store_pairs(archive.store, msgspec.json.encode(pairs))
     return listed, pairs
 
 
-class ListedPairs:
+class PairListOfRun:
     """The exchange's pairs, requested when they are first needed, once for all pairs of a run."""
 
     def __init__(self, client: Client, archive: TradeStore) -> None:
@@ -289,7 +289,7 @@ class ListedPairs:
         self._lock = asyncio.Lock()
 
     async def get(self) -> dict[str, Pair]:
-        """The pairs by altname, with those of stored trades; see `list_pairs`."""
+        """The pairs by altname, with those of stored trades; see `request_pairs`."""
         return (await self._request())[1]
 
     async def find(self, pair: Pair) -> tuple[Pair, bool]:
@@ -312,27 +312,29 @@ class ListedPairs:
     async def _request(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         async with self._lock:
             if self._pairs is None:
-                self._pairs = await list_pairs(self._client, self._archive)
+                self._pairs = await request_pairs(self._client, self._archive)
         return self._pairs
 
 
-def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
+def _select(
+    selection: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]
+) -> list[Pair]:
     """The selected pairs of those `listed` now; names in full select from all those `known`."""
-    quotes = {quote.strip().upper() for quote in choice.quotes}
-    is_limited = choice.asset_class or choice.quotes
-    selectable = _selectable(choice, listed) if is_limited else list(listed.values())
+    quotes = {quote.strip().upper() for quote in selection.quotes}
+    is_limited = selection.asset_class or selection.quotes
+    selectable = _selectable(selection, listed) if is_limited else list(listed.values())
 
     def quoted(pairs: Iterable[Pair]) -> list[Pair]:
         return [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
 
-    if choice.everything:
+    if selection.all_pairs:
         return quoted(selectable)
     names = PairIndex(known.values())
     same_class = names
-    if choice.asset_class:
-        same_class = PairIndex(of_class(known.values(), choice.asset_class))
+    if selection.asset_class:
+        same_class = PairIndex(of_class(known.values(), selection.asset_class))
     chosen: dict[str, Pair] = {}
-    for name in choice.names:
+    for name in selection.names:
         source = f"{name.source}: " if name.source else ""
         try:
             pairs = (
@@ -344,34 +346,34 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
             raise type(error)(f"{source}{error}") from error
         found = quoted(pairs)
         if not pairs:
-            limit = f" in the class {choice.asset_class}" if choice.asset_class else ""
+            limit = f" in the class {selection.asset_class}" if selection.asset_class else ""
             raise UnknownPair(
                 f"{source}no pair{limit} matches {name!r}: `harvester pairs` lists the markets"
             )
-        if choice.asset_class and not of_class(pairs, choice.asset_class):
+        if selection.asset_class and not of_class(pairs, selection.asset_class):
             raise UsageError(
-                f"{source}{name!r} is not of the class {choice.asset_class}: "
+                f"{source}{name!r} is not of the class {selection.asset_class}: "
                 "leave out the pair or the class filter"
             )
         if not found and is_pattern(name):
             raise UnknownPair(
-                f"{source}no pair matches {name!r} and is quoted in {', '.join(choice.quotes)}"
+                f"{source}no pair matches {name!r} and is quoted in {', '.join(selection.quotes)}"
             )
         if not found:
             raise UsageError(
-                f"{source}{name!r} is not quoted in {', '.join(choice.quotes)}: "
+                f"{source}{name!r} is not quoted in {', '.join(selection.quotes)}: "
                 "leave out the pair or the quote filter"
             )
         chosen |= {pair.altname: pair for pair in found}
     return list(chosen.values())
 
 
-def _selectable(choice: PairSelection, listed: dict[str, Pair]) -> list[Pair]:
+def _selectable(selection: PairSelection, listed: dict[str, Pair]) -> list[Pair]:
     """The listed pairs of the selected class; raise UnknownPair if none has its class or quotes."""
-    pairs = of_class(listed.values(), choice.asset_class)
-    if choice.asset_class and not (pairs or choice.names):
-        raise UnknownPair(f"the exchange lists no pair of the class {choice.asset_class}")
-    for quote in choice.quotes:
+    pairs = of_class(listed.values(), selection.asset_class)
+    if selection.asset_class and not (pairs or selection.names):
+        raise UnknownPair(f"the exchange lists no pair of the class {selection.asset_class}")
+    for quote in selection.quotes:
         if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
             known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
             names = first_few([name for name, _ in known.most_common()], 12)
@@ -398,7 +400,7 @@ class RefreshTarget(NamedTuple):
     error: HarvesterError | None = None
 
 
-class KnownPairs(NamedTuple):
+class RefreshCandidates(NamedTuple):
     """All pairs that a refresh can mean.
 
     Attributes:
@@ -421,8 +423,8 @@ class KnownPairs(NamedTuple):
         )
 
 
-def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarget]:
-    """Choose the pairs that names and patterns mean, each once; all stored pairs without any.
+def select_refresh_targets(texts: Sequence[str], pairs: RefreshCandidates) -> list[RefreshTarget]:
+    """Select the pairs that names and patterns mean, each once; all stored pairs without any.
 
     A pair whose altname changed but whose key did not is the same market, with one trade history:
     it is requested by its key, and stored under the name that it has here. Its new name means the
@@ -473,7 +475,9 @@ def last_start(wanted: Sequence[Range], now_ns: int) -> int | None:
     return past_starts[-1] if past_starts else None
 
 
-def _target(name: str, pairs: KnownPairs, renamed_pairs: Mapping[str, Pair]) -> RefreshTarget:
+def _target(
+    name: str, pairs: RefreshCandidates, renamed_pairs: Mapping[str, Pair]
+) -> RefreshTarget:
     if name in renamed_pairs:
         now = renamed_pairs[name]
         return RefreshTarget(msgspec.structs.replace(now, altname=name), renamed_to=now.altname)
@@ -488,7 +492,7 @@ def _target(name: str, pairs: KnownPairs, renamed_pairs: Mapping[str, Pair]) -> 
     return RefreshTarget(gone, listed=False, renamed_to=renamed_to)
 
 
-def _matching(text: str, pairs: KnownPairs, spellings: PairIndex) -> list[Pair]:
+def _matching(text: str, pairs: RefreshCandidates, spellings: PairIndex) -> list[Pair]:
     """Find the pairs of a name, or the listed and stored pairs that match a pattern."""
     if text in pairs.stored:
         return [pairs.known.get(text, Pair(altname=text))]

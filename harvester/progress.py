@@ -304,7 +304,7 @@ def messages(event: events.Event) -> list[str]:
     return [str(event)] if isinstance(event, events.Noted | events.BackfillResult) else []
 
 
-def speaks_unicode() -> bool:
+def is_utf8_locale() -> bool:
     """Whether the locale is UTF-8, so that more than ASCII can be printed.
 
     Python replaces the C locale by C.UTF-8 when it starts, so LC_CTYPE alone proves nothing.

@@ -215,7 +215,7 @@ def _covering(listing: Listing, time_range: Range) -> Range:
     return Range(after, max(after, min(time_range.through, max(ends, default=0))))
 
 
-TRADES = (
+SPARK_COLUMNS = (
     "trade_id BIGINT, `time` BIGINT, tie INT, price DECIMAL(18, 10), volume DECIMAL(22, 8), "
     "side STRING, pair STRING"
 )
@@ -227,14 +227,14 @@ def _read_trades(
     """The trades of a listing, each moment from one file only."""
     pieces = [piece for part in listing.values() for piece in part]
     if not pieces:
-        return spark.createDataFrame([], TRADES).withColumnRenamed("time", "time_ns")
+        return spark.createDataFrame([], SPARK_COLUMNS).withColumnRenamed("time", "time_ns")
     base = _spark_path(archive.store.location("trades"))
     paths = [_escaped(_spark_path(archive.location(piece.segment))) for piece in pieces]
 
     def read() -> DataFrame:
         # Spark has no nanoseconds by default: as BIGINT they are read without any setting. Others
         # of the session may leave out files in silence.
-        reader = spark.read.schema(TRADES).option("basePath", base)
+        reader = spark.read.schema(SPARK_COLUMNS).option("basePath", base)
         reader = reader.option("ignoreMissingFiles", "false").option("ignoreCorruptFiles", "false")
         return reader.parquet(*paths)
 

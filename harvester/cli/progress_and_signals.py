@@ -51,7 +51,7 @@ def run_context(common: CommonOptions, *, only_while_running: bool = False) -> I
         only_while_running: as for `cancel_on_signals`.
     """
     show_warnings(verbose=common.verbose > 0)
-    allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
+    raise_open_file_limit(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
     with (
         cancel_on_signals(only_while_running=only_while_running) as cancel,
         display(quiet=common.quiet, log_json=common.log_json) as show,
@@ -59,7 +59,7 @@ def run_context(common: CommonOptions, *, only_while_running: bool = False) -> I
         yield RunContext(show, cancel, not common.quiet and output.is_terminal())
 
 
-def allow_files(count: int) -> None:
+def raise_open_file_limit(count: int) -> None:
     """Raise this process's limit of open files to `count`, as far as the system permits.
 
     Systems start a process with a limit of 256 or 1024 that it may raise itself; hundreds of

@@ -270,7 +270,7 @@ def run_notify_command(
     try:
         # A file and not a pipe, which something that it started could keep open for ever.
         with tempfile.TemporaryFile() as errors:
-            status = _exit_status(command, message, errors, limit_s)
+            status = _run_to_end(command, message, errors, limit_s)
             size = errors.seek(0, os.SEEK_END)
             errors.seek(max(0, size - MAX_LINE))
             said = errors.read().decode(errors="replace").strip().splitlines()
@@ -284,7 +284,7 @@ def run_notify_command(
     return f"{how}: {brief(said[-1])}" if said else how
 
 
-def _exit_status(
+def _run_to_end(
     command: Sequence[str], message: str, errors: IO[bytes], limit_s: float
 ) -> int | None:
     """Run a program to its end; None if it was killed because its time was up."""

@@ -204,7 +204,7 @@ def import_files(
     request: ImportRequest,
     ask_exchange: AskExchange,
     listener: Listener,
-    stop: CancelToken,
+    cancel: CancelToken,
 ) -> ImportResult:
     """Match files to pairs and import them.
 
@@ -213,14 +213,14 @@ def import_files(
         request: what to import.
         ask_exchange: returns the pairs that the exchange lists now; see `match_files`.
         listener: called with events, from several threads, one call at a time.
-        stop: cancelled to end the import; rows up to the last boundary are kept.
+        cancel: cancelled to end the import; rows up to the last boundary are kept.
 
     Raises:
         UsageError: see `match_files`.
     """
     matched = match_files(request, archive, ask_exchange)
     events = _ProgressEvents(matched.pairs, listener)
-    options = ImportOptions(events.read, stop, request.skip_bad_rows, events.done)
+    options = ImportOptions(events.read, cancel, request.skip_bad_rows, events.done)
     reports = import_pairs(archive, matched.pairs, options)
     return ImportResult(reports, matched.unknown, matched.message)
 
@@ -281,7 +281,7 @@ def import_pairs(
             return [report for files in pairs for report in result_of(futures[files.pair.altname])]
         except KeyboardInterrupt:
             # Leaving the block waits for the threads.
-            options.stop.cancel()
+            options.cancel.cancel()
             raise
 
 
@@ -313,7 +313,7 @@ def _import_chains(
             keep_rows=files.size <= MAX_KEPT_BYTES,
             # Scanning counts as half of the bytes.
             read=lambda size: options.read(name, size - size // 2),
-            stop=options.stop,
+            cancel=options.cancel,
         )
         for member in files.members
     ]
@@ -340,7 +340,7 @@ def _import_chains(
             reports.append(importer.report)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
-            if importer.report.error is None and not options.stop.is_cancelled:
+            if importer.report.error is None and not options.cancel.is_cancelled:
                 importer.report.error = _error_of(importer.check_skipped)
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.

@@ -26,7 +26,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.operations.run_log import RunRecord, pair_results, record_run
-from harvester.pair_selection import PairSelection, choose, last_start
+from harvester.pair_selection import PairSelection, last_start, select_pairs
 from harvester.schema import Int64s, no_rows, sort_rows, times
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
@@ -140,10 +140,10 @@ class _Follow:
         """Follow the pairs until the run is cancelled, or no pair is left."""
         client, context = self._client, self.context
         async with client:
-            chosen = choose(client, context.archive, selection)
-            pairs = await context.options.stop.guard(chosen)
+            chosen = select_pairs(client, context.archive, selection)
+            pairs = await context.options.cancel.guard(chosen)
             # An exchange that does not answer now is an error; later, it is an outage.
-            await context.options.stop.guard(context.clock.settled_ns())
+            await context.options.cancel.guard(context.clock.settled_ns())
             self._pairs = {pair.altname: _FollowedPair(self, pair) for pair in pairs}
             results = await asyncio.gather(*(pair.run() for pair in self._pairs.values()))
         record.calls, record.refusals = client.calls, client.refusals
@@ -234,7 +234,7 @@ class _FollowedPair:
         self.last_price: str | None = None
         self.is_behind = self.is_waiting = self.has_ended = False
         self._run, self._pair = run, pair
-        self._archive, self._stop = run.context.archive, run.context.options.stop
+        self._archive, self._cancel = run.context.archive, run.context.options.cancel
         self._writer: Writer
         # Where it began, and the end of coverage, from which the next download goes on.
         self._first_after: int | None = None
@@ -309,7 +309,7 @@ class _FollowedPair:
                     self._run.report(self.event())
                     await self._maintain_if_due()
                     pause_s = begun_s + every_s - took_s - time.monotonic()
-                    await self._stop.guard(asyncio.sleep(max(0.0, pause_s)))
+                    await self._cancel.guard(asyncio.sleep(max(0.0, pause_s)))
             finally:
                 if self._maintenance is not None:
                     await asyncio.wait([self._maintenance])
@@ -340,7 +340,7 @@ class _FollowedPair:
         if str(error) != self._reported:
             self._reported = str(error)
             self._run.report(Noted(self.name, self._reported.removeprefix(f"{self.name}: ")))
-        await self._stop.guard(asyncio.sleep(self._run.context.settings.exchange.retry_wait_s))
+        await self._cancel.guard(asyncio.sleep(self._run.context.settings.exchange.retry_wait_s))
         return 0.0
 
     async def _poll(self) -> float:
@@ -350,7 +350,7 @@ class _FollowedPair:
         whether there is anything to store; of a pair that is too busy for that it is only shown.
         """
         begun_s = time.monotonic()
-        settled_ns = await self._stop.guard(self._run.context.clock.settled_ns(self._pair))
+        settled_ns = await self._cancel.guard(self._run.context.clock.settled_ns(self._pair))
         if self._first_after is None:
             self._begin(settled_ns)
         download, is_busy = self._new_download(), not self._shows_all_new
@@ -436,7 +436,7 @@ class _FollowedPair:
         async def wait_and_work() -> None:
             async with self._run.context.merging:
                 # With many pairs, a stop would wait for the work of all of them.
-                if not self._stop.is_cancelled:
+                if not self._cancel.is_cancelled:
                     await asyncio.to_thread(work)
 
         self._maintenance_error = await capture_error(wait_and_work())

@@ -164,10 +164,10 @@ class _Sync:
         try:
             stored = {item.path: item for item in self._remote.objects("")}
             self._check_cuts(files, stored)
-            self._bring(files, stored)
+            self._upload_missing(files, stored)
             # Only now: a reader that knows a requested range must find its trades.
             small_files = self._list_small_files()
-            self._bring(small_files, stored)
+            self._upload_missing(small_files, stored)
         finally:
             if not self._is_dry:
                 self._record.save()
@@ -195,12 +195,14 @@ class _Sync:
                 found.append(Entry(name, stat.st_size, stat.st_mtime_ns))
         return found
 
-    def _bring(self, files: Sequence[Entry], stored: dict[str, StoredObject]) -> None:
+    def _upload_missing(self, files: Sequence[Entry], stored: dict[str, StoredObject]) -> None:
         """Write the files that the store lacks, several at a time; the first error ends it."""
         all_bytes, done_bytes = sum(file.size for file in files), 0
         self._listener(Begun(1))
         with ThreadPoolExecutor(THREADS) as pool:
-            futures = [pool.submit(self._bring_file, file, stored.get(file.path)) for file in files]
+            futures = [
+                pool.submit(self._upload_if_missing, file, stored.get(file.path)) for file in files
+            ]
             try:
                 for file, future in zip(files, futures, strict=True):
                     result_of(future)
@@ -209,7 +211,7 @@ class _Sync:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _bring_file(self, entry: Entry, stored: StoredObject | None) -> None:
+    def _upload_if_missing(self, entry: Entry, stored: StoredObject | None) -> None:
         """Write a file unless the store has it, and compare what the store has then.
 
         Raises:

@@ -32,7 +32,7 @@ from harvester.download.events import Ended as EndedPair
 from harvester.errors import NothingStored
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
-from harvester.pair_selection import KnownPairs, choose_targets
+from harvester.pair_selection import RefreshCandidates, select_refresh_targets
 from harvester.progress import RunProgress
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
@@ -382,13 +382,13 @@ def test_a_pair_that_another_run_writes_is_left_alone(nights: Nights) -> None:
 
 
 def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None:
-    stop = CancelToken()
+    cancel = CancelToken()
 
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
-            stop.cancel()
+            cancel.cancel()
 
-    outcome = only(nights.refresh("XBTUSD", stop=stop, listener=listen))
+    outcome = only(nights.refresh("XBTUSD", cancel=cancel, listener=listen))
     assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
     assert outcome["trades_added"] == nights.rows()["XBTUSD"] > 200
     assert only(nights.refresh())["state"] == "complete"
@@ -448,29 +448,29 @@ def test_a_run_that_is_cancelled_after_its_time_limit_stays_cancelled(
 ) -> None:
     """A sync follows the refresh if the time is up, and not if the user has ended the run."""
     for is_cancelled in (False, True):
-        stop = CancelToken()
+        cancel = CancelToken()
 
-        def listen(event: Event, stop: CancelToken = stop, ends: bool = is_cancelled) -> None:
+        def listen(event: Event, cancel: CancelToken = cancel, ends: bool = is_cancelled) -> None:
             if isinstance(event, PageRead):
                 runs[-1].stop_at_time_limit()
                 if ends:
-                    stop.cancel()
+                    cancel.cancel()
 
-        assert states(nights.refresh("XBTUSD", stop=stop, listener=listen)) != {}
-        assert stop.is_cancelled == is_cancelled
+        assert states(nights.refresh("XBTUSD", cancel=cancel, listener=listen)) != {}
+        assert cancel.is_cancelled == is_cancelled
 
 
 def test_a_cancelled_run_with_delisted_pairs_only_says_so(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.exchange.delist("XBTUSD")
     clock_calls = len([call for call in nights.exchange.calls if call.path.endswith("/Time")])
-    stop = CancelToken()
+    cancel = CancelToken()
 
     def listen(event: Event) -> None:
         if isinstance(event, Begun):
-            stop.cancel()
+            cancel.cancel()
 
-    outcome = only(nights.refresh(stop=stop, listener=listen))
+    outcome = only(nights.refresh(cancel=cancel, listener=listen))
     assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
     calls = [call for call in nights.exchange.calls if call.path.endswith("/Time")]
     assert len(calls) == clock_calls
@@ -537,23 +537,25 @@ NEW = Pair(altname="NEWUSD", key="K", wsname="NEW/USD")
 
 def test_a_pair_fetched_under_both_names_is_two_pairs() -> None:
     known = {"OLDUSD": OLD, "NEWUSD": NEW}
-    market = KnownPairs({"NEWUSD": NEW}, known, ["NEWUSD", "OLDUSD"])
-    assert [(t.pair.altname, t.listed, t.renamed_to) for t in choose_targets([], market)] == [
+    market = RefreshCandidates({"NEWUSD": NEW}, known, ["NEWUSD", "OLDUSD"])
+    assert [
+        (t.pair.altname, t.listed, t.renamed_to) for t in select_refresh_targets([], market)
+    ] == [
         ("NEWUSD", True, None),
         ("OLDUSD", False, "NEWUSD"),
     ]
 
 
 def test_a_renamed_pair_keeps_its_altname_and_takes_its_new_wsname() -> None:
-    market = KnownPairs({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
-    [target] = choose_targets(["NEW/USD", "OLDUSD"], market)
+    market = RefreshCandidates({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
+    [target] = select_refresh_targets(["NEW/USD", "OLDUSD"], market)
     assert target.pair == Pair(altname="OLDUSD", key="K", wsname="NEW/USD")
 
 
 def test_a_pair_without_a_key_is_not_taken_for_another() -> None:
     nameless = Pair(altname="OLDUSD")
-    market = KnownPairs({"NEWUSD": Pair(altname="NEWUSD")}, {"OLDUSD": nameless}, ["OLDUSD"])
-    [target] = choose_targets([], market)
+    market = RefreshCandidates({"NEWUSD": Pair(altname="NEWUSD")}, {"OLDUSD": nameless}, ["OLDUSD"])
+    [target] = select_refresh_targets([], market)
     assert (target.listed, target.renamed_to) == (False, None)
 
 

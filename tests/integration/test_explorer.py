@@ -52,15 +52,15 @@ from harvester.query.sql import translate_sql_errors
 from harvester.server.explorer.service import ArchiveExplorer
 from harvester.server.explorer.time_view import (
     LADDER,
-    MAX_BYTES,
     MAX_CANDLES,
+    MAX_CANDLES_BYTES,
     YearCoverage,
     coverage_by_year,
     coverage_strip,
     shades,
     span_texts,
 )
-from harvester.server.explorer.web import app, without_wrapper
+from harvester.server.explorer.web import explorer_app, without_wrapper
 from harvester.server.sample_data import END_NS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range, missing, show
@@ -213,7 +213,7 @@ def test_an_answer_to_any_query_is_small(
     response = ask(archive, "/api/candles", params=params)
     assert response.status_code in (200, 400), response.text
     if response.status_code == 200:
-        assert len(response.content) <= MAX_BYTES
+        assert len(response.content) <= MAX_CANDLES_BYTES
         assert len(response.json()["time"].split(" ")) <= MAX_CANDLES
 
 
@@ -229,7 +229,7 @@ def test_candles_with_many_digits_fit_too(tmp_path: Path) -> None:
         response = ask(
             precise, "/api/candles", params={"pair": "XBTUSD", "since": since, "until": until}
         )
-    assert len(response.content) <= MAX_BYTES
+    assert len(response.content) <= MAX_CANDLES_BYTES
     assert response.json()["interval"] == "5s"
 
 
@@ -877,7 +877,7 @@ def test_an_overtaken_request_that_waits_is_left_out(
         async def collect(message: Any) -> None:
             sent.append(message)
 
-        await app(archive, TOKEN)(scope, receive, collect)
+        await explorer_app(archive, TOKEN)(scope, receive, collect)
         return sent
 
     assert asyncio.run(send())[0]["status"] == 204

@@ -26,21 +26,21 @@ from harvester.query.result import Result
 from harvester.query.sql import Connection, translate_sql_errors
 from harvester.schema import times
 from harvester.server.explorer.time_view import (
-    MAX_BYTES,
+    MAX_CANDLES_BYTES,
     CandleView,
-    Cells,
     Shades,
-    candle_texts,
+    WholeIntervals,
+    candle_copy_texts,
     coverage_by_year,
     coverage_strip,
-    cut_to_grid,
+    extend_to_intervals,
     intervals_from,
     range_texts,
     shades,
     span_texts,
-    sql_texts,
+    sql_copy_texts,
     strip_axis,
-    trade_texts,
+    trade_copy_texts,
 )
 from harvester.server.explorer.trade_pages import LATEST_NS, TradeArchive, trade_page
 from harvester.times import DAY, SECOND, Range, parse_moment, show
@@ -109,7 +109,7 @@ Reading 1,400 pairs takes a second.
 MAX_QUERIES = 2
 """SQL queries that run at the same time; others wait."""
 
-MAX_ROWS_JSON = 10_000_000
+MAX_JSON_BYTES = 10_000_000
 """Most bytes of a query's rows as JSON; the rows that do not fit are left out."""
 
 MAX_RANGES = 200
@@ -244,7 +244,7 @@ class ArchiveExplorer:
         """
         view = self._view(pair, since, until)
         for number, length in enumerate(intervals_from(interval)):
-            cells = cut_to_grid(view, length)
+            cells = extend_to_intervals(view, length)
             if cells is None:
                 continue
             since_text, until_text = show(cells.start_ns), show(cells.end_ns)
@@ -277,10 +277,10 @@ class ArchiveExplorer:
                 shades=found_shades.parts,
                 unstored_left_out=found_shades.unstored_left_out,
                 now=now_ns // 1_000_000,
-                copy=candle_texts(self.path, pair, length.name, since_text, until_text),
+                copy=candle_copy_texts(self.path, pair, length.name, since_text, until_text),
                 version=_version(covered),
             )
-            if len(found.encoded()) <= MAX_BYTES:
+            if len(found.encoded()) <= MAX_CANDLES_BYTES:
                 return found
         raise UsageError("that range has more candles than an answer may have: choose a shorter")
 
@@ -302,7 +302,7 @@ class ArchiveExplorer:
         self,
         pair: str,
         covered: Sequence[Range],
-        cells: Cells,
+        cells: WholeIntervals,
         opens_ms: Sequence[int],
         now_ns: int,
     ) -> Shades:
@@ -321,7 +321,7 @@ class ArchiveExplorer:
         """
         rows = trade_page(self._archive, pair, place, count, self._clock())
         since, last = (rows[0]["time"], rows[-1]["time"]) if rows else ("", "")
-        copy = trade_texts(self.path, pair, since, last)._asdict() if rows else None
+        copy = trade_copy_texts(self.path, pair, since, last)._asdict() if rows else None
         return {"pair": pair, "trades": rows, "copy": copy}
 
     def query(self, limits: QueryLimits | None = None) -> ReadOnlyQuery:
@@ -371,7 +371,7 @@ class ArchiveExplorer:
         with translate_sql_errors("the limit"):
             for row in _text_rows(rows.table):
                 size += len(msgspec.json.encode(row)) + 1
-                if size > MAX_ROWS_JSON:
+                if size > MAX_JSON_BYTES:
                     break
                 cells.append(row)
         if not cells and rows.table.num_rows:
@@ -381,7 +381,7 @@ class ArchiveExplorer:
             "rows": cells,
             "is_cut": rows.is_cut or len(cells) < rows.table.num_rows,
             "has_cut_values": rows.has_cut_values,
-            "copy": sql_texts(self.path, text)._asdict(),
+            "copy": sql_copy_texts(self.path, text)._asdict(),
         }
 
 

@@ -31,8 +31,8 @@ from harvester.times import (
 MAX_CANDLES = 1_500
 """More than a screen has columns of pixels for."""
 
-MAX_BYTES = 200_000
-"""The largest answer with candles."""
+MAX_CANDLES_BYTES = 200_000
+"""Most bytes of an answer with candles."""
 
 LADDER = tuple(
     parse_interval(text)
@@ -56,7 +56,7 @@ def intervals_from(text: str) -> Iterator[Interval]:
             yield interval
 
 
-class Cells(NamedTuple):
+class WholeIntervals(NamedTuple):
     """Whole intervals that contain a view.
 
     Attributes:
@@ -75,7 +75,7 @@ class Cells(NamedTuple):
         return Range(self.start_ns - 1, self.end_ns - 1)
 
 
-def cut_to_grid(view: Range, interval: Interval) -> Cells | None:
+def extend_to_intervals(view: Range, interval: Interval) -> WholeIntervals | None:
     """Extend a view to whole intervals; None if it has more of them than an answer may have.
 
     Args:
@@ -86,7 +86,7 @@ def cut_to_grid(view: Range, interval: Interval) -> Cells | None:
     first, last = grid.number(view.after + 1), grid.number(view.through)
     if last - first + 1 > MAX_CANDLES:
         return None
-    return Cells(
+    return WholeIntervals(
         max(grid.start_ns(first), 0),
         grid.start_ns(last + 1),
         lambda moment_ns: grid.start_ns(grid.number(moment_ns) + 1),
@@ -350,7 +350,7 @@ def span_texts(status: StoredSpan) -> dict[str, Any]:
     }
 
 
-def summary(view: CandleView) -> dict[str, Any]:
+def as_tool_table(view: CandleView) -> dict[str, Any]:
     """Return a view as a table with named columns, for tools."""
     names = [*view.columns, "count"]
     columns = [*view.columns.values(), view.count]
@@ -385,7 +385,7 @@ class CopyTexts(NamedTuple):
     sql: str
 
 
-def candle_texts(path: str, pair: str, interval: str, since: str, until: str) -> CopyTexts:
+def candle_copy_texts(path: str, pair: str, interval: str, since: str, until: str) -> CopyTexts:
     """Return how to get candles.
 
     Args:
@@ -404,7 +404,7 @@ def candle_texts(path: str, pair: str, interval: str, since: str, until: str) ->
     )
 
 
-def trade_texts(path: str, pair: str, since: str, last: str) -> CopyTexts:
+def trade_copy_texts(path: str, pair: str, since: str, last: str) -> CopyTexts:
     """Return how to get trades.
 
     Args:
@@ -423,7 +423,7 @@ def trade_texts(path: str, pair: str, since: str, last: str) -> CopyTexts:
     )
 
 
-def sql_texts(path: str, query: str) -> CopyTexts:
+def sql_copy_texts(path: str, query: str) -> CopyTexts:
     """Return how to run a query, without the explorer's limits.
 
     Args:
