@@ -185,6 +185,7 @@ class Archive:
         """Return the pair with stored trades that a name means.
 
         Raises:
+            UsageError: the name is empty.
             NothingStored: the archive has no trades of the pair.
         """
         self._check_open()
@@ -257,7 +258,7 @@ class Archive:
             >>> result.pair, result.exit_status
             ('XBTUSD', 0)
         """
-        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest_of_pairs, run_in_thread
 
         selection = self._selection(pairs, quotes, asset_class, all_pairs=all_pairs)
         range_ = parse_range(since, until)
@@ -266,7 +267,7 @@ class Archive:
         ) as run:
             results = run_in_thread(run.run, cancel)
         if check:
-            raise_gravest(results)
+            raise_gravest_of_pairs(results)
         return results
 
     @check_types
@@ -305,7 +306,7 @@ class Archive:
             >>> result.gaps
             []
         """
-        from harvester.async_runner import raise_gravest, run_to_completion
+        from harvester.async_runner import raise_gravest_of_pairs, run_to_completion
 
         selection = self._selection(pairs, quotes, asset_class, all_pairs=all_pairs)
         range_ = parse_range(since, until)
@@ -314,7 +315,7 @@ class Archive:
         ) as run:
             results = await run_to_completion(run.run, cancel)
         if check:
-            raise_gravest(results)
+            raise_gravest_of_pairs(results)
         return results
 
     @check_types
@@ -410,7 +411,7 @@ class Archive:
             >>> [(pair.pair, pair.state) for pair in result.pairs]
             [('XBTUSD', 'complete')]
         """
-        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest_of_pairs, run_in_thread
         from harvester.download.exchange import RunOptions
         from harvester.operations import refresh
 
@@ -442,7 +443,7 @@ class Archive:
         if check:
             if result.error is not None and result.error.exit_status:
                 raise result.error
-            raise_gravest(result.pairs)
+            raise_gravest_of_pairs(result.pairs)
             if result.sync_error is not None:
                 raise result.sync_error
         return result
@@ -495,7 +496,7 @@ class Archive:
             >>> result.pair, result.gaps
             ('XBTUSD', [])
         """
-        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest_of_pairs, run_in_thread
         from harvester.download.exchange import RunOptions
         from harvester.operations import follow
 
@@ -517,7 +518,7 @@ class Archive:
                 cancel,
             )
         if check:
-            raise_gravest(results)
+            raise_gravest_of_pairs(results)
         return results
 
     def _selection(
@@ -856,6 +857,7 @@ class Archive:
 
         self._check_open()
         range_ = parse_range(since, until, _time_zone(tz))
+        is_panel = not isinstance(pair, str)
         by_pair: dict[str, tuple[Pair, CandleQuery]] = {}
         for name in [pair] if isinstance(pair, str) else pair:
             market, query = self._candle_query(
@@ -867,7 +869,7 @@ class Archive:
         queries = [query for _, query in by_pair.values()]
         store = AnswerStore(self._store)
         notes = [
-            note if isinstance(pair, str) else f"{name}: {note}"
+            f"{name}: {note}" if is_panel else note
             for name in by_pair
             for note in _gap_notes(store, name, [range_], strict=strict)
         ]
@@ -877,13 +879,12 @@ class Archive:
 
         def relation(files: frozenset[PairFile]) -> Relation:
             listed = replace(session, files=files)
-            is_panel = not isinstance(pair, str)
             return listed.panel_relation(queries) if is_panel else listed.relation(queries[0])
 
         stream = (
-            partial(session.batches, queries[0])
-            if isinstance(pair, str)
-            else partial(session.panel_batches, queries)
+            partial(session.panel_batches, queries)
+            if is_panel
+            else partial(session.batches, queries[0])
         )
         units = [set(_column_units(market).items()) for market, _ in by_pair.values()]
         return Result(
@@ -1154,8 +1155,6 @@ class Archive:
             tz=None if tz is None else find_time_zone(tz).key,
             complete_only=complete_only,
         )
-        if not pair.strip():
-            raise UsageError("a pair's name is empty: give one such as XBT/USD")
         market = self._resolve_stored(pair)
         return market, replace(query, pair=market.altname, pair_decimals=market.pair_decimals)
 

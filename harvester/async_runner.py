@@ -37,7 +37,7 @@ from harvester.download.events import (
     result_of,
 )
 from harvester.download.exchange import BackfillRequest, ExchangeClock, RunOptions
-from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
+from harvester.errors import ArchiveHasGaps, ArchiveIncomplete, HarvesterError, raise_gravest
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
@@ -289,7 +289,7 @@ def run_import(
     return result
 
 
-def raise_gravest(results: Sequence[BackfillResult | RefreshedPair]) -> None:
+def raise_gravest_of_pairs(results: Sequence[BackfillResult | RefreshedPair]) -> None:
     """Raise the gravest error of several pairs, with the others in its notes, if there are any.
 
     Raises:
@@ -297,14 +297,10 @@ def raise_gravest(results: Sequence[BackfillResult | RefreshedPair]) -> None:
         ArchiveHasGaps: requested ranges are not covered.
         ArchiveIncomplete: a re-download left or found differences to the imported files.
     """
-    failed = sorted(
-        (result for result in results if result.exit_status),
-        key=lambda result: GRAVEST_FIRST.index(result.exit_status),
-    )
-    if not failed:
-        return
-    kind = ArchiveHasGaps if failed[0].gaps else ArchiveIncomplete
-    error = failed[0].error or kind(str(failed[0]))
-    for result in failed[1:]:
-        error.add_note(str(result))
-    raise error
+    failed = [result for result in results if result.exit_status]
+    raise_gravest([(result.error or _error_of(result), str(result)) for result in failed])
+
+
+def _error_of(result: BackfillResult | RefreshedPair) -> HarvesterError:
+    """The error of a pair that is done, but incomplete."""
+    return (ArchiveHasGaps if result.gaps else ArchiveIncomplete)(str(result))

@@ -99,9 +99,12 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
         text: the name.
 
     Raises:
+        UsageError: the name is empty.
         NothingStored: no trades of it are stored; the message names pairs that are.
         AmbiguousPair: several markets have that name, which differ by case.
     """
+    if not text.strip():
+        raise UsageError("a pair's name is empty: give one such as XBT/USD")
     if pair := _stored_by_altname(archive, text):
         return pair
     stored = archive.stored_pairs()

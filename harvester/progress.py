@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from harvester.download import events
-from harvester.times import show
+from harvester.times import show_seconds
 
 Clock = Callable[[], float]
 
@@ -138,7 +138,7 @@ class PairProgress:
     def parts(self) -> list[str]:
         """What a line says of the pair, the most important last."""
         done = [
-            "" if self.reached_ns is None else show(self.reached_ns // 10**9 * 10**9),
+            "" if self.reached_ns is None else show_seconds(self.reached_ns),
             f"{self.trades:,} trades",
             f"{self.pages_s:.1f} pages/s",
         ]

@@ -380,6 +380,11 @@ def parse_offset(text: str) -> int:
     return count * UNITS_NS[unit] * (-1 if match[1] else 1)
 
 
+def show_seconds(stamp_ns: int) -> str:
+    """A time as text, cut to the second."""
+    return show(stamp_ns // SECOND * SECOND)
+
+
 def now_text(unit_ns: int = SECOND) -> str:
-    """This machine's time as text, in whole units of so many nanoseconds."""
+    """This machine's time as text, in whole units of this many nanoseconds."""
     return show(time.time_ns() // unit_ns * unit_ns)

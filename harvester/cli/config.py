@@ -16,7 +16,7 @@ from click import shell_completion
 
 from harvester import __version__
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.options import CommonOptions, common_options, json_option
 from harvester.cli.output import check_absent, write_new
 from harvester.config import (
     DEFAULT_FILE,
@@ -53,7 +53,7 @@ DEFAULT_LOGS = {"cron": "harvester.log", "launchd": "~/Library/Logs/harvester.lo
     metavar="[FILE]",
     help="Write a file with every setting and its default.  [default: config.toml]",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 @common_options
 def config(common: CommonOptions, *, init: str | None, as_json: bool) -> None:
     """Show every setting: its value, where the value came from, and what it is for.

@@ -141,6 +141,10 @@ def setting_option(
     )
 
 
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."
+)
+
 rate_option = setting_option(
     "--rate",
     setting="exchange.rate",

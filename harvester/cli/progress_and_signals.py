@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -18,7 +17,6 @@ from harvester.cli.output import show_warnings
 from harvester.download import events
 from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted
-from harvester.kraken.rate_limit import PaceState
 from harvester.progress import Clock, RunProgress, messages
 from harvester.times import show
 
@@ -228,8 +226,8 @@ class JsonLines:
     def _fields(self, event: events.Event) -> dict[str, Any] | None:
         """The fields of an event; None if it is not printed."""
         fields: dict[str, Any] = event._asdict()
-        if isinstance(event, events.Paced | events.BackfillResult):
-            fields["pace"] = pace_fields(event.pace)
+        if isinstance(event, events.Paced):
+            fields["pace"] = event.pace.to_dict()
         if isinstance(event, events.Imported):
             return event.report
         if isinstance(event, events.PageRead | events.Step) and not self._is_due(event):
@@ -243,9 +241,7 @@ class JsonLines:
             fields["pages_s"] = round(pair_progress.pages_s, 3)
             fields["left_s"] = _whole(pair_progress.left_s)
         if isinstance(event, events.BackfillResult):
-            fields["error"] = None if event.error is None else str(event.error)
-            fields["replacement"] = event.replacement and event.replacement.to_dict()
-            fields["exit_status"] = event.exit_status
+            fields |= event.to_dict()
         return fields
 
     def _is_due(self, event: events.PageRead | events.Step) -> bool:
@@ -283,11 +279,3 @@ def followed_fields(event: events.Followed) -> dict[str, Any]:
     fields = event._asdict()
     del fields["summary"]
     return fields
-
-
-def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
-    """The request rate of a pair for JSON; no limit is null."""
-    if pace is None:
-        return None
-    fields = {name: getattr(pace, name) for name in PaceState.__slots__ if name != "pair"}
-    return {name: None if value == math.inf else value for name, value in fields.items()}

@@ -19,6 +19,7 @@ from harvester.cli.options import (
     CommonOptions,
     class_option,
     common_options,
+    json_option,
     pair_argument,
     rate_option,
 )
@@ -36,7 +37,7 @@ from harvester.errors import (
     shortened,
     without_credentials,
 )
-from harvester.times import SECOND, show
+from harvester.times import show_seconds
 
 if TYPE_CHECKING:
     from harvester.operations.refresh import RefreshedPair, RefreshResult
@@ -69,7 +70,7 @@ MAX_LINE = 1_000
 @click.option(
     "--sync", metavar="URL", help="Afterwards bring the copy at s3://BUCKET/PREFIX up to date."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 @common_options
 def refresh(
     common: CommonOptions,
@@ -206,7 +207,7 @@ def _table(pairs: Sequence[RefreshedPair]) -> str:
 
 
 def _to_seconds(time_ns: int | None) -> str:
-    return "" if time_ns is None else show(time_ns // SECOND * SECOND)
+    return "" if time_ns is None else show_seconds(time_ns)
 
 
 # --- notification ---------------------------------------------------------------------------------
@@ -388,7 +389,7 @@ def follow(
 @click.command()
 @click.argument("url")
 @click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 @common_options
 def sync(common: CommonOptions, *, url: str, dry_run: bool, as_json: bool) -> None:
     """Bring the copy of the archive in an object store up to date.

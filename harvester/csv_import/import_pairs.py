@@ -22,13 +22,13 @@ from harvester.csv_import.pair_matching import (
 )
 from harvester.download.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.errors import (
-    GRAVEST_FIRST,
     ArchiveHasGaps,
     BadFile,
     HarvesterError,
     UnknownPair,
     as_error,
     gravest,
+    raise_gravest,
 )
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -184,12 +184,7 @@ class ImportResult(NamedTuple):
                 errors.append(ArchiveHasGaps(f"{report.pair}: {report.summary()}"))
         if self.unknown:
             errors.append(UnknownPair(self.message))
-        if not errors:
-            return
-        first, *others = sorted(errors, key=lambda error: GRAVEST_FIRST.index(error.exit_status))
-        for other in others:
-            first.add_note(str(other))
-        raise first
+        raise_gravest([(error, str(error)) for error in errors])
 
     def to_dict(self) -> dict[str, Any]:
         """The result for JSON."""

@@ -30,7 +30,7 @@ from harvester.pair_selection import PairSelection, last_start, select_pairs
 from harvester.schema import Int64s, no_rows, sort_rows, times
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
-from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show
+from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show, show_seconds
 
 SPARE_FACTOR = 0.8
 """Trades are committed after this fraction of `--every`: a burst or a slow answer takes time.
@@ -178,8 +178,7 @@ class _Follow:
     def _age_text(self, reached_ns: int) -> str:
         """Up to when all pairs are stored, and how long ago that is."""
         age_s = (self.context.options.now_ns() - reached_ns) // SECOND
-        text = show(reached_ns // SECOND * SECOND)
-        return f"stored through {text}" + (
+        return f"stored through {show_seconds(reached_ns)}" + (
             f", {age_s} s ago" if 0 <= age_s < MAX_AGE_SHOWN_S else ""
         )
 

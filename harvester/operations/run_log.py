@@ -211,8 +211,7 @@ def append(archive: TradeStore, record: RunRecord) -> None:
         os.fsync(file.fileno())
         if file.tell() > MAX_BYTES:
             file.seek(-MAX_BYTES // 2, os.SEEK_END)
-            archive.store.write(FILE, file.read().partition(b"\n")[2], LOCK)
-            archive.store.remove_folder(f"staging/{LOCK}")
+            archive.store.write_locked(FILE, file.read().partition(b"\n")[2], LOCK)
 
 
 @contextmanager

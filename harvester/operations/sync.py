@@ -445,6 +445,4 @@ class _SyncRecord:
             path: known for path, known in self._known.items() if (root / path).exists()
         }
         with suppress(HarvesterError):
-            self._store.remove_folder(f"staging/{LOCK}")
-            self._store.write(RECORD_PATH, msgspec.json.encode(record), LOCK)
-            self._store.remove_folder(f"staging/{LOCK}")
+            self._store.write_locked(RECORD_PATH, msgspec.json.encode(record), LOCK)

@@ -28,6 +28,7 @@ from harvester.schema import times
 from harvester.server.explorer.time_view import (
     MAX_CANDLES_BYTES,
     CandleView,
+    PairSummary,
     Shades,
     WholeIntervals,
     candle_copy_texts,
@@ -46,22 +47,6 @@ from harvester.server.explorer.trade_pages import LATEST_NS, TradeArchive, trade
 from harvester.times import DAY, SECOND, Range, parse_moment, show
 
 # --- the archive ----------------------------------------------------------------------------------
-
-
-class PairSummary(Protocol):
-    """What the explorer reads of a `PairStatus`, which see."""
-
-    pair: str
-    wsname: str
-    trades: int
-    first_ns: int | None
-    last_ns: int | None
-    coverage: list[Range]
-    gaps: list[Range]
-    files: int
-    bytes: int
-    rollups: dict[str, int]
-    damaged: list[str]
 
 
 class ReadableArchive(TradeArchive, Protocol):

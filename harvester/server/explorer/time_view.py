@@ -229,15 +229,23 @@ class CandleView:
 STRIP_PARTS = 100
 
 
-class StoredTime(Protocol):
-    """What decides the common axis of all strips."""
+class PairSummary(Protocol):
+    """What the explorer reads of a `PairStatus`, which see."""
 
+    pair: str
+    wsname: str
+    trades: int
     first_ns: int | None
+    last_ns: int | None
     coverage: list[Range]
     gaps: list[Range]
+    files: int
+    bytes: int
+    rollups: dict[str, int]
+    damaged: list[str]
 
 
-def strip_axis(statuses: Sequence[StoredTime], now_ns: int) -> Range:
+def strip_axis(statuses: Sequence[PairSummary], now_ns: int) -> Range:
     """Return the range of all strips: from the first trade or gap to the end of what is stored.
 
     Coverage is no start: it may reach back to 1970, without trades.
@@ -302,7 +310,7 @@ class YearCoverage(NamedTuple):
         }
 
 
-def coverage_by_year(status: StoredTime, now_ns: int) -> list[YearCoverage]:
+def coverage_by_year(status: PairSummary, now_ns: int) -> list[YearCoverage]:
     """Return what is missing of each year, from the first trade or gap until now.
 
     Args:
@@ -325,15 +333,7 @@ def range_texts(part: Range) -> dict[str, str]:
     }
 
 
-class StoredSpan(Protocol):
-    """The first and last trade of a pair, and its coverage."""
-
-    first_ns: int | None
-    last_ns: int | None
-    coverage: list[Range]
-
-
-def span_texts(status: StoredSpan) -> dict[str, Any]:
+def span_texts(status: PairSummary) -> dict[str, Any]:
     """The first and the last trade, the end of the coverage, and what is known of the start.
 
     The first trade is known (`is_first_known`) if all time before it is covered.
