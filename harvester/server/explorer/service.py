@@ -229,10 +229,10 @@ class ArchiveExplorer:
         """
         view = self._view(pair, since, until)
         for number, length in enumerate(intervals_from(interval)):
-            cells = extend_to_intervals(view, length)
-            if cells is None:
+            intervals = extend_to_intervals(view, length)
+            if intervals is None:
                 continue
-            since_text, until_text = show(cells.start_ns), show(cells.end_ns)
+            since_text, until_text = show(intervals.start_ns), show(intervals.end_ns)
             # Before the candles: trades that are added meanwhile make another version.
             covered = self._archive.coverage(pair)
             result = self._archive.ohlc(
@@ -243,7 +243,7 @@ class ArchiveExplorer:
             # Every interval is a multiple of a millisecond.
             opens = [ns // 1_000_000 for batch in batches for ns in times(batch).tolist()]
             now_ns = self._clock()
-            found_shades = self._shades(pair, covered, cells, opens, now_ns)
+            found_shades = self._shades(pair, covered, intervals, opens, now_ns)
             found = CandleView(
                 pair=pair,
                 interval=length.name,
@@ -287,13 +287,13 @@ class ArchiveExplorer:
         self,
         pair: str,
         covered: Sequence[Range],
-        cells: WholeIntervals,
+        intervals: WholeIntervals,
         opens_ms: Sequence[int],
         now_ns: int,
     ) -> Shades:
         opens_ns = [open_ms * 1_000_000 for open_ms in opens_ms]
-        traded = [Range(opens - 1, cells.next_start_ns(opens) - 1) for opens in opens_ns]
-        past = Range(cells.range.after, min(cells.range.through, now_ns))
+        traded = [Range(opens - 1, intervals.next_start_ns(opens) - 1) for opens in opens_ns]
+        past = Range(intervals.range.after, min(intervals.range.through, now_ns))
         return shades(past, covered, self._archive.gaps(pair), traded)
 
     # --- trades and SQL --------------------------------------------------------------------------
