@@ -102,7 +102,8 @@ def open(  # noqa: A001 - harvester.open reads well
     for name, value in values.items():
         if name not in rules:
             raise BadSetting(
-                f"settings: {refused_value('', name)} is no setting; there are {', '.join(rules)}"
+                f"settings: {refused_value('', name)} is not a setting; "
+                f"there are {', '.join(rules)}"
             )
         try:
             rules[name].read(value)
@@ -184,6 +185,7 @@ class Archive:
         """Return the pair with stored trades that a name means.
 
         Raises:
+            UsageError: the name is empty.
             NothingStored: the archive has no trades of the pair.
         """
         self._check_open()
@@ -257,7 +259,7 @@ class Archive:
             >>> result.pair, result.exit_status
             ('XBTUSD', 0)
         """
-        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest_of_pairs, run_in_thread
 
         selection = self._selection(pairs, quotes, asset_class, all_pairs=all_pairs)
         range_ = parse_range(since, until)
@@ -266,7 +268,7 @@ class Archive:
         ) as run:
             results = run_in_thread(run.run, cancel)
         if check:
-            raise_gravest(results)
+            raise_gravest_of_pairs(results)
         return results
 
     @check_types
@@ -305,7 +307,7 @@ class Archive:
             >>> result.gaps
             []
         """
-        from harvester.async_runner import raise_gravest, run_to_completion
+        from harvester.async_runner import raise_gravest_of_pairs, run_to_completion
 
         selection = self._selection(pairs, quotes, asset_class, all_pairs=all_pairs)
         range_ = parse_range(since, until)
@@ -314,7 +316,7 @@ class Archive:
         ) as run:
             results = await run_to_completion(run.run, cancel)
         if check:
-            raise_gravest(results)
+            raise_gravest_of_pairs(results)
         return results
 
     @check_types
@@ -411,7 +413,7 @@ class Archive:
             >>> [(pair.pair, pair.state) for pair in result.pairs]
             [('XBTUSD', 'complete')]
         """
-        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest_of_pairs, run_in_thread
         from harvester.download.exchange import RunOptions
         from harvester.operations import refresh
 
@@ -422,13 +424,13 @@ class Archive:
         if sync is not None:
             # Before hours of downloading.
             object_store(sync)
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             estimates = estimate_trades or progress is True
             result = run_in_thread(
-                lambda stop: refresh.refresh(
+                lambda cancel: refresh.refresh(
                     TradeStore(self.path, for_writing=True),
                     self._settings,
-                    RunOptions(listener, stop, estimates=estimates, warn=self._warn),
+                    RunOptions(listener, cancel, estimates=estimates, warn=self._warn),
                     pairs,
                     max_minutes=minutes,
                     asset_class=asset_class,
@@ -443,7 +445,7 @@ class Archive:
         if check:
             if result.error is not None and result.error.exit_status:
                 raise result.error
-            raise_gravest(result.pairs)
+            raise_gravest_of_pairs(result.pairs)
             if result.sync_error is not None:
                 raise result.sync_error
         return result
@@ -458,20 +460,22 @@ class Archive:
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """Keep some pairs up to date without end: store new trades as soon as they are settled.
+        """Keep pairs up to date until cancelled: store new trades as soon as they are settled.
 
         It blocks until `cancel` is cancelled from another thread or from `progress`, or until
-        Ctrl-C. Outages of the exchange are waited out, without a gap. A pair with an error that
-        waiting does not resolve ends alone; docs/follow.md explains the rules.
+        Ctrl-C. If the exchange is down, it waits and then downloads what it missed. A pair stops at
+        an error that waiting does not resolve; the other pairs continue. docs/follow.md explains
+        the rules.
 
         Args:
             *pairs: names in any spelling, or patterns such as `XBT/*`.
-            every: store new trades at least this often: text such as `10s`, or a timedelta.
+            every: store new trades at least this often: text such as `10s`, a number of minutes, or
+                a timedelta.
             since: first download what is missing from this time on. Default: a stored pair is
                 completed from the start of its last requested range on, another begins now.
             progress: called in another thread with each event of `harvester.download.events`:
                 a `Followed` event per poll and pair. True shows one status line.
-            cancel: ends the call in good order once its `cancel()` is called.
+            cancel: its `cancel()` ends the call; what is complete is stored.
             check: raise the most severe error of a pair at the end. If False, errors are only in
                 the results.
 
@@ -494,7 +498,7 @@ class Archive:
             >>> result.pair, result.gaps
             ('XBTUSD', [])
         """
-        from harvester.async_runner import raise_gravest, run_in_thread
+        from harvester.async_runner import raise_gravest_of_pairs, run_in_thread
         from harvester.download.exchange import RunOptions
         from harvester.operations import follow
 
@@ -503,12 +507,12 @@ class Archive:
         if every_ns is None:
             raise BadInterval(f"every is {every!r}: give a fixed length such as 10s or 1m")
         after = None if since is None else parse_range(since, None).after
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             results = run_in_thread(
-                lambda stop: follow.follow(
+                lambda cancel: follow.follow(
                     TradeStore(self.path, for_writing=True),
                     self._settings,
-                    RunOptions(listener, stop, warn=self._warn),
+                    RunOptions(listener, cancel, warn=self._warn),
                     selection,
                     after=after,
                     every_s=every_ns / SECOND,
@@ -516,7 +520,7 @@ class Archive:
                 cancel,
             )
         if check:
-            raise_gravest(results)
+            raise_gravest_of_pairs(results)
         return results
 
     def _selection(
@@ -553,7 +557,7 @@ class Archive:
         """Prepare a backfill, whose events are shown while the context is open."""
         from harvester.async_runner import BackfillRun
 
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             # A separate store, because the run is in another thread.
             yield BackfillRun(
                 TradeStore(self.path, for_writing=True),
@@ -678,7 +682,7 @@ class Archive:
             skip_bad_rows=skip_bad_rows,
         )
         store, token = TradeStore(self.path, for_writing=True), cancel or CancelToken()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             result = run_import(store, self._settings, request, listener, token, self._warn)
         if check:
             result.raise_gravest()
@@ -856,6 +860,7 @@ class Archive:
 
         self._check_open()
         range_ = parse_range(since, until, _time_zone(tz))
+        is_panel = not isinstance(pair, str)
         by_pair: dict[str, tuple[Pair, CandleQuery]] = {}
         for name in [pair] if isinstance(pair, str) else pair:
             market, query = self._candle_query(
@@ -867,7 +872,7 @@ class Archive:
         queries = [query for _, query in by_pair.values()]
         store = SnapshotStore(self._store)
         notes = [
-            note if isinstance(pair, str) else f"{name}: {note}"
+            f"{name}: {note}" if is_panel else note
             for name in by_pair
             for note in _gap_notes(store, name, [range_], strict=strict)
         ]
@@ -877,13 +882,12 @@ class Archive:
 
         def relation(files: frozenset[PairFile]) -> Relation:
             listed = replace(session, files=files)
-            is_panel = not isinstance(pair, str)
             return listed.panel_relation(queries) if is_panel else listed.relation(queries[0])
 
         stream = (
-            partial(session.batches, queries[0])
-            if isinstance(pair, str)
-            else partial(session.panel_batches, queries)
+            partial(session.panel_batches, queries)
+            if is_panel
+            else partial(session.batches, queries[0])
         )
         units = [set(_column_units(market).items()) for market, _ in by_pair.values()]
         return Result(
@@ -1154,8 +1158,6 @@ class Archive:
             tz=None if tz is None else find_time_zone(tz).key,
             complete_only=complete_only,
         )
-        if not pair.strip():
-            raise UsageError("a pair's name is empty: give one such as XBT/USD")
         market = self._resolve_stored(pair)
         return market, replace(query, pair=market.altname, pair_decimals=market.pair_decimals)
 
@@ -1504,7 +1506,7 @@ class Archive:
         named = dict.fromkeys(self._resolve_stored(name).altname for name in pairs)
         names = list(named) or self._store.stored_pairs()
         time_range = parse_range(since, until)
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             return digest_pairs(SnapshotStore(self._store), names, time_range, listener)
 
     @check_types
@@ -1566,23 +1568,23 @@ class Archive:
             TradeStore(self.path, for_writing=True)
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             reports = maintenance.check_pairs(self._store, names, listener)
             if repair and any(report.faults for report in reports):
                 estimates = estimate_trades or progress is True
                 reports = run_in_thread(
-                    lambda stop: maintenance.repair_pairs(
+                    lambda cancel: maintenance.repair_pairs(
                         TradeStore(self.path, for_writing=True),
                         settings,
                         reports,
-                        RunOptions(listener, stop, estimates=estimates, warn=self._warn),
+                        RunOptions(listener, cancel, estimates=estimates, warn=self._warn),
                     ),
                     cancel,
                 )
             if against_exchange and reports:
                 run_in_thread(
-                    lambda stop: maintenance.compare_with_exchange(
-                        TradeStore(self.path), settings, reports, listener, stop
+                    lambda cancel: maintenance.compare_with_exchange(
+                        TradeStore(self.path), settings, reports, listener, cancel
                     )
                 )
             if against_csv:
@@ -1632,7 +1634,7 @@ class Archive:
         from harvester.operations.maintenance import compact
 
         self._check_open()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             return compact(TradeStore(self.path, for_writing=True), self._settings, pairs, listener)
 
     @check_types
@@ -1657,7 +1659,7 @@ class Archive:
         from harvester.operations.maintenance import build_rollups
 
         self._check_open()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             return build_rollups(
                 TradeStore(self.path, for_writing=True), self._settings, pairs, listener
             )
@@ -1704,7 +1706,7 @@ class Archive:
         from harvester.operations.sync import sync
 
         self._check_open()
-        with _listening(progress) as listener:
+        with _progress_listener(progress) as listener:
             store = TradeStore(self.path, for_writing=True)
             return sync(store, url, listener, cancel or CancelToken(), dry_run=dry_run)
 
@@ -1748,7 +1750,7 @@ class Archive:
         results = [*check_machine(), *check_archive(self._store, self._settings)]
         if exchange:
             results += run_in_thread(
-                lambda stop: check_exchange(self._settings, pair, stop), cancel
+                lambda cancel: check_exchange(self._settings, pair, cancel), cancel
             )
         return [anonymous(result) for result in results]
 
@@ -1812,7 +1814,7 @@ def _intervals_by_name(*intervals: IntervalLength) -> dict[str, Interval]:
 
 
 @contextmanager
-def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
+def _progress_listener(progress: ProgressOption | None) -> Iterator[Listener]:
     """Yield a listener that passes events to `progress`, draws a bar for True, or does nothing."""
     if progress is True:
         from harvester.progress_bars import Bars

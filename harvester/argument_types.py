@@ -113,7 +113,8 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "Layout": ArgumentType(_is_text, "text", BadSetting),
     "Moment": ArgumentType(
         _is_moment,
-        "a time (text such as '2024-01-31' or '7d', a datetime, a date, or UNIX nanoseconds)",
+        "a time (text such as '2024-01-31' or '7d', a datetime, a date, or a UNIX time of 10, 13 "
+        "or 19 digits)",
         BadTime,
     ),
     "Number": ArgumentType(
@@ -255,8 +256,8 @@ def moment_ns(moment: Moment, now_ns: int, zone: tzinfo = UTC) -> int:
         return parse_moment(str(moment.__index__()), now_ns)
     else:
         raise BadTime(
-            f"{moment!r} is no time: give text such as '2024-01-31' or '7d', a datetime, a date, "
-            "or UNIX nanoseconds"
+            f"{moment!r} is not a time: give text such as '2024-01-31' or '7d', a datetime, "
+            "a date, or a UNIX time of 10, 13 or 19 digits"
         )
     if not 0 <= stamp_ns <= END_OF_TIME:
         raise BadTime(f"{str(moment)!r} is out of bounds: from 1970-01-01 to 2262-04-11")
@@ -284,7 +285,7 @@ def parse_range(since: Moment, until: Moment | None, zone: tzinfo = UTC) -> Rang
 def _datetime_ns(moment: datetime) -> int:
     # pandas' NaT is a datetime that equals nothing.
     if moment != moment:  # noqa: PLR0124
-        raise BadTime("NaT is no time: a moment is missing")
+        raise BadTime("NaT is not a time")
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     # pandas keeps the part below a microsecond in an attribute of its own.
     below_microsecond = int(getattr(moment, "nanosecond", 0))
@@ -294,7 +295,7 @@ def _datetime_ns(moment: datetime) -> int:
 
 def _numpy_ns(moment: np.datetime64) -> int:
     if np.isnat(moment):
-        raise BadTime("NaT is no time: a moment is missing")
+        raise BadTime("NaT is not a time")
     # Via whole seconds, as NumPy silently wraps times that do not fit in nanoseconds.
     seconds = moment.astype("datetime64[s]")
     rest = (moment - seconds).astype("timedelta64[ns]")

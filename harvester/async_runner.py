@@ -37,13 +37,13 @@ from harvester.download.events import (
     result_of,
 )
 from harvester.download.exchange import BackfillRequest, ExchangeClock, RunOptions
-from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
+from harvester.errors import ArchiveHasGaps, ArchiveIncomplete, HarvesterError, raise_gravest
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshedPair
 from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
-from harvester.pair_selection import PairSelection, choose, list_pairs
+from harvester.pair_selection import PairSelection, request_pairs, select_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, show
 
@@ -90,7 +90,7 @@ class BackfillRun:
         is_open = time_range.through >= END_OF_TIME
         # Times are absolute: `7d` means something else tomorrow.
         request = {
-            "pairs": ["*"] if selection.everything else [str(name) for name in selection.names],
+            "pairs": ["*"] if selection.all_pairs else [str(name) for name in selection.names],
             **({"quotes": list(selection.quotes)} if selection.quotes else {}),
             **({"class": selection.asset_class} if selection.asset_class else {}),
             "since": show(time_range.after + 1),
@@ -103,7 +103,7 @@ class BackfillRun:
                 self.settings.exchange, on_wait=self._waiting, on_pace=self._paced
             ) as client:
                 try:
-                    pairs = await cancel.guard(choose(client, self.archive, selection))
+                    pairs = await cancel.guard(select_pairs(client, self.archive, selection))
                     self.progress(Begun(len(pairs)))
                     results = await backfill(
                         client,
@@ -135,7 +135,7 @@ class BackfillRun:
         """
         exchange = self.settings.exchange
         async with Client(exchange, on_wait=self._waiting) as client:
-            chosen = choose(client, self.archive, self.selection, may_write=False)
+            chosen = select_pairs(client, self.archive, self.selection, may_write=False)
             pairs = await cancel.guard(chosen)
             clock = ExchangeClock(client, self.settings.refresh.settle_s)
             requests = [BackfillRequest(pair, self.time_range) for pair in pairs]
@@ -174,10 +174,10 @@ class BackfillRun:
 async def run_to_completion(
     work: Callable[[CancelToken], Awaitable[T]], cancel: CancelToken | None = None
 ) -> T:
-    """Run work on the running event loop; if the caller is cancelled, the work ends in order first.
+    """Run work on the running event loop; if the caller is cancelled, it stops cleanly first.
 
     Args:
-        work: what to run; ends in order when its token is cancelled.
+        work: what to run; it must stop cleanly when its token is cancelled.
         cancel: the token; a new one unless given.
 
     Raises:
@@ -204,11 +204,12 @@ def run_in_thread(
     This works whether or not an event loop runs in the calling thread.
 
     Args:
-        work: what to run; ends in order when its token is cancelled.
+        work: what to run; it must stop cleanly when its token is cancelled.
         cancel: the token; a new one unless given.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the work has ended in order. A second one does not wait for that.
+        KeyboardInterrupt: Ctrl-C; the work has stopped cleanly. A second Ctrl-C does not wait for
+            that.
     """
     token, result = cancel or CancelToken(), Future[T]()
 
@@ -249,10 +250,10 @@ def ask_market_names(
         Interrupted: `cancel` was cancelled.
     """
 
-    async def ask(stop: CancelToken) -> dict[str, Pair]:
+    async def ask(cancel: CancelToken) -> dict[str, Pair]:
         async with Client(settings.exchange) as client:
             try:
-                return (await stop.guard(list_pairs(client, archive)))[0]
+                return (await cancel.guard(request_pairs(client, archive)))[0]
             finally:
                 if record is not None:
                     record.calls, record.refusals = client.calls, client.refusals
@@ -290,7 +291,7 @@ def run_import(
     return result
 
 
-def raise_gravest(results: Sequence[BackfillResult | RefreshedPair]) -> None:
+def raise_gravest_of_pairs(results: Sequence[BackfillResult | RefreshedPair]) -> None:
     """Raise the gravest error of several pairs, with the others in its notes, if there are any.
 
     Raises:
@@ -298,14 +299,10 @@ def raise_gravest(results: Sequence[BackfillResult | RefreshedPair]) -> None:
         ArchiveHasGaps: requested ranges are not covered.
         ArchiveIncomplete: a re-download left or found differences to the imported files.
     """
-    failed = sorted(
-        (result for result in results if result.exit_status),
-        key=lambda result: GRAVEST_FIRST.index(result.exit_status),
-    )
-    if not failed:
-        return
-    kind = ArchiveHasGaps if failed[0].gaps else ArchiveIncomplete
-    error = failed[0].error or kind(str(failed[0]))
-    for result in failed[1:]:
-        error.add_note(str(result))
-    raise error
+    failed = [result for result in results if result.exit_status]
+    raise_gravest([(result.error or _error_of(result), str(result)) for result in failed])
+
+
+def _error_of(result: BackfillResult | RefreshedPair) -> HarvesterError:
+    """The error of a pair that is done, but incomplete."""
+    return (ArchiveHasGaps if result.gaps else ArchiveIncomplete)(str(result))

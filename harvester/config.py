@@ -136,8 +136,8 @@ PATH = Rule(_read_path, "a text that is not empty and has no NUL character")
 NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
 URL = Rule(
     _read_url,
-    "an address that begins with https:// or http:// and names a host, with a port below "
-    "65536 or none and no @, ? or # behind it",
+    "an http:// or https:// address: optional user and password, a host, optional port (1 to "
+    "65535) and path; no ? or #",
 )
 LENGTHS = Rule(
     _read_lengths, 'a list of lengths in ms, s, m, h, d or w, such as ["1m", "1h"], or an empty one'
@@ -227,7 +227,8 @@ class RefreshSettings:
     notify_command: Annotated[
         tuple[str, ...],
         COMMAND,
-        "Program and arguments to run if a refresh does not end with status 0: JSON on its stdin.",
+        "Program and arguments to run if a refresh does not end with status 0; it gets the result "
+        "as JSON on stdin.",
     ] = ()
 
 
@@ -344,7 +345,7 @@ def _check_variables(names: Iterable[str]) -> None:
         section = next((name for name in SECTIONS if f"{rest}_".startswith(f"{name}_".upper())), "")
         if near or section:
             allowed = _allowed_in(section) if section else _VARIABLES
-            raise _unknown(f"{name} is no setting", meant[near[0]] if near else None, allowed)
+            raise _unknown(f"{name} is not a setting", meant[near[0]] if near else None, allowed)
 
 
 _VARIABLES = (
@@ -360,7 +361,11 @@ def _unknown(what: str, meant: str | None, allowed: str) -> BadSetting:
 def _allowed_in(section: str) -> str:
     """The keys of a section, or all sections if there is none of this name."""
     names = ", ".join(sorted(key.short for key in KEYS if key.section == section))
-    return f"[{section}] knows {names}" if names else f"the sections are [{'], ['.join(SECTIONS)}]"
+    return (
+        f"the keys of [{section}] are {names}"
+        if names
+        else f"the sections are [{'], ['.join(SECTIONS)}]"
+    )
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -548,10 +553,10 @@ def _read_file(file: str) -> dict[str, Any]:
             if f"{section}.{key}" not in known:
                 near = difflib.get_close_matches(f"{section}.{key}", known, n=1, cutoff=0.5)
                 meant = "[{}] {}".format(*near[0].split(".")) if near else None
-                what = f"{file}: [{section}] {key} is no setting"
+                what = f"{file}: [{section}] {key} is not a setting"
                 raise _unknown(what, meant, _allowed_in(section))
         if section not in SECTIONS:
             near = difflib.get_close_matches(section, SECTIONS, n=1)
             meant = f"[{near[0]}]" if near else None
-            raise _unknown(f"{file}: [{section}] is no section", meant, _allowed_in(""))
+            raise _unknown(f"{file}: [{section}] is not a section", meant, _allowed_in(""))
     return {f"{section}.{key}": table[key] for section, table in tables.items() for key in table}

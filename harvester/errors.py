@@ -231,6 +231,21 @@ def gravest(statuses: list[int]) -> int:
     return min(statuses, key=GRAVEST_FIRST.index, default=0)
 
 
+def raise_gravest(errors: Sequence[tuple[HarvesterError, str]]) -> None:
+    """Raise the gravest of some errors, with notes about the others; do nothing without any.
+
+    Args:
+        errors: each with the text of its note, if another one is raised.
+    """
+    if not errors:
+        return
+    in_order = sorted(errors, key=lambda error: GRAVEST_FIRST.index(error[0].exit_status))
+    error = in_order[0][0]
+    for _, note in in_order[1:]:
+        error.add_note(note)
+    raise error
+
+
 async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
     """Await one pair's work and return its error, so that the work on other pairs continues."""
     try:

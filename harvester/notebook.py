@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 300, 14
 MIN_GAP_WIDTH = 1.5
 """The width of a short gap, so that it can be seen."""
 
-COVERED, GAP = "#2a9d6f", "#e5484d"
+COVERED_COLOUR, GAP_COLOUR = "#2a9d6f", "#e5484d"
 """Both are visible on white and on black."""
 
 
@@ -57,8 +57,8 @@ def bar(coverage: Sequence[Range], gaps: Sequence[Range], shown: Range) -> str:
         shown: the range of the time axis.
     """
     parts = [
-        *_rectangles(coverage, shown, COVERED, "covered", 0.0),
-        *_rectangles(gaps, shown, GAP, "gap", MIN_GAP_WIDTH),
+        *_rectangles(coverage, shown, COVERED_COLOUR, "covered", 0.0),
+        *_rectangles(gaps, shown, GAP_COLOUR, "gap", MIN_GAP_WIDTH),
         *_notches(shown),
     ]
     return (

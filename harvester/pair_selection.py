@@ -79,7 +79,9 @@ def _pair_of_segments(archive: TradeStore, name: str) -> Pair:
 
 
 def _stored_by_altname(archive: TradeStore, text: str) -> Pair | None:
-    """The stored pair with exactly this altname, which it means before any other spelling does.
+    """Return the stored pair whose altname is exactly `text`.
+
+    An exact altname wins over other spellings.
 
     The folders of all other pairs are not listed: of 1,400 pairs, that takes a second.
     """
@@ -97,26 +99,29 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
         text: the name.
 
     Raises:
+        UsageError: the name is empty.
         NothingStored: no trades of it are stored; the message names pairs that are.
         AmbiguousPair: several markets have that name, which differ by case.
     """
+    if not text.strip():
+        raise UsageError("a pair's name is empty: give one such as XBT/USD")
     if pair := _stored_by_altname(archive, text):
         return pair
-    held = archive.stored_pairs()
-    pairs = known_pairs(archive, held)
+    stored = archive.stored_pairs()
+    pairs = known_pairs(archive, stored)
     pair = PairIndex(pairs.values()).find(text)
     if pair is not None:
-        pair = as_stored(pair, pairs, held)
-        if pair.altname in held:
+        pair = as_stored(pair, pairs, stored)
+        if pair.altname in stored:
             return pair
     if pair is None and archive.store.read("pairs.json") is not None:
         # pairs.json lists all markets, so a backfill would refuse the name.
         advice = "`harvester pairs --update` lists the markets"
     else:
         advice = f"`harvester backfill {shlex.quote(text)}` downloads them"
-    stored = archive.stored_pairs_text(held)
+    examples = archive.stored_pairs_text(stored)
     raise NothingStored(
-        f"the archive at {archive.path} holds no trades of {text!r}; {stored}. {advice}"
+        f"the archive at {archive.path} holds no trades of {text!r}; {examples}. {advice}"
     )
 
 
@@ -145,7 +150,7 @@ logger = logging.getLogger("harvester.pair_selection")
 
 
 def renamed(
-    listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
+    listed: Mapping[str, Pair], known: Mapping[str, Pair], stored: Collection[str]
 ) -> dict[str, Pair]:
     """Find the pairs that the exchange lists under another altname than the archive does.
 
@@ -155,26 +160,26 @@ def renamed(
     Args:
         listed: what the exchange lists now, by altname.
         known: the archive's pairs, by altname.
-        held: altnames of pairs with stored trades.
+        stored: altnames of pairs with stored trades.
 
     Returns:
         The pair as it is listed now, by the altname that the archive has.
     """
     by_key = {pair.key: pair for pair in listed.values() if pair.key}
     found = {}
-    for name in held:
+    for name in stored:
         key = known[name].key if name in known else ""
         now = by_key.get(key)
         if now is None or now.altname == name:
             continue
         there = known.get(now.altname)
-        is_apart = now.altname in held and (there is None or there.key in ("", key))
+        is_apart = now.altname in stored and (there is None or there.key in ("", key))
         if not is_apart:
             found[name] = now
     return found
 
 
-def as_stored(pair: Pair, known: Mapping[str, Pair], held: Collection[str]) -> Pair:
+def as_stored(pair: Pair, known: Mapping[str, Pair], stored: Collection[str]) -> Pair:
     """The pair under the altname of its stored trades, if the exchange renamed it since.
 
     So its trades have one history in one folder, whichever name is typed or a file has.
@@ -182,11 +187,11 @@ def as_stored(pair: Pair, known: Mapping[str, Pair], held: Collection[str]) -> P
     Args:
         pair: the pair under any altname.
         known: the archive's pairs, by altname.
-        held: altnames of pairs with stored trades.
+        stored: altnames of pairs with stored trades.
     """
-    if not pair.key or pair.altname in held:
+    if not pair.key or pair.altname in stored:
         return pair
-    names = (name for name in held if name in known and known[name].key == pair.key)
+    names = (name for name in stored if name in known and known[name].key == pair.key)
     return msgspec.structs.replace(pair, altname=next(names, pair.altname))
 
 
@@ -208,29 +213,29 @@ class PairSelection:
 
     Attributes:
         names: names and patterns.
-        everything: all pairs that the exchange lists, instead of names.
-        quotes: restricts `everything` and patterns to pairs quoted in one of these currencies.
+        all_pairs: all pairs that the exchange lists, instead of names.
+        quotes: restricts `all_pairs` and patterns to pairs quoted in one of these currencies.
         asset_class: restricts them to pairs of this class; None for all.
     """
 
     names: Sequence[PairName] = ()
-    everything: bool = False
+    all_pairs: bool = False
     quotes: Sequence[str] = ()
     asset_class: str | None = None
 
 
-async def choose(
-    client: Client, archive: TradeStore, choice: PairSelection, *, may_write: bool = True
+async def select_pairs(
+    client: Client, archive: TradeStore, selection: PairSelection, *, may_write: bool = True
 ) -> list[Pair]:
     """The selected pairs, each once, in the order of their names.
 
-    Patterns and `everything` select from what the exchange lists now. For names alone the exchange
+    Patterns and `all_pairs` select from what the exchange lists now. For names alone the exchange
     is asked only if the archive does not know one of them.
 
     Args:
         client: of the exchange.
         archive: whose pairs.json is read and updated.
-        choice: what the user selected.
+        selection: what the user selected.
         may_write: whether pairs.json may be written.
 
     Raises:
@@ -238,27 +243,27 @@ async def choose(
             that class.
         UsageError: a pair named in full is not quoted in that currency, or is of another class.
     """
-    is_limited, stored = bool(choice.quotes or choice.asset_class), archive.stored_pairs()
-    if not (choice.everything or is_limited or any(map(is_pattern, choice.names))):
+    is_limited, stored = bool(selection.quotes or selection.asset_class), archive.stored_pairs()
+    if not (selection.all_pairs or is_limited or any(map(is_pattern, selection.names))):
         with suppress(UnknownPair):
-            pairs = _chosen(choice, {}, known_pairs(archive, stored), stored)
+            pairs = _select(selection, {}, known_pairs(archive, stored), stored)
             # Answers are compared with the pair's key, so a pair without its own needs the list.
             if all(pair.key and not pair.is_delisted for pair in pairs):
                 return pairs
-    listed, known = await list_pairs(client, archive, may_write=may_write)
-    kept = renamed(listed, known, stored)
-    stored_names = {now.altname: name for name, now in kept.items()}
+    listed, known = await request_pairs(client, archive, may_write=may_write)
+    renamed_pairs = renamed(listed, known, stored)
+    stored_names = {now.altname: name for name, now in renamed_pairs.items()}
     selectable = {}
     for name, pair in listed.items():
         if name in stored_names:
             old_name = stored_names[name]
             selectable[old_name] = msgspec.structs.replace(pair, altname=old_name)
-        elif name not in kept:
+        elif name not in renamed_pairs:
             selectable[name] = pair
-    return _chosen(choice, selectable, known, stored)
+    return _select(selection, selectable, known, stored)
 
 
-async def list_pairs(
+async def request_pairs(
     client: Client, archive: TradeStore, *, may_be_empty: bool = False, may_write: bool = True
 ) -> tuple[dict[str, Pair], dict[str, Pair]]:
     """Request the exchange's pairs and write pairs.json; pairs with stored trades are kept in it.
@@ -278,21 +283,21 @@ async def list_pairs(
     listed = await client.pairs()
     if not (listed or may_be_empty):
         raise ExchangeRefused("the exchange lists no market at all: try again later")
-    stored = archive.stored_pairs()
-    before = known_pairs(archive, stored)
-    held = {name: before[name] for name in stored}
-    pairs = {**held, **listed}
-    for name, kept in held.items():
-        if kept.key and pairs[name].key != kept.key:
-            logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
+    names = archive.stored_pairs()
+    before = known_pairs(archive, names)
+    stored = {name: before[name] for name in names}
+    pairs = {**stored, **listed}
+    for name, pair in stored.items():
+        if pair.key and pairs[name].key != pair.key:
+            logger.warning("%s", market_changed_text(name, pair.key, pairs[name].key))
             # The name keeps meaning the market whose trades are stored.
-            pairs[name] = kept
+            pairs[name] = pair
     if may_write:
         store_pairs(archive.store, msgspec.json.encode(pairs))
     return listed, pairs
 
 
-class ListedPairs:
+class PairListOfRun:
     """The exchange's pairs, requested when they are first needed, once for all pairs of a run."""
 
     def __init__(self, client: Client, archive: TradeStore) -> None:
@@ -305,13 +310,13 @@ class ListedPairs:
         self._lock = asyncio.Lock()
 
     async def get(self) -> dict[str, Pair]:
-        """The pairs by altname, with those of stored trades; see `list_pairs`."""
+        """The pairs by altname, with those of stored trades; see `request_pairs`."""
         return (await self._request())[1]
 
     async def find(self, pair: Pair) -> tuple[Pair, bool]:
-        """A pair with the key that requests need, and whether the exchange lists or knows it.
+        """Complete a pair's key, and say whether the exchange still serves the pair.
 
-        Of a pair that it does not list, trades are requested to find out.
+        If it is not listed, a page is requested to find out.
         """
         listed, known = await self._request()
         pair = pair if pair.key else known.get(pair.altname, pair)
@@ -328,66 +333,71 @@ class ListedPairs:
     async def _request(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         async with self._lock:
             if self._pairs is None:
-                self._pairs = await list_pairs(self._client, self._archive)
+                self._pairs = await request_pairs(self._client, self._archive)
         return self._pairs
 
 
-def _chosen(
-    choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair], held: Collection[str]
+def _select(
+    selection: PairSelection,
+    listed: dict[str, Pair],
+    known: dict[str, Pair],
+    stored: Collection[str],
 ) -> list[Pair]:
     """The selected pairs of those `listed` now; names in full select from all those `known`."""
-    quotes = {quote.strip().upper() for quote in choice.quotes}
-    is_limited = choice.asset_class or choice.quotes
-    selectable = _selectable(choice, listed) if is_limited else list(listed.values())
+    quotes = {quote.strip().upper() for quote in selection.quotes}
+    is_limited = selection.asset_class or selection.quotes
+    selectable = _selectable(selection, listed) if is_limited else list(listed.values())
 
     def quoted(pairs: Iterable[Pair]) -> list[Pair]:
         return [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
 
-    if choice.everything:
+    if selection.all_pairs:
         return quoted(selectable)
     names = PairIndex(known.values())
     same_class = names
-    if choice.asset_class:
-        same_class = PairIndex(of_class(known.values(), choice.asset_class))
+    if selection.asset_class:
+        same_class = PairIndex(of_class(known.values(), selection.asset_class))
     chosen: dict[str, Pair] = {}
-    for name in choice.names:
+    for name in selection.names:
         source = f"{name.source}: " if name.source else ""
         try:
             pairs = (
                 match_pattern(name, selectable)
                 if is_pattern(name)
-                else [as_stored(same_class.find(name) or names.resolve(name), known, held)]
+                else [as_stored(same_class.find(name) or names.resolve(name), known, stored)]
             )
         except UnknownPair as error:
             raise type(error)(f"{source}{error}") from error
         found = quoted(pairs)
         if not pairs:
-            limit = f" in the class {choice.asset_class}" if choice.asset_class else ""
+            limit = f" in the class {selection.asset_class}" if selection.asset_class else ""
             raise UnknownPair(
                 f"{source}no pair{limit} matches {name!r}: `harvester pairs` lists the markets"
             )
-        if choice.asset_class and not of_class(pairs, choice.asset_class):
+        if selection.asset_class and not of_class(pairs, selection.asset_class):
             raise UsageError(
-                f"{source}{name!r} is not of the class of --class: leave one of them out"
+                f"{source}{name!r} is not of the class {selection.asset_class}: "
+                "leave out the pair or the class filter"
             )
         if not found and is_pattern(name):
             raise UnknownPair(
-                f"{source}no pair that matches {name!r} is quoted in a currency of --quote"
+                f"{source}no pair matches {name!r} and is quoted in {', '.join(selection.quotes)}"
             )
         if not found:
             raise UsageError(
-                f"{source}{name!r} is not quoted in a currency of --quote: leave one of them out"
+                f"{source}{name!r} is not quoted in {', '.join(selection.quotes)}: "
+                "leave out the pair or the quote filter"
             )
         chosen |= {pair.altname: pair for pair in found}
     return list(chosen.values())
 
 
-def _selectable(choice: PairSelection, listed: dict[str, Pair]) -> list[Pair]:
+def _selectable(selection: PairSelection, listed: dict[str, Pair]) -> list[Pair]:
     """The listed pairs of the selected class; raise UnknownPair if none has its class or quotes."""
-    pairs = of_class(listed.values(), choice.asset_class)
-    if choice.asset_class and not (pairs or choice.names):
-        raise UnknownPair(f"the exchange lists no pair of the class {choice.asset_class}")
-    for quote in choice.quotes:
+    pairs = of_class(listed.values(), selection.asset_class)
+    if selection.asset_class and not (pairs or selection.names):
+        raise UnknownPair(f"the exchange lists no pair of the class {selection.asset_class}")
+    for quote in selection.quotes:
         if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
             known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
             names = first_few([name for name, _ in known.most_common()], 12)
@@ -414,7 +424,7 @@ class RefreshTarget(NamedTuple):
     error: HarvesterError | None = None
 
 
-class KnownPairs(NamedTuple):
+class RefreshCandidates(NamedTuple):
     """All pairs that a refresh can mean.
 
     Attributes:
@@ -437,8 +447,8 @@ class KnownPairs(NamedTuple):
         )
 
 
-def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarget]:
-    """Choose the pairs that names and patterns mean, each once; all stored pairs without any.
+def select_refresh_targets(texts: Sequence[str], pairs: RefreshCandidates) -> list[RefreshTarget]:
+    """Select the pairs that names and patterns mean, each once; all stored pairs without any.
 
     A pair whose altname changed but whose key did not is the same market, with one trade history:
     it is requested by its key, and stored under the name that it has here. Its new name means the
@@ -476,7 +486,9 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
 
 
 def last_start(requested: Sequence[Range], now_ns: int) -> int | None:
-    """The time after which the last request of a pair began, which is continued; None without one.
+    """Return `after` of the last requested range, from which a refresh continues.
+
+    None if nothing was requested.
 
     Args:
         requested: the ranges that were requested, in order.
@@ -487,7 +499,9 @@ def last_start(requested: Sequence[Range], now_ns: int) -> int | None:
     return past_starts[-1] if past_starts else None
 
 
-def _target(name: str, pairs: KnownPairs, renamed_pairs: Mapping[str, Pair]) -> RefreshTarget:
+def _target(
+    name: str, pairs: RefreshCandidates, renamed_pairs: Mapping[str, Pair]
+) -> RefreshTarget:
     if name in renamed_pairs:
         now = renamed_pairs[name]
         return RefreshTarget(msgspec.structs.replace(now, altname=name), renamed_to=now.altname)
@@ -502,7 +516,7 @@ def _target(name: str, pairs: KnownPairs, renamed_pairs: Mapping[str, Pair]) -> 
     return RefreshTarget(gone, listed=False, renamed_to=renamed_to)
 
 
-def _matching(text: str, pairs: KnownPairs, spellings: PairIndex) -> list[Pair]:
+def _matching(text: str, pairs: RefreshCandidates, spellings: PairIndex) -> list[Pair]:
     """Find the pairs of a name, or the listed and stored pairs that match a pattern."""
     if text in pairs.stored:
         return [pairs.known.get(text, Pair(altname=text))]

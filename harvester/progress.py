@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 
 from harvester.download import events
-from harvester.times import show
+from harvester.times import show_seconds
 
 Clock = Callable[[], float]
 
 RATE_SAMPLES = 20
-"""The current rate is the average of so many seconds with a page or a step."""
+"""The current rate is the average of this many seconds with a page or a step."""
 
 
 class PairProgress:
@@ -83,8 +83,8 @@ class PairProgress:
     def per_s(self) -> float:
         """Current rate of trades, or of steps, per second."""
         (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
-        # A page is not late before it takes longer than those before it: else the rate, and the
-        # remaining time with it, would go up and down between any two pages.
+        # The next page is not yet late while it takes no longer than the average page; without
+        # this, the rate would fall and jump between pages.
         page_s = (last_s - first_s) / max(1, len(self._samples) - 1)
         passed_s = max(last_s, self._clock() - page_s) - first_s
         return (last - first) / passed_s if passed_s > 0 else 0.0
@@ -138,7 +138,7 @@ class PairProgress:
     def parts(self) -> list[str]:
         """What a line says of the pair, the most important last."""
         done = [
-            "" if self.reached_ns is None else show(self.reached_ns // 10**9 * 10**9),
+            "" if self.reached_ns is None else show_seconds(self.reached_ns),
             f"{self.trades:,} trades",
             f"{self.pages_s:.1f} pages/s",
         ]
@@ -165,7 +165,7 @@ class RunProgress:
         self._begin(pairs)
 
     def _begin(self, pairs: int | None) -> None:
-        """Begin a run, or a part of it, with so many pairs, of which none has begun."""
+        """Begin a run, or a part of it, with this many pairs, of which none has begun."""
         self.pairs = pairs
         self.running: dict[str, PairProgress] = {}
         self.status = ""
@@ -298,13 +298,13 @@ def time_left(seconds: float | None) -> str:
 
 
 def messages(event: events.Event) -> list[str]:
-    """The lines that say once what happened; most events have none."""
+    """Return the log lines of an event; most have none."""
     if isinstance(event, events.Imported):
         return list(event.lines)
     return [str(event)] if isinstance(event, events.Noted | events.BackfillResult) else []
 
 
-def speaks_unicode() -> bool:
+def is_utf8_locale() -> bool:
     """Whether the locale is UTF-8, so that more than ASCII can be printed.
 
     Python replaces the C locale by C.UTF-8 when it starts, so LC_CTYPE alone proves nothing.

@@ -18,8 +18,8 @@ from harvester.errors import printable, without_credentials, wrapped
 from harvester.progress import (
     PairProgress,
     RunProgress,
+    is_utf8_locale,
     messages,
-    speaks_unicode,
 )
 
 MAX_LINES = 16
@@ -42,7 +42,7 @@ class AsciiConsole(Console):
         return "ascii"
 
 
-def _plain(text: str) -> str:
+def _printable(text: str) -> str:
     return printable(without_credentials(text))
 
 
@@ -66,10 +66,10 @@ class Bars(Progress):
             say: prints messages; unless given, they are printed above the bars.
         """
         self._run = run or RunProgress()
-        self._say = say or (lambda text: self.say(_plain(text)))
+        self._say = say or (lambda text: self.say(_printable(text)))
         self._cell: Any = None
         self._drawn_s = 0.0
-        is_unicode = speaks_unicode()
+        is_unicode = is_utf8_locale()
         self._console = console or (Console if is_unicode else AsciiConsole)(stderr=True)
         self._last = Column(ratio=1, no_wrap=True, overflow="ellipsis" if is_unicode else "crop")
         super().__init__(
@@ -100,13 +100,15 @@ class Bars(Progress):
         if tasks:
             yield Constrain(self.make_tasks_table(tasks), width)
         for line in filter(None, lines):
-            yield Constrain(Text(_plain(line), no_wrap=True, overflow=self._last.overflow), width)
+            yield Constrain(
+                Text(_printable(line), no_wrap=True, overflow=self._last.overflow), width
+            )
 
     def _task(self, pair: PairProgress) -> Task:
         fraction = pair.fraction
         percent = "" if fraction is None else f"{int(100 * fraction)}%"
         total = None if fraction is None else 1.0
-        fields = {"percent": percent, "text": _plain(", ".join(reversed(pair.parts)))}
+        fields = {"percent": percent, "text": _printable(", ".join(reversed(pair.parts)))}
         task = Task(TaskID(0), pair.pair, total, fraction or 0.0, time.monotonic, fields=fields)
         task.start_time = 0.0
         return task

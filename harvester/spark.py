@@ -22,10 +22,11 @@ from harvester.argument_types import (
     check_types,
     parse_range,
 )
-from harvester.errors import HarvesterError, NothingStored, UsageError, ValueDoesNotFit
+from harvester.errors import HarvesterError, NothingStored, ValueDoesNotFit
 from harvester.pair_selection import resolve_stored
 from harvester.query.calendar import Grid, make_grid
 from harvester.query.source_choice import EXTRA_AGGREGATES, LAST_TIME
+from harvester.storage.output_files import check_outside
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
 from harvester.times import DAY, END_OF_TIME, Interval, Range, union, year_end
 
@@ -117,13 +118,15 @@ def write_candles(  # noqa: PLR0913, PLR0917 - as `candles`
         The path of the folder of the interval.
 
     Raises:
-        UsageError: `out` lies in the archive; or as for `candles`.
+        UsageError: `out` lies in an archive; or as for `candles`.
         ValueDoesNotFit: a sum of price x volume reaches 10^20.
         ArchiveDamaged: compaction removes files again and again.
     """
     length, time_range = candle_interval(interval), parse_range(since or "start", until)
     archive, place = TradeStore(root), os.fspath(out).rstrip("/")
-    _check_outside(place, archive)
+    url = urlsplit(place)
+    if url.scheme in ("", "file"):
+        check_outside(Path(url.path))
     folder = f"{place}/interval={length.name}"
 
     def write(archive: TradeStore, listing: Listing) -> None:
@@ -139,14 +142,6 @@ def write_candles(  # noqa: PLR0913, PLR0917 - as `candles`
 
     _on_listing(archive, pairs, time_range, write)
     return folder
-
-
-def _check_outside(out: str, archive: TradeStore) -> None:
-    """Raise UsageError if files in `out` would be mixed up with those of the archive."""
-    url = urlsplit(out)
-    is_local = url.scheme in ("", "file")
-    if is_local and Path(url.path).resolve().is_relative_to(Path(archive.path).resolve()):
-        raise UsageError(f"{out} lies in the archive {archive.path}: give a folder outside it")
 
 
 # --- listing --------------------------------------------------------------------------------------
@@ -217,7 +212,7 @@ def _covering(listing: Listing, time_range: Range) -> Range:
     return Range(after, max(after, min(time_range.through, max(ends, default=0))))
 
 
-TRADES = (
+SPARK_COLUMNS = (
     "trade_id BIGINT, `time` BIGINT, tie INT, price DECIMAL(18, 10), volume DECIMAL(22, 8), "
     "side STRING, pair STRING"
 )
@@ -229,14 +224,14 @@ def _read_trades(
     """The trades of a listing, each moment from one file only."""
     pieces = [piece for part in listing.values() for piece in part]
     if not pieces:
-        return spark.createDataFrame([], TRADES).withColumnRenamed("time", "time_ns")
+        return spark.createDataFrame([], SPARK_COLUMNS).withColumnRenamed("time", "time_ns")
     base = _spark_path(archive.store.location("trades"))
     paths = [_escaped(_spark_path(archive.location(piece.segment))) for piece in pieces]
 
     def read() -> DataFrame:
         # Spark has no nanoseconds by default: as BIGINT they are read without any setting. Others
         # of the session may leave out files in silence.
-        reader = spark.read.schema(TRADES).option("basePath", base)
+        reader = spark.read.schema(SPARK_COLUMNS).option("basePath", base)
         reader = reader.option("ignoreMissingFiles", "false").option("ignoreCorruptFiles", "false")
         return reader.parquet(*paths)
 

@@ -121,9 +121,9 @@ def parse_moment(text: str, now_ns: int, zone: tzinfo = UTC) -> int:
     if _ISO.fullmatch(stripped):
         return _parse_iso(stripped, zone)
     raise BadTime(
-        f"{text!r} is no time: give a date or time (2024, 2024-06, 2024-01-31, 2024-01-31T12:00Z), "
-        "a UNIX time (10, 13 or 19 digits), 7d, 12h or 6mo (that long ago), today, yesterday, now "
-        "or start"
+        f"{text!r} is not a time: give a date or time (2024, 2024-06, 2024-01-31, "
+        "2024-01-31T12:00Z), a UNIX time (10, 13 or 19 digits), 7d, 12h or 6mo (that long ago), "
+        "today, yesterday, now or start"
     )
 
 
@@ -404,6 +404,11 @@ def parse_offset(text: str) -> int:
     return count * UNITS_NS[unit] * (-1 if match[1] else 1)
 
 
+def show_seconds(stamp_ns: int) -> str:
+    """A time as text, cut to the second."""
+    return show(stamp_ns // SECOND * SECOND)
+
+
 def now_text(unit_ns: int = SECOND) -> str:
-    """This machine's time as text, in whole units of so many nanoseconds."""
+    """This machine's time as text, in whole units of this many nanoseconds."""
     return show(time.time_ns() // unit_ns * unit_ns)

@@ -19,18 +19,18 @@ _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>\"'{}$"}
 """Plotly interprets tags, `%{...}` and, with MathJax, `$...$` in texts."""
 
 
-def plain(text: str) -> str:
+def escape_for_plotly(text: str) -> str:
     """Escape a text so that plotly shows it as it is."""
     shown = (char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return "".join(shown).translate(_ENTITIES)
 
 
-def digits(number: Decimal, min_decimals: int = 0) -> str:
+def format_decimal(number: Decimal, min_decimals: int = 0) -> str:
     """Format a number without trailing zeros.
 
     Args:
         number: the number.
-        min_decimals: so many decimals at least.
+        min_decimals: this many decimals at least.
     """
     text = f"{number:,f}"
     whole, point, fraction = text.partition(".")
@@ -75,7 +75,7 @@ class CandleArrays(NamedTuple):
         return (opens_ns + self.width_ns // 2).astype("datetime64[ns]").astype("datetime64[us]")
 
 
-def arranged(table: pa.Table, interval: Interval, pair: Pair) -> CandleArrays:
+def candle_arrays(table: pa.Table, interval: Interval, pair: Pair) -> CandleArrays:
     """Convert a table of candles to arrays.
 
     Args:
@@ -100,7 +100,7 @@ def _hover_texts(
     opens_ns: NDArray[np.int64], rows: dict[str, list[Any]], decimals: int
 ) -> list[tuple[str, ...]]:
     def column(name: str, min_decimals: int = 0) -> list[str]:
-        return [digits(row, min_decimals) for row in rows[name]]
+        return [format_decimal(row, min_decimals) for row in rows[name]]
 
     # A vwap is a quotient, not a price: it has two decimals more.
     vwaps = ["none" if row is None else f"{Decimal(row):,.{decimals + 2}f}" for row in rows["vwap"]]

@@ -13,7 +13,7 @@ import plotly.io as pio
 import pyarrow as pa
 
 from harvester.argument_types import check_types
-from harvester.charts.candle_arrays import arranged
+from harvester.charts.candle_arrays import candle_arrays
 from harvester.charts.figure import ChartTexts, figure_of, frame_of, note
 from harvester.errors import HarvesterError, NothingStored, UsageError, not_installed
 from harvester.kraken.pairs import Pair
@@ -194,7 +194,7 @@ def chart(
             f"no trade of {name} is stored from {query.range}: `harvester status` shows "
             "what is covered"
         )
-    candles = arranged(table, interval, pair)
+    candles = candle_arrays(table, interval, pair)
     frame = frame_of(archive, drawn, candles.range, now_ns)
     title = f"{name}, {interval.text} candles, {frame.title_range} (UTC)"
     remarks = []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from harvester.charts.candle_arrays import CandleArrays, line_breaks, plain
+from harvester.charts.candle_arrays import CandleArrays, escape_for_plotly, line_breaks
 from harvester.query.plan import CandleQuery
 from harvester.storage.trade_store import TradeStore
 from harvester.times import BEGINNING_NS, END_OF_TIME, Range, missing, overlap, union
@@ -19,7 +19,7 @@ MIN_GAP_WIDTH = 1 / 600
 """The least width of a shaded gap, as a part of the chart's width, so that it can be seen."""
 
 MAX_LABELS = 5
-"""The widest gaps get a label, at most so many; hundreds of labels can't be read."""
+"""At most this many gaps, the widest, get a label; hundreds of labels can't be read."""
 
 MIN_LABEL_DISTANCE = 1 / 25
 """The least distance between two labels, as a part of the chart's width."""
@@ -52,21 +52,23 @@ def frame_of(archive: TradeStore, query: CandleQuery, candles: Range, now_ns: in
         now_ns: the current time in nanoseconds; later times are no gap.
     """
     covered = archive.coverage(query.pair)
-    since, until = query.range
+    after, through = query.range
     title_range = Range(
-        since if since > 0 else candles.after,
-        until if until <= now_ns else min(candles.through, covered[-1].through),
+        after if after > 0 else candles.after,
+        through if through <= now_ns else min(candles.through, covered[-1].through),
     )
     requested = [overlap(gap, query.range) for gap in archive.gaps(query.pair)]
     gaps = union([*missing([title_range], covered), *filter(None, requested)])
     # A history that was requested from time 0 on has no edge to show.
-    after = min([title_range.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
-    through = max(
+    title_after = min(
+        [title_range.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)]
+    )
+    title_through = max(
         [title_range.through, *(gap.through for gap in gaps if gap.through < END_OF_TIME)]
     )
     return Frame(
-        Range(min(after, candles.after), max(through, candles.through)),
-        Range(after, through),
+        Range(min(title_after, candles.after), max(title_through, candles.through)),
+        Range(title_after, title_through),
         [gap for gap in gaps if gap.through > BEGINNING_NS],
     )
 
@@ -110,7 +112,7 @@ INK, FAINT, GRID, SHADE = "#2b2f36", "#6b7280", "#eceef1", "rgba(107, 114, 128, 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
-GAP = 0.25
+BAR_SPACING = 0.25
 """The part of an interval's width that stays free between candles."""
 
 _SIDES = (
@@ -175,7 +177,9 @@ def _prices(candles: CandleArrays) -> go.Candlestick:
 
 
 def _hover(texts: ChartTexts) -> str:
-    base, quote = (f" {plain(unit)}" if unit else "" for unit in (texts.base, texts.quote))
+    base, quote = (
+        f" {escape_for_plotly(unit)}" if unit else "" for unit in (texts.base, texts.quote)
+    )
     lines = [
         *((label, quote) for label in ("open", "high", "low", "close", "vwap")),
         ("volume", base),
@@ -187,7 +191,7 @@ def _hover(texts: ChartTexts) -> str:
         f"{label:<7}%{{customdata[{place}]}}{unit}"
         for place, (label, unit) in enumerate(lines, start=1)
     ]
-    heading = f"<b>%{{customdata[0]}} UTC</b>, {plain(texts.interval)}"
+    heading = f"<b>%{{customdata[0]}} UTC</b>, {escape_for_plotly(texts.interval)}"
     return "<br>".join([heading, *values]) + "%{customdata[10]}<extra></extra>"
 
 
@@ -213,7 +217,7 @@ def _volumes(candles: CandleArrays) -> list[go.Bar]:
         go.Bar(
             x=candles.centers(candles.opens_ns),
             y=candles.columns[column],
-            width=candles.width_ns / 1e6 * (1 - GAP),
+            width=candles.width_ns / 1e6 * (1 - BAR_SPACING),
             yaxis="y2",
             name=label,
             marker={"color": colour, "line": {"width": 0}},
@@ -251,12 +255,13 @@ def _layout(texts: ChartTexts) -> dict[str, Any]:
         "spikedash": "dot",
         "spikecolor": FAINT,
     }
-    unit = f"{plain(texts.quote)} per {plain(texts.base)}" if texts.base and texts.quote else ""
-    notes = "<br>".join(plain(note) for note in texts.notes[:2])
+    base, quote = escape_for_plotly(texts.base), escape_for_plotly(texts.quote)
+    unit = f"{quote} per {base}" if base and quote else ""
+    notes = "<br>".join(escape_for_plotly(note) for note in texts.notes[:2])
     return {
         "template": "none",
         "title": {
-            "text": plain(texts.title),
+            "text": escape_for_plotly(texts.title),
             "font": {"size": 17, "color": INK},
             "subtitle": {"text": notes, "font": {"size": 12, "color": FAINT}},
             "x": 0,
@@ -280,7 +285,7 @@ def _layout(texts: ChartTexts) -> dict[str, Any]:
             "yanchor": "bottom",
         },
         "barmode": "stack",
-        "boxgap": GAP,
+        "boxgap": BAR_SPACING,
         "dragmode": "pan",
         "hovermode": "x",
         # The mouse over a volume shows the candle above it.
@@ -295,7 +300,7 @@ def _layout(texts: ChartTexts) -> dict[str, Any]:
         "yaxis2": {
             **axis,
             "domain": [0, 0.23],
-            "title": _unit(f"volume, {plain(texts.base)}" if texts.base else "volume"),
+            "title": _unit(f"volume, {base}" if base else "volume"),
             "rangemode": "tozero",
             "nticks": 4,
         },

@@ -14,12 +14,13 @@ from harvester.cli.options import (
     CommonOptions,
     class_option,
     common_options,
+    json_option,
     pair_argument,
     rate_option,
     setting_option,
 )
 from harvester.cli.output import show_warnings, warnings_shown
-from harvester.cli.progress_and_signals import pace_fields, run_context
+from harvester.cli.progress_and_signals import run_context
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced, remaining_gaps
 from harvester.errors import Interrupted, UsageError, counted, gravest
@@ -75,7 +76,7 @@ MIN_ANNOUNCED_S = 5.0
     help="Afterwards, download ranges that came from CSV files again and replace them.",
 )
 @click.option("--dry-run", is_flag=True, help="Estimate the download; download no trades.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 @common_options
 def backfill(  # noqa: PLR0913 - its options
     common: CommonOptions,
@@ -262,7 +263,7 @@ def _print_results(
     results: Sequence[BackfillResult], common: CommonOptions, *, as_json: bool
 ) -> None:
     if len(results) > 1 and not (common.quiet or common.log_json):
-        for line in _summary(results).split("\n"):
+        for line in _summary(results):
             output.hint(line)
     if as_json:
         output.as_json(
@@ -270,31 +271,22 @@ def _print_results(
                 "exit_status": gravest([result.exit_status for result in results]),
                 "notes": warnings_shown(),
                 "pairs": [
-                    {
-                        "pair": result.pair,
-                        "exit_status": result.exit_status,
-                        "trades": result.trades,
-                        "pages": result.pages,
-                        "covered_through_ns": result.reached.through if result.reached else None,
-                        "gaps": result.gaps,
-                        "error": str(result.error) if result.error else None,
-                        "pace": pace_fields(result.pace),
-                        "replacement": result.replacement and result.replacement.to_dict(),
-                    }
+                    result.to_dict()
+                    | {"covered_through_ns": result.reached.through if result.reached else None}
                     for result in results
                 ],
             }
         )
 
 
-def _summary(results: Sequence[BackfillResult]) -> str:
-    """How many pairs are done, differ, have gaps, failed or stopped; and the reasons.
+def _summary(results: Sequence[BackfillResult]) -> list[str]:
+    """Lines: how many pairs are done, differ, have gaps, failed or stopped; and the reasons.
 
     It stays short for hundreds of pairs.
     """
     outcomes = [_outcome(result) for result in results]
     rows, lines = [], []
-    for outcome in ("done", "not agreeing", "with gaps", "failed", "stopped"):
+    for outcome in ("done", "replacement incomplete", "with gaps", "failed", "stopped"):
         found = [
             result for result, (name, _) in zip(results, outcomes, strict=True) if name == outcome
         ]
@@ -309,7 +301,7 @@ def _summary(results: Sequence[BackfillResult]) -> str:
         lines += reasons[:MAX_LISTED]
         if len(reasons) > MAX_LISTED:
             lines.append(f"{outcome}: and {len(reasons) - MAX_LISTED} more; --json lists all")
-    return "\n".join([output.columns(["", "pairs", "trades", "pages"], rows), *lines])
+    return [*output.columns(["", "pairs", "trades", "pages"], rows).split("\n"), *lines]
 
 
 def _outcome(result: BackfillResult) -> tuple[str, str]:
@@ -322,7 +314,7 @@ def _outcome(result: BackfillResult) -> tuple[str, str]:
     if result.gaps:
         return "with gaps", f"{result.pair}: {remaining_gaps(result.gaps)}"
     if result.exit_status:
-        return "not agreeing", f"{result.pair}: {result.replacement}"
+        return "replacement incomplete", f"{result.pair}: {result.replacement}"
     return "done", ""
 
 
@@ -359,12 +351,12 @@ class ImportArguments(TypedDict):
 @click.option(
     "--whole-since",
     metavar="TIME",
-    help="The files of a pair together are complete from TIME on, if you know it.",
+    help="Treat each pair's files as complete from TIME on.",
 )
 @click.option(
     "--whole-until",
     metavar="TIME",
-    help="The files of a pair together are complete up to TIME (exclusive), if you know it.",
+    help="Treat each pair's files as complete up to TIME (exclusive).",
 )
 @click.option(
     "--skip-bad-rows",
@@ -372,7 +364,7 @@ class ImportArguments(TypedDict):
     help="Leave out rows that can't be read, and the time around them; list them.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be imported, and import nothing.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@json_option
 @common_options
 def import_(
     common: CommonOptions,

@@ -16,7 +16,7 @@ from click import shell_completion
 
 from harvester import __version__
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.options import CommonOptions, common_options, json_option
 from harvester.cli.output import check_absent, write_new
 from harvester.config import (
     DEFAULT_FILE,
@@ -53,12 +53,13 @@ DEFAULT_LOGS = {"cron": "harvester.log", "launchd": "~/Library/Logs/harvester.lo
     metavar="[FILE]",
     help="Write a file with every setting and its default.  [default: config.toml]",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 @common_options
 def config(common: CommonOptions, *, init: str | None, as_json: bool) -> None:
     """Show every setting: its value, where the value came from, and what it is for.
 
-    An option goes before a variable, a variable before config.toml, and that before the default.
+    Options override environment variables, which override config.toml, which overrides the
+    defaults.
 
     --init writes config.toml, or FILE, with every key, its default and its use. An existing file
     is not changed.
@@ -127,7 +128,11 @@ def _fold_last_column(table: str) -> str:
 @click.option(
     "--at", metavar="HH:MM", help="Start time, in local time.  [default: 04 and some minute]"
 )
-@click.option("--system", is_flag=True, help="systemd: for the whole system; else for your user.")
+@click.option(
+    "--system",
+    is_flag=True,
+    help="systemd: write units for the whole system instead of your user.",
+)
 @click.option(
     "--log",
     metavar="FILE",
@@ -148,8 +153,8 @@ def schedule(
 
     The output says how to install it; nothing on the system is changed. Paths are those of this
     installation, this archive and this config.toml; environment variables are not included. The
-    job runs with low priority, at a minute that differs from print to print, and again if it
-    failed because of the exchange.
+    job runs with low priority, at a random minute after 04:00 unless --at is given, and is retried
+    if the exchange failed.
 
     Example: harvester schedule systemd -o ~/.config/systemd/user
     """

@@ -42,7 +42,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
             "backfill", "Download the missing trades of some pairs, or of all."
         ),
         "refresh": CommandEntry("refresh", "Download new trades; run it every night."),
-        "follow": CommandEntry("refresh", "Keep pairs up to date, to the minute, without end."),
+        "follow": CommandEntry("refresh", "Download new trades continuously, until Ctrl-C."),
         "import": CommandEntry("backfill", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {
@@ -67,7 +67,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Configure": {
         "config": CommandEntry("config", "Show the settings, or write a config.toml."),
         "schedule": CommandEntry("config", "Print cron, systemd or launchd units for `refresh`."),
-        "completion": CommandEntry("config", "Print what completes commands and pairs in a shell."),
+        "completion": CommandEntry("config", "Print a shell completion script."),
     },
     "Try and share": {
         "demo": CommandEntry("serve", "Try everything on made-up trades, without network."),
@@ -127,7 +127,7 @@ class LazyGroup(click.Group):
             if not any(name in known.opts for known in parameters):
                 raise
             right = _right_order(all_words, commands)
-            text = f"{name} goes behind the command"
+            text = f"{name} goes after the command"
             raise click.UsageError(f"{text}: `{right}`" if right else text, context) from error
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -184,7 +184,10 @@ def cli(context: click.Context) -> int:
 # --- process --------------------------------------------------------------------------------------
 
 OWN_PROCESS = object()
-"""The object of the context where the process runs nothing but a command: it may be changed."""
+"""The `context.obj` that `main` sets.
+
+The process runs one command only, so process-wide settings may be changed.
+"""
 
 
 def use_system_memory() -> None:
@@ -198,7 +201,7 @@ def use_system_memory() -> None:
 
 @contextmanager
 def kept_from_garbage_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from all that is made while the block runs: modules.
+    """Exclude the modules that the block imports from garbage collection.
 
     They stay until the process ends. The collector would search them while they are imported, then
     every now and then, and twice at exit: of `harvester ohlc`, that is a seventh of the time.

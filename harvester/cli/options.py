@@ -67,8 +67,9 @@ class CommonOptions:
         # The default folder may be missing: a new user gets the advice of each command then.
         if origin != "default" and "://" not in path and not Path(path).is_dir():
             named = "--data" if origin == "option" else origin
-            why = "that is no folder" if Path(path).exists() else "there is no such folder"
-            raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")
+            is_file = Path(path).exists()
+            why = f"{path!r} is not a folder" if is_file else f"the folder {path!r} does not exist"
+            raise UsageError(f"{named}: {why}; give the folder of the archive")
         return self.archive()
 
 
@@ -139,6 +140,10 @@ def setting_option(
         *flags, help=help, metavar=metavar, type=type, expose_value=False, callback=keep
     )
 
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."
+)
 
 rate_option = setting_option(
     "--rate",

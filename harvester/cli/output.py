@@ -87,7 +87,8 @@ def stdout() -> Iterator[BinaryIO]:
         raise ReaderGone from error
     except OSError as error:
         if error.errno is None or error.filename is not None:
-            # Of a file that the block uses: a write to an open file names none.
+            # Not stdout's: errors of opening another file have a filename, a failed write to stdout
+            # has none.
             raise
         discard_stdout()
         raise HarvesterError(f"can't write to stdout: {error.strerror}") from error
@@ -97,7 +98,10 @@ def stdout() -> Iterator[BinaryIO]:
 
 
 def discard_stdout() -> None:
-    """Drop what is still printed: Python would report at exit, once more, that it can't be."""
+    """Redirect stdout to the null device.
+
+    So Python does not report the failed write again at exit.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -307,7 +311,7 @@ def check_absent(path: Path) -> None:
 
 def _is_there(path: Path) -> UsageError:
     return UsageError(
-        f"{path} is there already, and is never written over: remove it first, or give another name"
+        f"{path} already exists and is not overwritten: remove it, or give another name"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -18,7 +17,6 @@ from harvester.cli.output import show_warnings
 from harvester.download import events
 from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted
-from harvester.kraken.rate_limit import PaceState
 from harvester.progress import Clock, RunProgress, messages
 from harvester.times import show
 
@@ -51,7 +49,7 @@ def run_context(common: CommonOptions, *, only_while_running: bool = False) -> I
         only_while_running: as for `cancel_on_signals`.
     """
     show_warnings(verbose=common.verbose > 0)
-    allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
+    raise_open_file_limit(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
     with (
         cancel_on_signals(only_while_running=only_while_running) as cancel,
         display(quiet=common.quiet, log_json=common.log_json) as show,
@@ -60,7 +58,7 @@ def run_context(common: CommonOptions, *, only_while_running: bool = False) -> I
         yield RunContext(show, cancel, has_bars)
 
 
-def allow_files(count: int) -> None:
+def raise_open_file_limit(count: int) -> None:
     """Raise this process's limit of open files to `count`, as far as the system permits.
 
     Systems start a process with a limit of 256 or 1024 that it may raise itself; hundreds of
@@ -229,8 +227,8 @@ class JsonLines:
     def _fields(self, event: events.Event) -> dict[str, Any] | None:
         """The fields of an event; None if it is not printed."""
         fields: dict[str, Any] = event._asdict()
-        if isinstance(event, events.Paced | events.BackfillResult):
-            fields["pace"] = pace_fields(event.pace)
+        if isinstance(event, events.Paced):
+            fields["pace"] = event.pace.to_dict()
         if isinstance(event, events.Imported):
             return event.report
         if isinstance(event, events.PageRead | events.Step) and not self._is_due(event):
@@ -244,9 +242,7 @@ class JsonLines:
             fields["pages_s"] = round(pair_progress.pages_s, 3)
             fields["left_s"] = _whole(pair_progress.left_s)
         if isinstance(event, events.BackfillResult):
-            fields["error"] = None if event.error is None else str(event.error)
-            fields["replacement"] = event.replacement and event.replacement.to_dict()
-            fields["exit_status"] = event.exit_status
+            fields |= event.to_dict()
         return fields
 
     def _is_due(self, event: events.PageRead | events.Step) -> bool:
@@ -284,11 +280,3 @@ def followed_fields(event: events.Followed) -> dict[str, Any]:
     fields = event._asdict()
     del fields["summary"]
     return fields
-
-
-def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
-    """The request rate of a pair for JSON; no limit is null."""
-    if pace is None:
-        return None
-    fields = {name: getattr(pace, name) for name in PaceState.__slots__ if name != "pair"}
-    return {name: None if value == math.inf else value for name, value in fields.items()}

@@ -142,7 +142,7 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
         _check_explain(form, file, times, is_several=is_several, strict=strict)
         plan = common.existing_archive().explain(pair[0], interval[0], **options)
         if form == "json":
-            output.as_json(_explanation_json(plan))
+            output.as_json(plan.to_dict())
         else:
             output.block("\n\n".join(_paragraphs(plan)))
     elif form in OTHER_PROGRAMS or (is_several and not is_single(interval, form, file)):
@@ -375,21 +375,6 @@ def _paragraphs(explanation: Explanation) -> list[str]:
     if close_read:
         paragraphs.append("close: the last trade before the range, whose price fills its beginning")
     return [*paragraphs, f"{explanation.sql};"]
-
-
-def _explanation_json(explanation: Explanation) -> dict[str, object]:
-    query = explanation.query
-    return {
-        "pair": query.pair,
-        "interval": query.interval.text,
-        "range": query.range,
-        "reads": [read._asdict() for read in explanation.reads],
-        "close_read": explanation.close_read and explanation.close_read._asdict(),
-        "totals": [total._asdict() for total in explanation.totals],
-        "passes": explanation.passes,
-        "parts": explanation.parts,
-        "sql": explanation.sql,
-    }
 
 
 # --- chart ----------------------------------------------------------------------------------------

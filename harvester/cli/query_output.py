@@ -249,7 +249,6 @@ def export_reporter(noun: str, *, names_pairs: bool, quiet: bool) -> Callable[[E
 def _write_table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
     shown = _abridged(batches) if sink.isatty() else _blocks(batches)
     header = [printable(name) for name in schema.names]
-    widths = [0] * len(header)
     for number, (rows, left_out) in enumerate(shown):
         lines = output.columns(header, _aligned(rows, schema)).split("\n")
         if left_out:
@@ -257,7 +256,7 @@ def _write_table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
         sink.write("".join(f"{line}\n" for line in lines[number > 0 :]).encode())
         # The following blocks are at least as wide as this one, and have no header.
         table = [header, *rows]
-        widths = [max(len(line[i]) for line in table) for i in range(len(widths))]
+        widths = [max(len(line[i]) for line in table) for i in range(len(header))]
         header = ["-" * width for width in widths]
 
 

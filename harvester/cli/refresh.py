@@ -19,6 +19,7 @@ from harvester.cli.options import (
     CommonOptions,
     class_option,
     common_options,
+    json_option,
     pair_argument,
     rate_option,
 )
@@ -36,7 +37,7 @@ from harvester.errors import (
     shortened,
     without_credentials,
 )
-from harvester.times import SECOND, show
+from harvester.times import show_seconds
 
 if TYPE_CHECKING:
     from harvester.operations.refresh import RefreshedPair, RefreshResult
@@ -64,12 +65,12 @@ MAX_LINE = 1_000
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
     metavar="N",
-    help="Stop in good order after N minutes; the next run continues.",
+    help="Stop after N minutes and keep what was downloaded; the next run continues.",
 )
 @click.option(
     "--sync", metavar="URL", help="Afterwards bring the copy at s3://BUCKET/PREFIX up to date."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 @common_options
 def refresh(
     common: CommonOptions,
@@ -81,8 +82,8 @@ def refresh(
 ) -> int:
     """Download new trades up to now, fill gaps, and maintain the files.
 
-    Without PAIR: those of [refresh] pairs in config.toml, or all stored pairs if it is empty. PAIR
-    is a name in any spelling, or a pattern such as '*/EUR'. A stored pair is
+    Without PAIR, the pairs of `[refresh] pairs` in config.toml are refreshed, or all stored pairs
+    if that is empty. PAIR is a name in any spelling, or a pattern such as '*/EUR'. A stored pair is
     completed from the start of its last request on; a new one begins with its first trade.
 
     Safe to run at any time. While another refresh runs, it ends with status 5. The exit status is 0
@@ -134,7 +135,7 @@ def _print_result(result: RefreshResult, common: CommonOptions, *, as_json: bool
     if unfinished := [pair.pair for pair in result.pairs if pair.state == "unfinished"]:
         names = first_few(unfinished, MAX_NAMED)
         pairs = "1 pair is" if len(unfinished) == 1 else f"{len(unfinished):,} pairs are"
-        output.hint(f"the time was up: {pairs} unfinished ({names}); the next run goes on there")
+        output.hint(f"time limit reached: {pairs} unfinished ({names}); the next run continues")
     elif result.error is not None:
         output.error(str(result.error))
     if result.sync is not None and not (as_json or common.quiet):
@@ -206,7 +207,7 @@ def _table(pairs: Sequence[RefreshedPair]) -> str:
 
 
 def _to_seconds(time_ns: int | None) -> str:
-    return "" if time_ns is None else show(time_ns // SECOND * SECOND)
+    return "" if time_ns is None else show_seconds(time_ns)
 
 
 # --- notification ---------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def run_notify_command(
     try:
         # A file and not a pipe, which something that it started could keep open for ever.
         with tempfile.TemporaryFile() as errors:
-            status = _exit_status(command, message, errors, limit_s)
+            status = _run_to_end(command, message, errors, limit_s)
             size = errors.seek(0, os.SEEK_END)
             errors.seek(max(0, size - MAX_LINE))
             said = errors.read().decode(errors="replace").strip().splitlines()
@@ -284,7 +285,7 @@ def run_notify_command(
     return f"{how}: {brief(said[-1])}" if said else how
 
 
-def _exit_status(
+def _run_to_end(
     command: Sequence[str], message: str, errors: IO[bytes], limit_s: float
 ) -> int | None:
     """Run a program to its end; None if it was killed because its time was up."""
@@ -324,7 +325,8 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     metavar="LENGTH",
     default="10s",
     show_default=True,
-    help="Store new trades at least this often: a length such as 10s or 1m.",
+    help="Store new trades at least this often, such as 10s or 1m; a number without a unit is "
+    "minutes.",
 )
 @click.option(
     "--since",
@@ -340,17 +342,17 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 def follow(
     common: CommonOptions, pair: tuple[str, ...], every: str, since: str | None, as_json: bool
 ) -> int:
-    """Keep some pairs up to date without end.
+    """Keep pairs up to date until Ctrl-C.
 
     New trades are stored once they are settled: 60 s old, by the setting `refresh.settle_s`. Newer
     ones are only shown. PAIR is a name in any spelling, or a pattern such as 'XBT/*'.
 
-    An outage of the exchange is waited out, and what was missed is downloaded. While it runs, a
-    `refresh` leaves these pairs out and ends with status 5.
+    If the exchange is down, follow waits and then downloads what it missed. A `refresh` that runs
+    at the same time leaves these pairs out and ends with status 5.
 
     Ctrl-C or SIGTERM ends it with status 0; with 130 if a pair was still catching up or waiting for
-    an answer. A pair that the exchange refuses, or that another run is writing, ends alone and
-    decides the status.
+    an answer. A pair stops if the exchange refuses it or another run is writing it; the other pairs
+    continue, and the exit status is that pair's.
 
     Example: harvester follow XBT/USD ETH/EUR --every 10s
     """
@@ -369,7 +371,7 @@ def follow(
                 try:
                     output.as_json(followed_fields(event), indent=0)
                 except (output.ReaderGone, HarvesterError) as error:
-                    # The run ends in good order, then the command as any other does.
+                    # The run stops cleanly, then the command ends as any other does.
                     gone.append(error)
                     run.cancel.cancel()
 
@@ -387,7 +389,7 @@ def follow(
 @click.command()
 @click.argument("url")
 @click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 @common_options
 def sync(common: CommonOptions, *, url: str, dry_run: bool, as_json: bool) -> None:
     """Bring the copy of the archive in an object store up to date.

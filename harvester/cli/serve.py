@@ -17,14 +17,18 @@ from harvester.cli.query_output import write_result
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
-from harvester.server.app import app, run_forever
-from harvester.server.sample_data import sample_exchange
+from harvester.server.app import kraken_api_app, run_forever
+from harvester.server.sample_data import (
+    DEFAULT_SEED,
+    DEFAULT_TRADES,
+    SAMPLE_PAIR,
+    sample_exchange,
+)
 from harvester.storage.filesystem import writing
 from harvester.storage.trade_store import TradeStore
 from harvester.times import UNITS_NS, show
 
-PAIR = "XBT/USD"
-ALTNAME = "XBTUSD"
+PAIR, ALTNAME = SAMPLE_PAIR.wsname, SAMPLE_PAIR.altname
 MARKER = "made-by-harvester-demo"
 """A file in each folder of a demo: other folders are never deleted."""
 
@@ -40,14 +44,14 @@ SHOWN_NS = 9 * INTERVAL_NS
 @click.option(
     "--trades",
     type=click.IntRange(1000, 5_000_000),
-    default=200_000,
+    default=DEFAULT_TRADES,
     show_default=True,
     help="Number of made-up trades.",
 )
 @click.option(
     "--seed",
     type=int,
-    default=7,
+    default=DEFAULT_SEED,
     show_default=True,
     help="Seed of the random numbers; the same seed gives the same trades.",
 )
@@ -182,7 +186,7 @@ def serve(common: CommonOptions, host: str, port: int, guess_sides: bool) -> Non
     """
     path = common.existing_archive().path
     run_forever(
-        app(TradeStore(path), guess_sides=guess_sides),
+        kraken_api_app(TradeStore(path), guess_sides=guess_sides),
         host,
         port,
         lambda url: output.hint(f"serving {path} at {url} (Ctrl-C ends it)"),

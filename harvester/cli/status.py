@@ -14,13 +14,19 @@ import msgspec
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
+from harvester.cli.options import (
+    CommonOptions,
+    class_option,
+    common_options,
+    json_option,
+    pair_argument,
+)
 from harvester.cli.output import show_warnings
 from harvester.cli.progress_and_signals import display
 from harvester.cli.status_table import TableStyle, remarks, status_text, status_to_dict
 from harvester.download.events import Event, Reported
 from harvester.errors import UsageError, gravest, shortened
-from harvester.times import SECOND, show
+from harvester.times import now_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +99,7 @@ _NUMBER = re.compile(r"[0-9.]+")
     show_default=True,
     help="With --runs: UTC, or this machine's local time with its offset.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @common_options
 def status(  # noqa: PLR0913, PLR0917 - a parameter per option
     common: CommonOptions,
@@ -161,7 +167,7 @@ def print_status(archive: Archive, pairs: Sequence[str], *, exact: bool, as_json
 def _nothing_stored(archive: Archive) -> str:
     return (
         f"the archive at {archive.settings.archive.path} is empty; "
-        "`harvester backfill XBT/USD` begins one"
+        "`harvester backfill XBT/USD` creates it"
     )
 
 
@@ -205,7 +211,7 @@ def watch_status(
 
 
 def _screen(archive: Archive, found: Sequence[PairStatus], *, exact: bool, detailed: bool) -> str:
-    now = show(time.time_ns() // SECOND * SECOND)
+    now = now_text()
     if not found:
         return output.line(f"{now}  {_nothing_stored(archive)}")
     levels = archive.settings.candles.rollups
@@ -357,7 +363,7 @@ def _duration(run: RunRecord) -> str:
 @click.command()
 @click.argument("text", required=False, default="")
 @class_option("List only the markets of `currency` or `tokenized_asset` (stocks).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--update", is_flag=True, help="Ask the exchange, also if names are known already.")
 @common_options
 def pairs(

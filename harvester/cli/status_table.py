@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from harvester.cli import output
-from harvester.progress import speaks_unicode
+from harvester.progress import is_utf8_locale
 from harvester.times import (
     BEGINNING_NS,
     SECOND,
@@ -169,7 +169,7 @@ class TableStyle(NamedTuple):
     @classmethod
     def of_stdout(cls) -> TableStyle:
         """The style that fits stdout."""
-        return cls(output.width(), BLOCKS if speaks_unicode() else ASCII)
+        return cls(output.width(), BLOCKS if is_utf8_locale() else ASCII)
 
 
 def status_text(

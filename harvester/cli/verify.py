@@ -9,7 +9,7 @@ import click
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, pair_argument
+from harvester.cli.options import CommonOptions, common_options, json_option, pair_argument
 from harvester.cli.progress_and_signals import display, run_context
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, counted, first_few, gravest
@@ -48,7 +48,7 @@ MAX_FILES_LISTED = 8
     "repeatable.",
 )
 @click.option("--repair", is_flag=True, help="Quarantine broken files and download them again.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 @common_options
 def verify(
     common: CommonOptions,
@@ -100,7 +100,7 @@ def verify(
     statuses += [report.exchange.exit_status for report in reports if report.exchange]
     statuses += [report.csv.exit_status for report in reports if report.csv]
     if against_csv and not any(report.csv for report in reports):
-        output.error("nothing compared: none of the files is of a pair that is stored")
+        output.error("nothing compared: no file has candles of a stored pair")
         statuses.append(ArchiveIncomplete.exit_status)
     if as_json:
         with_repair: dict[str, Any] = {"repair": None} if repair else {}
@@ -288,7 +288,7 @@ def _skipped(interval: IntervalReport) -> str:
 
 @click.command()
 @pair_argument(nargs=-1, required=False)
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@json_option
 @common_options
 def compact(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> None:
     """Merge neighbouring small files of each pair into files of up to four million trades.
@@ -303,7 +303,7 @@ def compact(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> N
 
 @click.command()
 @pair_argument(nargs=-1, required=False)
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@json_option
 @common_options
 def rollup(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> None:
     """Build the roll-ups that are missing: pre-aggregated candles of each file, 1m and 1h long.

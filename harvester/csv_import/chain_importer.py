@@ -23,7 +23,7 @@ from harvester.csv_import.file_chains import (
     known_last_id,
     uncovered_ids,
 )
-from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_stop
+from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, check_cancelled
 from harvester.csv_import.rounding import Rounding
 from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
 from harvester.csv_import.stored_check import RowsAtEnds, StoredCheck, rows_at_ends
@@ -158,13 +158,13 @@ class ImportOptions(NamedTuple):
 
     Attributes:
         on_bytes: called with a pair and a number of bytes that were read, from any thread.
-        stop: cancelled to end the import; rows up to the last boundary are kept.
+        cancel: cancelled to end the import; rows up to the last boundary are kept.
         skip_bad_rows: leave out unreadable rows and list them, instead of failing.
         done: called with each report once it is complete, from any thread.
     """
 
     on_bytes: Callable[[str, int], None]
-    stop: CancelToken
+    cancel: CancelToken
     skip_bad_rows: bool = False
     done: Callable[[ImportReport], None] = lambda _report: None
 
@@ -227,7 +227,7 @@ class ChainImporter:
             ArchiveDamaged: rows of time that is covered already are not stored there, or ids do not
                 fit those of the stored trades around them.
             ArchiveHasGaps: rows may be stored already, and were not imported.
-            Interrupted: `stop` was cancelled.
+            Interrupted: `cancel` was cancelled.
             ArchiveUnwritable: the operating system refused to write.
             MarketChanged: the archive has trades of another market under this name.
         """
@@ -254,7 +254,7 @@ class ChainImporter:
         check.raise_error()
         at_ends.raise_doubt()
         check_imported_counts(self._archive, self._pair.altname)
-        check_stop(self._options.stop)
+        check_cancelled(self._options.cancel)
 
     def check_skipped(self) -> None:
         """Check that rows skipped at boundaries are stored, if another file covered their time.
@@ -280,7 +280,7 @@ class ChainImporter:
         in_order = in_id_order(self._sorted(sorter), self._backfill)
         for rows in at_ends.applied(in_order, boundaries.already_covered.add):
             yield from boundaries.push(rows)
-            if self._options.stop.is_cancelled:
+            if self._options.cancel.is_cancelled:
                 yield from boundaries.finish(is_end_of_file=False)
                 return
         self._report_order(sorter)
@@ -442,7 +442,7 @@ class ChainImporter:
         written = sum(self._archive.footer(segment).rows for segment in self._written)
         scanned = sum(file.rows for file in self._files)
         is_same = (counted, written, scanned) == (report.read, report.imported.rows, counted.rows)
-        if not (is_same or self._options.stop.is_cancelled):
+        if not (is_same or self._options.cancel.is_cancelled):
             raise AssertionError(
                 f"{scanned} rows were scanned, {report.read} read, {counted} are accounted for, "
                 f"{report.imported.rows} were to be written, {written} are in the archive"

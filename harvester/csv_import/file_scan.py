@@ -309,7 +309,7 @@ def scan_file(
     skip_bad_rows: bool = False,
     keep_rows: bool = False,
     on_bytes: Callable[[int], None] = lambda _bytes: None,
-    stop: CancelToken | None = None,
+    cancel: CancelToken | None = None,
 ) -> ScannedFile:
     """Read a file completely: detect its columns, its first and last time, and its bad rows.
 
@@ -318,15 +318,15 @@ def scan_file(
         skip_bad_rows: count unreadable rows, instead of failing at the first one.
         keep_rows: keep the rows in memory, to be imported without reading the file again.
         on_bytes: called with the number of bytes read since the last call.
-        stop: cancelled to end the scan.
+        cancel: cancelled to end the scan.
 
     Raises:
         DamagedFile: its bytes do not match its checksum.
         BadFile: it contains something else than trades.
-        Interrupted: `stop` was cancelled.
+        Interrupted: `cancel` was cancelled.
     """
     try:
-        return _read_whole(member, skip_bad_rows, keep_rows, on_bytes, stop)
+        return _read_whole(member, skip_bad_rows, keep_rows, on_bytes, cancel)
     except DamagedFile:
         raise
     except BadFile:
@@ -341,10 +341,10 @@ def _read_whole(
     skip_bad_rows: bool,
     keep_rows: bool,
     on_bytes: Callable[[int], None],
-    stop: CancelToken | None,
+    cancel: CancelToken | None,
 ) -> ScannedFile:
     name = str(member)
-    check_stop(stop)
+    check_cancelled(cancel)
     sum_ = checksum(member)
     layout = detect(head(member), name)
     # Coverage up to a later row would hide what is traded until then.
@@ -355,7 +355,7 @@ def _read_whole(
     bad_rows: list[BadRow] = []
     kept: list[tuple[pa.RecordBatch, int]] = []
     for parsed, size in read_rows(member, layout, sum_, latest_ns):
-        check_stop(stop)
+        check_cancelled(cancel)
         if parsed.bad and not skip_bad_rows:
             raise parsed.bad[0].error(name)
         bad += len(parsed.bad)
@@ -419,9 +419,9 @@ def read_rows(
         yield parsed, len(block)
 
 
-def check_stop(stop: CancelToken | None) -> None:
-    """Raise Interrupted if `stop` is set."""
-    if stop is not None and stop.is_cancelled:
+def check_cancelled(cancel: CancelToken | None) -> None:
+    """Raise Interrupted if `cancel` is set."""
+    if cancel is not None and cancel.is_cancelled:
         raise Interrupted
 
 

@@ -22,13 +22,13 @@ from harvester.csv_import.pair_matching import (
 )
 from harvester.download.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.errors import (
-    GRAVEST_FIRST,
     ArchiveHasGaps,
     BadFile,
     HarvesterError,
     UnknownPair,
     capture_error_sync,
     gravest,
+    raise_gravest,
 )
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
@@ -184,12 +184,7 @@ class ImportResult(NamedTuple):
                 errors.append(ArchiveHasGaps(f"{report.pair}: {report.summary()}"))
         if self.unknown:
             errors.append(UnknownPair(self.message))
-        if not errors:
-            return
-        first, *others = sorted(errors, key=lambda error: GRAVEST_FIRST.index(error.exit_status))
-        for other in others:
-            first.add_note(str(other))
-        raise first
+        raise_gravest([(error, str(error)) for error in errors])
 
     def to_dict(self) -> dict[str, Any]:
         """The result for JSON."""
@@ -204,7 +199,7 @@ def import_files(
     request: ImportRequest,
     ask_exchange: AskExchange,
     listener: Listener,
-    stop: CancelToken,
+    cancel: CancelToken,
 ) -> ImportResult:
     """Match files to pairs and import them.
 
@@ -213,14 +208,14 @@ def import_files(
         request: what to import.
         ask_exchange: returns the pairs that the exchange lists now; see `match_files`.
         listener: called with events, from several threads, one call at a time.
-        stop: cancelled to end the import; rows up to the last boundary are kept.
+        cancel: cancelled to end the import; rows up to the last boundary are kept.
 
     Raises:
         UsageError: see `match_files`.
     """
     matched = match_files(request, archive, ask_exchange)
     events = _ProgressEvents(matched.pairs, listener)
-    options = ImportOptions(events.read, stop, request.skip_bad_rows, events.done)
+    options = ImportOptions(events.read, cancel, request.skip_bad_rows, events.done)
     reports = import_pairs(archive, matched.pairs, options)
     return ImportResult(reports, matched.unknown, matched.message)
 
@@ -281,7 +276,7 @@ def import_pairs(
             return [report for files in pairs for report in result_of(futures[files.pair.altname])]
         except KeyboardInterrupt:
             # Leaving the block waits for the threads.
-            options.stop.cancel()
+            options.cancel.cancel()
             raise
 
 
@@ -313,7 +308,7 @@ def _import_chains(
             keep_rows=files.size <= MAX_KEPT_BYTES,
             # Scanning counts as half of the bytes.
             on_bytes=lambda size: options.on_bytes(name, size - size // 2),
-            stop=options.stop,
+            cancel=options.cancel,
         )
         for member in files.members
     ]
@@ -333,7 +328,7 @@ def _import_chains(
             reports.append(importer.report)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
-            if importer.report.error is None and not options.stop.is_cancelled:
+            if importer.report.error is None and not options.cancel.is_cancelled:
                 importer.report.error = capture_error_sync(importer.check_skipped)
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.

@@ -154,7 +154,7 @@ class _Redownload:
 
     async def _replace_all(self, segments: list[Segment], staging: Writer) -> None:
         clock, pair = self._download.context.clock, self._download.request.pair
-        settled_ns = await self._options.stop.guard(clock.settled_ns(pair))
+        settled_ns = await self._options.cancel.guard(clock.settled_ns(pair))
         for segment in reversed(segments) if self._options.newest_first else segments:
             if segment not in self._archive.segments(self._pair):
                 continue  # A part of it turned out to lack trades.
@@ -183,7 +183,7 @@ class _Redownload:
 
     async def _fetch(self, staging: Writer, view: _StagingView, segment: Segment) -> None:
         """Download what is not staged yet of the range of an imported segment."""
-        await self._options.stop.guard(asyncio.sleep(0))
+        await self._options.cancel.guard(asyncio.sleep(0))
 
         def remove_coverage(lost: Range) -> list[NewGap]:
             # A neighbour may lack trades that the exchange shows by now. They are downloaded later.

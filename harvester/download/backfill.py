@@ -60,7 +60,7 @@ async def backfill(
         A result for each request, in their order.
     """
     context, exchange = DownloadContext(client, archive, settings, options), settings.exchange
-    settled_ns = await options.stop.guard(context.clock.settled_ns())
+    settled_ns = await options.cancel.guard(context.clock.settled_ns())
     order = list(range(len(requests)))
     if len(requests) > exchange.jobs:
         order = await _largest_first(context, requests, settled_ns)
@@ -73,7 +73,7 @@ async def backfill(
             index = left.popleft()
             download = PairDownload(context, requests[index])
             refusal: HarvesterError | None = None
-            if options.stop.is_cancelled:
+            if options.cancel.is_cancelled:
                 refusal = Interrupted()
             elif exchange_is_silent:
                 refusal = ExchangeUnreachable(
@@ -111,7 +111,7 @@ async def _largest_first(
         daily: dict[str, int] = {}
         for asset_class in dict.fromkeys(request.pair.aclass_base for request in requests):
             counts = context.client.daily_trade_counts(asset_class)
-            daily |= await context.options.stop.guard(counts)
+            daily |= await context.options.cancel.guard(counts)
     except HarvesterError:
         # Also if the run was cancelled: then no pair is begun.
         return in_order
@@ -161,7 +161,7 @@ class MissingData(NamedTuple):
 async def estimate_missing_trades(
     client: Client,
     exchange: ExchangeSettings,
-    stop: CancelToken,
+    cancel: CancelToken,
     pairs: Sequence[MissingData],
     now_ns: int,
 ) -> dict[str, int]:
@@ -173,7 +173,7 @@ async def estimate_missing_trades(
     Args:
         client: of the exchange.
         exchange: its rate, the number of calls at once, and the wait after a failure.
-        stop: cancels a call.
+        cancel: cancels a call.
         pairs: the pairs, and what is missing of each.
         now_ns: the exchange's time.
 
@@ -190,7 +190,7 @@ async def estimate_missing_trades(
         while left and failures < MAX_FAILURES:
             entry, pause_s = left.popleft(), 1 / exchange.rate if exchange.rate else 0.0
             try:
-                weeks = await stop.guard(client.weekly_counts(entry.pair))
+                weeks = await cancel.guard(client.weekly_counts(entry.pair))
             except ExchangeUnreachable:
                 failures, pause_s = failures + 1, exchange.retry_wait_s
             except ExchangeError:
@@ -200,7 +200,7 @@ async def estimate_missing_trades(
                 failures = 0
                 trades[entry.pair.altname] = expected_trades(weeks, entry.ranges, now_ns)
             if left:
-                await stop.guard(asyncio.sleep(pause_s))
+                await cancel.guard(asyncio.sleep(pause_s))
 
     await asyncio.gather(*(estimate_next() for _ in range(min(exchange.jobs, len(pairs)))))
     return trades

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from harvester.errors import HarvesterError, Interrupted, counted
 from harvester.kraken.rate_limit import PaceState
-from harvester.times import SECOND, Range, show
+from harvester.times import Range, show_seconds
 
 # --- cancellation ---------------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class PageRead(NamedTuple):
     reached_ns: int
 
     def __str__(self) -> str:
-        reached = _second(self.reached_ns)
+        reached = show_seconds(self.reached_ns)
         pages = counted(self.pages, "page")
         return f"{self.pair}: {self.trades:,} trades in {pages}, through {reached}"
 
@@ -252,7 +252,7 @@ class Committed(NamedTuple):
 
     def __str__(self) -> str:
         rows = counted(self.rows, "trade")
-        return f"{self.pair}: {rows} written, through {_second(self.span.through)}"
+        return f"{self.pair}: {rows} written, through {show_seconds(self.span.through)}"
 
 
 class Waiting(NamedTuple):
@@ -366,6 +366,19 @@ class BackfillResult(NamedTuple):
         is_sound = self.replacement is None or self.replacement.is_sound
         return 0 if is_sound and not self.gaps else 4
 
+    def to_dict(self) -> dict[str, Any]:
+        """The result for JSON, without `reached`."""
+        return {
+            "pair": self.pair,
+            "exit_status": self.exit_status,
+            "trades": self.trades,
+            "pages": self.pages,
+            "gaps": self.gaps,
+            "error": None if self.error is None else str(self.error),
+            "pace": self.pace and self.pace.to_dict(),
+            "replacement": self.replacement and self.replacement.to_dict(),
+        }
+
     def __str__(self) -> str:
         done = f"{self.pair}: {counted(self.trades, 'trade')} in {counted(self.pages, 'page')}"
         if self.replacement is not None and str(self.replacement):
@@ -377,10 +390,9 @@ class BackfillResult(NamedTuple):
             return f"{done}; {self.error}"
         if self.gaps:
             return f"{done}; {remaining_gaps(self.gaps)}"
-        reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
-        if not self.trades and not str(self.replacement or ""):
-            return f"{self.pair}: up to date{reached}"
-        return f"{done}{reached}"
+        reached = f", complete through {show_seconds(self.reached.through)}" if self.reached else ""
+        has_changed = self.trades or str(self.replacement or "")
+        return f"{done if has_changed else f'{self.pair}: up to date'}{reached}"
 
 
 def remaining_gaps(gaps: Sequence[Range]) -> str:
@@ -388,10 +400,6 @@ def remaining_gaps(gaps: Sequence[Range]) -> str:
     if len(gaps) == 1:
         return f"1 gap remains: {gaps[0]}"
     return f"{len(gaps):,} gaps remain, the first {gaps[0]}"
-
-
-def _second(stamp_ns: int) -> str:
-    return show(stamp_ns // SECOND * SECOND)
 
 
 class Reported(NamedTuple):

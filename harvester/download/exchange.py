@@ -53,7 +53,7 @@ class RunOptions:
 
     Attributes:
         listener: receives events.
-        stop: cancels the run.
+        cancel: cancels the run.
         newest_first: download the newest missing month first.
         estimates: estimate the number of trades of each pair, with one more call a pair.
         tolerates_wrong_import_counts: report wrong numbers of imported trades as a note instead of
@@ -64,7 +64,7 @@ class RunOptions:
     """
 
     listener: Listener
-    stop: CancelToken
+    cancel: CancelToken
     newest_first: bool = False
     estimates: bool = False
     tolerates_wrong_import_counts: bool = False
@@ -273,7 +273,7 @@ class PairPages:
         """
         self._context = context
         self._client = context.client
-        self._stop = context.options.stop
+        self._cancel = context.options.cancel
         self._weekly_counts: list[tuple[int, int]] | None = None
         self.pair = pair
         self.requested = 0
@@ -299,15 +299,15 @@ class PairPages:
         """
         self.requested += 1
         try:
-            page = await self._stop.guard(self._client.page(self.pair, since_ns))
+            page = await self._cancel.guard(self._client.page(self.pair, since_ns))
         except PageNotCovered:
             if since_ns is None or not 0 < since_ns <= self.after:
                 raise
-            page = await self._stop.guard(self._client.page(self.pair, self.after + 1))
+            page = await self._cancel.guard(self._client.page(self.pair, self.after + 1))
         latest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
         if latest_ns > self._context.clock.time_ns + DAY:
             checked = self._context.clock.reject_future_trades(page.rows, self.pair.altname)
-            await self._stop.guard(checked)
+            await self._cancel.guard(checked)
         self._context.last_page_s = time.monotonic()
         if since_ns is None:
             self._keep_newest(page.rows)
@@ -316,7 +316,7 @@ class PairPages:
     async def request_newest(self) -> None:
         """Request the newest page, and keep its last trade also if that is one of the future."""
         self.requested += 1
-        page = await self._stop.guard(self._client.page(self.pair, None))
+        page = await self._cancel.guard(self._client.page(self.pair, None))
         self._keep_newest(page.rows)
 
     def _keep_newest(self, rows: pa.RecordBatch) -> None:
@@ -331,7 +331,9 @@ class PairPages:
         """
         if self._weekly_counts is None:
             try:
-                self._weekly_counts = await self._stop.guard(self._client.weekly_counts(self.pair))
+                self._weekly_counts = await self._cancel.guard(
+                    self._client.weekly_counts(self.pair)
+                )
             except ExchangeError:
                 self._weekly_counts = []
         return self._weekly_counts
@@ -347,7 +349,7 @@ class PairPages:
         """
         weeks, why = [], "shows no candles of it either"
         try:
-            weeks = await self._stop.guard(self._client.weekly_candles(self.pair))
+            weeks = await self._cancel.guard(self._client.weekly_candles(self.pair))
         except ExchangeError as error:
             why = f"can't show its candles ({error})"
         if not weeks:

@@ -233,7 +233,7 @@ class PairDownload:
         listed: dict[str, Pair] = {}
         # Whatever fails here, the error that is known already is reported.
         with suppress(Exception):
-            listed = await self._options.stop.guard(self.context.client.pairs())
+            listed = await self._options.cancel.guard(self.context.client.pairs())
         now = listed.get(self._pair)
         is_unlisted = is_unknown and await asyncio.to_thread(self._end_requests_if_unlisted, listed)
         if is_unlisted and now is None:
@@ -260,7 +260,7 @@ class PairDownload:
         await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
         gaps = self._archive.gaps(self._pair)
         if gaps:
-            settled_ns = await self._options.stop.guard(
+            settled_ns = await self._options.cancel.guard(
                 self.context.clock.settled_ns(self.request.pair)
             )
             gaps = [gap._replace(through=min(gap.through, settled_ns)) for gap in gaps]
@@ -289,7 +289,7 @@ class PairDownload:
         """The requested range, up to the time until which trades are settled."""
         requested = self.request.range
         clock = self.context.clock
-        settled_ns = await self._options.stop.guard(clock.settled_ns(self.request.pair))
+        settled_ns = await self._options.cancel.guard(clock.settled_ns(self.request.pair))
         return requested._replace(through=min(requested.through, settled_ns))
 
     async def _download(self) -> Range:
@@ -332,7 +332,7 @@ class PairDownload:
         Raises:
             UnreadableAnswer: something contradicts the clock.
         """
-        clock, guard, pages = self.context.clock, self._options.stop.guard, self.pages
+        clock, guard, pages = self.context.clock, self._options.cancel.guard, self.pages
         if pages.newest_ns is None:
             # Not by `PairPages.page`: it would refuse a trade of the future without naming this
             # machine's clock.

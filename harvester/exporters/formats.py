@@ -292,9 +292,9 @@ def fixed_text(units: pa.Array, scale: int) -> pa.Array:
 
 
 def cell(value: object) -> str:
-    """A value of a column of `as_flat_text` as a table shows it, in one line."""
+    """A value of a column of `as_flat_text` as a table shows it; a text may have several lines."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:.10g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

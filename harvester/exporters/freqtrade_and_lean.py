@@ -99,10 +99,7 @@ def freqtrade_timeframe(interval: Interval) -> str:
     Raises:
         BadInterval: freqtrade has no interval of this length.
     """
-    text = interval.text.strip()
-    name = _CALENDAR.get(text)
-    if name is None and not re.fullmatch(r"[0-9]+(w|mo|q|y)", text):
-        name = _NAME_BY_WIDTH_NS.get(interval.width_ns or 0)
+    name = _CALENDAR.get(interval.name) or _NAME_BY_WIDTH_NS.get(interval.width_ns or 0)
     if name is None:
         raise BadInterval(
             f"freqtrade has no interval {interval.text!r}: give one of "
@@ -219,7 +216,9 @@ def lean_resolution(interval: Interval) -> str:
 
 
 def check_lean_files(pair: Pair, interval: Interval, folder: str, stored: Range) -> None:
-    """Check that no file would lose candles, as its time is only in part in the range.
+    """Refuse to replace a LEAN file that has candles outside the stored part of the range.
+
+    They would be lost.
 
     Args:
         pair: the pair, whose names are known.

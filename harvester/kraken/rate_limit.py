@@ -22,6 +22,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 LONGEST_WAIT_S = 60.0
 JITTER = 0.25
@@ -73,6 +74,11 @@ class PaceState:
     waiting: str
     in_flight: int
     most_in_flight: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields but `pair`, for JSON; no limit is None."""
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "pair"}
+        return {name: None if value == math.inf else value for name, value in fields.items()}
 
     @property
     def is_slowed(self) -> bool:

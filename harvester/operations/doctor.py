@@ -37,7 +37,7 @@ from harvester.kraken.trades import decode_page
 from harvester.kraken.transport import HttpAnswer
 from harvester.operations.exchange_checks import (
     CHECKS,
-    FEW,
+    REQUESTED_COUNT,
     Answers,
     CheckResult,
     Differs,
@@ -246,7 +246,7 @@ class _Questions:
         await self._ask_since("after_newest", pair, lambda: _after(answers, "newest"))
         await self._ask("first", "Trades", pair, since="0")
         await self._ask("first_again", "Trades", pair, since="0")
-        await self._ask("few", "Trades", pair, since="0", count=str(FEW))
+        await self._ask("few", "Trades", pair, since="0", count=str(REQUESTED_COUNT))
         await self._ask_since("second", pair, lambda: _before_end(answers, "first"))
         await self._ask_since("from_first", pair, lambda: answers.page("first").cursor_ns)
         await self._ask_since("from_second", pair, lambda: answers.page("second").cursor_ns)

@@ -23,13 +23,13 @@ from harvester.kraken.trades import PAGE_ROWS, decode_page
 from harvester.schema import trade_ids
 from harvester.times import SECOND
 
-FEW = 10
+REQUESTED_COUNT = 10
 """How many rows the request with `count` asks for."""
 MAX_CLOCK_SKEW_S = 5
 OHLC_ROWS = 721
 """The last 720 closed candles, and the running one."""
-SMALL_SHARE = Decimal("0.9")
-"""The counts of weekly candles add up to at least this share of the newest trade id."""
+MIN_COUNT_SHARE = Decimal("0.9")
+"""Weekly counts and the newest trade id may differ by this factor at most."""
 
 _NUMBER = (rb'"\d+(\.\d+)?"', "a number as text")
 TRADE_COLUMNS = {
@@ -265,8 +265,8 @@ def check_trade_row(answers: Answers) -> str:
     if lengths.keys() - {7}:
         raise Differs(
             seen,
-            "without the seventh, the trade id, losses can't be found by ids; an eighth is not "
-            "stored. All others are",
+            "rows without the seventh element, the trade id, can't be checked for lost trades; an "
+            "eighth element is ignored",
         )
     return seen
 
@@ -446,11 +446,12 @@ def check_page_size(answers: Answers) -> str:
 def check_count(answers: Answers) -> str:
     """Check that `count` limits the rows of a page."""
     rows, few = answers.page("first").rows, answers.page("few").rows
-    if few != rows[:FEW]:
+    if few != rows[:REQUESTED_COUNT]:
         raise Differs(
-            f"count={FEW} gave {len(few):,} rows, not the first {FEW}", "harvester sends no `count`"
+            f"count={REQUESTED_COUNT} gave {len(few):,} rows, not the first {REQUESTED_COUNT}",
+            "harvester sends no `count`",
         )
-    return f"count={FEW} gives the first {len(few)} rows"
+    return f"count={REQUESTED_COUNT} gives the first {len(few)} rows"
 
 
 def check_repeat(answers: Answers) -> str:
@@ -525,7 +526,7 @@ def check_weeks(answers: Answers) -> str:
     trades = sum(week.count for week in weeks)
     newest = _ids(answers, "newest")[-1]
     seen = f"{trades:,} trades in {len(weeks)} weeks; the newest trade id is {newest:,}"
-    if not SMALL_SHARE * newest <= trades <= newest / SMALL_SHARE:
+    if not MIN_COUNT_SHARE * newest <= trades <= newest / MIN_COUNT_SHARE:
         raise Differs(
             seen,
             "estimates of downloads (--dry-run, progress bars) are wrong, or trade ids do not "

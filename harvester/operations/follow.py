@@ -1,4 +1,4 @@
-"""Follow pairs: poll their newest trades for ever, and store them as soon as they are settled."""
+"""Follow pairs until cancelled: poll their newest trades, and store them once they are settled."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.operations.run_log import RunRecord, pair_results, record_run
-from harvester.pair_selection import PairSelection, choose, last_start
+from harvester.pair_selection import PairSelection, last_start, select_pairs
 from harvester.schema import NO_ROWS, Int64s, sort_rows, times
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
-from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show
+from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, show, show_seconds
 
 SPARE_FACTOR = 0.8
 """Trades are committed after this fraction of `--every`: a burst or a slow answer takes time.
@@ -45,19 +45,19 @@ CLOCK_AGE_S = 1.0
 """The exchange's clock is requested this often at most, by all pairs together."""
 
 MERGE_EVERY = 4
-"""After so many new segments of a pair they are merged."""
+"""Merge a pair's segments after this many new ones."""
 
 MAX_UNMERGED = 4 * MERGE_EVERY
 """At this many unmerged segments, polls wait for the running merge, such as on a slow disk."""
 
 FAILURES_OF_AN_OUTAGE = 2
-"""After so many failed requests without a good answer between them, an outage is reported."""
+"""After this many failed requests without a good answer between them, an outage is reported."""
 
 FAR_BEHIND_NS = 600 * SECOND
 """A pair that is further behind is catching up: only some of those are downloaded at once."""
 
 MAX_PRICES = 5
-"""The status line shows the prices of so many pairs."""
+"""The status line shows the prices of this many pairs at most."""
 
 MAX_AGE_SHOWN_S = 600
 """The status line leaves out ages of this many seconds or more."""
@@ -72,9 +72,10 @@ async def follow(
     after: int | None,
     every_s: float,
 ) -> list[BackfillResult]:
-    """Follow pairs until the run is cancelled; outages of the exchange are waited out.
+    """Follow pairs until the run is cancelled.
 
-    A pair with an error that waiting does not resolve ends alone. The run ends when all pairs have.
+    If the exchange is down, the run waits and then downloads what it missed. A pair stops at an
+    error that waiting does not resolve; the other pairs continue. The run ends when all pairs have.
 
     Args:
         archive: where the trades are stored.
@@ -142,10 +143,10 @@ class _Follow:
         """Follow the pairs until the run is cancelled, or no pair is left."""
         client, context = self._client, self.context
         async with client:
-            chosen = choose(client, context.archive, selection)
-            pairs = await context.options.stop.guard(chosen)
+            chosen = select_pairs(client, context.archive, selection)
+            pairs = await context.options.cancel.guard(chosen)
             # An exchange that does not answer now is an error; later, it is an outage.
-            await context.options.stop.guard(context.clock.settled_ns())
+            await context.options.cancel.guard(context.clock.settled_ns())
             self._pairs = {pair.altname: _FollowedPair(self, pair) for pair in pairs}
             results = await asyncio.gather(*(pair.run() for pair in self._pairs.values()))
         record.calls, record.refusals = client.calls, client.refusals
@@ -180,8 +181,7 @@ class _Follow:
     def _age_text(self, reached_ns: int) -> str:
         """Up to when all pairs are stored, and how long ago that is."""
         age_s = (self.context.options.now_ns() - reached_ns) // SECOND
-        text = show(reached_ns // SECOND * SECOND)
-        return f"stored through {text}" + (
+        return f"stored through {show_seconds(reached_ns)}" + (
             f", {age_s} s ago" if 0 <= age_s < MAX_AGE_SHOWN_S else ""
         )
 
@@ -223,7 +223,8 @@ class _FollowedPair:
         trades: stored since the start.
         reached_ns: all trades up to this time are stored; None if none are.
         last_price: of the newest trade that the exchange showed, as text; None if there is none.
-        is_behind: whether it is more than ten minutes behind.
+        is_behind: whether coverage ends more than ten minutes, or two `every_s` if that is longer,
+            before the settled time.
         is_waiting: whether its last request had no good answer.
         has_ended: whether it is not followed any more.
     """
@@ -235,7 +236,7 @@ class _FollowedPair:
         self.last_price: str | None = None
         self.is_behind = self.is_waiting = self.has_ended = False
         self._run, self._pair = run, pair
-        self._archive, self._stop = run.context.archive, run.context.options.stop
+        self._archive, self._cancel = run.context.archive, run.context.options.cancel
         self._writer: Writer
         # Where it began, and the end of coverage, from which the next download goes on.
         self._first_after: int | None = None
@@ -261,7 +262,7 @@ class _FollowedPair:
         return int((self._newest_times > (self.reached_ns or self._after)).sum())
 
     def event(self) -> Followed:
-        """How far it is."""
+        """Return the pair's state as a `Followed` event."""
         last_ns = int(self._newest_times[-1]) if len(self._newest_times) else None
         is_waiting = self.is_waiting or self._poll_error is not None
         state = "waiting" if is_waiting else "catching up" if self.is_behind else "live"
@@ -310,7 +311,7 @@ class _FollowedPair:
                     self._run.report(self.event())
                     await self._maintain_if_due()
                     pause_s = begun_s + every_s - took_s - time.monotonic()
-                    await self._stop.guard(asyncio.sleep(max(0.0, pause_s)))
+                    await self._cancel.guard(asyncio.sleep(max(0.0, pause_s)))
             finally:
                 if self._maintenance is not None:
                     await asyncio.wait([self._maintenance])
@@ -341,7 +342,7 @@ class _FollowedPair:
         if str(error) != self._reported:
             self._reported = str(error)
             self._run.report(Noted(self.name, self._reported.removeprefix(f"{self.name}: ")))
-        await self._stop.guard(asyncio.sleep(self._run.context.settings.exchange.retry_wait_s))
+        await self._cancel.guard(asyncio.sleep(self._run.context.settings.exchange.retry_wait_s))
         return 0.0
 
     async def _poll(self) -> float:
@@ -351,7 +352,7 @@ class _FollowedPair:
         whether there is anything to store; of a pair that is too busy for that it is only shown.
         """
         begun_s = time.monotonic()
-        settled_ns = await self._stop.guard(self._run.context.clock.settled_ns(self._pair))
+        settled_ns = await self._cancel.guard(self._run.context.clock.settled_ns(self._pair))
         if self._first_after is None:
             self._begin(settled_ns)
         download, is_busy = self._new_download(), not self._shows_all_new
@@ -437,7 +438,7 @@ class _FollowedPair:
         async def wait_and_work() -> None:
             async with self._run.context.merging:
                 # With many pairs, a stop would wait for the work of all of them.
-                if not self._stop.is_cancelled:
+                if not self._cancel.is_cancelled:
                     await asyncio.to_thread(work)
 
         self._maintenance_error = await capture_error(wait_and_work())

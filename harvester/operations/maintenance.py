@@ -216,7 +216,7 @@ async def compare_with_exchange(
     settings: Settings,
     reports: Sequence[PairReport],
     listener: Listener,
-    stop: CancelToken,
+    cancel: CancelToken,
 ) -> None:
     """Compare the candles of some pairs with the exchange's OHLC endpoint.
 
@@ -226,7 +226,7 @@ async def compare_with_exchange(
         reports: a report per pair, whose `exchange` becomes the result; an error that ended a pair
             early is in it.
         listener: receives the steps, and the results in the order of `reports`.
-        stop: the token by which the comparison is cancelled.
+        cancel: the token by which the comparison is cancelled.
 
     Raises:
         Interrupted: it was cancelled.
@@ -260,7 +260,7 @@ async def compare_with_exchange(
                 for task in tasks:
                     task.cancel()
 
-    await stop.guard(compare_all())
+    await cancel.guard(compare_all())
 
 
 def compare_with_csv(

@@ -45,12 +45,12 @@ from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
 from harvester.operations.sync import SyncResult
 from harvester.pair_selection import (
-    KnownPairs,
+    RefreshCandidates,
     RefreshTarget,
-    choose_targets,
     known_pairs,
     last_start,
-    list_pairs,
+    request_pairs,
+    select_refresh_targets,
 )
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.segment import Segment
@@ -64,13 +64,13 @@ from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, Range
 
 
-class TimeIsUp(HarvesterError):
+class TimeLimitReached(HarvesterError):
     """The run reached its time limit before it was done; the user asked for that, so no failure."""
 
     exit_status = 0
 
     def __init__(self) -> None:
-        super().__init__("the time was up; the next run goes on where this one stopped")
+        super().__init__("time limit reached; the next run continues from here")
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class RefreshedPair:
         pair: altname, as the archive has it.
         state: `complete`, `gaps`, `delisted`, `renamed` (its trade history continues under another
             name that is stored as well), `maintenance`, `locked` (another run is writing the
-            pair), `unfinished` (the time was up), `interrupted`, or `failed`.
+            pair), `unfinished` (the time limit was reached), `interrupted`, or `failed`.
         trades: how many were added.
         pages: how many pages of trades were read.
         refusals: requests for trades that the exchange refused or did not answer properly.
@@ -117,7 +117,7 @@ class RefreshedPair:
 
     @property
     def exit_status(self) -> int:
-        """The exit status of this pair: 0 if it is complete, or stopped because the time was up."""
+        """The exit status of this pair: 0 if it is complete, or the time limit stopped it."""
         if self.error is not None:
             return self.error.exit_status
         return ArchiveHasGaps.exit_status if self.gaps else 0
@@ -206,7 +206,7 @@ async def refresh(
             refreshed.
         options: listener for progress and warnings, and the token that stops the run.
         pairs: names and patterns.
-        max_minutes: stop in good order after this time; what was downloaded is kept.
+        max_minutes: stop after this time; what was downloaded is kept.
         asset_class: limit patterns, and all stored pairs, to this class.
 
     Raises:
@@ -217,7 +217,7 @@ async def refresh(
     if not texts and not archive.stored_or_requested():
         raise NothingStored(
             f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs "
-            "names none. `harvester backfill XBT/USD` begins one"
+            "names none. `harvester backfill XBT/USD` creates it"
         )
     request = {
         "pairs": list(pairs),
@@ -240,7 +240,7 @@ class _Refresh:
         self._archive = archive
         self._settings = settings
         self._listener = options.listener
-        self._stop = options.stop
+        self._cancel = options.cancel
         # Only `backfill --replace-imported` corrects a count, so no nightly run fails by it.
         self._options = replace(
             options, listener=self._on_event, tolerates_wrong_import_counts=True
@@ -251,9 +251,9 @@ class _Refresh:
             on_pace=lambda pace: self._listener(Paced(pace.pair, pace)),
         )
         self._exchange = ""
-        self._time_is_up = False
+        self._is_time_limit_reached = False
         self._targets: list[RefreshTarget] = []
-        self._rows: dict[str, RefreshedPair] = {}
+        self._results: dict[str, RefreshedPair] = {}
         self._started_s: dict[str, float] = {}
 
     async def run(
@@ -263,45 +263,47 @@ class _Refresh:
         timer = None
         if max_minutes is not None:
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(max_minutes * 60, self.time_is_up)
+            timer = loop.call_later(max_minutes * 60, self.stop_at_time_limit)
         begun_s = time.monotonic()
         archive, error = self._archive, None
         doing = f"the archive at {archive.path} is being refreshed"
         try:
             with locked(archive.root / "locks", "_refresh", doing=doing):
-                await self._run(texts, asset_class)
+                await self._list_and_refresh(texts, asset_class)
         except HarvesterError as reason:
             error = reason
         finally:
             if timer is not None:
                 timer.cancel()
             # The token that the time limit cancelled is reset, so that a sync may follow.
-            self._stop.is_cancelled = self._stop.is_cancelled_by_caller
+            self._cancel.is_cancelled = self._cancel.is_cancelled_by_caller
         calls, refusals = self._client.calls, self._client.refusals
-        rows = [self._row(target.pair.altname) for target in self._targets]
+        results = [self._result_of(target.pair.altname) for target in self._targets]
         seconds = round(time.monotonic() - begun_s, 3)
-        return RefreshResult(rows, self._exchange, calls, refusals, seconds, error)
+        return RefreshResult(results, self._exchange, calls, refusals, seconds, error)
 
-    def time_is_up(self) -> None:
-        """Stop in good order, as the time limit is reached."""
-        self._time_is_up = True
-        self._stop.end_run()
+    def stop_at_time_limit(self) -> None:
+        """Stop the run, as the time limit is reached."""
+        self._is_time_limit_reached = True
+        self._cancel.end_run()
 
-    async def _run(self, texts: Sequence[str], asset_class: str | None) -> None:
+    async def _list_and_refresh(self, texts: Sequence[str], asset_class: str | None) -> None:
         """Refresh the pairs; if the exchange can't be asked, each known pair gets that error."""
         stored = self._archive.stored_or_requested()
-        pairs = KnownPairs({}, known_pairs(self._archive), stored, asset_class)
+        pairs = RefreshCandidates({}, known_pairs(self._archive), stored, asset_class)
         async with self._client:
             try:
-                listed, known = await self._stop.guard(self._list_pairs())
+                listed, known = await self._cancel.guard(self._list_pairs())
             except (ExchangeError, Interrupted) as error:
                 reason = self._time_limit_or(error)
-                self._targets = choose_targets(texts, pairs._replace(listed=pairs.known))
+                self._targets = select_refresh_targets(texts, pairs._replace(listed=pairs.known))
                 for target in self._targets:
                     failed = _failed(target.pair.altname, reason)
-                    self._complete_row(target._replace(listed=True), failed)
+                    self._complete_result(target._replace(listed=True), failed)
                 raise reason from error
-            await self._refresh(choose_targets(texts, pairs._replace(listed=listed, known=known)))
+            await self._refresh_targets(
+                select_refresh_targets(texts, pairs._replace(listed=listed, known=known))
+            )
 
     async def _list_pairs(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         """Ask the exchange for its status and its pairs; return those listed, and those known."""
@@ -314,11 +316,11 @@ class _Refresh:
             self._exchange = "online"
         if self._exchange == MAINTENANCE:
             raise ExchangeRefused(
-                "the exchange is in maintenance, so nothing was requested: the next run goes on"
+                "the exchange is in maintenance: nothing was requested; run refresh again later"
             )
-        return await list_pairs(self._client, self._archive, may_be_empty=True)
+        return await request_pairs(self._client, self._archive, may_be_empty=True)
 
-    async def _refresh(self, targets: list[RefreshTarget]) -> None:
+    async def _refresh_targets(self, targets: list[RefreshTarget]) -> None:
         """Download the listed pairs, then maintain the files of the others."""
         self._targets = list(await asyncio.gather(*map(self._confirm_listing, targets)))
         downloads: list[tuple[RefreshTarget, BackfillRequest]] = []
@@ -331,19 +333,19 @@ class _Refresh:
                 others.append((target, error))
         results = await self._download([request for _, request in downloads])
         for (target, _), result in zip(downloads, results, strict=True):
-            self._complete_row(target, result)
+            self._complete_result(target, result)
         for target, error in others:
             name = target.pair.altname
             result = _failed(name, error or await capture_error(self._maintain(name)))
             self._listener(result)
-            self._complete_row(target, result)
+            self._complete_result(target, result)
 
     async def _confirm_listing(self, target: RefreshTarget) -> RefreshTarget:
         """Mark a missing pair as listed if the exchange answers: its list may be incomplete."""
         if target.listed or target.error is not None or target.renamed_to is not None:
             return target
         try:
-            page = await self._stop.guard(self._client.page(target.pair, None))
+            page = await self._cancel.guard(self._client.page(target.pair, None))
         except ExchangeRefused:
             return target
         except HarvesterError as error:
@@ -375,7 +377,7 @@ class _Refresh:
         results = list(await asyncio.gather(*map(fill_gaps, requests, results)))
         if any(isinstance(result.error, ExchangeError) for result in results):
             with suppress(ExchangeError, Interrupted):
-                self._exchange = await self._stop.guard(self._client.status())
+                self._exchange = await self._cancel.guard(self._client.status())
         return [
             result._replace(error=result.error and self._time_limit_or(result.error))
             for result in results
@@ -409,7 +411,7 @@ class _Refresh:
 
     async def _maintain(self, name: str) -> None:
         """Compact and check the files of a pair that the exchange does not list any more."""
-        if self._stop.is_cancelled_by_caller:
+        if self._cancel.is_cancelled_by_caller:
             raise Interrupted
         with open_writer(self._archive, name) as pair_writer:
             await asyncio.to_thread(pair_writer.end_requests)
@@ -432,28 +434,34 @@ class _Refresh:
             return None, error
         return Range(last_start(requested, self._options.now_ns()) or 0, END_OF_TIME), None
 
-    def _row(self, name: str) -> RefreshedPair:
-        return self._rows.setdefault(name, RefreshedPair(name))
+    def _result_of(self, name: str) -> RefreshedPair:
+        return self._results.setdefault(name, RefreshedPair(name))
 
-    def _complete_row(self, target: RefreshTarget, result: BackfillResult) -> None:
-        row = self._row(target.pair.altname)
-        row.pages, row.renamed_to, row.error = result.pages, target.renamed_to, result.error
+    def _complete_result(self, target: RefreshTarget, result: BackfillResult) -> None:
+        refreshed = self._result_of(target.pair.altname)
+        refreshed.pages, refreshed.renamed_to, refreshed.error = (
+            result.pages,
+            target.renamed_to,
+            result.error,
+        )
         try:
             # A text that is no pair's name must not be used as a folder's name.
             if not isinstance(target.error, UnknownPair):
-                row.read_coverage(self._archive)
+                refreshed.read_coverage(self._archive)
         except HarvesterError as error:
-            # Damage is reported even if the time was up.
-            row.error = error if isinstance(row.error, TimeIsUp) else row.error or error
-        row.state = self._state(target, row)
+            # Damage is reported even if the time limit was reached.
+            refreshed.error = (
+                error if isinstance(refreshed.error, TimeLimitReached) else refreshed.error or error
+            )
+        refreshed.state = self._state(target, refreshed)
 
-    def _state(self, target: RefreshTarget, row: RefreshedPair) -> str:
-        match row.error:
+    def _state(self, target: RefreshTarget, refreshed: RefreshedPair) -> str:
+        match refreshed.error:
             case None if not target.listed:
                 return "renamed" if target.renamed_to else "delisted"
             case None:
-                return "gaps" if row.gaps else "complete"
-            case TimeIsUp():
+                return "gaps" if refreshed.gaps else "complete"
+            case TimeLimitReached():
                 return "unfinished"
             case Interrupted():
                 return "interrupted"
@@ -464,8 +472,12 @@ class _Refresh:
         return "failed"
 
     def _time_limit_or(self, error: HarvesterError) -> HarvesterError:
-        """`TimeIsUp` for the interruption that the time limit caused; else the error itself."""
-        return TimeIsUp() if self._time_is_up and isinstance(error, Interrupted) else error
+        """`TimeLimitReached` for an interruption by the time limit; else the error itself."""
+        return (
+            TimeLimitReached()
+            if self._is_time_limit_reached and isinstance(error, Interrupted)
+            else error
+        )
 
     def _on_event(self, event: Event) -> None:
         """Note times and numbers per pair, and pass the event on to the listener."""
@@ -473,16 +485,16 @@ class _Refresh:
             case Started(pair):
                 self._started_s.setdefault(pair, time.monotonic())
             case Committed(pair, _, rows):
-                self._row(pair).trades += rows
+                self._result_of(pair).trades += rows
             case BackfillResult(pair):
                 started_s = self._started_s.get(pair, time.monotonic())
-                self._row(pair).seconds = round(time.monotonic() - started_s, 3)
+                self._result_of(pair).seconds = round(time.monotonic() - started_s, 3)
                 if event.error is not None:
                     event = event._replace(error=self._time_limit_or(event.error))
         self._listener(event)
 
     def _on_wait(self, what: str, why: str) -> None:
-        self._row(what).refusals += 1
+        self._result_of(what).refusals += 1
         self._listener(Waiting(what, why))
 
 

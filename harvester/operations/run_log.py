@@ -215,8 +215,7 @@ def append(archive: TradeStore, record: RunRecord) -> None:
         os.fsync(file.fileno())
         if file.tell() > MAX_BYTES:
             file.seek(-MAX_BYTES // 2, os.SEEK_END)
-            archive.store.write(FILE, file.read().partition(b"\n")[2], LOCK)
-            archive.store.remove_folder(f"staging/{LOCK}")
+            archive.store.write_locked(FILE, file.read().partition(b"\n")[2], LOCK)
 
 
 @contextmanager
@@ -227,7 +226,9 @@ def record_run(
     settings: Settings,
     warn: Callable[[str], None],
 ) -> Iterator[RunRecord]:
-    """Keep a record of a run, to which the block adds results; a run goes on without its record.
+    """Write a record when a run begins and when it ends; the block adds results.
+
+    If writing fails, the run continues.
 
     Args:
         archive: what the run changes.

@@ -55,11 +55,11 @@ def parse_clock(text: str) -> tuple[int, int]:
     """Parse a time of day such as 04:17 into hour and minute.
 
     Raises:
-        BadTime: the text is no time of day.
+        BadTime: the text is not a time of day.
     """
     match = _CLOCK.fullmatch(text.strip())
     if match is None:
-        raise BadTime(f"{text!r} is no time of day: give hours and minutes, such as 04:17")
+        raise BadTime(f"{text!r} is not a time of day: give hours and minutes, such as 04:17")
     return int(match[1]), int(match[2])
 
 

@@ -92,7 +92,8 @@ def sync(
         dry_run: write nothing.
 
     Raises:
-        UsageError: the archive is in no folder, or it is no URL of an object store.
+        UsageError: the archive is not in a local folder, or `url` is not the URL of an object
+            store.
         NothingStored: the archive is empty.
         ArchiveLocked: another sync of the archive is running.
         ArchiveTooNew: a newer harvester wrote the copy.
@@ -159,17 +160,16 @@ class _Sync:
         Raises:
             FileNotFoundError: compaction removed a file; list again.
         """
-        if self._is_dry:
-            # Of a listing that was outdated.
+        if self._is_dry:  # Forget the files of an earlier listing.
             self.uploaded.clear()
         files, written_before = list_files(self._archive), len(self.uploaded)
         try:
             stored = {item.path: item for item in self._remote.objects("")}
             self._check_cuts(files, stored)
-            self._bring(files, stored)
+            self._upload_missing(files, stored)
             # Only now: a reader that knows a requested range must find its trades.
             small_files = self._list_small_files()
-            self._bring(small_files, stored)
+            self._upload_missing(small_files, stored)
         finally:
             if not self._is_dry:
                 self._record.save()
@@ -197,12 +197,14 @@ class _Sync:
                 found.append(Entry(name, stat.st_size, stat.st_mtime_ns))
         return found
 
-    def _bring(self, files: Sequence[Entry], stored: dict[str, StoredObject]) -> None:
+    def _upload_missing(self, files: Sequence[Entry], stored: dict[str, StoredObject]) -> None:
         """Write the files that the store lacks, several at a time; the first error ends it."""
         all_bytes, done_bytes = sum(file.size for file in files), 0
         self._listener(Begun(1))
         with ThreadPoolExecutor(THREADS) as pool:
-            futures = [pool.submit(self._bring_file, file, stored.get(file.path)) for file in files]
+            futures = [
+                pool.submit(self._upload_if_missing, file, stored.get(file.path)) for file in files
+            ]
             try:
                 for file, future in zip(files, futures, strict=True):
                     result_of(future)
@@ -211,7 +213,7 @@ class _Sync:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _bring_file(self, entry: Entry, stored: StoredObject | None) -> None:
+    def _upload_if_missing(self, entry: Entry, stored: StoredObject | None) -> None:
         """Write a file unless the store has it, and compare what the store has then.
 
         Raises:
@@ -319,7 +321,7 @@ def choose_deletions(
 
     A segment that the archive does not have is replaced if segments that it has, and that were
     written later, cover its whole range. As only later ones count, two syncs at once can't delete
-    what the other one keeps. What is no segment or roll-up is none of ours.
+    what the other one keeps. Other objects are ignored.
 
     Args:
         objects: all objects of the copy.
@@ -389,7 +391,7 @@ def _by_pair(objects: Iterable[Entry]) -> Iterable[list[Segment]]:
 
 
 def _age_order(segment: Segment) -> tuple[int, int, int, bool]:
-    """Sort key: the second a segment was written in; within it, what readers read first is last."""
+    """Sort key by age: the second of writing, then the reverse of the order of reading."""
     after, through = segment.range
     return segment.changed_ns // SECOND, -after, through, not segment.is_imported
 
@@ -445,6 +447,4 @@ class _SyncRecord:
             path: known for path, known in self._known.items() if (root / path).exists()
         }
         with suppress(HarvesterError):
-            self._store.remove_folder(f"staging/{LOCK}")
-            self._store.write(RECORD_PATH, msgspec.json.encode(record), LOCK)
-            self._store.remove_folder(f"staging/{LOCK}")
+            self._store.write_locked(RECORD_PATH, msgspec.json.encode(record), LOCK)

@@ -63,6 +63,20 @@ class Explanation:
     parts: int
     sql: str
 
+    def to_dict(self) -> dict[str, object]:
+        """The explanation for JSON."""
+        return {
+            "pair": self.query.pair,
+            "interval": self.query.interval.text,
+            "range": self.query.range,
+            "reads": [read._asdict() for read in self.reads],
+            "close_read": self.close_read and self.close_read._asdict(),
+            "totals": [total._asdict() for total in self.totals],
+            "passes": self.passes,
+            "parts": self.parts,
+            "sql": self.sql,
+        }
+
 
 def explain(session: QuerySession, query: CandleQuery) -> Explanation:
     """Return how a query would be answered now, without computing the candles.

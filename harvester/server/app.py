@@ -35,7 +35,7 @@ from harvester.server.kraken_trade_pages import Clock
 from harvester.storage.trade_store import TradeStore
 
 
-def app(
+def kraken_api_app(
     archive: TradeStore, clock: Clock = time.monotonic, *, guess_sides: bool = False
 ) -> Starlette:
     """Create the app with Kraken's public endpoints about trades, candles and markets.
@@ -124,7 +124,7 @@ GRACE_S = 2
 
 
 @contextmanager
-def running(application: Starlette, host: str, port: int) -> Iterator[str]:
+def serve_in_thread(application: Starlette, host: str, port: int) -> Iterator[str]:
     """Run an app in a thread while the block runs; yields the URL, without a slash at the end.
 
     Args:
@@ -135,7 +135,7 @@ def running(application: Starlette, host: str, port: int) -> Iterator[str]:
     Raises:
         HarvesterError: listening on the address failed.
     """
-    with _listening(host, port) as listener:
+    with _listening_socket(host, port) as listener:
         server = _server(application)
         thread = threading.Thread(target=server.run, args=([listener],), name="server", daemon=True)
         thread.start()
@@ -159,13 +159,13 @@ def run_forever(application: Starlette, host: str, port: int, ready: Callable[[s
         HarvesterError: listening on the address failed.
         KeyboardInterrupt: Ctrl-C.
     """
-    with _listening(host, port) as listener:
+    with _listening_socket(host, port) as listener:
         ready(_url(host, listener))
         _server(application).run([listener])
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def _listening_socket(host: str, port: int) -> Iterator[socket.socket]:
     """Open a listening socket. Clients can connect at once: they queue until the server runs."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -31,7 +31,7 @@ DISPLAY_DECIMALS = 5
 """Most decimals that Kraken shows of an asset."""
 
 SECONDS_DIGITS = 10
-"""A `since` with at most so many digits is in seconds, as Kraken reads it."""
+"""A `since` with at most this many digits is in seconds, as Kraken reads it."""
 
 FRACTION_MARGIN_NS = 10_000_000
 """How much earlier a page begins if `since` is in fractional seconds.
@@ -287,10 +287,10 @@ class ApiResponder:
         return _result({by_name[text]: found[by_name[text]] for text in requested})
 
     def time(self, _params: QueryParams) -> bytes:
-        """Answer Time: this machine's clock in seconds, but not after all ends of coverage.
+        """Answer Time: this machine's clock, but not later than the latest end of any coverage.
 
-        `coverage_ends` is an extension: the ends, in nanoseconds, of the pairs that are covered
-        less far. A copy's coverage ends there, and so claims no more than this archive's.
+        `coverage_ends` (an extension) lists the pairs whose coverage ends earlier, in nanoseconds;
+        a copy of such a pair ends there, too.
         """
         pairs = self._pairs.of_class(None)
         ends = {pair.key or pair.altname: self._pages_of(pair.altname).through for pair in pairs}
@@ -400,7 +400,7 @@ def _is_as_stored(params: QueryParams) -> bool:
 
 
 def _class(params: QueryParams, name: str) -> str:
-    """The asset class that a parameter names: currencies without it, as at Kraken."""
+    """Parse the parameter with the asset class; `currency` if it is absent, as at Kraken."""
     asset_class = params.get(name, CURRENCY)
     if asset_class not in ASSET_CLASSES:
         raise InvalidParameter(name)
@@ -408,7 +408,7 @@ def _class(params: QueryParams, name: str) -> str:
 
 
 def _count(params: QueryParams) -> int:
-    """The most rows of a page: more than Kraken's page has are that many, as at Kraken."""
+    """Parse `count`, the most rows of a page; more than Kraken's page size means that size."""
     text = params.get("count", str(PAGE_ROWS))
     if not _is_whole(text) or len(text) > LONGEST_NUMBER or int(text) == 0:
         raise InvalidParameter("count")

@@ -271,8 +271,12 @@ def ticker_from_archive(archive: TradeStore, pair: Pair, now_ns: int) -> dict[st
     # If an imported trade is replaced by the exchange's meanwhile, its time changes by a second.
     [*_, last] = archive.scan(pair.altname, Range(max(0, last_ns - 2 * SECOND), now_ns))
     price, volume = last.column("price")[-1].as_py(), last.column("volume")[-1].as_py()
-    since_midnight = _sum(archive, pair, Range(max(today_ns - 1, covered.after), now_ns), price)
-    last_day = _sum(archive, pair, Range(max(now_ns - DAY, covered.after), now_ns), price)
+    since_midnight = _as_single_candle(
+        archive, pair, Range(max(today_ns - 1, covered.after), now_ns), price
+    )
+    last_day = _as_single_candle(
+        archive, pair, Range(max(now_ns - DAY, covered.after), now_ns), price
+    )
     both = [_row(0, candle, pair.pair_decimals) for candle in (since_midnight, last_day)]
     return {
         "c": [_price_text(price, pair.pair_decimals), f"{volume:.8f}"],
@@ -285,9 +289,13 @@ def ticker_from_archive(archive: TradeStore, pair: Pair, now_ns: int) -> dict[st
     }
 
 
-def _sum(archive: TradeStore, pair: Pair, within: Range, close: Decimal) -> dict[str, Any]:
+def _as_single_candle(
+    archive: TradeStore, pair: Pair, within: Range, close: Decimal
+) -> dict[str, Any]:
     """All trades of a range as one candle; at the price `close` if there are none."""
-    batches = archive.scan(pair.altname, within._replace(after=min(within)))
+    # Empty if the day begins after `now_ns`.
+    within = Range(min(within.after, within.through), within.through)
+    batches = archive.scan(pair.altname, within)
     # Any width that holds the range in one interval.
     candles: list[dict[str, Any]] = [
         candle

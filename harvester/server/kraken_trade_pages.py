@@ -27,7 +27,7 @@ Clock = Callable[[], float]
 
 
 MOST_OF_EQUAL_TIME = 1_000_000
-"""The cursor of a row is at most so many nanoseconds later than its time."""
+"""The cursor of a row is at most this many nanoseconds later than its time."""
 
 
 class RenderedPage(NamedTuple):
@@ -180,7 +180,7 @@ class TradePages:
         return max(self._furthest_ns, recorded)
 
     def first_gap(self, within: Range) -> Range | None:
-        """The first gap that is in a range, or partly; all after the coverage is a gap."""
+        """Return the first gap that overlaps a range; time after the coverage counts as a gap."""
         covered = [piece.within for piece in self._pieces]
         gaps = missing([Range(0, max(self.through, within.through))], covered)
         return next((gap for gap in gaps if overlap(gap, within)), None)
@@ -274,8 +274,8 @@ class TradePages:
     def update(self, pieces: list[Piece] | None = None) -> None:
         """Take a new listing; without one, list the archive if the last is `LISTING_TTL_S` old.
 
-        No other method does it but `page`, before it reads. So what is asked after a page, such as
-        `first_gap`, is answered by the listing that the page was read from.
+        Only `page` calls this by itself, so `first_gap` after `page` uses the listing that the page
+        was read from.
         """
         now = self._clock()
         is_due = self._listed_s is None or now - self._listed_s >= LISTING_TTL_S

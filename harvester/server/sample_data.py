@@ -167,8 +167,8 @@ def _volumes(random: np.random.Generator, trades: int) -> Int64s:
 
 # --- Sample exchange ------------------------------------------------------------------------------
 
-TRADES = 200_000
-SEED = 7
+DEFAULT_TRADES, DEFAULT_SEED = 200_000, 7
+"""What `harvester.sample_exchange` and `harvester demo` use unless others are given."""
 
 
 class SampleExchange:
@@ -185,7 +185,7 @@ class SampleExchange:
     path: Path
 
     def __init__(self, trades: int, seed: int, folder: str | os.PathLike[str] | None) -> None:
-        from harvester.server.app import app, running
+        from harvester.server.app import kraken_api_app, serve_in_thread
 
         with ExitStack() as resources:
             if folder is None:
@@ -193,7 +193,9 @@ class SampleExchange:
                 resources.callback(shutil.rmtree, folder, ignore_errors=True)
             self.path = Path(folder)
             archive = create_sample_archive(folder, trades, seed)
-            self.url = resources.enter_context(running(app(archive), "127.0.0.1", 0))
+            self.url = resources.enter_context(
+                serve_in_thread(kraken_api_app(archive), "127.0.0.1", 0)
+            )
             self._resources = resources.pop_all()
         self.settings = {"exchange.url": self.url, "exchange.rate": 0, "refresh.settle_s": 0}
         # A caller may keep only its settings, so it runs until the process ends.
@@ -216,7 +218,10 @@ class SampleExchange:
 
 @check_types
 def sample_exchange(
-    trades: int = TRADES, seed: int = SEED, *, folder: str | os.PathLike[str] | None = None
+    trades: int = DEFAULT_TRADES,
+    seed: int = DEFAULT_SEED,
+    *,
+    folder: str | os.PathLike[str] | None = None,
 ) -> SampleExchange:
     """Serve made-up trades of XBT/USD on this machine, like Kraken's API.
 

@@ -138,6 +138,15 @@ class LocalStore:
             (self.root / staged).write_bytes(data)
         self.commit(staged, path)
 
+    def write_locked(self, path: str, data: bytes, staging: str) -> None:
+        """Replace a small file atomically, while a lock keeps others out of the staging folder.
+
+        The folder is removed afterwards, and before, with what a killed run left in it.
+        """
+        self.remove_folder(f"staging/{staging}")
+        self.write(path, data, staging)
+        self.remove_folder(f"staging/{staging}")
+
     def stage(self, folder: str) -> str:
         """Return a new path in a staging folder, to be written and committed; make the folder."""
         name = f"staging/{folder}/{uuid.uuid4().hex}.tmp"

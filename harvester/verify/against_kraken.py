@@ -16,7 +16,7 @@ from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair, PairIndex
-from harvester.pair_selection import ListedPairs
+from harvester.pair_selection import PairListOfRun
 from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, MAX_COUNT, SECOND, UNITS_NS, Range
@@ -231,7 +231,7 @@ class Comparer:
         self._client = client
         self._archive = archive
         self._memory_limit = memory_limit
-        self._listed = ListedPairs(client, archive)
+        self._listed = PairListOfRun(client, archive)
         # Several pairs may wait for the exchange at a time; one at a time uses memory.
         self._computing = asyncio.Lock()
 

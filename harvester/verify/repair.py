@@ -11,7 +11,7 @@ from harvester.download.exchange import BackfillRequest, DownloadContext
 from harvester.download.pair_download import PairDownload
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
-from harvester.pair_selection import ListedPairs, known_pairs
+from harvester.pair_selection import PairListOfRun, known_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import locks_and_requests
 from harvester.storage.compaction import is_being_replaced, is_within
@@ -196,7 +196,7 @@ class Repairer:
         self.run = run
         self.on_move = on_move
         self._known = known_pairs(run.archive)
-        self._listed = ListedPairs(run.client, run.archive)
+        self._listed = PairListOfRun(run.client, run.archive)
         # Pairs wait for the exchange at the same time, but read their files in turn.
         self._reading = asyncio.Lock()
 
@@ -224,7 +224,7 @@ class Repairer:
     async def pair_of(self, name: str) -> tuple[Pair, bool]:
         """A pair with the key that requests need, and whether the exchange knows it."""
         pair = self._known.get(name, Pair(altname=name))
-        return await self.run.options.stop.guard(self._listed.find(pair))
+        return await self.run.options.cancel.guard(self._listed.find(pair))
 
 
 class _PairRepair:
@@ -309,7 +309,7 @@ class _PairRepair:
         if not segments:
             return
         clock = self._run.clock
-        settled_ns = await self._run.options.stop.guard(clock.settled_ns())
+        settled_ns = await self._run.options.cancel.guard(clock.settled_ns())
         if any(segment.is_imported for segment in segments):
             await self._ask_exchange()
         if clock.is_behind:
@@ -383,7 +383,7 @@ class _PairRepair:
 
     async def _ask_exchange(self) -> int:
         """Ask for the time up to which trades are final, in nanoseconds, and for the pair."""
-        settled_ns = await self._run.options.stop.guard(self._run.clock.settled_ns())
+        settled_ns = await self._run.options.cancel.guard(self._run.clock.settled_ns())
         self._pair, is_known = await self._repairer.pair_of(self._name)
         self._is_unknown = not is_known
         return settled_ns
@@ -396,7 +396,7 @@ class _PairRepair:
         If the exchange does not answer, nothing is moved; if it does not know the pair, only files
         whose trades other files have.
         """
-        guard = self._run.options.stop.guard
+        guard = self._run.options.cancel.guard
         recorded = self._recorded_requests()
         moved = {file.path for file in broken}
         kept = [segment.range for segment in segments if segment.path not in moved]

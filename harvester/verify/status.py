@@ -101,9 +101,7 @@ class SegmentSummaryCache:
         store = self._archive.store
         # Another run may be saving its own at this moment, or the archive may be read-only.
         with suppress(HarvesterError), locked(self._archive.root / "locks", _CACHE_LOCK):
-            store.remove_folder(f"staging/{_CACHE_LOCK}")
-            store.write(CACHE_PATH, data, _CACHE_LOCK)
-            store.remove_folder(f"staging/{_CACHE_LOCK}")
+            store.write_locked(CACHE_PATH, data, _CACHE_LOCK)
 
 
 def read_summary(store: LocalStore, path: str) -> SegmentSummary:

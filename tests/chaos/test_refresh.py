@@ -32,7 +32,7 @@ from harvester.download.events import Ended as EndedPair
 from harvester.errors import NothingStored
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
-from harvester.pair_selection import KnownPairs, choose_targets
+from harvester.pair_selection import RefreshCandidates, select_refresh_targets
 from harvester.progress import RunProgress
 from harvester.storage.locks_and_requests import locked
 from harvester.storage.trade_store import TradeStore
@@ -122,7 +122,7 @@ def test_nothing_named_and_nothing_held_is_no_quiet_success(nights: Nights) -> N
         nights.refresh()
     assert str(caught.value) == (
         f"nothing to refresh: the archive at {nights.folder} is empty, and [refresh] pairs names "
-        "none. `harvester backfill XBT/USD` begins one"
+        "none. `harvester backfill XBT/USD` creates it"
     )
     assert not nights.folder.exists()
 
@@ -327,7 +327,7 @@ def test_during_maintenance_nothing_is_requested_and_the_status_is_3(
     assert [call.path for call in nights.exchange.calls[calls:]] == ["/0/public/SystemStatus"]
     assert (report["exit_status"], report["exchange"]) == (3, "maintenance")
     assert report["error"] == (
-        "the exchange is in maintenance, so nothing was requested: the next run goes on"
+        "the exchange is in maintenance: nothing was requested; run refresh again later"
     )
     assert states(report) == {"XBTUSD": "maintenance", "SOL/EUR": "maintenance"}
 
@@ -382,13 +382,13 @@ def test_a_pair_that_another_run_writes_is_left_alone(nights: Nights) -> None:
 
 
 def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None:
-    stop = CancelToken()
+    cancel = CancelToken()
 
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
-            stop.cancel()
+            cancel.cancel()
 
-    outcome = only(nights.refresh("XBTUSD", stop=stop, listener=listen))
+    outcome = only(nights.refresh("XBTUSD", cancel=cancel, listener=listen))
     assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
     assert outcome["trades_added"] == nights.rows()["XBTUSD"] > 200
     assert only(nights.refresh())["state"] == "complete"
@@ -399,7 +399,7 @@ def test_a_run_whose_time_is_up_names_what_is_unfinished(nights: Nights) -> None
     nights.pairs = ["XBTUSD", "ETHEUR"]
     report = nights.refresh(max_s=0)
     assert report["exit_status"] == 0
-    assert report["error"] == "the time was up; the next run goes on where this one stopped"
+    assert report["error"] == "time limit reached; the next run continues from here"
     assert nights.refresh()["exit_status"] == 0
 
 
@@ -412,7 +412,7 @@ def test_a_run_whose_time_is_up_ends_well_and_names_what_is_unfinished(
     done = nights.command("--max-minutes", "0.0000001", *(["-q"] if is_quiet else []))
     assert done.status == 0
     assert done.err.splitlines()[-1] == (
-        "the time was up: 2 pairs are unfinished (ETHEUR, XBTUSD); the next run goes on there"
+        "time limit reached: 2 pairs are unfinished (ETHEUR, XBTUSD); the next run continues"
     )
 
 
@@ -435,7 +435,7 @@ def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
 ) -> None:
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
-            runs[0].time_is_up()
+            runs[0].stop_at_time_limit()
 
     report = nights.refresh("XBTUSD", listener=listen)
     assert states(report) == {"XBTUSD": "unfinished"}
@@ -448,29 +448,29 @@ def test_a_run_that_is_cancelled_after_its_time_limit_stays_cancelled(
 ) -> None:
     """A sync follows the refresh if the time is up, and not if the user has ended the run."""
     for is_cancelled in (False, True):
-        stop = CancelToken()
+        cancel = CancelToken()
 
-        def listen(event: Event, stop: CancelToken = stop, ends: bool = is_cancelled) -> None:
+        def listen(event: Event, cancel: CancelToken = cancel, ends: bool = is_cancelled) -> None:
             if isinstance(event, PageRead):
-                runs[-1].time_is_up()
+                runs[-1].stop_at_time_limit()
                 if ends:
-                    stop.cancel()
+                    cancel.cancel()
 
-        assert states(nights.refresh("XBTUSD", stop=stop, listener=listen)) != {}
-        assert stop.is_cancelled == is_cancelled
+        assert states(nights.refresh("XBTUSD", cancel=cancel, listener=listen)) != {}
+        assert cancel.is_cancelled == is_cancelled
 
 
 def test_a_cancelled_run_with_delisted_pairs_only_says_so(nights: Nights) -> None:
     nights.refresh("XBTUSD")
     nights.exchange.delist("XBTUSD")
     clock_calls = len([call for call in nights.exchange.calls if call.path.endswith("/Time")])
-    stop = CancelToken()
+    cancel = CancelToken()
 
     def listen(event: Event) -> None:
         if isinstance(event, Begun):
-            stop.cancel()
+            cancel.cancel()
 
-    outcome = only(nights.refresh(stop=stop, listener=listen))
+    outcome = only(nights.refresh(cancel=cancel, listener=listen))
     assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
     calls = [call for call in nights.exchange.calls if call.path.endswith("/Time")]
     assert len(calls) == clock_calls
@@ -537,23 +537,25 @@ NEW = Pair(altname="NEWUSD", key="K", wsname="NEW/USD")
 
 def test_a_pair_fetched_under_both_names_is_two_pairs() -> None:
     known = {"OLDUSD": OLD, "NEWUSD": NEW}
-    market = KnownPairs({"NEWUSD": NEW}, known, ["NEWUSD", "OLDUSD"])
-    assert [(t.pair.altname, t.listed, t.renamed_to) for t in choose_targets([], market)] == [
+    market = RefreshCandidates({"NEWUSD": NEW}, known, ["NEWUSD", "OLDUSD"])
+    assert [
+        (t.pair.altname, t.listed, t.renamed_to) for t in select_refresh_targets([], market)
+    ] == [
         ("NEWUSD", True, None),
         ("OLDUSD", False, "NEWUSD"),
     ]
 
 
 def test_a_renamed_pair_keeps_its_altname_and_takes_its_new_wsname() -> None:
-    market = KnownPairs({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
-    [target] = choose_targets(["NEW/USD", "OLDUSD"], market)
+    market = RefreshCandidates({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
+    [target] = select_refresh_targets(["NEW/USD", "OLDUSD"], market)
     assert target.pair == Pair(altname="OLDUSD", key="K", wsname="NEW/USD")
 
 
 def test_a_pair_without_a_key_is_not_taken_for_another() -> None:
     nameless = Pair(altname="OLDUSD")
-    market = KnownPairs({"NEWUSD": Pair(altname="NEWUSD")}, {"OLDUSD": nameless}, ["OLDUSD"])
-    [target] = choose_targets([], market)
+    market = RefreshCandidates({"NEWUSD": Pair(altname="NEWUSD")}, {"OLDUSD": nameless}, ["OLDUSD"])
+    [target] = select_refresh_targets([], market)
     assert (target.listed, target.renamed_to) == (False, None)
 
 

@@ -106,17 +106,17 @@ def repair_pair(exchange: Exchange) -> Iterator[RepairPair]:
     client = Client(load(options, environment=FAST).exchange)
 
     async def work(
-        archive: TradeStore, report: PairReport | None, stop: CancelToken
+        archive: TradeStore, report: PairReport | None, cancel: CancelToken
     ) -> RepairReport:
-        watch = RunOptions(lambda _event: None, stop)
+        watch = RunOptions(lambda _event: None, cancel)
         run = DownloadContext(client, archive, load(options, environment=dict(os.environ)), watch)
         repairer = Repairer(run, lambda _moved: None)
         return await repairer.repair(report or verify(archive, PAIR))
 
     def repairing(
-        archive: TradeStore, report: PairReport | None = None, stop: CancelToken | None = None
+        archive: TradeStore, report: PairReport | None = None, cancel: CancelToken | None = None
     ) -> RepairReport:
-        return runner.run(work(archive, report, stop or CancelToken()))
+        return runner.run(work(archive, report, cancel or CancelToken()))
 
     with asyncio.Runner() as runner:
         yield repairing
@@ -893,9 +893,9 @@ def test_nothing_is_believed_that_was_read_before_the_lock_was_had(
 def test_a_cancelled_repair_moves_nothing(data: Path, repair_pair: RepairPair) -> None:
     corruption.digit_changed(data, 1)
     before = kept(data)
-    stop = CancelToken()
-    stop.cancel()
-    done = repair_pair(TradeStore(data), stop=stop)
+    cancel = CancelToken()
+    cancel.cancel()
+    done = repair_pair(TradeStore(data), cancel=cancel)
     assert (done.exit_status, done.moved, kept(data)) == (130, [], before)
 
 

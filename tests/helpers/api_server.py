@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from harvester.kraken.pairs import Pair
 from harvester.schema import PAGE_SCHEMA
-from harvester.server.app import app, running
+from harvester.server.app import kraken_api_app, serve_in_thread
 from harvester.server.sample_data import SAMPLE_PAIR
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
@@ -59,7 +59,7 @@ def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> Tra
 @contextmanager
 def serving(archive: TradeStore, port: int = 0) -> Iterator[str]:
     """Serve an archive in a thread while the block runs; yields the URL."""
-    with running(app(archive), "127.0.0.1", port) as url:
+    with serve_in_thread(kraken_api_app(archive), "127.0.0.1", port) as url:
         yield url
 
 

@@ -62,13 +62,13 @@ class Backfill:
             | self.options,
             environment={},
         )
-        stop = CancelToken()
+        cancel = CancelToken()
 
         def listen(event: Event) -> None:
             self.events.append(event)
             pages = getattr(event, "pages", 0)
             if self.stop_after_pages is not None and pages >= self.stop_after_pages:
-                stop.cancel()
+                cancel.cancel()
 
         async with Client(settings.exchange) as client:
             pairs = await client.pairs()
@@ -76,7 +76,7 @@ class Backfill:
             then = replace_imported if self.replace_imported else None
             watch = RunOptions(
                 listen,
-                stop,
+                cancel,
                 newest_first=self.newest_first,
                 estimates=self.estimates,
                 once_complete=then,

@@ -21,7 +21,7 @@ from kraken_server import Exchange
 
 from harvester import config
 from harvester.kraken.client import Client
-from harvester.pair_selection import list_pairs
+from harvester.pair_selection import request_pairs
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
@@ -81,7 +81,7 @@ def want(folder: Path, *spans: Range) -> None:
 async def _know(exchange: Exchange, archive: TradeStore) -> None:
     settings = config.load({"exchange.url": exchange.url}, environment={})
     async with Client(settings.exchange) as client:
-        await list_pairs(client, archive)
+        await request_pairs(client, archive)
 
 
 def market_without(*places: int) -> Market:

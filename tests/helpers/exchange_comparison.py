@@ -20,7 +20,7 @@ from kraken_server import Exchange, Shelf, ohlc_rows
 from harvester import config
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
-from harvester.pair_selection import known_pairs, list_pairs
+from harvester.pair_selection import known_pairs, request_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.verify import against_kraken
 from harvester.verify.against_kraken import Comparer, compare_interval
@@ -113,7 +113,7 @@ def downloaded_from(exchange: Exchange, folder: Path) -> TradeStore:
     name = next(iter(exchange._shelves))
     assert Backfill(exchange.url, folder, {"refresh.settle_s": 0}).only(name).error is None
     archive = TradeStore(folder)
-    with_client(exchange, lambda client: list_pairs(client, archive))
+    with_client(exchange, lambda client: request_pairs(client, archive))
     return archive
 
 

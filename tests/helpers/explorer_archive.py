@@ -13,7 +13,7 @@ import pyarrow as pa
 
 import harvester
 from harvester.schema import clip, times
-from harvester.server.explorer.web import app
+from harvester.server.explorer.web import explorer_app
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, sample_trades
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.segment import Footer
@@ -100,7 +100,7 @@ def ask(
     """Send one request to an explorer of the archive."""
 
     async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(app(archive, TOKEN))
+        transport = httpx.ASGITransport(explorer_app(archive, TOKEN))
         sent = {"X-Token": token} if token is not None else {}
         async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
             return await client.request(

@@ -39,7 +39,7 @@ class Following:
         self.exchange = exchange
         self.clock = clock
         self.events: list[Event] = []
-        self.stop = CancelToken()
+        self.cancel = CancelToken()
 
     @property
     def settled_ns(self) -> int:
@@ -68,14 +68,14 @@ class Following:
         after: int | None = None,
         **options: Any,
     ) -> list[BackfillResult]:
-        """Follow until `on_event`, which is called with each event, cancels `stop`.
+        """Follow until `on_event`, which is called with each event, cancels `cancel`.
 
         Options are settings, with __ for the dot.
         """
         given = {name.replace("__", "."): value for name, value in options.items()}
         given = OPTIONS | {"exchange.url": self.exchange.url} | given
         settings = config.load(given, environment={})
-        self.stop = CancelToken()
+        self.cancel = CancelToken()
 
         def listen(event: Event) -> None:
             self.events.append(event)
@@ -85,7 +85,7 @@ class Following:
             follow(
                 TradeStore(self.folder),
                 settings,
-                RunOptions(listen, self.stop, now_ns=lambda: self.clock.now_ns),
+                RunOptions(listen, self.cancel, now_ns=lambda: self.clock.now_ns),
                 PairSelection([PairName(name) for name in names], False, (), None),
                 after=after,
                 every_s=0.001,
@@ -112,7 +112,7 @@ class Following:
     def take_step(self, steps: Iterator[None]) -> None:
         """Take the next step; stop where there is none."""
         if next(steps, "end") == "end":
-            self.stop.cancel()
+            self.cancel.cancel()
 
     def minutes(self, count: float, seconds: float = 10.0) -> Iterator[None]:
         """Steps that move the clock, by some seconds each, over so many minutes."""

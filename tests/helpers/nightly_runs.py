@@ -82,7 +82,7 @@ class Nights:
         self,
         *pairs: str,
         max_s: float | None = None,
-        stop: CancelToken | None = None,
+        cancel: CancelToken | None = None,
         listener: Listener = lambda _event: None,
         **options: Any,
     ) -> Any:
@@ -98,7 +98,7 @@ class Nights:
             self.events.append(event)
             listener(event)
 
-        watch = RunOptions(listen, stop or CancelToken())
+        watch = RunOptions(listen, cancel or CancelToken())
         archive = TradeStore(self.folder)
         max_minutes = None if max_s is None else max_s / 60
         done = asyncio.run(refresh(archive, settings, watch, pairs, max_minutes=max_minutes))

@@ -340,7 +340,7 @@ def test_no_order_of_words_is_advised_that_no_command_takes(
 ) -> None:
     done = run(f"harvester {words}", shell, sample)
     assert (done.returncode, advice(f"harvester {words}", shell, sample)) == (2, [])
-    assert "goes behind the command" in done.stderr
+    assert "goes after the command" in done.stderr
 
 
 def test_a_printed_command_names_the_same_archive_and_configuration(

@@ -810,7 +810,7 @@ def test_a_pair_that_was_named_and_has_no_file_is_no_success(tmp_path: Path) -> 
     ran = run(tmp_path, "verify", "--against-csv", "K.zip", "-q")
     assert (ran.returncode, ran.stderr) == (
         4,
-        "harvester: nothing compared: none of the files is of a pair that is stored\n",
+        "harvester: nothing compared: no file has candles of a stored pair\n",
     )
 
 

@@ -147,7 +147,7 @@ def test_opening_makes_no_folder(tmp_path: Path) -> None:
         ),
         (
             {"exchange.rats": 1},
-            "settings: 'exchange.rats' is no setting; there are archive.path, archive.flush_s, ",
+            "settings: 'exchange.rats' is not a setting; there are archive.path, archive.flush_s, ",
         ),
     ],
 )
@@ -255,16 +255,16 @@ def test_a_timedelta_that_is_no_interval_is_refused(length: timedelta) -> None:
     [
         (
             1.7e18,
-            "1.7e+18 is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
-            "UNIX nanoseconds",
+            "1.7e+18 is not a time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
+            "a UNIX time of 10, 13 or 19 digits",
         ),
         (
             True,
-            "True is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
-            "UNIX nanoseconds",
+            "True is not a time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
+            "a UNIX time of 10, 13 or 19 digits",
         ),
-        (pd.NaT, "NaT is no time: a moment is missing"),
-        (np.datetime64("NaT"), "NaT is no time: a moment is missing"),
+        (pd.NaT, "NaT is not a time"),
+        (np.datetime64("NaT"), "NaT is not a time"),
         (date(1969, 12, 31), "'1969-12-31' is out of bounds: from 1970-01-01 to 2262-04-11"),
         (
             np.datetime64("3000-01-01"),

@@ -108,7 +108,7 @@ def test_a_refresh_that_runs_out_of_time_ends_with_status_0_and_a_message(
 ) -> None:
     archive.backfill("XBTUSD", until=UNTIL)
     done = archive.refresh("XBTUSD", max_minutes=1e-9)
-    assert str(done.error) == "the time was up; the next run goes on where this one stopped"
+    assert str(done.error) == "time limit reached; the next run continues from here"
     assert ([pair.state for pair in done.pairs], done.exit_status) == (["unfinished"], 0)
 
 
@@ -119,7 +119,7 @@ def test_a_refresh_of_an_empty_archive_is_an_error_that_names_backfill(
         archive.refresh()
     assert str(caught.value) == (
         f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs names "
-        "none. `harvester backfill XBT/USD` begins one"
+        "none. `harvester backfill XBT/USD` creates it"
     )
 
 

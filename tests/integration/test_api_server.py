@@ -39,7 +39,7 @@ from harvester.errors import UnknownPair
 from harvester.kraken.pairs import Pair
 from harvester.kraken.transport import HttpClient
 from harvester.schema import times
-from harvester.server.app import app
+from harvester.server.app import kraken_api_app
 from harvester.server.kraken_endpoints import ApiResponder
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.locks_and_requests import store_pairs
@@ -89,7 +89,7 @@ def test_a_trade_without_an_id_has_one_more_than_the_trade_before_it(
     tmp_path: Path, stored: list[int | None], served: list[int]
 ) -> None:
     trades = [trade(number, trade_id) for number, trade_id in enumerate(stored)]
-    application = app(archive_of(tmp_path, trades))
+    application = kraken_api_app(archive_of(tmp_path, trades))
     assert served_ids(application) == served
     middle = str(trades[2][1])
     assert served_ids(application, since=middle) == served[2:]
@@ -105,7 +105,7 @@ def test_ids_go_on_from_segment_to_segment(tmp_path: Path) -> None:
     for after, through, part in zip(ends, ends[1:], parts, strict=False):
         commit(archive, Range(after, through), rows_of(part))
     expected = [1, 9, 10, 11, 12, 13, 14, 15]
-    application = app(archive)
+    application = kraken_api_app(archive)
     assert served_ids(application) == expected
     assert [
         row[6] for row in rows(get(application, "Trades", pair="XBTUSD", count="3"))
@@ -119,7 +119,7 @@ def test_without_since_the_newest_trades_come_back_to_the_last_gap(tmp_path: Pat
     before, behind, end = trades[2][1], trades[5][1], T0 + DAY
 
     def newest() -> list[int]:
-        return [row[6] for row in rows(get(app(archive), "Trades", pair="XBTUSD"))]
+        return [row[6] for row in rows(get(kraken_api_app(archive), "Trades", pair="XBTUSD"))]
 
     commit(archive, Range(0, before), rows_of(trades[:3]))
     commit(archive, Range(behind - 1, end), rows_of(trades[5:]))
@@ -128,7 +128,7 @@ def test_without_since_the_newest_trades_come_back_to_the_last_gap(tmp_path: Pat
     assert newest() == list(range(1, 9))
     # Where nothing is stored behind the gap, trades in it may be newer.
     commit(archive, Range(end + DAY, end + 2 * DAY), rows_of([]))
-    [refused] = errors(get(app(archive), "Trades", pair="XBTUSD"))
+    [refused] = errors(get(kraken_api_app(archive), "Trades", pair="XBTUSD"))
     assert refused == f"EQuery:Not covered by this archive:{end}-{end + DAY}"
 
 
@@ -146,9 +146,9 @@ def test_ids_go_on_from_chunk_to_chunk_also_within_one_time(tmp_path: Path) -> N
     rows_without_ids = pa.RecordBatch.from_pydict(columns, schema=made.schema)
     commit(archive, Range(0, END_NS), rows_without_ids)
     first = int(np.searchsorted(stamps, stamps[READ_ROWS - 20]))
-    served = served_ids(app(archive), since=str(stamps[first]), count="100")
+    served = served_ids(kraken_api_app(archive), since=str(stamps[first]), count="100")
     assert served == list(range(first + 1, first + 101))
-    [newest] = rows(get(app(archive), "Trades", pair="XBTUSD", count="1"))
+    [newest] = rows(get(kraken_api_app(archive), "Trades", pair="XBTUSD", count="1"))
     assert newest[6] == count
 
 
@@ -162,7 +162,9 @@ WITHOUT_SIDES = [
 
 
 def test_a_trade_without_a_side_is_refused_and_the_others_are_not(tmp_path: Path) -> None:
-    application = app(archive_of(tmp_path, [trade(0, 1), trade(1, 2, None), trade(2, 3)]))
+    application = kraken_api_app(
+        archive_of(tmp_path, [trade(0, 1), trade(1, 2, None), trade(2, 3)])
+    )
     text = (
         "EQuery:Side not stored:the trade of 2023-11-14T22:13:21Z was imported without its side; "
         "`harvester serve --guess-sides` answers with a guess"
@@ -174,7 +176,7 @@ def test_a_trade_without_a_side_is_refused_and_the_others_are_not(tmp_path: Path
 
 
 def test_a_guessed_side_is_the_direction_of_the_last_change_of_the_price(tmp_path: Path) -> None:
-    application = app(archive_of(tmp_path, WITHOUT_SIDES), guess_sides=True)
+    application = kraken_api_app(archive_of(tmp_path, WITHOUT_SIDES), guess_sides=True)
     served = rows(get(application, "Trades", pair="XBTUSD", since="0"))
     assert "".join(row[3] for row in served) == "s" + "sbbbb" + "ss" + "s"
     assert "".join(row[4] for row in served) == "l" + "m" * 7 + "l"
@@ -252,7 +254,7 @@ def test_downloaded_trades_after_imported_ones_are_copied(tmp_path: Path) -> Non
 
 
 def test_other_programs_are_still_answered_with_imported_trades(tmp_path: Path) -> None:
-    application = app(archive_with_imported_part(tmp_path), guess_sides=True)
+    application = kraken_api_app(archive_with_imported_part(tmp_path), guess_sides=True)
     assert len(served_ids(application)) == 100
 
 
@@ -280,7 +282,7 @@ def test_a_walk_in_small_pages_passes_many_trades_of_one_time(tmp_path: Path) ->
     trades: list[Trade] = [
         (n, T0 + n // 25 * 100, "1", "1", "buy", "limit", "") for n in range(1, 61)
     ]
-    application = app(archive_of(tmp_path, trades))
+    application = kraken_api_app(archive_of(tmp_path, trades))
     since, seen = "0", list[int]()
     while True:
         body = get(application, "Trades", pair="XBTUSD", since=since, count="10")
@@ -303,7 +305,7 @@ def test_a_copy_of_more_trades_of_one_time_than_a_page_has_is_exact(tmp_path: Pa
 
 
 def test_a_count_above_a_page_is_a_page(tmp_path: Path) -> None:
-    application = app(create_sample_archive(tmp_path, 1_500, 1))
+    application = kraken_api_app(create_sample_archive(tmp_path, 1_500, 1))
     body = get(application, "Trades", pair="XBTUSD", count="5000")
     assert len(rows(body, "MADE-UP-XBTUSD")) == 1_000
 
@@ -341,13 +343,13 @@ def old_candles(market: Market, first_s: int, count: int) -> list[list[Any]]:
 def test_since_reaches_back_beyond_the_last_720_candles(market: Market, copied: TradeStore) -> None:
     begin_s = market.trades[0].true_ns // MINUTE * 60
     since = begin_s + 100 * 60
-    body = get(app(copied), "OHLC", pair="XBTUSD", since=str(since))
+    body = get(kraken_api_app(copied), "OHLC", pair="XBTUSD", since=str(since))
     assert rows(body) == old_candles(market, since + 60, 721)
     assert result(body)["last"] == since + 721 * 60
 
 
 def test_all_candles_are_found_by_following_last(market: Market, copied: TradeStore) -> None:
-    application = app(copied)
+    application = kraken_api_app(copied)
     reached_ns = copied.coverage("XBTUSD")[-1].through
     since, found = -60, list[list[Any]]()
     while True:
@@ -364,7 +366,7 @@ def test_all_candles_are_found_by_following_last(market: Market, copied: TradeSt
 def test_without_since_the_newest_candles_come(market: Market, copied: TradeStore) -> None:
     reached_ns = copied.coverage("XBTUSD")[-1].through
     for params in ({}, {"since": "0"}):
-        body = get(app(copied), "OHLC", pair="XBTUSD", **params)
+        body = get(kraken_api_app(copied), "OHLC", pair="XBTUSD", **params)
         assert rows(body) == ohlc_rows(Shelf(market), 1, reached_ns)
 
 
@@ -375,10 +377,10 @@ def test_candles_of_a_range_that_is_not_covered_are_refused(tmp_path: Path, sinc
     commit(archive, Range(T0, gap.after), rows_of(PLAIN))
     commit(archive, Range(gap.through, T0 + DAY), rows_of([]))
     since = str(since_ns // SECOND)
-    [text] = errors(get(app(archive), "OHLC", pair="XBTUSD", since=since))
+    [text] = errors(get(kraken_api_app(archive), "OHLC", pair="XBTUSD", since=since))
     assert text.startswith("EQuery:Not covered by this archive:")
     later = str((T0 + 120 * MINUTE) // SECOND)
-    assert result(get(app(archive), "OHLC", pair="XBTUSD", since=later))["XBTUSD"] == []
+    assert result(get(kraken_api_app(archive), "OHLC", pair="XBTUSD", since=later))["XBTUSD"] == []
 
 
 def test_candles_and_figures_end_where_a_file_was_lost_a_moment_ago(tmp_path: Path) -> None:
@@ -511,22 +513,22 @@ def test_ticker_has_the_figures_of_the_day_and_of_the_last_24_hours(tmp_path: Pa
     expected: dict[str, Any] = {name: [today[name], day[name]] for name in today}
     expected |= {"c": ["50.5", "1.50000000"], "o": "60.5"}
     for params in ({}, {"pair": "btc/usd"}):
-        assert result(get(app(archive), "Ticker", **params)) == {"XXBTZUSD": expected}
+        assert result(get(kraken_api_app(archive), "Ticker", **params)) == {"XXBTZUSD": expected}
 
 
 def test_ticker_of_a_day_without_trades_shows_the_last_price(tmp_path: Path) -> None:
-    figures = result(get(app(archive_of(tmp_path, PLAIN)), "Ticker"))["XXBTZUSD"]
+    figures = result(get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Ticker"))["XXBTZUSD"]
     assert figures["c"] == ["130.5", "0.00000030"]
     assert (figures["t"], figures["o"]) == ([0, 30], "130.5")
     assert (figures["v"][0], figures["h"]) == ("0.00000000", ["130.5", "130.5"])
 
 
 def test_ticker_leaves_out_a_pair_that_never_traded(tmp_path: Path) -> None:
-    assert result(get(app(archive_of(tmp_path, [])), "Ticker")) == {}
+    assert result(get(kraken_api_app(archive_of(tmp_path, [])), "Ticker")) == {}
 
 
 def test_ticker_refuses_a_pair_that_is_not_stored(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Ticker", pair="XBTUSD,ETHUSD")
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Ticker", pair="XBTUSD,ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
 
@@ -535,7 +537,7 @@ def test_ticker_refuses_a_pair_that_is_not_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("params", [{}, {"asset": "XXBT,ZUSD"}, {"asset": "XBT,USD"}])
 def test_assets_are_those_of_the_stored_pairs(tmp_path: Path, params: dict[str, str]) -> None:
-    assert result(get(app(archive_of(tmp_path, PLAIN)), "Assets", **params)) == {
+    assert result(get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Assets", **params)) == {
         "XXBT": {
             "aclass": "currency",
             "altname": "XBT",
@@ -562,18 +564,18 @@ def test_a_stock_is_an_asset_of_its_class_and_its_currency_is_none(tmp_path: Pat
         quote="ZUSD",
         aclass_base="tokenized_asset",
     )
-    application = app(archive_of(tmp_path, PLAIN, stock))
+    application = kraken_api_app(archive_of(tmp_path, PLAIN, stock))
     assert list(result(get(application, "Assets", aclass="tokenized_asset"))) == ["AAPLx"]
     assert list(result(get(application, "Assets"))) == ["ZUSD"]
 
 
 def test_an_asset_of_no_stored_pair_is_unknown(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Assets", asset="XETH")
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Assets", asset="XETH")
     assert errors(body) == ["EQuery:Unknown asset"]
 
 
 def test_a_pair_of_unknown_status_is_online_for_other_programs(tmp_path: Path) -> None:
-    application = app(archive_of(tmp_path, PLAIN, Pair(altname="XBTUSD")))
+    application = kraken_api_app(archive_of(tmp_path, PLAIN, Pair(altname="XBTUSD")))
     assert result(get(application, "AssetPairs"))["XBTUSD"]["status"] == "online"
     assert "status" not in result(get_as_stored(application, "AssetPairs"))["XBTUSD"]
 
@@ -595,7 +597,7 @@ def two_pairs(tmp_path: Path) -> TradeStore:
 
 
 def test_the_clock_is_that_of_the_pair_that_is_covered_furthest(two_pairs: TradeStore) -> None:
-    clock = result(get(app(two_pairs), "Time"))
+    clock = result(get(kraken_api_app(two_pairs), "Time"))
     assert clock["unixtime"] == (T0 + DAY) // SECOND
     assert clock["coverage_ends"] == {"OLDUSD": OLD_END}
 
@@ -604,13 +606,13 @@ def test_the_clock_is_not_ahead_of_this_machines(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     before_s = int(time.time())
     commit(archive, Range(0, (before_s + 3_000) * SECOND), rows_of(PLAIN))
-    clock = result(get(app(archive), "Time"))
+    clock = result(get(kraken_api_app(archive), "Time"))
     assert before_s <= clock["unixtime"] <= time.time()
     assert "coverage_ends" not in clock
 
 
 def test_candles_of_a_pair_end_by_its_own_clock(two_pairs: TradeStore) -> None:
-    application = app(two_pairs)
+    application = kraken_api_app(two_pairs)
     ends = {
         pair: rows(get(application, "OHLC", pair=pair, interval="60"), key)[-1][0]
         for pair, key in (("XBTUSD", "XXBTZUSD"), ("OLDUSD", "OLDUSD"))
@@ -623,7 +625,7 @@ def test_candles_of_a_pair_end_by_its_own_clock(two_pairs: TradeStore) -> None:
 
 
 def test_figures_of_a_pair_are_of_its_own_last_day(two_pairs: TradeStore) -> None:
-    figures = result(get(app(two_pairs), "Ticker"))
+    figures = result(get(kraken_api_app(two_pairs), "Ticker"))
     assert {name: row["t"][1] for name, row in figures.items()} == {"XXBTZUSD": 30, "OLDUSD": 7}
 
 

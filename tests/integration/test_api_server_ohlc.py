@@ -17,7 +17,7 @@ from kraken_server import INTERVALS_MIN, Shelf, ohlc_rows
 
 import harvester
 from harvester.kraken.client import Client
-from harvester.server.app import app
+from harvester.server.app import kraken_api_app
 from harvester.server.kraken_json import ohlc_rows as candles_of
 from harvester.server.sample_data import END_NS, create_sample_archive
 from harvester.server.sample_data import sample_trades as made_up_trades
@@ -52,7 +52,7 @@ def test_candles_are_those_that_the_exchange_makes(tmp_path: Path, market: Marke
     archive = TradeStore(tmp_path)
     reached_ns = archive.coverage(market.altname)[-1].through
     for minutes in INTERVALS_MIN:
-        body = get(app(archive), "OHLC", pair=market.altname, interval=str(minutes))
+        body = get(kraken_api_app(archive), "OHLC", pair=market.altname, interval=str(minutes))
         assert rows(body, market.key) == ohlc_rows(Shelf(market), minutes, reached_ns)
         last_s = (reached_ns // (minutes * MINUTE) - 1) * minutes * 60
         assert json.loads(body)["result"]["last"] == last_s
@@ -70,7 +70,7 @@ def test_candles_may_go_over_from_one_batch_to_the_next(size: int) -> None:
 
 
 def test_since_leaves_out_what_opens_then_or_before(tmp_path: Path) -> None:
-    application = app(create_sample_archive(tmp_path, 2_000, 3))
+    application = kraken_api_app(create_sample_archive(tmp_path, 2_000, 3))
     everything = rows(get(application, "OHLC", pair="XBTUSD", interval="60"), MADE_UP)
     since = everything[100][0]
     later = rows(get(application, "OHLC", pair="XBTUSD", interval="60", since=str(since)), MADE_UP)
@@ -79,7 +79,8 @@ def test_since_leaves_out_what_opens_then_or_before(tmp_path: Path) -> None:
 
 def test_there_are_720_closed_candles_and_the_running_one(tmp_path: Path) -> None:
     found = rows(
-        get(app(create_sample_archive(tmp_path, 2_000, 3)), "OHLC", pair="XBTUSD"), MADE_UP
+        get(kraken_api_app(create_sample_archive(tmp_path, 2_000, 3)), "OHLC", pair="XBTUSD"),
+        MADE_UP,
     )
     end_s = END_NS // 10**9
     assert [row[0] for row in found] == list(range(end_s - 720 * 60, end_s + 1, 60))
@@ -92,14 +93,14 @@ def test_they_begin_behind_the_last_gap(tmp_path: Path) -> None:
     inside = [(trade[0], gap.through + 1, *trade[2:]), (trade[0], T0 + 200 * MINUTE, *trade[2:])]
     commit(archive, Range(0, gap.after), rows_of(PLAIN[:10]))
     commit(archive, Range(gap.through, T0 + DAY), rows_of(inside))
-    [first, *_] = rows(get(app(archive), "OHLC", pair="XBTUSD", interval="60"), "XBTUSD")
+    [first, *_] = rows(get(kraken_api_app(archive), "OHLC", pair="XBTUSD", interval="60"), "XBTUSD")
     # The hour that the gap ends in is not whole; the next one is, and shows the close before it.
     assert first[0] == (gap.through // (60 * MINUTE) + 1) * 3600
     assert first[4:] == ["111.5000000000", "0.0000000000", "0.00000000", 0]
 
 
 def test_a_pair_without_trades_has_none(tmp_path: Path) -> None:
-    assert rows(get(app(archive_of(tmp_path, [])), "OHLC", pair="XBTUSD")) == []
+    assert rows(get(kraken_api_app(archive_of(tmp_path, [])), "OHLC", pair="XBTUSD")) == []
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_pair_without_trades_has_none(tmp_path: Path) -> None:
 def test_what_can_not_be_read_is_refused_by_name(
     tmp_path: Path, params: dict[str, str], name: str
 ) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "OHLC", **{"pair": "XBTUSD"} | params)
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "OHLC", **{"pair": "XBTUSD"} | params)
     assert errors(body) == [f"EGeneral:Invalid arguments:{name}"]
 
 

@@ -34,7 +34,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
-from harvester.server.app import app
+from harvester.server.app import kraken_api_app
 from harvester.server.kraken_json import RenderedRows
 from harvester.server.kraken_trade_pages import RenderedChunk, RenderedPageCache, TradePages
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
@@ -118,7 +118,7 @@ def test_every_digit_of_a_row_is_printed(tmp_path: Path) -> None:
         (11, T0 + 10**9, "99999999.9999999999", "99999999999999.99999999", "buy", "limit", None),
     ]
 
-    application = app(archive_of(tmp_path, trades))
+    application = kraken_api_app(archive_of(tmp_path, trades))
     body = get_as_stored(application, "Trades", pair="XBTUSD", since="0")
 
     assert body.decode() == (
@@ -134,7 +134,7 @@ def test_every_digit_of_a_row_is_printed(tmp_path: Path) -> None:
 
 def test_values_below_zero_are_printed_as_they_are(tmp_path: Path) -> None:
     trades: list[Trade] = [(1, T0, "-1.5", "-0.00000025", "buy", "limit", "")]
-    body = get(app(archive_of(tmp_path, trades)), "Trades", pair="XBTUSD")
+    body = get(kraken_api_app(archive_of(tmp_path, trades)), "Trades", pair="XBTUSD")
     assert b'["-1.5","-0.00000025",' in body
 
 
@@ -147,11 +147,13 @@ def test_a_price_shows_at_least_the_decimals_of_its_pair(
 ) -> None:
     pair = Pair(altname="ETHUSD", pair_decimals=decimals)
     archive = archive_of(tmp_path, [(1, T0, "60000", "1", "buy", "limit", "")], pair)
-    assert b'{"ETHUSD":[["%b",' % price.encode() in get(app(archive), "Trades", pair="ETHUSD")
+    assert b'{"ETHUSD":[["%b",' % price.encode() in get(
+        kraken_api_app(archive), "Trades", pair="ETHUSD"
+    )
 
 
 def test_a_page_decodes_to_the_rows_of_the_archive(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since="0")
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since="0")
     assert decode_page(body).rows.to_pylist() == rows_of(PLAIN).to_pylist()
 
 
@@ -168,7 +170,7 @@ def test_trades_of_one_time_in_two_row_groups_are_served_together(tmp_path: Path
     stamp = int(times(sample_trades(rows, seed))[ROW_GROUP_ROWS])
     expected = np.flatnonzero(times(sample_trades(rows, seed)) >= stamp) + 1
 
-    application = app(create_sample_archive(tmp_path, rows, seed))
+    application = kraken_api_app(create_sample_archive(tmp_path, rows, seed))
 
     body = get(application, "Trades", pair="XBTUSD", since=str(stamp))
     assert ids(body) == expected.tolist()
@@ -180,7 +182,7 @@ def test_a_page_continues_in_the_next_segment(tmp_path: Path) -> None:
     middle = PLAIN[9][1]
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
     commit(archive, Range(middle, T0 + DAY), rows_of(PLAIN[10:]))
-    application = app(archive)
+    application = kraken_api_app(archive)
     assert ids(get(application, "Trades", pair="XBTUSD", since="0")) == list(range(1, 31))
     assert ids(get(application, "Trades", pair="XBTUSD", count="25")) == list(range(6, 31))
 
@@ -195,7 +197,7 @@ def test_a_page_continues_in_the_next_segment(tmp_path: Path) -> None:
 def test_since_is_inclusive_and_ten_digits_are_seconds(
     tmp_path: Path, since: str, first: int
 ) -> None:
-    application = app(archive_of(tmp_path, PLAIN))
+    application = kraken_api_app(archive_of(tmp_path, PLAIN))
     body = get(application, "Trades", pair="XBTUSD", since=since)
     assert ids(body) == list(range(first, 31))
 
@@ -217,28 +219,30 @@ def test_since_in_fractional_seconds_begins_with_earlier_rows(
     trades: list[Trade] = [
         (n, T0 + 1_000_000 * n, "100.5", "0.1", "buy", "limit", "") for n in range(1, 501)
     ]
-    body = get(app(archive_of(tmp_path, trades)), "Trades", pair="XBTUSD", since=since)
+    body = get(kraken_api_app(archive_of(tmp_path, trades)), "Trades", pair="XBTUSD", since=since)
     assert ids(body) == list(range(first, 501))
 
 
 def test_last_is_the_time_of_the_last_row(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since="0", count="7")
+    body = get(
+        kraken_api_app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since="0", count="7"
+    )
     assert (ids(body)[-1], last(body)) == (7, str(T0 + 700))
 
 
 @pytest.mark.parametrize("since", [str(T0 + 3001), "9999999999", "9" * 30])
 def test_a_page_beyond_the_end_is_empty_and_echoes_since(tmp_path: Path, since: str) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since=since)
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since=since)
     assert (ids(body), last(body)) == ([], since)
 
 
 def test_a_pair_that_never_traded_has_an_empty_page(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, [])), "Trades", pair="XBTUSD")
+    body = get(kraken_api_app(archive_of(tmp_path, [])), "Trades", pair="XBTUSD")
     assert body == b'{"error":[],"result":{"XXBTZUSD":[],"last":"0"}}'
 
 
 def test_without_since_the_newest_page_comes(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", count="4")
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", count="4")
     assert (ids(body), last(body)) == ([27, 28, 29, 30], str(T0 + 3000))
 
 
@@ -261,7 +265,9 @@ def test_without_since_the_newest_page_comes(tmp_path: Path) -> None:
 def test_what_can_not_be_read_is_refused_by_name(
     tmp_path: Path, params: dict[str, str], name: str
 ) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Trades", **{"pair": "XBTUSD", **params})
+    body = get(
+        kraken_api_app(archive_of(tmp_path, PLAIN)), "Trades", **{"pair": "XBTUSD", **params}
+    )
     assert errors(body) == [f"EGeneral:Invalid arguments:{name}"]
 
 
@@ -270,20 +276,20 @@ def test_what_can_not_be_read_is_refused_by_name(
 
 @pytest.mark.parametrize("text", ["XBTUSD", "xbtusd", "XXBTZUSD", "XBT/USD", "BTC/USD", "btcusd"])
 def test_any_spelling_of_a_pair_is_accepted(tmp_path: Path, text: str) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair=text, count="1")
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Trades", pair=text, count="1")
     assert ids(body) == [30]
 
 
 def test_a_stored_pair_without_stored_names_is_found_by_its_altname(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     commit(archive, Range(0, T0 + DAY), rows_of(PLAIN[:1]), "OLDEUR")
-    assert get(app(archive), "Trades", pair="OLDEUR").startswith(
+    assert get(kraken_api_app(archive), "Trades", pair="OLDEUR").startswith(
         b'{"error":[],"result":{"OLDEUR":[["101.5000000000",'
     )
 
 
 def test_a_name_of_no_pair_is_an_unknown_pair(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="../wanted")
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Trades", pair="../wanted")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
 
@@ -291,13 +297,13 @@ def test_a_known_pair_that_is_not_stored_is_an_unknown_pair(tmp_path: Path) -> N
     archive = archive_of(tmp_path, PLAIN)
     other = Pair(altname="ETHUSD")
     store_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
-    body = get(app(archive), "Trades", pair="ETHUSD")
+    body = get(kraken_api_app(archive), "Trades", pair="ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
 
 @pytest.mark.parametrize("params", [{}, {"pair": "btc/usd"}])
 def test_asset_pairs_lists_the_stored_pairs(tmp_path: Path, params: dict[str, str]) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "AssetPairs", **params)
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "AssetPairs", **params)
     assert json.loads(body) == {
         "error": [],
         "result": {
@@ -318,7 +324,7 @@ def test_asset_pairs_lists_the_stored_pairs(tmp_path: Path, params: dict[str, st
 
 
 def test_asset_pairs_refuses_a_pair_that_is_not_stored(tmp_path: Path) -> None:
-    body = get(app(archive_of(tmp_path, PLAIN)), "AssetPairs", pair="XBTUSD,ETHUSD")
+    body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "AssetPairs", pair="XBTUSD,ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
 
@@ -352,7 +358,7 @@ def test_a_page_over_a_gap_is_refused(tmp_path: Path) -> None:
     first, second = PLAIN[9][1], PLAIN[19][1] + 60 * 10**9
     commit(archive, Range(0, first), rows_of(PLAIN[:10]))
     commit(archive, Range(second, T0 + DAY), rows_of([]))
-    [text] = errors(get(app(archive), "Trades", pair="XBTUSD", since="0"))
+    [text] = errors(get(kraken_api_app(archive), "Trades", pair="XBTUSD", since="0"))
     assert text == f"EQuery:Not covered by this archive:{first}-{second}"
 
 
@@ -361,9 +367,9 @@ def test_a_page_over_the_shortest_gap_is_refused_with_all_of_the_gap(
     tmp_path: Path, since: int
 ) -> None:
     archive, (first, second) = archive_with_a_short_gap(tmp_path)
-    [text] = errors(get(app(archive), "Trades", pair="XBTUSD", since=str(since)))
+    [text] = errors(get(kraken_api_app(archive), "Trades", pair="XBTUSD", since=str(since)))
     assert text == f"EQuery:Not covered by this archive:{first}-{second}"
-    body = get(app(archive), "Trades", pair="XBTUSD", since=str(second + 1))
+    body = get(kraken_api_app(archive), "Trades", pair="XBTUSD", since=str(second + 1))
     assert ids(body) == list(range(11, 31))
 
 
@@ -380,7 +386,7 @@ def test_a_gap_that_is_filled_while_its_page_is_read_is_not_crossed(
         return get_rows(cache, chunk)
 
     monkeypatch.setattr(RenderedPageCache, "get", get_later)
-    application = app(archive, clock)
+    application = kraken_api_app(archive, clock)
     [error] = errors(get(application, "Trades", pair="XBTUSD", since="0"))
     assert f"{after}-{through}" in error
     clock.now_s = 2.0
@@ -396,14 +402,14 @@ def test_an_end_that_is_lost_after_it_was_announced_is_a_gap(
     middle, end = PLAIN[9][1], T0 + DAY
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
     commit(archive, Range(middle, end), rows_of(PLAIN[10:]))
-    application = app(archive, clock)
+    application = kraken_api_app(archive, clock)
     get(application, "Time")
     segment = archive.segments("XBTUSD")[-1]
     with open_writer(archive, "XBTUSD") as pair_writer:
         if is_restarted:
             # Whatever takes coverage away records that.
             pair_writer.record_requested(segment.range, was_covered=True)
-            application = app(archive, clock)
+            application = kraken_api_app(archive, clock)
         pair_writer.remove(segment)
     clock.now_s = 1.0
     assert ids(get(application, "Trades", pair="XBTUSD", since="0", count="10"))[-1] == 10
@@ -429,7 +435,7 @@ def test_a_gap_after_trades_of_one_time_is_not_crossed_by_their_cursor(tmp_path:
     same = [(*trade[:1], T0, *trade[2:]) for trade in PLAIN[:5]]
     commit(archive, Range(0, T0), rows_of(same))
     commit(archive, Range(T0 + 2, T0 + DAY), rows_of(PLAIN[5:]))
-    application = app(archive)
+    application = kraken_api_app(archive)
     since = last(get(application, "Trades", pair="XBTUSD", since="0", count="5"))
     assert int(since) > T0 + 2
     [text] = errors(get(application, "Trades", pair="XBTUSD", since=since))
@@ -466,20 +472,22 @@ def test_a_copy_from_behind_a_gap_may_begin_with_an_id_gap(tmp_path: Path) -> No
 
 
 def test_system_status_is_online(tmp_path: Path) -> None:
-    answer = json.loads(get(app(archive_of(tmp_path, PLAIN)), "SystemStatus"))
+    answer = json.loads(get(kraken_api_app(archive_of(tmp_path, PLAIN)), "SystemStatus"))
     assert (answer["error"], answer["result"]["status"]) == ([], "online")
     assert set(answer["result"]) == {"status", "timestamp"}
 
 
 def test_a_missing_endpoint_is_an_unknown_method(tmp_path: Path) -> None:
-    assert errors(get(app(archive_of(tmp_path, PLAIN)), "Depth")) == ["EGeneral:Unknown method"]
+    assert errors(get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Depth")) == [
+        "EGeneral:Unknown method"
+    ]
 
 
 def test_a_damaged_segment_is_an_internal_error(tmp_path: Path) -> None:
     archive = archive_of(tmp_path, PLAIN)
     [segment] = archive.segments("XBTUSD")
     Path(archive.location(segment)).write_bytes(b"no Parquet at all")
-    [text] = errors(get(app(archive), "Trades", pair="XBTUSD"))
+    [text] = errors(get(kraken_api_app(archive), "Trades", pair="XBTUSD"))
     assert text.startswith(f"EGeneral:Internal error:{archive.location(segment)} can't be read: ")
 
 
@@ -490,7 +498,7 @@ def test_new_segments_show_within_a_second(tmp_path: Path) -> None:
     archive, clock = TradeStore(tmp_path), Clock()
     middle = PLAIN[9][1]
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
-    application = app(archive, clock)
+    application = kraken_api_app(archive, clock)
     before = ids(get(application, "Trades", pair="XBTUSD", since="0"))
     commit(archive, Range(middle, T0 + DAY), rows_of(PLAIN[10:]))
     soon = ids(get(application, "Trades", pair="XBTUSD", since="0"))
@@ -501,7 +509,7 @@ def test_new_segments_show_within_a_second(tmp_path: Path) -> None:
 
 def test_a_new_pair_shows_within_a_second(tmp_path: Path) -> None:
     archive, clock = TradeStore(tmp_path), Clock()
-    application = app(archive, clock)
+    application = kraken_api_app(archive, clock)
     before = errors(get(application, "Trades", pair="XBTUSD"))
     commit(archive, Range(0, T0 + DAY), rows_of(PLAIN))
     clock.now_s = 1.0
@@ -514,7 +522,7 @@ def test_segments_that_are_merged_away_are_looked_up_again(tmp_path: Path) -> No
     middle = PLAIN[9][1]
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
     commit(archive, Range(middle, T0 + DAY), rows_of(PLAIN[10:]))
-    application = app(archive, Clock())
+    application = kraken_api_app(archive, Clock())
     assert ids(get(application, "Trades", pair="XBTUSD", since="0", count="1")) == [1]
     with open_writer(archive, "XBTUSD") as pair_writer:
         assert pair_writer.compact(merge_all=True) == (2, 1)

@@ -20,7 +20,7 @@ from kraken_market import expected
 
 import harvester
 from harvester.charts import figure
-from harvester.charts.candle_arrays import digits, plain
+from harvester.charts.candle_arrays import escape_for_plotly, format_decimal
 from harvester.charts.chart import LADDER, MAX_CANDLES, Chart, drawable
 from harvester.errors import ArchiveUnwritable, NothingStored, UsageError, not_installed
 from harvester.kraken.pairs import Pair
@@ -249,8 +249,8 @@ def test_a_question_that_a_screen_can_show_is_left_as_it_is(tmp_path: Path) -> N
 
 def test_names_of_others_are_written_so_that_they_are_only_text() -> None:
     given = "<b>&%{x}$1$\"'\n\x00\u202e"
-    assert unescape(plain(given)) == "<b>&%{x}$1$\"'" + "\N{REPLACEMENT CHARACTER}" * 3
-    assert set(plain(given)) & set("<>{}$\"'\n") == set()
+    assert unescape(escape_for_plotly(given)) == "<b>&%{x}$1$\"'" + "\N{REPLACEMENT CHARACTER}" * 3
+    assert set(escape_for_plotly(given)) & set("<>{}$\"'\n") == set()
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_names_of_others_are_written_so_that_they_are_only_text() -> None:
 def test_figures_are_shown_to_the_last_digit(number: str, least: int, text: str) -> None:
     from decimal import Decimal
 
-    assert digits(Decimal(number), least) == text
+    assert format_decimal(Decimal(number), least) == text
 
 
 # --- kept ----------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
             ["backfill", "XBTUSD", "--since", "soon"],
             2,
             (
-                "'soon' is no time: give a date or time (2024, 2024-06, 2024-01-31, "
+                "'soon' is not a time: give a date or time (2024, 2024-06, 2024-01-31, "
                 "2024-01-31T12:00Z), a UNIX time (10, 13 or 19 digits), 7d, 12h or 6mo (that long "
                 "ago), today, yesterday, now or start"
             ),
@@ -454,7 +454,7 @@ def test_a_folder_without_an_archive_has_a_message(harvester: Any, tmp_path: Pat
     run = harvester("status")
     assert (run.status, run.err) == (
         0,
-        f"the archive at {tmp_path}/data is empty; `harvester backfill XBT/USD` begins one\n",
+        f"the archive at {tmp_path}/data is empty; `harvester backfill XBT/USD` creates it\n",
     )
 
 

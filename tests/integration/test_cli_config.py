@@ -125,7 +125,7 @@ def test_a_misspelt_variable_ends_a_command(harvester: Callable[..., Run]) -> No
     assert run == Run(
         2,
         "",
-        "harvester: HARVESTER_ARCHIV_PATH is no setting; is HARVESTER_ARCHIVE_PATH meant? there "
+        "harvester: HARVESTER_ARCHIV_PATH is not a setting; is HARVESTER_ARCHIVE_PATH meant? there "
         "are HARVESTER_CONFIG, HARVESTER_DATA, HARVESTER_API_URL, and "
         "HARVESTER_<SECTION>_<KEY> for each key of config.toml\n",
     )
@@ -188,7 +188,7 @@ def test_init_never_writes_over_a_file(harvester: Callable[..., Run], tmp_path: 
     assert run == Run(
         2,
         "",
-        "harvester: config.toml is there already, and is never written over: remove it first, "
+        "harvester: config.toml already exists and is not overwritten: remove it, "
         "or give another name\n",
     )
     assert (tmp_path / "config.toml").read_text() == "not even TOML"
@@ -348,8 +348,8 @@ def test_units_are_written_into_a_folder_and_never_over_others(
     assert run == Run(
         2,
         "",
-        "harvester: new/units/harvester.timer is there already, and is never written over: "
-        "remove it first, or give another name\n",
+        "harvester: new/units/harvester.timer already exists and is not overwritten: "
+        "remove it, or give another name\n",
     )
     assert [path.name for path in (tmp_path / "new" / "units").iterdir()] == ["harvester.timer"]
 
@@ -358,7 +358,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["cron", "--system"], "--system is for systemd, not for cron: leave it out"),
     (
         ["cron", "--at", "noon"],
-        "'noon' is no time of day: give hours and minutes, such as 04:17",
+        "'noon' is not a time of day: give hours and minutes, such as 04:17",
     ),
     (
         ["anacron"],

@@ -56,7 +56,7 @@ def test_a_folder_that_is_not_there_is_named(run: Run, made: Path, command: str)
     done = run(*shlex.split(command), "--data", "dta")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "harvester: --data is 'dta', and there is no such folder: name the one with the archive\n"
+        "harvester: --data: the folder 'dta' does not exist; give the folder of the archive\n"
     )
     assert sorted(path.name for path in made.iterdir()) == ["data"]
 
@@ -71,20 +71,20 @@ def test_an_error_names_the_variable_or_file_that_names_the_folder(
         (str(config), run("status", "--config", str(config))),
     ):
         assert done.returncode == 2
-        assert done.stderr.startswith(f"harvester: {named} is 'dta', and there is no such folder")
+        assert done.stderr.startswith(f"harvester: {named}: the folder 'dta' does not exist")
 
 
 def test_a_file_is_no_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run("status", "--data", str(tmp_path / "file"))
-    assert (done.returncode, "and that is no folder" in done.stderr) == (2, True)
+    assert (done.returncode, "file' is not a folder" in done.stderr) == (2, True)
 
 
 def test_an_option_before_the_command_is_an_error_that_shows_the_right_order(run: Run) -> None:
     done = run("--data", "a b", "status", "XBTUSD", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     right = "harvester status XBTUSD --json --data 'a b'"
-    assert done.stderr.splitlines()[0] == (f"harvester: --data goes behind the command: `{right}`")
+    assert done.stderr.splitlines()[0] == (f"harvester: --data goes after the command: `{right}`")
 
 
 def test_the_words_in_their_right_order_work(run: Run) -> None:

@@ -158,8 +158,8 @@ RANGE_0 = "a number, 0 or more"
 ABOVE_0 = "a number above 0"
 WHOLE_1 = "a whole number, 1 or more"
 ADDRESS = (
-    "an address that begins with https:// or http:// and names a host, with a port below 65536 "
-    "or none and no @, ? or # behind it"
+    "an http:// or https:// address: optional user and password, a host, optional port (1 to "
+    "65535) and path; no ? or #"
 )
 FILLED = "a text that is not empty and has no NUL character"
 SIZE = "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB"
@@ -283,17 +283,22 @@ def test_addresses_with_port_and_path_are_taken_without_the_slash_at_the_end(tex
 
 # Wrong keys.
 
-KNOWN = "[exchange] knows ca_file, give_up_s, jobs, rate, retry_wait_s, timeout_s, url, user_agent"
+KNOWN = (
+    "the keys of [exchange] are ca_file, give_up_s, jobs, rate, retry_wait_s, timeout_s, url, "
+    "user_agent"
+)
 SECTIONS = "the sections are [archive], [exchange], [refresh], [candles]"
 
 NO_SETTING = {
-    "[exchange]\nratee = 1": f"[exchange] ratee is no setting; is [exchange] rate meant? {KNOWN}",
-    "[exchange]\nqqqqqqqqqqqqqqqqqqq = 1": f"[exchange] qqqqqqqqqqqqqqqqqqq is no setting; {KNOWN}",
+    "[exchange]\nratee = 1": (
+        f"[exchange] ratee is not a setting; is [exchange] rate meant? {KNOWN}"
+    ),
+    "[exchange]\nqqqqqqqqqqqqqqqq = 1": f"[exchange] qqqqqqqqqqqqqqqq is not a setting; {KNOWN}",
     "[exchange.rate]\nx = 1": "[exchange] rate is {'x': 1}: it must be a number, 0 or more",
-    "[ex]\nrate = 1": f"[ex] rate is no setting; is [exchange] rate meant? {SECTIONS}",
-    "[zzzzzzzz]\nqqqqqqqqqqqqq = 1": f"[zzzzzzzz] qqqqqqqqqqqqq is no setting; {SECTIONS}",
-    "[exchnage]": f"[exchnage] is no section; is [exchange] meant? {SECTIONS}",
-    "[qqqqqqq]": f"[qqqqqqq] is no section; {SECTIONS}",
+    "[ex]\nrate = 1": f"[ex] rate is not a setting; is [exchange] rate meant? {SECTIONS}",
+    "[zzzzzzzz]\nqqqqqqqqqqqqq = 1": f"[zzzzzzzz] qqqqqqqqqqqqq is not a setting; {SECTIONS}",
+    "[exchnage]": f"[exchnage] is not a section; is [exchange] meant? {SECTIONS}",
+    "[qqqqqqq]": f"[qqqqqqq] is not a section; {SECTIONS}",
     "rate = 1": "'rate' must be inside a [section]",
 }
 
@@ -309,7 +314,7 @@ VARIABLES = (
     "there are HARVESTER_CONFIG, HARVESTER_DATA, HARVESTER_API_URL, and "
     "HARVESTER_<SECTION>_<KEY> for each key of config.toml"
 )
-ARCHIVE = "[archive] knows flush_rows, flush_s, path"
+ARCHIVE = "the keys of [archive] are flush_rows, flush_s, path"
 
 MISSPELT = {
     "HARVESTER_ARCHIV_PATH": f"is HARVESTER_ARCHIVE_PATH meant? {VARIABLES}",
@@ -327,7 +332,7 @@ MISSPELT = {
 
 @pytest.mark.parametrize(("name", "hint"), MISSPELT.items())
 def test_a_misspelt_variable_is_not_overlooked(name: str, hint: str) -> None:
-    assert refusal(environment={name: "1"}) == f"{name} is no setting; {hint}"
+    assert refusal(environment={name: "1"}) == f"{name} is not a setting; {hint}"
 
 
 @pytest.mark.parametrize(

@@ -52,15 +52,15 @@ from harvester.query.sql import translate_sql_errors
 from harvester.server.explorer.service import ArchiveExplorer
 from harvester.server.explorer.time_view import (
     LADDER,
-    MAX_BYTES,
     MAX_CANDLES,
+    MAX_CANDLES_BYTES,
     YearCoverage,
     coverage_by_year,
     coverage_strip,
     shades,
     span_texts,
 )
-from harvester.server.explorer.web import app, without_wrapper
+from harvester.server.explorer.web import explorer_app, without_wrapper
 from harvester.server.sample_data import END_NS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range, missing, show
@@ -191,10 +191,10 @@ def test_gaps_are_shown_before_wider_time_without_trades() -> None:
     covered = [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000)]
     found = shades(view, covered, missing([view], covered), [])
     assert [shade.kind for shade in found.parts].count("gap") == 1_000
-    assert found.gaps_left_out == 0
+    assert found.unstored_left_out == 0
     more = Range(0, 1_100_000_000)
     covered += [Range(n * 1_000_000, (n + 1) * 1_000_000 - 9) for n in range(1_000, 1_100)]
-    assert shades(more, covered, missing([more], covered), []).gaps_left_out == 100
+    assert shades(more, covered, missing([more], covered), []).unstored_left_out == 100
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -213,7 +213,7 @@ def test_an_answer_to_any_query_is_small(
     response = ask(archive, "/api/candles", params=params)
     assert response.status_code in (200, 400), response.text
     if response.status_code == 200:
-        assert len(response.content) <= MAX_BYTES
+        assert len(response.content) <= MAX_CANDLES_BYTES
         assert len(response.json()["time"].split(" ")) <= MAX_CANDLES
 
 
@@ -229,7 +229,7 @@ def test_candles_with_many_digits_fit_too(tmp_path: Path) -> None:
         response = ask(
             precise, "/api/candles", params={"pair": "XBTUSD", "since": since, "until": until}
         )
-    assert len(response.content) <= MAX_BYTES
+    assert len(response.content) <= MAX_CANDLES_BYTES
     assert response.json()["interval"] == "5s"
 
 
@@ -877,7 +877,7 @@ def test_an_overtaken_request_that_waits_is_left_out(
         async def collect(message: Any) -> None:
             sent.append(message)
 
-        await app(archive, TOKEN)(scope, receive, collect)
+        await explorer_app(archive, TOKEN)(scope, receive, collect)
         return sent
 
     assert asyncio.run(send())[0]["status"] == 204

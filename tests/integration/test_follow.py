@@ -92,7 +92,7 @@ def test_a_quiet_pair_costs_a_request_a_poll_and_a_commit_a_minute(tmp_path: Pat
             if isinstance(event, Followed):
                 clock.advance(10)
                 if len(run.polls) == polls + 30:
-                    run.stop.cancel()
+                    run.cancel.cancel()
 
         run.run("ETHUSD", on_event=on_event)
     # The first poll of a run stores what there is; after that, five minutes have five commits.
@@ -218,7 +218,7 @@ def test_a_pair_that_is_not_stored_begins_now(tmp_path: Path) -> None:
             nonlocal first
             if isinstance(event, Followed):
                 if not first and run.is_caught_up("ETHUSD"):
-                    run.stop.cancel()
+                    run.cancel.cancel()
                 elif first:
                     clock.advance(300)
                 first = False
@@ -250,7 +250,7 @@ def test_a_stop_while_a_pair_catches_up_is_an_interruption(tmp_path: Path) -> No
             "XBTUSD",
             after=0,
             archive__flush_rows=2_000,
-            on_event=lambda _: run.stop.cancel(),
+            on_event=lambda _: run.cancel.cancel(),
         )
     assert isinstance(result.error, Interrupted)
     assert result.exit_status == 130
@@ -278,7 +278,7 @@ def test_a_stop_while_pages_cannot_be_read_is_an_interruption(
             if isinstance(event, Followed) and is_broken:
                 states.append(event.state)
                 if len(states) == 5:
-                    run.stop.cancel()
+                    run.cancel.cancel()
             elif isinstance(event, Followed) and run.is_caught_up():
                 is_broken = True
 
@@ -295,7 +295,7 @@ def test_an_imported_range_that_lacks_trades_decides_the_status(tmp_path: Path) 
 
         def on_event(event: Event) -> None:
             if isinstance(event, Followed) and event.state == "live" and run.is_caught_up(PAIR):
-                run.stop.cancel()
+                run.cancel.cancel()
 
         [result] = run.run(PAIR, on_event=on_event, after=0)
     assert isinstance(result.error, ImportIncomplete)

@@ -665,7 +665,7 @@ def test_a_missing_certificate_file_is_an_error(changes: dict[str, str], message
 def test_an_address_with_an_invalid_host_is_an_error(host: str) -> None:
     with pytest.raises(BadSetting) as caught:
         config.load({"exchange.url": f"https://{host}"}, environment={})
-    assert f"'https://{host}': it must be an address that " in str(caught.value)
+    assert f"'https://{host}': it must be an http:// or https:// address: " in str(caught.value)
 
 
 def test_every_network_error_becomes_an_error_of_harvester() -> None:

@@ -26,12 +26,12 @@ from harvester.errors import ExchangeRefused, MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.pair_selection import (
-    KnownPairs,
     PairName,
     PairSelection,
-    choose,
-    choose_targets,
+    RefreshCandidates,
     known_pairs,
+    select_pairs,
+    select_refresh_targets,
 )
 from harvester.schema import NO_ROWS
 from harvester.storage.segment import Footer
@@ -104,7 +104,7 @@ def backfilled(nights: Nights, choice: PairSelection) -> list[BackfillResult]:
     async def chosen() -> list[Pair]:
         settings = config.load({"exchange.url": nights.exchange.url}, environment={})
         async with Client(settings.exchange) as client:
-            return await choose(client, TradeStore(nights.folder), choice)
+            return await select_pairs(client, TradeStore(nights.folder), choice)
 
     async def run() -> list[BackfillResult]:
         options = OPTIONS | {"exchange.url": nights.exchange.url, "exchange.give_up_s": 0.05}
@@ -142,7 +142,7 @@ def test_a_refresh_of_a_relisted_market_continues_by_its_key(
 
 
 @pytest.mark.parametrize(
-    "choice", [PairSelection(everything=True), PairSelection([PairName("*/USD")])], ids=str
+    "choice", [PairSelection(all_pairs=True), PairSelection([PairName("*/USD")])], ids=str
 )
 def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
     choice: PairSelection, nights: Nights
@@ -166,7 +166,7 @@ def test_another_market_is_refused_before_any_of_its_trades_is_requested(nights:
 
 def test_a_backfill_of_all_pairs_continues_with_the_old_market(nights: Nights) -> None:
     relist(nights, old_as="LUNCUSD")
-    outcomes = backfilled(nights, PairSelection(everything=True))
+    outcomes = backfilled(nights, PairSelection(all_pairs=True))
     assert {outcome.pair: outcome.error for outcome in outcomes} == {
         "LUNAUSD": None,
         "XBTUSD": None,
@@ -250,10 +250,10 @@ def test_the_key_is_read_from_the_files_if_pairs_json_is_missing(nights: Nights)
 def test_two_markets_that_swapped_names_go_on_each_in_its_folder() -> None:
     first, second = Pair(altname="AUSD", key="1"), Pair(altname="BUSD", key="2")
     listed = {"AUSD": Pair(altname="AUSD", key="2"), "BUSD": Pair(altname="BUSD", key="1")}
-    market = KnownPairs(listed, {"AUSD": first, "BUSD": second}, ["AUSD", "BUSD"])
+    market = RefreshCandidates(listed, {"AUSD": first, "BUSD": second}, ["AUSD", "BUSD"])
     assert [
         (target.pair.altname, target.pair.key, target.renamed_to)
-        for target in choose_targets([], market)
+        for target in select_refresh_targets([], market)
     ] == [
         ("AUSD", "1", "BUSD"),
         ("BUSD", "2", "AUSD"),

@@ -24,14 +24,14 @@ from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingStored
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, altnames_by_spelling
 from harvester.pair_selection import (
-    KnownPairs,
     PairName,
     PairSelection,
+    RefreshCandidates,
     altname_of_known_pair,
-    choose,
-    choose_targets,
     known_pairs,
     resolve_stored,
+    select_pairs,
+    select_refresh_targets,
 )
 from harvester.query.views import write_database
 from harvester.server.kraken_endpoints import ApiResponder
@@ -82,7 +82,7 @@ def named(exchange: Exchange, folder: Path, *texts: str) -> list[str]:
     async def ask() -> list[Pair]:
         settings = config.load({"exchange.url": exchange.url}, environment={})
         async with Client(settings.exchange) as client:
-            return await choose(
+            return await select_pairs(
                 client, TradeStore(folder), PairSelection([PairName(text) for text in texts])
             )
 
@@ -134,7 +134,7 @@ def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others(
 ) -> None:
     pairs = {name: Pair(altname=name, key=name) for name in (*ROWS, "XBTUSD")}
     names = ["aaplxusd", "xbtusd", "AAPLxUSD"]
-    found = choose_targets(names, KnownPairs(pairs, pairs, stored))
+    found = select_refresh_targets(names, RefreshCandidates(pairs, pairs, stored))
     assert [(outcome.pair.altname, outcome.error and str(outcome.error)) for outcome in found] == [
         ("aaplxusd", BOTH),
         ("XBTUSD", None),

@@ -20,8 +20,8 @@ from harvester.pair_selection import (
     PairName,
     PairSelection,
     altname_of_known_pair,
-    choose,
     resolve_stored,
+    select_pairs,
 )
 from harvester.storage.trade_store import TradeStore
 
@@ -36,7 +36,7 @@ def chosen(exchange: Exchange, folder: Path, choice: PairSelection) -> list[str]
     async def ask() -> list[str]:
         settings = config.load({"exchange.url": exchange.url}, environment={})
         async with Client(settings.exchange) as client:
-            pairs = await choose(client, TradeStore(folder), choice)
+            pairs = await select_pairs(client, TradeStore(folder), choice)
         return [pair.altname for pair in pairs]
 
     return asyncio.run(ask())
@@ -64,8 +64,8 @@ ALL = ["XBTUSD", "ETHUSD", "XBTEUR", "XDGUSD", "SOLUSD", "C5USD"]
         (names("XBT/*", quotes=("usd",)), ["XBTUSD"]),
         (names("XBT/*", quotes=("zusd", "EUR")), ["XBTUSD", "XBTEUR"]),
         (names("XBT/EUR", quotes=("EUR",)), ["XBTEUR"]),
-        (PairSelection(everything=True), ALL),
-        (PairSelection(everything=True, quotes=["EUR"]), ["XBTEUR"]),
+        (PairSelection(all_pairs=True), ALL),
+        (PairSelection(all_pairs=True, quotes=["EUR"]), ["XBTEUR"]),
     ],
 )
 def test_what_is_typed_means_these_pairs(
@@ -89,15 +89,15 @@ def test_what_is_typed_means_these_pairs(
         (
             names("ETH/*", quotes=("EUR",)),
             UnknownPair,
-            "no pair that matches 'ETH/*' is quoted in a currency of --quote",
+            "no pair matches 'ETH/*' and is quoted in EUR",
         ),
         (
             names("XBT/USD", quotes=("EUR",)),
             UsageError,
-            "'XBT/USD' is not quoted in a currency of --quote: leave one of them out",
+            "'XBT/USD' is not quoted in EUR: leave out the pair or the quote filter",
         ),
         (
-            PairSelection(everything=True, quotes=["JPY"]),
+            PairSelection(all_pairs=True, quotes=["JPY"]),
             UnknownPair,
             "no pair is quoted in 'JPY': the exchange quotes in USD, EUR",
         ),
@@ -145,7 +145,7 @@ def test_an_odd_row_of_the_list_loses_no_other_pair(tmp_path: Path) -> None:
             "NULL": None,
             "PATH": {"altname": "../up"},
         }
-        assert chosen(exchange, tmp_path, PairSelection(everything=True)) == [
+        assert chosen(exchange, tmp_path, PairSelection(all_pairs=True)) == [
             "XBTUSD",
             "ETHUSD",
             "XBTEUR",

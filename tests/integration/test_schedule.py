@@ -38,7 +38,8 @@ LOGGED = replace(PLAIN, log="/var/log/harvester.log")
 
 CRON = """\
 # harvester, every night. To install, write the line below into what `crontab -e` opens.
-# It retries if the exchange failed, and mails how it ended if not well.
+# It retries if the exchange failed. If it ends with another status than 0, it prints the status,
+# which cron mails.
 # The list of exit statuses, and what to do on each: docs/nightly.md
 7 4 * * * cd /srv || exit; for wait in 600 600 600 600 600 0; do nice -n 10 \
 /opt/h/bin/harvester refresh --data '/srv/market data' --config /srv/config.toml \
@@ -483,7 +484,7 @@ def test_an_invalid_time_of_day_is_an_error(text: str) -> None:
     with pytest.raises(BadTime) as caught:
         parse_clock(text)
     assert str(caught.value) == (
-        f"{text!r} is no time of day: give hours and minutes, such as 04:17"
+        f"{text!r} is not a time of day: give hours and minutes, such as 04:17"
     )
 
 

@@ -23,7 +23,7 @@ from harvester.cli.main import cli
 from harvester.errors import NothingStored, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.server.app import app
+from harvester.server.app import kraken_api_app
 from harvester.server.kraken_endpoints import ApiResponder
 from harvester.storage.trade_store import TradeStore
 
@@ -146,7 +146,7 @@ def test_a_selection_knows_the_classes(
             ["XBTUSD"],
             {"asset_class": STOCK_CLASS},
             UsageError,
-            "'XBTUSD' is not of the class of --class: leave one of them out",
+            "'XBTUSD' is not of the class tokenized_asset: leave out the pair or the class filter",
         ),
         (
             ["XBT*"],
@@ -322,7 +322,7 @@ def test_the_server_answers_about_a_stock_only_with_its_class(endpoint: str, fol
 def test_the_server_refuses_a_class_that_there_is_not(
     endpoint: str, name: str, folder: Path
 ) -> None:
-    body = get(app(TradeStore(folder)), endpoint, **{"pair": "XBTUSD", name: "stock"})
+    body = get(kraken_api_app(TradeStore(folder)), endpoint, **{"pair": "XBTUSD", name: "stock"})
     assert errors(body) == [f"EGeneral:Invalid arguments:{name}"]
 
 

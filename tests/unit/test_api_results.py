@@ -436,6 +436,23 @@ def test_a_pair_that_is_not_held_names_those_that_are(archive: harvester.Archive
 @pytest.mark.parametrize(
     "ask",
     [
+        lambda archive: archive.trades(""),
+        lambda archive: archive.ohlc(" ", "1h"),
+        lambda archive: archive.bars("", trades=5),
+        lambda archive: archive.coverage(""),
+    ],
+)
+def test_an_empty_name_is_refused(
+    archive: harvester.Archive, ask: Callable[[harvester.Archive], object]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        ask(archive)
+    assert str(caught.value) == "a pair's name is empty: give one such as XBT/USD"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
         lambda archive: archive.trades("XBTUSD"),
         lambda archive: archive.ohlc("XBTUSD", "1h"),
         lambda archive: archive.bars("XBTUSD", trades=5),

@@ -240,8 +240,8 @@ def test_any_value_is_taken_or_refused_as_an_error_of_harvester(
     [
         (
             lambda archive: archive.trades("XBT/USD", since=[]),
-            "since must be a time (text such as '2024-01-31' or '7d', a datetime, a date, or UNIX "
-            "nanoseconds), not list",
+            "since must be a time (text such as '2024-01-31' or '7d', a datetime, a date, or a "
+            "UNIX time of 10, 13 or 19 digits), not list",
         ),
         (
             lambda archive: archive.backfill(["XBT/USD"]),

@@ -23,7 +23,7 @@ from harvester.cli.status_table import (
     year_bar,
     years,
 )
-from harvester.progress import speaks_unicode
+from harvester.progress import is_utf8_locale
 from harvester.storage.locks_and_requests import Requests, write_requests
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
@@ -362,7 +362,7 @@ def test_the_locale_decides_which_signs_are_drawn(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert speaks_unicode() is speaks
+    assert is_utf8_locale() is speaks
 
 
 def test_ctrl_c_is_how_a_watch_on_a_terminal_ends() -> None:

@@ -100,8 +100,8 @@ def test_every_spelling_of_a_moment_is_read(text: str, stamp: int) -> None:
 
 
 NO_TIME = (
-    "is no time: give a date or time (2024, 2024-06, 2024-01-31, 2024-01-31T12:00Z), a UNIX time "
-    "(10, 13 or 19 digits), 7d, 12h or 6mo (that long ago), today, yesterday, now or start"
+    "is not a time: give a date or time (2024, 2024-06, 2024-01-31, 2024-01-31T12:00Z), a UNIX "
+    "time (10, 13 or 19 digits), 7d, 12h or 6mo (that long ago), today, yesterday, now or start"
 )
 
 

@@ -19,7 +19,7 @@ except ImportError as error:
 from harvester import __version__
 from harvester.query.read_only_sql import QueryLimits
 from harvester.server.explorer.service import ArchiveExplorer, ReadableArchive
-from harvester.server.explorer.time_view import summary
+from harvester.server.explorer.time_view import as_tool_table
 from harvester.server.explorer.trade_pages import MAX_TRADES
 
 LIMITS = QueryLimits()
@@ -102,7 +102,7 @@ def _candles(explorer: ArchiveExplorer) -> Tool:
         the gaps, what was not requested, and stored time without trades.
         """
         with _as_tool_errors():
-            return summary(explorer.candles(pair, since, until, interval))
+            return as_tool_table(explorer.candles(pair, since, until, interval))
 
     return candles
 

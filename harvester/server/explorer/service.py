@@ -26,42 +26,27 @@ from harvester.query.result import Result
 from harvester.query.sql import Connection, translate_sql_errors
 from harvester.schema import times
 from harvester.server.explorer.time_view import (
-    MAX_BYTES,
+    MAX_CANDLES_BYTES,
     CandleView,
-    Cells,
+    PairSummary,
     Shades,
-    candle_texts,
+    WholeIntervals,
+    candle_copy_texts,
     coverage_by_year,
     coverage_strip,
-    cut_to_grid,
+    extend_to_intervals,
     intervals_from,
     range_texts,
     shades,
     span_texts,
-    sql_texts,
+    sql_copy_texts,
     strip_axis,
-    trade_texts,
+    trade_copy_texts,
 )
 from harvester.server.explorer.trade_pages import LATEST_NS, TradeArchive, trade_page
 from harvester.times import DAY, SECOND, Range, parse_moment, show
 
 # --- the archive ----------------------------------------------------------------------------------
-
-
-class PairSummary(Protocol):
-    """What the explorer reads of a `PairStatus`, which see."""
-
-    pair: str
-    wsname: str
-    trades: int
-    first_ns: int | None
-    last_ns: int | None
-    coverage: list[Range]
-    gaps: list[Range]
-    files: int
-    bytes: int
-    rollups: dict[str, int]
-    damaged: list[str]
 
 
 class ReadableArchive(TradeArchive, Protocol):
@@ -98,15 +83,18 @@ class ReadableArchive(TradeArchive, Protocol):
 # --- the service ----------------------------------------------------------------------------------
 
 STATUS_TTL_S = 2.0
-"""The list of pairs is read again after this time."""
+"""Least seconds between two readings of the list of pairs."""
 
 STATUS_TTL_FACTOR = 10
-"""Or after so many times what reading it takes, which is a second where there are 1,400 pairs."""
+"""The list is also not read again before this many times the last reading's duration has passed.
+
+Reading 1,400 pairs takes a second.
+"""
 
 MAX_QUERIES = 2
 """SQL queries that run at the same time; others wait."""
 
-MAX_ROWS_JSON = 10_000_000
+MAX_JSON_BYTES = 10_000_000
 """Most bytes of a query's rows as JSON; the rows that do not fit are left out."""
 
 MAX_RANGES = 200
@@ -241,10 +229,10 @@ class ArchiveExplorer:
         """
         view = self._view(pair, since, until)
         for number, length in enumerate(intervals_from(interval)):
-            cells = cut_to_grid(view, length)
-            if cells is None:
+            intervals = extend_to_intervals(view, length)
+            if intervals is None:
                 continue
-            since_text, until_text = show(cells.start_ns), show(cells.end_ns)
+            since_text, until_text = show(intervals.start_ns), show(intervals.end_ns)
             # Before the candles: trades that are added meanwhile make another version.
             covered = self._archive.coverage(pair)
             result = self._archive.ohlc(
@@ -255,7 +243,7 @@ class ArchiveExplorer:
             # Every interval is a multiple of a millisecond.
             opens = [ns // 1_000_000 for batch in batches for ns in times(batch).tolist()]
             now_ns = self._clock()
-            found_shades = self._shades(pair, covered, cells, opens, now_ns)
+            found_shades = self._shades(pair, covered, intervals, opens, now_ns)
             found = CandleView(
                 pair=pair,
                 interval=length.name,
@@ -272,12 +260,12 @@ class ArchiveExplorer:
                     if not whole
                 ],
                 shades=found_shades.parts,
-                gaps_left_out=found_shades.gaps_left_out,
+                unstored_left_out=found_shades.unstored_left_out,
                 now=now_ns // 1_000_000,
-                copy=candle_texts(self.path, pair, length.name, since_text, until_text),
+                copy=candle_copy_texts(self.path, pair, length.name, since_text, until_text),
                 version=_version(covered),
             )
-            if len(found.encoded()) <= MAX_BYTES:
+            if len(found.encoded()) <= MAX_CANDLES_BYTES:
                 return found
         raise UsageError("that range has more candles than an answer may have: choose a shorter")
 
@@ -299,13 +287,13 @@ class ArchiveExplorer:
         self,
         pair: str,
         covered: Sequence[Range],
-        cells: Cells,
+        intervals: WholeIntervals,
         opens_ms: Sequence[int],
         now_ns: int,
     ) -> Shades:
         opens_ns = [open_ms * 1_000_000 for open_ms in opens_ms]
-        traded = [Range(opens - 1, cells.next_start_ns(opens) - 1) for opens in opens_ns]
-        past = Range(cells.range.after, min(cells.range.through, now_ns))
+        traded = [Range(opens - 1, intervals.next_start_ns(opens) - 1) for opens in opens_ns]
+        past = Range(intervals.range.after, min(intervals.range.through, now_ns))
         return shades(past, covered, self._archive.gaps(pair), traded)
 
     # --- trades and SQL --------------------------------------------------------------------------
@@ -318,7 +306,7 @@ class ArchiveExplorer:
         """
         rows = trade_page(self._archive, pair, place, count, self._clock())
         since, last = (rows[0]["time"], rows[-1]["time"]) if rows else ("", "")
-        copy = trade_texts(self.path, pair, since, last)._asdict() if rows else None
+        copy = trade_copy_texts(self.path, pair, since, last)._asdict() if rows else None
         return {"pair": pair, "trades": rows, "copy": copy}
 
     def query(self, limits: QueryLimits | None = None) -> ReadOnlyQuery:
@@ -368,7 +356,7 @@ class ArchiveExplorer:
         with translate_sql_errors():
             for row in _text_rows(rows.table):
                 size += len(msgspec.json.encode(row)) + 1
-                if size > MAX_ROWS_JSON:
+                if size > MAX_JSON_BYTES:
                     break
                 cells.append(row)
         if not cells and rows.table.num_rows:
@@ -378,7 +366,7 @@ class ArchiveExplorer:
             "rows": cells,
             "is_cut": rows.is_cut or len(cells) < rows.table.num_rows,
             "has_cut_values": rows.has_cut_values,
-            "copy": sql_texts(self.path, text)._asdict(),
+            "copy": sql_copy_texts(self.path, text)._asdict(),
         }
 
 

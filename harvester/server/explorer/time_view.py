@@ -31,8 +31,8 @@ from harvester.times import (
 MAX_CANDLES = 1_500
 """More than a screen has columns of pixels for."""
 
-MAX_BYTES = 200_000
-"""The largest answer with candles."""
+MAX_CANDLES_BYTES = 200_000
+"""Most bytes of an answer with candles."""
 
 LADDER = tuple(
     parse_interval(text)
@@ -56,7 +56,7 @@ def intervals_from(text: str) -> Iterator[Interval]:
             yield interval
 
 
-class Cells(NamedTuple):
+class WholeIntervals(NamedTuple):
     """Whole intervals that contain a view.
 
     Attributes:
@@ -75,7 +75,7 @@ class Cells(NamedTuple):
         return Range(self.start_ns - 1, self.end_ns - 1)
 
 
-def cut_to_grid(view: Range, interval: Interval) -> Cells | None:
+def extend_to_intervals(view: Range, interval: Interval) -> WholeIntervals | None:
     """Extend a view to whole intervals; None if it has more of them than an answer may have.
 
     Args:
@@ -86,7 +86,7 @@ def cut_to_grid(view: Range, interval: Interval) -> Cells | None:
     first, last = grid.number(view.after + 1), grid.number(view.through)
     if last - first + 1 > MAX_CANDLES:
         return None
-    return Cells(
+    return WholeIntervals(
         max(grid.start_ns(first), 0),
         grid.start_ns(last + 1),
         lambda moment_ns: grid.start_ns(grid.number(moment_ns) + 1),
@@ -123,11 +123,12 @@ class Shades(NamedTuple):
 
     Attributes:
         parts: in order of time; the widest if there are many.
-        gaps_left_out: how many parts that are not stored are missing.
+        unstored_left_out: number of the narrowest gaps and unrequested parts that `parts` leaves
+            out.
     """
 
     parts: list[Shade]
-    gaps_left_out: int
+    unstored_left_out: int
 
 
 def shades(
@@ -181,7 +182,7 @@ class CandleView:
     """The candles of a visible range, in order of time.
 
     Attributes:
-        pair: altname.
+        pair: the pair's name as requested.
         interval: their length.
         requested: the interval that was asked for, or `auto`.
         is_coarser: whether the candles are longer than requested, which would be too many.
@@ -192,7 +193,8 @@ class CandleView:
         count: trades of each candle.
         incomplete: the indexes of candles that still run or touch a gap.
         shades: the parts of the range without candles.
-        gaps_left_out: how many short parts that are not stored are not among them.
+        unstored_left_out: number of the narrowest gaps and unrequested parts that `shades` leaves
+            out.
         now: the present time in UNIX milliseconds: what is later is not missing.
         copy: how to get the same candles elsewhere.
         version: as `ArchiveExplorer.version` returns it.
@@ -209,7 +211,7 @@ class CandleView:
     count: list[int]
     incomplete: list[int]
     shades: list[Shade]
-    gaps_left_out: int
+    unstored_left_out: int
     now: int
     copy: CopyTexts
     version: str
@@ -227,15 +229,23 @@ class CandleView:
 STRIP_PARTS = 100
 
 
-class StoredTime(Protocol):
-    """What decides the common axis of all strips."""
+class PairSummary(Protocol):
+    """What the explorer reads of a `PairStatus`, which see."""
 
+    pair: str
+    wsname: str
+    trades: int
     first_ns: int | None
+    last_ns: int | None
     coverage: list[Range]
     gaps: list[Range]
+    files: int
+    bytes: int
+    rollups: dict[str, int]
+    damaged: list[str]
 
 
-def strip_axis(statuses: Sequence[StoredTime], now_ns: int) -> Range:
+def strip_axis(statuses: Sequence[PairSummary], now_ns: int) -> Range:
     """Return the range of all strips: from the first trade or gap to the end of what is stored.
 
     Coverage is no start: it may reach back to 1970, without trades.
@@ -300,7 +310,7 @@ class YearCoverage(NamedTuple):
         }
 
 
-def coverage_by_year(status: StoredTime, now_ns: int) -> list[YearCoverage]:
+def coverage_by_year(status: PairSummary, now_ns: int) -> list[YearCoverage]:
     """Return what is missing of each year, from the first trade or gap until now.
 
     Args:
@@ -323,15 +333,7 @@ def range_texts(part: Range) -> dict[str, str]:
     }
 
 
-class StoredSpan(Protocol):
-    """The first and last trade of a pair, and its coverage."""
-
-    first_ns: int | None
-    last_ns: int | None
-    coverage: list[Range]
-
-
-def span_texts(status: StoredSpan) -> dict[str, Any]:
+def span_texts(status: PairSummary) -> dict[str, Any]:
     """The first and the last trade, the end of the coverage, and what is known of the start.
 
     The first trade is known (`is_first_known`) if all time before it is covered.
@@ -348,7 +350,7 @@ def span_texts(status: StoredSpan) -> dict[str, Any]:
     }
 
 
-def summary(view: CandleView) -> dict[str, Any]:
+def as_tool_table(view: CandleView) -> dict[str, Any]:
     """Return a view as a table with named columns, for tools."""
     names = [*view.columns, "count"]
     columns = [*view.columns.values(), view.count]
@@ -361,7 +363,7 @@ def summary(view: CandleView) -> dict[str, Any]:
         "rows": [list(row) for row in zip(view.time, *columns, strict=True)],
         "incomplete": view.incomplete,
         "without_candles": [shade._asdict() for shade in view.shades],
-        "gaps_left_out": view.gaps_left_out,
+        "unstored_left_out": view.unstored_left_out,
         "copy": view.copy._asdict(),
     }
 
@@ -383,7 +385,7 @@ class CopyTexts(NamedTuple):
     sql: str
 
 
-def candle_texts(path: str, pair: str, interval: str, since: str, until: str) -> CopyTexts:
+def candle_copy_texts(path: str, pair: str, interval: str, since: str, until: str) -> CopyTexts:
     """Return how to get candles.
 
     Args:
@@ -402,7 +404,7 @@ def candle_texts(path: str, pair: str, interval: str, since: str, until: str) ->
     )
 
 
-def trade_texts(path: str, pair: str, since: str, last: str) -> CopyTexts:
+def trade_copy_texts(path: str, pair: str, since: str, last: str) -> CopyTexts:
     """Return how to get trades.
 
     Args:
@@ -421,7 +423,7 @@ def trade_texts(path: str, pair: str, since: str, last: str) -> CopyTexts:
     )
 
 
-def sql_texts(path: str, query: str) -> CopyTexts:
+def sql_copy_texts(path: str, query: str) -> CopyTexts:
     """Return how to run a query, without the explorer's limits.
 
     Args:

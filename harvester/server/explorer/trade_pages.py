@@ -80,7 +80,7 @@ def trade_page(
     if kind == "before":
         return _before(archive, pair, _parse_place(rest), count)
     raise UsageError(
-        f"{brief(place)!r} is no place: give newest, oldest, at:TIME, after:TIME.TIE or "
+        f"{brief(place)!r} is not a place: give newest, oldest, at:TIME, after:TIME.TIE or "
         "before:TIME.TIE"
     )
 
@@ -91,7 +91,7 @@ def _parse_place(text: str) -> TradePlace:
         part.isascii() and part.isdigit() and len(part) <= most
         for part, most in ((time_text, 19), (tie_text, 9))
     ):
-        raise UsageError(f"{brief(text)!r} is no place: give UNIX nanoseconds, a dot and a tie")
+        raise UsageError(f"{brief(text)!r} is not a place: give UNIX nanoseconds, a dot and a tie")
     return TradePlace(min(int(time_text), LATEST_NS), int(tie_text))
 
 

@@ -33,7 +33,7 @@ from harvester.errors import BAD_JSON, HarvesterError, NothingStored, UnknownPai
 from harvester.exporters.formats import WRITERS, write_rows
 from harvester.query.read_only_sql import MAX_TEXT, LimitedRows
 from harvester.query.sql import translate_sql_errors
-from harvester.server.app import run_forever, running
+from harvester.server.app import run_forever, serve_in_thread
 from harvester.server.explorer.service import MAX_QUERIES, ArchiveExplorer, ReadableArchive
 
 HOST = "127.0.0.1"
@@ -125,7 +125,7 @@ def _json(content: object, status: int = 200) -> Response:
 Query = dict[str, str]
 
 
-def app(archive: ReadableArchive, token: str) -> Starlette:
+def explorer_app(archive: ReadableArchive, token: str) -> Starlette:
     """Create the explorer's app.
 
     Args:
@@ -228,7 +228,7 @@ def _pair(query: Query) -> str:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 4):
-        raise UsageError("count is no whole number of at most four digits")
+        raise UsageError("count must be a whole number of at most four digits")
     return int(text)
 
 
@@ -323,7 +323,9 @@ def explore_forever(
         KeyboardInterrupt: Ctrl-C.
     """
     token = secrets.token_urlsafe(24)
-    run_forever(app(archive, token), HOST, port, lambda url: ready(f"{url}/?token={token}"))
+    run_forever(
+        explorer_app(archive, token), HOST, port, lambda url: ready(f"{url}/?token={token}")
+    )
 
 
 class ExplorerServer:
@@ -347,7 +349,7 @@ class ExplorerServer:
         """
         token = secrets.token_urlsafe(24)
         self._running = ExitStack()
-        url = self._running.enter_context(running(app(archive, token), HOST, port))
+        url = self._running.enter_context(serve_in_thread(explorer_app(archive, token), HOST, port))
         self.url = f"{url}/?token={token}"
         # A notebook shows the page of an object that nobody keeps: it runs until the process ends.
         atexit.register(self.close)

@@ -116,7 +116,7 @@ async function trade(query, signal) {
   return { time, price: found, volume, side, ms: Date.parse(time) };
 }
 
-/** What is not stored before a first trade, or after a last one, may have an earlier or later one. */
+/** Warn if unstored time before a first trade, or after a last one, may contain another match. */
 function caution(end, found, stored, oldest) {
   if (end === "first" && found.time === oldest.time && found.price === oldest.price) {
     return stored.is_first_known

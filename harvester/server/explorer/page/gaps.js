@@ -35,7 +35,7 @@ export function showMissing(candles, view) {
     .map(([, since, until]) => [Math.max(since, seen.since), Math.min(until, seen.until)]);
   const gaps = parts("gap");
   const length = gaps.reduce((sum, [since, until]) => sum + until - since, 0);
-  const shorter = candles.gaps_left_out ? `, and ${whole(candles.gaps_left_out)} shorter parts` : "";
+  const shorter = candles.unstored_left_out ? `, and ${whole(candles.unstored_left_out)} shorter parts` : "";
   const text = view.since < candles.now
     ? missing(seen, gaps.length, length, parts("not requested")) + shorter
     : "the future";
@@ -128,7 +128,7 @@ function years(found, go) {
   return shown;
 }
 
-/** Mark the years of the view, and bring them into sight where they were asked for or are others. */
+/** Highlight the years in view; scroll to them if the reader asked or they changed. */
 function markYears() {
   const rows = [...panel.querySelectorAll("#years tbody tr")];
   const [first, last] = [seen.since, seen.until - 1].map((ms) => new Date(ms).getUTCFullYear());

@@ -61,8 +61,8 @@ export function markInterval(candles) {
   box.querySelector("input").value = INTERVALS.includes(state.interval) ? "" : state.interval;
   byId("interval-note").textContent =
     candles?.is_coarser ? `${candles.requested} is too short here: ${candles.interval} is drawn` : "";
-  const left = candles?.gaps_left_out;
-  byId("live").textContent = left ? `${whole(left)} short gaps are not drawn` : "";
+  const left = candles?.unstored_left_out;
+  byId("live").textContent = left ? `${whole(left)} short parts that are not stored are not drawn` : "";
 }
 
 /** Go to a year, a month, a day, an hour or a minute: the shorter the text, the wider the view. */
