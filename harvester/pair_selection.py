@@ -348,11 +348,8 @@ def _select(
     is_limited = selection.asset_class or selection.quotes
     selectable = _selectable(selection, listed) if is_limited else list(listed.values())
 
-    def quoted(pairs: Iterable[Pair]) -> list[Pair]:
-        return [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
-
     if selection.all_pairs:
-        return quoted(selectable)
+        return [pair for pair in selectable if not quotes or quotes & quote_names(pair)]
     names = PairIndex(known.values())
     same_class = names
     if selection.asset_class:
@@ -368,7 +365,7 @@ def _select(
             )
         except UnknownPair as error:
             raise type(error)(f"{source}{error}") from error
-        found = quoted(pairs)
+        found = [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
         if not pairs:
             limit = f" in the class {selection.asset_class}" if selection.asset_class else ""
             raise UnknownPair(

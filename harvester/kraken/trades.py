@@ -175,7 +175,8 @@ def _find_numbers(body: bytes, begin: int, end: int) -> _Found | None:
         return None
     price, price_end, volume_end, side = quotes.reshape(-1, _QUOTES).T[[0, 1, 3, 4]] + begin
     decimals = int(price_end[0]) - 1 - body.rfind(b".", int(price[0]), int(price_end[0]))
-    words = _windows(body, "<u4")
+    # For each byte, the four that begin there as a number: a view of the body.
+    words: Words = np.ndarray((len(body) - 3,), "<u4", body, strides=(1,))
     sides, types = words[side - 1], words[side + 3]
     is_sell, is_limit = sides == _SELL, types == _LIMIT
     is_usual = (
@@ -248,7 +249,9 @@ def _read_digits(body: bytes, runs: list[tuple[Int64s, Int64s, int, int]]) -> li
             upper_lengths.append(np.maximum(length - _WORD, 0))
     ends += upper_ends
     lengths += upper_lengths
-    words = _windows(body, "<u8")[np.stack(ends) - _WORD]
+    # For each byte, the eight that begin there as a number: a view of the body.
+    windows: Words = np.ndarray((len(body) - _WORD + 1,), "<u8", body, strides=(1,))
+    words = windows[np.stack(ends) - _WORD]
     # The characters 0 to 9 become the bytes 0 to 9.
     words ^= np.uint64(0x3030303030303030)
     # The first character is in the lowest byte: shifting there and back clears what precedes a run.
@@ -268,12 +271,6 @@ def _read_digits(body: bytes, runs: list[tuple[Int64s, Int64s, int, int]]) -> li
     for index, upper in zip(long, values[len(runs) :], strict=True):
         values[index] += upper * _TENS[_WORD]
     return values[: len(runs)]
-
-
-def _windows(body: bytes, word: str) -> Words:
-    """A view of the body: for each byte the word of type `word` that begins there."""
-    size = np.dtype(word).itemsize
-    return np.ndarray((len(body) - size + 1,), word, body, strides=(1,))
 
 
 # --- pages of any form ----------------------------------------------------------------------------
