@@ -25,9 +25,9 @@ from backfill import AGENT, FULL_PAGE, sample_exchange
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.completeness import IdContinuityChecker
-from harvester.download.events import CancelToken
 from harvester.download.exchange import BackfillRequest, PairPages, RunOptions
 from harvester.download.page_merge import PageMerger
+from harvester.events import CancelToken
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage, decode_general, decode_page

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from harvester.csv_import.chain_importer import ImportReport
     from harvester.csv_import.import_pairs import FilePlan, ImportPlan, ImportResult
     from harvester.download.backfill import BackfillEstimate
-    from harvester.download.events import BackfillResult, CancelToken
+    from harvester.events import BackfillResult, CancelToken
     from harvester.exporters.export import ExportedFile
     from harvester.kraken.pairs import Pair
     from harvester.operations.maintenance import CompactionResult
@@ -145,8 +145,8 @@ _LAZY = {
     "BackfillEstimate": "harvester.download.backfill",
     "RepairReport": "harvester.verify.reports",
     "RunRecord": "harvester.operations.run_log",
-    "BackfillResult": "harvester.download.events",
-    "CancelToken": "harvester.download.events",
+    "BackfillResult": "harvester.events",
+    "CancelToken": "harvester.events",
     "CompactionResult": "harvester.operations.maintenance",
     "FilePlan": "harvester.csv_import.import_pairs",
     "ImportPlan": "harvester.csv_import.import_pairs",

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.csv_import.import_pairs import ImportPlan, ImportResult
     from harvester.download.backfill import BackfillEstimate
-    from harvester.download.events import (
+    from harvester.events import (
         BackfillResult,
         CancelToken,
         Event,
@@ -228,7 +228,7 @@ class Archive:
                 again, and replace them one by one; see docs/import.md.
             estimate_trades: first request the number of missing trades of each pair, one more
                 request per pair, so that `Started` events contain an estimate.
-            progress: called in another thread with each event of `harvester.download.events`;
+            progress: called in another thread with each event of `harvester.events`;
                 `print` works. True draws a progress bar, in a notebook or on a terminal, and
                 implies `estimate_trades`.
             cancel: ends the call early once its `cancel()` is called; the trades downloaded so far
@@ -473,7 +473,7 @@ class Archive:
                 a timedelta.
             since: first download what is missing from this time on. Default: a stored pair is
                 completed from the start of its last requested range on, another begins now.
-            progress: called in another thread with each event of `harvester.download.events`:
+            progress: called in another thread with each event of `harvester.events`:
                 a `Followed` event per poll and pair. True shows one status line.
             cancel: its `cancel()` ends the call; what is complete is stored.
             check: raise the most severe error of a pair at the end. If False, errors are only in
@@ -669,7 +669,7 @@ class Archive:
         """
         from harvester.async_runner import run_import
         from harvester.csv_import.pair_matching import import_request
-        from harvester.download.events import CancelToken
+        from harvester.events import CancelToken
 
         self._check_open()
         request = import_request(
@@ -1482,7 +1482,7 @@ class Archive:
             *pairs: names in any spelling. Default: all stored pairs.
             since: start time, inclusive; only whole months are used. Default: the first trade.
             until: end time, exclusive. Default: the end of the stored trades.
-            progress: called with each event of `harvester.download.events`; True draws a progress
+            progress: called with each event of `harvester.events`; True draws a progress
                 bar. A `Reported` event has the digests of a pair as soon as they are computed.
 
         Returns:
@@ -1532,7 +1532,7 @@ class Archive:
             against_exchange: also compare candles with the exchange's OHLC endpoint.
             against_csv: also compare candles with Kraken's candle files (OHLCVT): paths of ZIPs,
                 CSVs or folders.
-            progress: called with each event of `harvester.download.events`, partly from another
+            progress: called with each event of `harvester.events`, partly from another
                 thread; True draws a progress bar. A `Reported` event has a report as soon as it is
                 complete: a `PairReport`, `RepairedFile`, `RepairReport`, `ExchangeReport` or
                 `CsvReport`.
@@ -1615,7 +1615,7 @@ class Archive:
         Args:
             *pairs: names in any spelling. Default: all stored pairs.
             progress: called with the events `Begun`, `Step` and `Noted` of
-                `harvester.download.events`; True draws a progress bar.
+                `harvester.events`; True draws a progress bar.
 
         Returns:
             A result per pair: `pair`, `files_before`, `files_after`, `notes`.
@@ -1681,7 +1681,7 @@ class Archive:
         Args:
             url: of the copy: `s3://bucket/prefix`; `harvester.open` opens it.
             dry_run: write and delete nothing.
-            progress: called with the events `Begun` and `Step` of `harvester.download.events`; True
+            progress: called with the events `Begun` and `Step` of `harvester.events`; True
                 draws a progress bar.
             cancel: ends the call early once its `cancel()` is called; the next call continues.
 
@@ -1702,7 +1702,7 @@ class Archive:
             >>> result.uploaded, result.deleted  # doctest: +SKIP
             (4, [])
         """
-        from harvester.download.events import CancelToken
+        from harvester.events import CancelToken
         from harvester.operations.sync import sync
 
         self._check_open()
@@ -1822,6 +1822,6 @@ def _progress_listener(progress: ProgressOption | None) -> Iterator[Listener]:
         with Bars() as bars:
             yield bars.show
     else:
-        from harvester.download.events import ignore
+        from harvester.events import ignore
 
         yield cast("Listener", progress) if callable(progress) else ignore

@@ -26,7 +26,9 @@ from harvester.download.backfill import (
     estimate_total,
     missing_ranges,
 )
-from harvester.download.events import (
+from harvester.download.exchange import BackfillRequest, ExchangeClock, RunOptions
+from harvester.errors import ArchiveHasGaps, ArchiveIncomplete, HarvesterError, raise_gravest
+from harvester.events import (
     SIGNAL_POLL_S,
     BackfillResult,
     Begun,
@@ -36,8 +38,6 @@ from harvester.download.events import (
     Waiting,
     result_of,
 )
-from harvester.download.exchange import BackfillRequest, ExchangeClock, RunOptions
-from harvester.errors import ArchiveHasGaps, ArchiveIncomplete, HarvesterError, raise_gravest
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState

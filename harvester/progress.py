@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from harvester.download import events
+from harvester import events
 from harvester.times import show_seconds
 
 Clock = Callable[[], float]

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from harvester.download import events
+from harvester import events
 from harvester.errors import printable, without_credentials, wrapped
 from harvester.progress import (
     PairProgress,

@@ -22,8 +22,8 @@ from harvester.cli.options import (
 from harvester.cli.output import show_warnings, warnings_shown
 from harvester.cli.progress_and_signals import run_context
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
-from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced, remaining_gaps
 from harvester.errors import Interrupted, UsageError, counted, gravest
+from harvester.events import BackfillResult, Begun, Event, Noted, Paced, remaining_gaps
 from harvester.pair_selection import PairName
 from harvester.times import show
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
+from harvester import events
 from harvester.cli import output
 from harvester.cli.options import CommonOptions
 from harvester.cli.output import show_warnings
-from harvester.download import events
-from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted
+from harvester.events import CancelToken, Listener
 from harvester.progress import Clock, RunProgress, messages
 from harvester.times import show
 

@@ -26,7 +26,6 @@ from harvester.cli.options import (
 from harvester.cli.output import warnings_shown
 from harvester.cli.progress_and_signals import followed_fields, run_context
 from harvester.config import load_notify_command
-from harvester.download.events import Event, Followed
 from harvester.errors import (
     BadSetting,
     HarvesterError,
@@ -37,6 +36,7 @@ from harvester.errors import (
     shortened,
     without_credentials,
 )
+from harvester.events import Event, Followed
 from harvester.times import show_seconds
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options
 from harvester.cli.progress_and_signals import run_context
 from harvester.cli.query_output import write_result
-from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
+from harvester.events import BackfillResult
 from harvester.schema import RowsChecksum
 from harvester.server.app import kraken_api_app, run_forever
 from harvester.server.sample_data import (

@@ -24,8 +24,8 @@ from harvester.cli.options import (
 from harvester.cli.output import show_warnings
 from harvester.cli.progress_and_signals import display
 from harvester.cli.status_table import TableStyle, remarks, status_text, status_to_dict
-from harvester.download.events import Event, Reported
 from harvester.errors import UsageError, gravest, shortened
+from harvester.events import Event, Reported
 from harvester.times import now_text
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, json_option, pair_argument
 from harvester.cli.progress_and_signals import display, run_context
-from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, counted, first_few, gravest
+from harvester.events import Event, Reported, Step
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.times import missing
 from harvester.verify.against_kraken import EXCHANGE_STEPS, FileChoice

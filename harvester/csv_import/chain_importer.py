@@ -27,9 +27,9 @@ from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, che
 from harvester.csv_import.rounding import Rounding
 from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
 from harvester.csv_import.stored_check import RowsAtEnds, StoredCheck, rows_at_ends
-from harvester.download.events import CancelToken
 from harvester.download.pair_download import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError, counted
+from harvester.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
 from harvester.storage.id_gaps import IdGap, LastId, find_gaps, gap_at_end

@@ -25,8 +25,8 @@ from harvester.csv_import.csv_files import (
 from harvester.csv_import.missing_trades import NO_RUNS, IdRunFinder, SilenceFinder, UnreadableTimes
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, Layout, Parsed, parse, parse_number
 from harvester.csv_import.row_order import check_order
-from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
+from harvester.events import CancelToken
 from harvester.schema import Int64s, times
 from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, EVERYTHING
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, Range

@@ -20,7 +20,6 @@ from harvester.csv_import.pair_matching import (
     PairFiles,
     match_files,
 )
-from harvester.download.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.errors import (
     ArchiveHasGaps,
     BadFile,
@@ -30,6 +29,7 @@ from harvester.errors import (
     gravest,
     raise_gravest,
 )
+from harvester.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union

@@ -21,7 +21,10 @@ from harvester.csv_import.rounding import (
     match_rows,
     price_hashes,
 )
-from harvester.download.events import (
+from harvester.download.pair_download import PairDownload
+from harvester.download.range_download import RangeDownload, check_listed_again
+from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
+from harvester.events import (
     DayDifference,
     Noted,
     NotReplaced,
@@ -29,9 +32,6 @@ from harvester.download.events import (
     ReplacementResult,
     Started,
 )
-from harvester.download.pair_download import PairDownload
-from harvester.download.range_download import RangeDownload, check_listed_again
-from harvester.errors import ArchiveDamaged, ImportIncomplete, first_few
 from harvester.schema import Int64s, joined, times, trade_ids
 from harvester.storage.compaction import check_rows, is_within, verified_rows
 from harvester.storage.id_gaps import find_gaps, gap_at_end

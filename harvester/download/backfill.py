@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvester.config import ExchangeSettings, Settings
-from harvester.download.events import BackfillResult, CancelToken
 from harvester.download.exchange import (
     BackfillRequest,
     DownloadContext,
@@ -24,6 +23,7 @@ from harvester.errors import (
     HarvesterError,
     Interrupted,
 )
+from harvester.events import BackfillResult, CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.trade_store import TradeStore

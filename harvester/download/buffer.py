@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from harvester.download.events import Committed, Listener
+from harvester.events import Committed, Listener
 from harvester.schema import split_at
 from harvester.storage.id_gaps import IdGap
 from harvester.storage.segment import Footer, IdPair

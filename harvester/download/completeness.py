@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from harvester.download.events import Listener, Noted
 from harvester.download.exchange import PairPages
 from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, gap_in_answer
+from harvester.events import Listener, Noted
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
 from harvester.schema import NO_ROWS, Int64s, joined, sort_rows, times, trade_ids

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from harvester.config import Settings
 from harvester.download.buffer import MemoryBudget
-from harvester.download.events import CancelToken, Listener
 from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.errors import ExchangeError, ExchangeUnreachable, UnreadableAnswer
+from harvester.events import CancelToken, Listener
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage

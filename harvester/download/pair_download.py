@@ -7,15 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 
-from harvester.download.events import (
-    BackfillResult,
-    Ended,
-    Listener,
-    Noted,
-    ReplacementResult,
-    Started,
-    steps,
-)
 from harvester.download.exchange import (
     BackfillRequest,
     DownloadContext,
@@ -32,6 +23,15 @@ from harvester.errors import (
     MarketChanged,
     UnreadableAnswer,
     capture_error,
+)
+from harvester.events import (
+    BackfillResult,
+    Ended,
+    Listener,
+    Noted,
+    ReplacementResult,
+    Started,
+    steps,
 )
 from harvester.kraken.answers import OtherMarket, is_unknown_pair
 from harvester.kraken.pairs import Pair, is_listed

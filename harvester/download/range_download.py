@@ -17,9 +17,9 @@ from harvester.download.completeness import (
     last_id_of_imports,
     prove_first_page,
 )
-from harvester.download.events import Noted, PageRead
 from harvester.download.page_merge import MIN_MARGIN_NS, JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, ImportIncomplete
+from harvester.events import Noted, PageRead
 from harvester.schema import clip, sort_rows, times
 from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId
 from harvester.storage.trade_store import EVERYTHING, TradeStore

@@ -19,7 +19,6 @@ from importlib import metadata
 from pathlib import Path
 
 from harvester.config import KEYS, Settings
-from harvester.download.events import CancelToken
 from harvester.errors import (
     BAD_JSON,
     BadSetting,
@@ -29,6 +28,7 @@ from harvester.errors import (
     counted,
     without_credentials,
 )
+from harvester.events import CancelToken
 from harvester.kraken.answers import Transient, read_result
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN, read_candles

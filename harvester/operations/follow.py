@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 
 from harvester.config import Settings
-from harvester.download.events import BackfillResult, Committed, Event, Followed, Noted, PageRead
 from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
 from harvester.download.pair_download import PairDownload, run_maintenance
 from harvester.errors import (
@@ -22,6 +21,7 @@ from harvester.errors import (
     Interrupted,
     capture_error,
 )
+from harvester.events import BackfillResult, Committed, Event, Followed, Noted, PageRead
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS, TradesPage

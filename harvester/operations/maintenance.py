@@ -13,7 +13,9 @@ from typing import NamedTuple, TypeVar
 
 from harvester.config import Settings
 from harvester.csv_import.csv_files import Member
-from harvester.download.events import (
+from harvester.download.exchange import DownloadContext, RunOptions
+from harvester.errors import HarvesterError
+from harvester.events import (
     Begun,
     CancelToken,
     Listener,
@@ -23,8 +25,6 @@ from harvester.download.events import (
     Waiting,
     steps,
 )
-from harvester.download.exchange import DownloadContext, RunOptions
-from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
 from harvester.pair_selection import known_pairs, resolve_stored

@@ -14,16 +14,6 @@ import msgspec
 
 from harvester.config import Settings
 from harvester.download.backfill import backfill
-from harvester.download.events import (
-    BackfillResult,
-    Begun,
-    Committed,
-    Event,
-    Paced,
-    Started,
-    Waiting,
-    remaining_gaps,
-)
 from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
 from harvester.download.pair_download import PairDownload, run_maintenance
 from harvester.errors import (
@@ -39,6 +29,16 @@ from harvester.errors import (
     capture_error,
     counted,
     gravest,
+)
+from harvester.events import (
+    BackfillResult,
+    Begun,
+    Committed,
+    Event,
+    Paced,
+    Started,
+    Waiting,
+    remaining_gaps,
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

@@ -30,7 +30,7 @@ from harvester.times import UNITS_NS, now_text
 
 if TYPE_CHECKING:
     from harvester.csv_import.chain_importer import ImportReport
-    from harvester.download.events import BackfillResult
+    from harvester.events import BackfillResult
     from harvester.operations.refresh import RefreshedPair
     from harvester.verify.reports import RepairReport
 

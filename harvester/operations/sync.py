@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 
-from harvester.download.events import Begun, CancelToken, Listener, Step, result_of
 from harvester.errors import (
     BAD_JSON,
     ArchiveDamaged,
@@ -30,6 +29,7 @@ from harvester.errors import (
     Interrupted,
     NothingStored,
 )
+from harvester.events import Begun, CancelToken, Listener, Step, result_of
 from harvester.storage.filesystem import Entry
 from harvester.storage.locks_and_requests import check_format, locked
 from harvester.storage.segment import Segment, parse_path, parse_rollup_path, reading_order

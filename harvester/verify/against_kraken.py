@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from harvester.csv_import.csv_files import CompletePeriod, Member
 from harvester.csv_import.ohlcvt_reader import ROWS, candle_rows, read_candle_file
-from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
+from harvester.events import Listener, Step, ignore
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair, PairIndex
 from harvester.pair_selection import PairListOfRun

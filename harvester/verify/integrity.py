@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
+from harvester.events import Listener, Step, ignore, result_of
 from harvester.schema import RowsChecksum
 from harvester.storage import id_gaps
 from harvester.storage.compaction import is_being_replaced

@@ -15,7 +15,7 @@ from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, Nights, daily, move_ahead, states, until
 from process import ended, wait_for
 
-from harvester.download.events import BackfillResult, Event
+from harvester.events import BackfillResult, Event
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.verify.integrity import verify

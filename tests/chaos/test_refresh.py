@@ -20,7 +20,8 @@ from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from process import ended, wait_for
 
-from harvester.download.events import (
+from harvester.errors import NothingStored
+from harvester.events import (
     BackfillResult,
     Begun,
     CancelToken,
@@ -28,8 +29,7 @@ from harvester.download.events import (
     PageRead,
     Started,
 )
-from harvester.download.events import Ended as EndedPair
-from harvester.errors import NothingStored
+from harvester.events import Ended as EndedPair
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
 from harvester.pair_selection import RefreshCandidates, select_refresh_targets

@@ -42,9 +42,9 @@ from kraken_socket import Call
 
 from harvester.cli.main import cli
 from harvester.config import load
-from harvester.download.events import CancelToken
 from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError
+from harvester.events import CancelToken
 from harvester.kraken.client import Client
 from harvester.operations.run_log import latest_runs
 from harvester.query.rollups import parse_levels, roll_up

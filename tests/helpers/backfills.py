@@ -19,8 +19,8 @@ from harvester import config
 from harvester.csv_import.redownload import replace_imported
 from harvester.download import completeness, page_merge
 from harvester.download.backfill import backfill
-from harvester.download.events import BackfillResult, CancelToken, Event, Noted
 from harvester.download.exchange import BackfillRequest, RunOptions
+from harvester.events import BackfillResult, CancelToken, Event, Noted
 from harvester.kraken.client import Client
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range

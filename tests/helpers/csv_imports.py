@@ -8,7 +8,7 @@ from harvester.csv_import.chain_importer import ChainImporter, ImportOptions, Im
 from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
-from harvester.download.events import CancelToken
+from harvester.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

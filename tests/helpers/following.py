@@ -14,8 +14,8 @@ from kraken_market import SECOND_NS, Clock, Market, TradeRows, expected
 from kraken_server import Exchange
 
 from harvester import config
-from harvester.download.events import BackfillResult, CancelToken, Committed, Event, Followed, Noted
 from harvester.download.exchange import RunOptions
+from harvester.events import BackfillResult, CancelToken, Committed, Event, Followed, Noted
 from harvester.operations.follow import follow
 from harvester.pair_selection import PairName, PairSelection
 from harvester.storage.trade_store import TradeStore

@@ -19,8 +19,8 @@ from process import Ended, Victims
 
 from harvester import config
 from harvester.cli.refresh import report
-from harvester.download.events import CancelToken, Event, Listener
 from harvester.download.exchange import RunOptions
+from harvester.events import CancelToken, Event, Listener
 from harvester.operations.refresh import refresh
 from harvester.storage.trade_store import TradeStore
 

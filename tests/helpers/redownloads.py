@@ -15,7 +15,7 @@ from kraken_market import Clock, Trade, TradeRows, expected
 from kraken_server import Exchange
 
 from harvester.csv_import.csv_files import CompletePeriod
-from harvester.download.events import BackfillResult
+from harvester.events import BackfillResult
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.integrity import verify
 

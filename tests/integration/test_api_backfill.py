@@ -22,7 +22,6 @@ from kraken_server import Exchange
 
 import harvester
 from harvester.async_runner import run_in_thread
-from harvester.download.events import Begun, Committed, Event, PageRead, Started
 from harvester.errors import (
     ArchiveLocked,
     ExchangeUnreachable,
@@ -31,6 +30,7 @@ from harvester.errors import (
     UsageError,
     ValueDoesNotFit,
 )
+from harvester.events import Begun, Committed, Event, PageRead, Started
 from harvester.operations.run_log import latest_runs
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import open_writer

@@ -27,9 +27,9 @@ from backfills import Backfill
 
 from harvester.config import load
 from harvester.download.backfill import backfill
-from harvester.download.events import CancelToken
 from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.errors import HarvesterError, UsageError
+from harvester.events import CancelToken
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page

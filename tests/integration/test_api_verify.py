@@ -14,7 +14,7 @@ from corruption import MARKET, PAIR
 from kraken_server import Exchange
 
 import harvester
-from harvester.download.events import Event, Reported
+from harvester.events import Event, Reported
 from harvester.verify.reports import (
     CsvReport,
     ExchangeReport,

@@ -15,7 +15,7 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected, named
 from kraken_server import Exchange
 
-from harvester.download.events import Started
+from harvester.events import Started
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, parse_moment
 

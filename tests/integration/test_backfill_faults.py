@@ -18,8 +18,8 @@ from kraken_faults import Faults
 from kraken_market import Market, expected
 from kraken_server import Exchange
 
-from harvester.download.events import PageRead
 from harvester.errors import ArchiveUnwritable
+from harvester.events import PageRead
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer

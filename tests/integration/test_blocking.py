@@ -26,8 +26,8 @@ from segment_rows import batch
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.buffer import WriteBuffer
-from harvester.download.events import CancelToken
 from harvester.download.exchange import BackfillRequest, RunOptions
+from harvester.events import CancelToken
 from harvester.kraken.client import Client
 from harvester.schema import PAGE_SCHEMA, int64s_as, times
 from harvester.storage.locks_and_requests import locked

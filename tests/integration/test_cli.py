@@ -144,7 +144,7 @@ def test_a_changed_pace_is_printed_with_v_and_reported(harvester: Any) -> None:
 
 def test_progress_shows_the_lowered_rate_of_a_pair() -> None:
 
-    from harvester.download.events import Paced, Started
+    from harvester.events import Paced, Started
     from harvester.kraken.rate_limit import PaceState
     from harvester.progress import RunProgress
 

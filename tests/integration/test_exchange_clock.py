@@ -22,8 +22,8 @@ from clock_shift import (
 from kraken_market import SECOND_NS, Clock, expected
 from kraken_server import Exchange
 
-from harvester.download.events import BackfillResult
 from harvester.errors import UnreadableAnswer
+from harvester.events import BackfillResult
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, show
 

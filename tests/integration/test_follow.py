@@ -22,7 +22,6 @@ from process import Victims, ended, wait_for
 from redownloads import NOW_NS, PAIR, TRADES, RedownloadScenario
 
 import harvester
-from harvester.download.events import Event, Followed
 from harvester.errors import (
     ArchiveLocked,
     BadInterval,
@@ -32,6 +31,7 @@ from harvester.errors import (
     Interrupted,
     UnreadableAnswer,
 )
+from harvester.events import Event, Followed
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.follow import MAX_UNMERGED

@@ -23,9 +23,9 @@ from nightly_runs import FIRST_NS, Nights, daily
 from harvester.cli.main import cli
 from harvester.config import load
 from harvester.csv_import.csv_files import CompletePeriod
-from harvester.download.events import CancelToken
 from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
+from harvester.events import CancelToken
 from harvester.kraken.client import Client
 from harvester.schema import NO_ROWS
 from harvester.storage.compaction import verified_rows

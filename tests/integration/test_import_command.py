@@ -26,8 +26,8 @@ from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.file_scan import read_rows, scan_file
 from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
-from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
+from harvester.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

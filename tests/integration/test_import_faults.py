@@ -913,7 +913,7 @@ CTRL_C_AT_THE_SECOND_BLOCK = """
 import os, signal, threading
 from harvester.cli.main import main
 from harvester.csv_import.row_order import Sorter
-from harvester.download.events import CancelToken
+from harvester.events import CancelToken
 
 cancelled, pushed = threading.Event(), []
 push, cancel = Sorter.push, CancelToken.cancel

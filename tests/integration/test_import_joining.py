@@ -25,7 +25,7 @@ from harvester.csv_import.chain_importer import ChainImporter, ImportOptions
 from harvester.csv_import.csv_files import CompletePeriod, find, iterate_ahead
 from harvester.csv_import.file_chains import chains
 from harvester.csv_import.file_scan import scan_file
-from harvester.download.events import CancelToken
+from harvester.events import CancelToken
 from harvester.schema import PAGE_SCHEMA
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore

@@ -19,8 +19,8 @@ from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.rounding import KeyedRows, match_rows
-from harvester.download.events import CancelToken
 from harvester.errors import ArchiveDamaged, BadFile
+from harvester.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, covers

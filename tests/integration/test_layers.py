@@ -34,6 +34,7 @@ LAYERS = (
     "pair_selection",
     "query",
     "storage",
+    "events",
     "kraken",
     "config",
     "argument_types",

@@ -20,7 +20,7 @@ from kraken_server import Exchange
 
 import harvester
 from harvester.download import completeness, page_merge
-from harvester.download.events import BackfillResult
+from harvester.events import BackfillResult
 from harvester.schema import NO_ROWS, PAGE_SCHEMA
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore

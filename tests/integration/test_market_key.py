@@ -20,9 +20,9 @@ from nightly_runs import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 import harvester
 from harvester import config
 from harvester.download.backfill import backfill
-from harvester.download.events import BackfillResult, CancelToken
 from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.errors import ExchangeRefused, MarketChanged
+from harvester.events import BackfillResult, CancelToken
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.pair_selection import (

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from harvester.cli import output, query_output
 from harvester.cli.status import runs_table
-from harvester.download.events import BackfillResult, Imported, Noted, Waiting
 from harvester.errors import ExchangeRefused
+from harvester.events import BackfillResult, Imported, Noted, Waiting
 from harvester.operations.run_log import RunRecord
 from harvester.progress_bars import Bars
 from harvester.query.result import Result, source_of_batches

@@ -13,8 +13,8 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, expected, named
 from kraken_server import Exchange
 
-from harvester.download.events import BackfillResult, Started
 from harvester.errors import Interrupted
+from harvester.events import BackfillResult, Started
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY
 

@@ -19,8 +19,8 @@ from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, ye
 
 import harvester
 from harvester.csv_import.csv_files import CompletePeriod
-from harvester.download.events import DayDifference, PageRead, Replaced
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
+from harvester.events import DayDifference, PageRead, Replaced
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

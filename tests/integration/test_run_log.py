@@ -15,8 +15,8 @@ import pytest
 
 from harvester import __version__, config
 from harvester.cli.status import runs_table
-from harvester.download.events import BackfillResult
 from harvester.errors import ExchangeUnreachable
+from harvester.events import BackfillResult
 from harvester.operations import run_log
 from harvester.operations.run_log import (
     PairResult,

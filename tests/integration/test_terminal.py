@@ -22,8 +22,8 @@ from rich.console import Console
 
 from harvester.cli import output
 from harvester.cli.progress_and_signals import cancel_on_signals
-from harvester.download.events import Noted, Started
 from harvester.errors import wrapped
+from harvester.events import Noted, Started
 from harvester.progress import RunProgress
 from harvester.progress_bars import Bars
 from harvester.times import DAY, SECOND, Range

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import harvester
-from harvester.download.events import Begun, Imported, Step
+from harvester.events import Begun, Imported, Step
 from harvester.operations.run_log import latest_runs
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.locks_and_requests import locked

@@ -16,8 +16,8 @@ from harvester.csv_import.chain_importer import ImportOptions
 from harvester.csv_import.csv_files import CompletePeriod, find
 from harvester.csv_import.import_pairs import import_pairs
 from harvester.csv_import.pair_matching import PairFiles
-from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
+from harvester.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from harvester.cli import output
 from harvester.cli.progress_and_signals import JsonLines, LogLines
-from harvester.download.events import (
+from harvester.errors import ExchangeUnreachable
+from harvester.events import (
     BackfillResult,
     Begun,
     Ended,
@@ -23,7 +24,6 @@ from harvester.download.events import (
     Step,
     Waiting,
 )
-from harvester.errors import ExchangeUnreachable
 from harvester.progress import RunProgress, time_left
 from harvester.progress_bars import Bars
 from harvester.times import DAY, SECOND, Range

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rollup_cases import busy_archive
 
 import harvester
-from harvester.download.events import CancelToken
 from harvester.errors import UsageError, not_installed
+from harvester.events import CancelToken
 from harvester.operations.sync import PART_BYTES, _Sync, choose_deletions, find_cut, md5_tags
 from harvester.storage.filesystem import Entry
 from harvester.storage.segment import parse_path

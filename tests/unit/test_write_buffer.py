@@ -13,8 +13,8 @@ import pytest
 
 from harvester.download import buffer as module
 from harvester.download.buffer import MemoryBudget, WriteBuffer
-from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
+from harvester.events import Committed, Event
 from harvester.schema import PAGE_SCHEMA
 from harvester.storage.id_gaps import IdGap
 from harvester.storage.segment import IdPair
