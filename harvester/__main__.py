@@ -1,5 +1,17 @@
-"""`python -m harvester` is `harvester`."""
+"""The program `harvester`, which is `python -m harvester`, too."""
 
-from harvester.cli.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Load the command line and run it. Ctrl-C ends it in order while it is being loaded, too."""
+    try:
+        from harvester.cli.main import main as run  # noqa: PLC0415 - it takes long
+    except KeyboardInterrupt:
+        sys.stderr.write("harvester: interrupted\n")
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -668,6 +668,7 @@ class Archive:
             [('XBTUSD', 20000)]
         """
         from harvester.async_runner import run_import
+        from harvester.csv_import.csv_files import find
         from harvester.csv_import.pair_matching import import_request
         from harvester.events import CancelToken
 
@@ -681,6 +682,8 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
+        # A file that is not there must not begin an archive.
+        find(request.files)
         store, token = TradeStore(self.path, for_writing=True), cancel or CancelToken()
         with _progress_listener(progress) as listener:
             result = run_import(store, self._settings, request, listener, token, self._warn)

@@ -246,6 +246,10 @@ class _NoPandas(MetaPathFinder):
 def main() -> None:
     """Run a command and exit. Errors become text and an exit status here and nowhere else."""
     use_system_memory()
+    for stream in ("stdout", "stderr"):
+        # A closed one is None; what is printed is lost, and the command does its work.
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     sigterms = _interrupt_on_sigterm()
     status = _run()
     if sigterms:

@@ -162,7 +162,8 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
         zone = text_zone(times, options["tz"], form)
         panel = pair if is_several else pair[0]
         candles = common.existing_archive().ohlc(panel, interval[0], strict=strict, **options)
-        write_and_report(candles, "candles", form, file, zone=zone, quiet=common.quiet)
+        noun = "complete candles" if options["complete_only"] else "candles"
+        write_and_report(candles, noun, form, file, zone=zone, quiet=common.quiet)
 
 
 @click.command()

@@ -14,7 +14,7 @@ import click
 import pyarrow as pa
 
 from harvester.cli import output
-from harvester.errors import UsageError, printable
+from harvester.errors import UsageError, counted, printable
 from harvester.exporters.formats import (
     ENDINGS,
     LAYOUTS,
@@ -66,9 +66,11 @@ def format_of(form: str | None, file: str | None) -> str:
         )
     if form in _BINARY and Path(file).suffix.lower() in COMPRESSED:
         raise UsageError(f"-o {file}: {form} is not written compressed: give another ending")
-    if form is not None:
-        return form
     ending = ending_of(file)
+    if form is not None:
+        if ending is not None and form in ENDINGS.values() and ENDINGS[ending] != form:
+            raise UsageError(f"-o {file} ends with {ending}, and --format is {form}: leave one out")
+        return form
     if ending is not None:
         return ENDINGS[ending]
     if _is_stream(Path(file)):
@@ -172,7 +174,7 @@ def write_and_report(
     for note in result.notes:
         output.hint(note)
     if file is not None:
-        output.hint(f"{rows:,} {noun} in {file}")
+        output.hint(f"{counted(rows or 0, noun.removesuffix('s'))} in {file}")
     elif rows == 0:
         output.hint(f"no {noun} there; `harvester status` shows what is covered")
 

@@ -125,6 +125,8 @@ def status(  # noqa: PLR0913, PLR0917 - a parameter per option
     """
     if sum([digest, runs is not None, watch is not None]) > 1:
         raise click.UsageError("give one of --digest, --runs and --watch")
+    if (since != "start" or until is not None) and not digest:
+        raise click.UsageError("--since and --until are for --digest: leave them out")
     if times == "local" and (runs is None or as_json):
         raise UsageError("--times local is for the table of --runs: all else is in UTC")
     archive = common.existing_archive()

@@ -227,7 +227,7 @@ class PairIndex:
         hints = list(dict.fromkeys(pair.altname for pair in similar))[:3]
         raise UnknownPair(
             f"no pair is called {text!r}"
-            + (f"; near it are {', '.join(hints)}" if hints else "")
+            + (f"; similar names: {', '.join(hints)}" if hints else "")
             + ". `harvester pairs` lists the markets"
         )
 

@@ -423,7 +423,7 @@ def translate_sql_errors(memory_limit: str | None = None) -> Iterator[None]:
         _raise_error_of_store(error)
         text = str(error)
         if "/trades/pair=" in text or "/candles/interval=" in text:
-            raise ArchiveDamaged(f"the query can't be answered: {text}") from error
+            raise ArchiveDamaged(f"the query can't be answered: {_first_line(error)}") from error
         # The arrow points into the line above it, so that line is not indented. The message before
         # it can contain values, whose lines must not look like lines of harvester's output.
         message, separator, arrow = text.rpartition("\n\nLINE ")

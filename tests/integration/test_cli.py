@@ -203,13 +203,20 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
     assert (run.status, shown[1][4]) == (0, 13)
 
 
-def test_two_forms_of_status_at_once_are_refused(harvester: Any) -> None:
-    run = harvester("status", "--runs", "--watch")
-    assert (run.status, run.out, run.err) == (
-        2,
-        "",
-        "harvester: give one of --digest, --runs and --watch\nTry `harvester status --help`.\n",
-    )
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--runs", "--watch"], "give one of --digest, --runs and --watch"),
+        (["--since", "2024"], "--since and --until are for --digest: leave them out"),
+        (["--until", "2024"], "--since and --until are for --digest: leave them out"),
+    ],
+)
+def test_forms_of_status_that_do_not_go_together_are_refused(
+    harvester: Any, options: list[str], message: str
+) -> None:
+    run = harvester("status", *options)
+    expected_err = f"harvester: {message}\nTry `harvester status --help`.\n"
+    assert (run.status, run.out, run.err) == (2, "", expected_err)
 
 
 def test_candles_and_trades_need_no_network(harvester: Any) -> None:
@@ -276,7 +283,7 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
             ["backfill", "XBTUSX"],
             2,
             (
-                "no pair is called 'XBTUSX'; near it are XBTUSD, BTTUSD. "
+                "no pair is called 'XBTUSX'; similar names: XBTUSD, BTTUSD. "
                 "`harvester pairs` lists the markets"
             ),
         ),

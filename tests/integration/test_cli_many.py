@@ -118,7 +118,7 @@ def test_names_are_read_from_stdin(harvester: Any, tmp_path: Path) -> None:
             ["--pairs-file", "-"],
             "XBTUSD\n# none\nXBTUSX\n",
             (
-                "stdin, line 3: no pair is called 'XBTUSX'; near it are XBTUSD, XBTEUR. "
+                "stdin, line 3: no pair is called 'XBTUSX'; similar names: XBTUSD, XBTEUR. "
                 "`harvester pairs` lists the markets"
             ),
         ),

@@ -81,6 +81,19 @@ def test_an_ending_that_is_not_known_is_refused_with_those_that_are(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("what", ASKED)
+def test_a_format_that_contradicts_the_ending_is_refused(
+    archive: TradeStore, what: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.parquet"
+    assert run(archive, *ASKED[what], "-f", "csv", "-o", str(file)) == (
+        2,
+        "",
+        f"harvester: -o {file} ends with .parquet, and --format is csv: leave one out\n",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("ending", ["arrow", "feather"])
 def test_trades_of_several_segments_are_one_arrow_file(
     archive: TradeStore, ending: str, tmp_path: Path

@@ -248,7 +248,7 @@ def test_a_segment_is_not_written_over_wherever_it_stands(
     before = place.read_bytes()
     (tmp_path / "link.parquet").symlink_to(place)
     for given in (place, place.resolve(), tmp_path / "link.parquet"):
-        status, _, err = run(TradeStore(copy), "trades", "XBTUSD", "-f", "csv", "-o", str(given))
+        status, _, err = run(TradeStore(copy), "trades", "XBTUSD", "-o", str(given))
         assert (status, "give another path" in err) == (2, True), err
     assert place.read_bytes() == before
 

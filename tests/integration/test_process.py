@@ -81,3 +81,34 @@ def test_a_pool_that_was_chosen_stays_chosen(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "mimalloc")
     pytest.importorskip("pyarrow").mimalloc_memory_pool()
     assert printed(ARRANGED + PARQUET)[0] == "mimalloc"
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from harvester.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_one_line() -> None:
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "harvester: interrupted\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_changes_no_exit_status(closed: str, tmp_path: Path) -> None:
+    hold(TradeStore(tmp_path), [(Range(0, START), [trade(-1, "5", "0.25")])])
+    for words in ("status", "ohlc XBTUSD -i 1d"):
+        program = f"'{sys.executable}' -m harvester {words} --data '{tmp_path}' {closed}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", program], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "internal error" in done.stderr) == (0, False)

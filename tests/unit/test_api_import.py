@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import harvester
+from harvester.errors import BadFile
 from harvester.events import Begun, Imported, Step
 from harvester.operations.run_log import latest_runs
 from harvester.storage.filesystem import LocalStore
@@ -139,3 +140,10 @@ def test_maintenance_returns_a_result_for_each_pair(
     assert (merged.pair, merged.files_before, merged.files_after) == ("XBTUSD", 1, 1)
     with pytest.raises(harvester.NothingStored):
         archive.rollup("ETH/USD")
+
+
+def test_a_file_that_is_not_there_begins_no_archive(tmp_path: Path) -> None:
+    folder = tmp_path / "mistyped"
+    with pytest.raises(BadFile, match="No such file"):
+        harvester.open(folder).import_csv(tmp_path / "missing.csv")
+    assert not folder.exists()

@@ -106,8 +106,8 @@ def test_a_pair_known_by_its_altname_alone_is_found_by_what_people_type() -> Non
 @pytest.mark.parametrize(
     ("text", "near"),
     [
-        ("XBTUSX", "; near it are XBTUSD, XBTUSDT"),
-        ("REPV3USD", "; near it are REPV2USD, REPUSD"),
+        ("XBTUSX", "; similar names: XBTUSD, XBTUSDT"),
+        ("REPV3USD", "; similar names: REPV2USD, REPUSD"),
         ("nothing at all", ""),
         ("", ""),
         ("../../etc/passwd", ""),
