@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from os.path import samestat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,10 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         """Open a folder; it is not created before the first write."""
         self.root = Path(root).absolute()
+        self._folder: os.stat_result | None = None
+        """The folder itself: another one of this name, as where a disk is gone, is not written."""
+        with suppress(OSError, ValueError):
+            self._folder = self.root.stat() if self.root.is_dir() else None
         self.filesystem: Any = fs.LocalFileSystem()
 
     duckdb_files: Any = None
@@ -148,10 +153,18 @@ class LocalStore:
         self.remove_folder(f"staging/{staging}")
 
     def stage(self, folder: str) -> str:
-        """Return a new path in a staging folder, to be written and committed; make the folder."""
+        """Return a new path in a staging folder, to be written and committed; make the folder.
+
+        Raises:
+            ArchiveUnwritable: the archive's folder is gone, or is another one, or can't be written.
+        """
         name = f"staging/{folder}/{uuid.uuid4().hex}.tmp"
         with writing(self.location(name)):
+            is_there = self.root.is_dir()
+            if self._folder and not (is_there and samestat(self.root.stat(), self._folder)):
+                raise FileNotFoundError(errno.ENOENT, "the archive's folder vanished meanwhile")
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            self._folder = self._folder or self.root.stat()
         return name
 
     def commit(self, staged: str, path: str) -> None:

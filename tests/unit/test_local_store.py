@@ -340,3 +340,22 @@ def test_a_move_syncs_the_new_folder_before_the_old_one(
     done = spied(store, monkeypatch)
     store.move("trades/1", "quarantine/1")
     assert done == ["rename", "sync quarantine", "sync trades"]
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_folder_that_vanishes_is_not_made_again(tmp_path: Path, is_replaced: bool) -> None:
+    """As where a disk is unplugged: what would be written to its mount point is lost later."""
+    root = tmp_path / "data"
+    store = LocalStore(root)
+    store.write("kept.json", b"{}", "XBTUSD")
+    root.rename(tmp_path / "away")
+    if is_replaced:
+        root.mkdir()
+    with pytest.raises(ArchiveUnwritable, match="the archive's folder vanished meanwhile"):
+        store.stage("XBTUSD")
+    assert not root.exists() or list(root.iterdir()) == []
+    if is_replaced:
+        root.rmdir()
+    (tmp_path / "away").rename(root)
+    store.write("kept.json", b"[]", "XBTUSD")
+    assert store.read("kept.json") == b"[]"
