@@ -26,7 +26,14 @@ from harvester.argument_types import (
     parse_range,
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
-from harvester.errors import BadInterval, BadSetting, HarvesterError, UnknownPair, UsageError
+from harvester.errors import (
+    BadInterval,
+    BadSetting,
+    BadTime,
+    HarvesterError,
+    UnknownPair,
+    UsageError,
+)
 from harvester.kraken.pairs import Pair, PairIndex, altnames_by_spelling, of_class, search
 from harvester.pair_selection import (
     PairName,
@@ -36,7 +43,7 @@ from harvester.pair_selection import (
     resolve_stored,
 )
 from harvester.storage.trade_store import SnapshotStore, TradeStore, object_store
-from harvester.times import SECOND, Interval, Range, parse_offset
+from harvester.times import SECOND, Interval, Range, parse_offset, show_short
 
 if TYPE_CHECKING:
     from harvester.async_runner import BackfillRun
@@ -554,9 +561,16 @@ class Archive:
         replace_imported: bool,
         estimate_trades: bool,
     ) -> Iterator[BackfillRun]:
-        """Prepare a backfill, whose events are shown while the context is open."""
+        """Prepare a backfill, whose events are shown while the context is open.
+
+        Raises:
+            BadTime: the range begins in the future.
+        """
         from harvester.async_runner import BackfillRun
 
+        if time_range.after >= time.time_ns():
+            begin = show_short(time_range.after + 1)
+            raise BadTime(f"since {begin} is in the future: nothing is published yet")
         with _progress_listener(progress) as listener:
             # A separate store, because the run is in another thread.
             yield BackfillRun(
@@ -772,8 +786,7 @@ class Archive:
         Raises:
             NothingStored: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
-            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
-                `until`.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             BadSetting: there is no such time zone.
 
         Example:
@@ -848,8 +861,7 @@ class Archive:
             NothingStored: the archive has no trades of a pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
-                `until`.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             BadSetting: there is no such fill policy or time zone.
             UsageError: the list of pairs is empty; or more than a million empty candles would be
                 added, and `until` is not given.
@@ -1225,8 +1237,7 @@ class Archive:
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: an interval or the offset can't be read, or the other program does not
                 support the interval.
-            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
-                `until`.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             BadSetting: there is no such layout, fill policy or time zone.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
             ArchiveUnwritable: a file can't be written.
@@ -1494,8 +1505,7 @@ class Archive:
             algorithm.
 
         Raises:
-            BadTime: `since` or `until` is not a time, or `since` is in the future or not before
-                `until`.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             NothingStored: the archive has no trades of one of the pairs.
             ArchiveDamaged: a file can't be read, ends in the future, or is being replaced.
 

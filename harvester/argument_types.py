@@ -24,7 +24,6 @@ from harvester.times import (
     parse_interval,
     parse_moment,
     range_between,
-    show_short,
 )
 
 # --- Argument types -------------------------------------------------------------------------------
@@ -273,13 +272,12 @@ def parse_range(since: Moment, until: Moment | None, zone: tzinfo = UTC) -> Rang
         zone: the time zone of dates, and of texts that name none.
 
     Raises:
-        BadTime: one of them is not a time, or `since` is in the future or not before `until`.
+        BadTime: one of them is not a time, or `since` is not before `until`.
     """
     now_ns = time.time_ns()
-    since_ns = moment_ns(since, now_ns, zone)
-    if since_ns > now_ns:
-        raise BadTime(f"since {show_short(since_ns)} is in the future: nothing is published yet")
-    return range_between(since_ns, None if until is None else moment_ns(until, now_ns, zone))
+    return range_between(
+        moment_ns(since, now_ns, zone), None if until is None else moment_ns(until, now_ns, zone)
+    )
 
 
 def _datetime_ns(moment: datetime) -> int:

@@ -82,8 +82,9 @@ def test_a_written_file_is_reported(harvester: Any, tmp_path: Path) -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, "", f"3 bars in {file}\n")
 
 
-def test_where_there_are_no_bars_a_hint_says_so(harvester: Any) -> None:
-    run = harvester("bars", "XBTUSD", "--trades", "5", "--anchor", "2030-01-01", "-f", "jsonl")
+@pytest.mark.parametrize("option", ["--since", "--anchor"])
+def test_where_there_are_no_bars_a_hint_says_so(harvester: Any, option: str) -> None:
+    run = harvester("bars", "XBTUSD", "--trades", "5", option, "2030-01-01", "-f", "jsonl")
     assert (run.returncode, run.stdout, run.stderr) == (
         0,
         "",

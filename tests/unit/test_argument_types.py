@@ -359,8 +359,8 @@ def test_the_async_method_is_a_coroutine_function_as_before() -> None:
     assert inspect.iscoroutinefunction(harvester.Archive.abackfill)
 
 
-def test_a_range_that_begins_in_the_future_is_refused(tmp_path: Path) -> None:
+def test_a_download_that_begins_in_the_future_is_refused(tmp_path: Path) -> None:
     archive = harvester.open(tmp_path)
-    for call in (archive.trades, archive.backfill):
+    for call in (archive.backfill, archive.estimate_backfill):
         with pytest.raises(UsageError, match=r"^since 2200-01-01 is in the future"):
             call("XBT/USD", since="2200-01-01")
