@@ -830,7 +830,7 @@ def test_back_and_a_copied_address_show_the_same_view(
 ) -> None:
     page = look(archive)
     whole = legend_of(page)
-    # What changes within 0.8 s, as by a wheel, is one step back, and the page's first state is such.
+    # Changes within 0.8 s, as by a wheel, are one step back; so is the first state of the page.
     opened_ms = page.evaluate("performance.now()")
     page.wait_for_function("opened => performance.now() > opened + 800", arg=opened_ms)
     page.get_by_test_id("interval").get_by_role("button", name="1h", exact=True).click()
