@@ -131,8 +131,15 @@ async def _is_newest_page(source: PairPages, page: TradesPage) -> bool:
     """Whether a full page is the exchange's newest one, as far as its times show."""
     if page.rows.num_rows < PAGE_ROWS:
         return False
-    stamps = times((await source.page(None)).rows)
-    later = stamps[stamps > int(times(page.rows).max())]
+    last_ns = int(times(page.rows).max())
+    if source.newest_ns is not None and last_ns < source.newest_ns - NEWEST_NS:
+        return False
+    try:
+        stamps = times((await source.page(None)).rows)
+    except PageNotCovered:
+        # An API server does not cover the newest time: this page is another one.
+        return False
+    later = stamps[stamps > last_ns]
     return not len(later) or int(later.min()) > int(later.max()) - NEWEST_NS
 
 

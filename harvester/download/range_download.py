@@ -140,9 +140,11 @@ class RangeDownload:
         try:
             beyond = await self._download_pages(self._continue_left_side())
             stored = self._archive.first_id_after(self._pair, self._range.through)
+            is_doubted = any(lost.through == self._range.through for lost in self._download.lost)
             rows = await self._ids.close(
                 stored or beyond,
-                shown=beyond,
+                # Shown twice, the stored trade is one that the exchange took back.
+                shown=None if is_doubted else beyond,
                 is_imported=self._has_imports and self._is_imported_after(),
                 is_stored=bool(stored),
             )
@@ -164,7 +166,7 @@ class RangeDownload:
         self._is_closed = True
         newest = self._pages.newest_rows
         if is_skipped:
-            text = "answers skip trades that the exchange shows by now: they are requested again"
+            text = "answers skip trades: the range is requested again"
             self._listener(Noted(self._pair, text))
             self._download.lost.append(self._range)
         elif newest is not None and self._error is None:

@@ -313,12 +313,17 @@ def _cuts(archive: TradeStore, plan: Plan, part_candles: int) -> Iterator[int]:
 # range.
 
 
+UNSETTLED_NS = 600 * SECOND
+"""Coverage that ends this short before now is up to date: the newest trades are not settled yet."""
+
+
 def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> list[Range]:
     """Return the parts of a requested range that are not covered, in order.
 
     These count: everything between the first and the last covered moment, whether or not it was
     ever requested; what `backfill` was asked for and has not downloaded; and, where the range has
-    a beginning or an end, what lies between that and the coverage. The future is no gap.
+    a beginning or an end, what lies between that and the coverage. The future is no gap, nor are
+    the minutes after an up-to-date coverage, if the range ends in the future.
 
     Args:
         archive: where the trades are.
@@ -332,7 +337,8 @@ def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> l
         return []
     time_range = Range(time_range.after, min(time_range.through, END_OF_TIME))
     after = time_range.after if time_range.after > 0 else covered[0].after
-    is_open = time_range.through >= END_OF_TIME
+    is_up_to_date = covered[-1].through > now_ns - UNSETTLED_NS
+    is_open = time_range.through >= (now_ns + 1 if is_up_to_date else END_OF_TIME)
     through = covered[-1].through if is_open else min(time_range.through, now_ns)
     if is_open and after >= through:
         # All that was requested is later than what is covered.

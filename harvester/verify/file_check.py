@@ -256,8 +256,10 @@ class _Rows:
 
     def finish(self) -> None:
         footer, segment = self._footer, self._found.segment
-        for place, (first_ns, last_ns) in enumerate(self._statistics):
-            first, last = self._edge_times[2 * place : 2 * place + 2]
+        if len(self._edge_times) < len(self._edges):
+            self._add_fault("it has fewer rows than its row groups say")
+        firsts, lasts = self._edge_times[::2], self._edge_times[1::2]
+        for first, last, (first_ns, last_ns) in zip(firsts, lasts, self._statistics, strict=False):
             # Queries skip rows outside of them.
             if first < first_ns or last > last_ns:
                 self._add_fault("its statistics leave out times of its rows")

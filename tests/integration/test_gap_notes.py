@@ -291,6 +291,15 @@ def test_the_future_is_no_gap(tmp_path: Path) -> None:
     assert gaps_in(archive, "XBTUSD", Range(0, END_OF_TIME), NOW) == []
 
 
+def test_the_minutes_that_are_not_settled_yet_are_no_gap_before_the_future(tmp_path: Path) -> None:
+    archive = made(tmp_path, [(days(0, 1), [at(5)])])
+    reached = days(0, 1).through
+    for minutes, expected in ((5, []), (15, [Range(reached, reached + 15 * 60 * SECOND)])):
+        now_ns = reached + minutes * 60 * SECOND
+        assert gaps_in(archive, "XBTUSD", Range(0, now_ns + DAY), now_ns) == expected
+        assert gaps_in(archive, "XBTUSD", Range(0, now_ns), now_ns) == [Range(reached, now_ns)]
+
+
 def test_a_range_wholly_behind_the_coverage_is_a_gap_up_to_now(tmp_path: Path) -> None:
     archive = made(tmp_path, [(days(0, 1), [at(5)])])
     later = days(2, 3).after

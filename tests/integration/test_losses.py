@@ -277,6 +277,20 @@ def test_newest_pages_at_the_start_of_a_new_pair_cost_no_trade(
     assert (outcome.exit_status, stored) == (0, wanted)
 
 
+def test_a_stored_trade_that_the_exchange_took_back_leaves_no_gap_before_it(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = every(5, 40)
+    taken_ns = market.trades[20].true_ns
+    with serve_100(market) as exchange:
+        later = Range(taken_ns - 1, END_OF_TIME)
+        assert Backfill(exchange.url, tmp_path).only(market.altname, later).exit_status == 0
+        kept = [trade for trade in market.trades if trade.true_ns != taken_ns]
+        exchange.change(market.altname, trades=kept)
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname, Range(0, taken_ns - 1))
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
+
+
 def test_two_newest_pages_do_not_cover_an_earlier_range(
     serve_100: Callable[..., Exchange], tmp_path: Path
 ) -> None:

@@ -293,6 +293,14 @@ def test_statistics_that_leave_out_rows(harmed: Path, place: int, later_ns: int)
     assert line.startswith(text)
 
 
+def test_fewer_rows_than_the_row_groups_say(harmed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some damaged files pyarrow reads only a part, without an error."""
+    file = files(harmed)[1]
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter(()))
+    found = [line for line in faults(harmed) if line.startswith(name_of(file, harmed))]
+    assert any("it has fewer rows than its row groups say" in line for line in found)
+
+
 def test_bytes_cut_off(harmed: Path) -> None:
     file = files(harmed)[3]
     file.write_bytes(file.read_bytes()[:-100])
