@@ -23,7 +23,7 @@ from api_server import (
     rows_of,
     serving,
 )
-from backfills import Backfill, set_page_rows
+from backfills import Backfill
 
 from harvester.config import load
 from harvester.download.backfill import backfill
@@ -469,22 +469,6 @@ def test_a_copy_from_behind_a_gap_may_begin_with_an_id_gap(tmp_path: Path) -> No
     copy = TradeStore(tmp_path / "here")
     assert copy.coverage("XBTUSD") == [Range(gap.through, T0 + DAY)]
     assert [batch.num_rows for batch in copy.scan("XBTUSD")] == [17]
-
-
-def test_a_copy_of_a_part_needs_no_newest_trade(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The newest files of the source were lost, so it refuses to show its newest page."""
-    set_page_rows(10, monkeypatch)
-    source, part = TradeStore(tmp_path / "there"), Range(PLAIN[0][1] - 1, T0 + DAY)
-    store_pairs(source.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
-    commit(source, part, rows_of(PLAIN))
-    with open_writer(source, "XBTUSD") as pair_writer:
-        pair_writer.record_requested(Range(part.after, T0 + 2 * DAY))
-    with serving(source) as url:
-        outcome = Backfill(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD", part)
-    assert outcome.error is None
-    assert [batch.num_rows for batch in TradeStore(tmp_path / "here").scan("XBTUSD")] == [20]
 
 
 def test_system_status_is_online(tmp_path: Path) -> None:
