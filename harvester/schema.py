@@ -385,12 +385,13 @@ def merge_rows(known: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
     more = np.array(added)
     stamps = np.concatenate((times(base), times(other)[more]))
     # Keys are computed per answer: a row without an id stays after the row it followed there.
-    keys = np.concatenate(
-        [
-            _carry_ids(trade_ids(base), times(base)),
-            _carry_ids(trade_ids(other), times(other))[more],
-        ]
-    )
+    known_keys, new_keys = (_carry_ids(trade_ids(rows), times(rows)) for rows in (known, new))
+    is_first = times(new) == times(new)[0]
+    if not new_keys[is_first].any():
+        # The later answer may have begun within a group of one time, after its rows with ids.
+        new_keys = np.where(is_first, np.iinfo(np.int64).max, new_keys)
+    base_keys, other_keys = (new_keys, known_keys) if base is new else (known_keys, new_keys)
+    keys = np.concatenate([base_keys, other_keys[more]])
     rows = joined([base, other.take(pa.array(more))])
     return rows.take(pa.array(np.lexsort((keys, stamps))))
 

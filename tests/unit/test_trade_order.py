@@ -174,6 +174,13 @@ def test_a_trade_without_an_id_stays_behind_the_trade_that_it_followed() -> None
     assert trades_in(merge_rows(batch_of(held), batch_of(shown))) == expected
 
 
+def test_a_later_answer_that_begins_within_a_group_of_one_time_continues_it() -> None:
+    held = [Trade(1, 7), Trade(2, 7), Trade(3, 7)]
+    shown = [Trade(0, 7, Decimal(8)), Trade(0, 7, Decimal(9)), Trade(4, 8)]
+    united = merge_rows(batch_of(held), batch_of(shown))
+    assert trades_in(united) == [*held, *shown]
+
+
 TRADES_OF_A_STAMP = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from([Decimal(1), Decimal(2)])).map(
         lambda drawn: Trade(drawn[0], 7, drawn[1])
