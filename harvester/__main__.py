@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Load the command line and run it. Ctrl-C ends it in order while it is being loaded, too."""
+    """Load the command line and run it. Ctrl-C while it is being loaded is one line, too."""
     try:
         from harvester.cli.main import main as run  # noqa: PLC0415 - it takes long
     except KeyboardInterrupt:

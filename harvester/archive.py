@@ -41,6 +41,7 @@ from harvester.pair_selection import (
     altname_of_known_pair,
     known_pairs,
     resolve_stored,
+    stored_altnames,
 )
 from harvester.storage.trade_store import SnapshotStore, TradeStore, object_store
 from harvester.times import SECOND, Interval, Range, parse_offset, show_short
@@ -1516,8 +1517,7 @@ class Archive:
         from harvester.operations.maintenance import digest_pairs
 
         self._check_open()
-        named = dict.fromkeys(self._resolve_stored(name).altname for name in pairs)
-        names = list(named) or self._store.stored_pairs()
+        names = stored_altnames(self._store, pairs)
         time_range = parse_range(since, until)
         with _progress_listener(progress) as listener:
             return digest_pairs(SnapshotStore(self._store), names, time_range, listener)

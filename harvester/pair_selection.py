@@ -125,6 +125,20 @@ def resolve_stored(archive: TradeStore, text: str) -> Pair:
     )
 
 
+def stored_altnames(archive: TradeStore, texts: Iterable[str]) -> list[str]:
+    """The altnames of stored pairs, each once; of all stored pairs if no name is given.
+
+    Args:
+        archive: whose pairs.
+        texts: names in any spelling.
+
+    Raises:
+        NothingStored: no trades of one of them are stored.
+    """
+    named = dict.fromkeys(resolve_stored(archive, text).altname for text in texts)
+    return list(named) or archive.stored_pairs()
+
+
 def altname_of_known_pair(archive: TradeStore, text: str) -> str:
     """The altname of a pair whose trades are stored, or were ever requested.
 

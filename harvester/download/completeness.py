@@ -47,7 +47,7 @@ NEWEST_NS = 60 * SECOND
 """Trades this near to the exchange's newest one may have been published since the page before."""
 
 MAX_NEWEST_PAGES = 2
-"""A first page that looks like the newest one is accepted once it was shown so often again."""
+"""A first page that looks like the newest one is accepted once it was shown this often again."""
 
 FirstRow = tuple[Any, ...]
 
@@ -222,6 +222,9 @@ def _first_row(rows: pa.RecordBatch, after: int) -> FirstRow | None:
 
 # --- id continuity --------------------------------------------------------------------------------
 
+CONFIRMING_ANSWERS = 2
+"""Answers that must leave out the trades of an id gap, before it counts as confirmed."""
+
 MAX_FRUITLESS_PAGES = 12
 """After this many pages in a row whose id gaps could not be filled, gaps are only recorded."""
 
@@ -392,7 +395,7 @@ class IdContinuityChecker:
         outside: dict[tuple[int, int], Range] = {}
         shown_in_part: dict[tuple[int, int], Int64s] = {}
         count_before = rows.num_rows
-        # Behind the last row with an id rows may still be added, where that one is kept back.
+        # After the last row with an id rows may still be added, where that one is kept back.
         free_after = self._range.after if self._kept_back.num_rows else self._passed_ns
         for back_ns in (self._margin_ns, SECOND, self._margin_ns):
             since_ns = max(0, gaps[0].after_ns - back_ns)
@@ -412,9 +415,9 @@ class IdContinuityChecker:
                 else:
                     absent[gap.sides] += 1
             # A busy second may be too long to be shown complete; the margin is then tried twice.
-            if all(absent[gap.sides] >= 2 or gap.sides in outside for gap in gaps):
+            if all(absent[gap.sides] >= CONFIRMING_ANSWERS or gap.sides in outside for gap in gaps):
                 break
-        undecided = [gap for gap in gaps if absent[gap.sides] < AGREEING_ANSWERS]
+        undecided = [gap for gap in gaps if absent[gap.sides] < CONFIRMING_ANSWERS]
         outside = self._lost_in_part(undecided, shown_in_part) | outside
         has_found = rows.num_rows > count_before or bool(outside)
         self._fruitless_pages = 0 if has_found else self._fruitless_pages + 1
@@ -502,8 +505,8 @@ class IdContinuityChecker:
         shown_in_part: Container[tuple[int, int]],
     ) -> None:
         """Record gaps: those that two answers agree on are confirmed, the others are not."""
-        self.confirmed += [gap for gap in gaps if absent[gap.sides] >= 2]
-        unconfirmed = [gap for gap in gaps if absent[gap.sides] < 2]
+        self.confirmed += [gap for gap in gaps if absent[gap.sides] >= CONFIRMING_ANSWERS]
+        unconfirmed = [gap for gap in gaps if absent[gap.sides] < CONFIRMING_ANSWERS]
         others = self._record_unconfirmed(unconfirmed, shown_in_part)
         if others:
             first = others[0]

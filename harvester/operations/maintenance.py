@@ -27,7 +27,7 @@ from harvester.events import (
 )
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
-from harvester.pair_selection import known_pairs, resolve_stored
+from harvester.pair_selection import known_pairs, stored_altnames
 from harvester.query.rollups import RollupResult, parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
@@ -102,8 +102,7 @@ def _with_each_pair(
     archive: TradeStore, pairs: Sequence[str], listener: Listener, work: Callable[[Writer], R]
 ) -> list[R]:
     """Lock one pair after the other and do the work; report the notes in its result."""
-    named = dict.fromkeys(resolve_stored(archive, name).altname for name in pairs)
-    names = list(named) or archive.stored_pairs()
+    names = stored_altnames(archive, pairs)
     listener(Begun(len(names)))
     results = []
     for name in names:
