@@ -1452,11 +1452,13 @@ class Archive:
         return status(self._store, self._resolve_known(pairs) or None, time.time_ns())
 
     @check_types
-    def runs(self, count: int = 20) -> list[RunRecord]:
+    def runs(self, count: int = 20, pairs: Sequence[str] = ()) -> list[RunRecord]:
         """Return the latest runs from the run log: commands and calls that wrote to the archive.
 
         Args:
             count: how many runs to return at most.
+            pairs: only runs that changed one of these pairs, or were to do so; names in any
+                spelling. Default: all runs.
 
         Returns:
             A record per run, the latest first: `command`, `begun`, `ended`, `state` (`running`,
@@ -1465,6 +1467,7 @@ class Archive:
 
         Raises:
             UsageError: `count` is less than 1.
+            NothingStored: a pair is not stored and was never requested.
             ArchiveError: the run log can't be read.
 
         Example:
@@ -1478,7 +1481,9 @@ class Archive:
         self._check_open()
         if count < 1:
             raise UsageError(f"count is {count}: give 1 or more")
-        return latest_runs(self._store, count)
+        known = known_pairs(self._store) if pairs else {}
+        named = [known.get(name) or Pair(altname=name) for name in self._resolve_known(pairs)]
+        return latest_runs(self._store, count, named)
 
     @check_types
     def digest(

@@ -119,7 +119,7 @@ def status(  # noqa: PLR0913, PLR0917 - a parameter per option
 
     With --digest: one checksum of each pair's trades, over all whole months that are stored; it is
     equal for everybody who has the same trades. -v adds a checksum per month. With --runs: the
-    last runs that wrote to the archive, and how they ended.
+    last runs that wrote to the archive or to these pairs, and how they ended.
 
     Example: harvester status XBT/USD --watch
     """
@@ -134,7 +134,7 @@ def status(  # noqa: PLR0913, PLR0917 - a parameter per option
         print_digests(common, archive, pair, (since, until), as_json=as_json)
         return 0
     if runs is not None:
-        print_runs(archive, runs, UTC if times == "utc" else None, as_json=as_json)
+        print_runs(archive, runs, pair, UTC if times == "utc" else None, as_json=as_json)
         return 0
     if watch is not None:
         return watch_status(archive, pair, watch, exact=common.verbose > 0, as_json=as_json)
@@ -287,16 +287,19 @@ RUN_DROP_ORDER = ("pairs", "refusals", "took", "calls", "gaps")
 """Columns that are left out where a terminal is narrow, the first one first."""
 
 
-def print_runs(archive: Archive, count: int, zone: tzinfo | None, *, as_json: bool) -> None:
+def print_runs(
+    archive: Archive, count: int, pairs: Sequence[str], zone: tzinfo | None, *, as_json: bool
+) -> None:
     """Print the last `count` runs that wrote to the archive, and what went wrong in them.
 
     Args:
         archive: the archive.
         count: how many runs.
+        pairs: only runs that concern one of these; none for all runs.
         zone: the time zone of the table; None for this machine's.
         as_json: print JSON.
     """
-    found = archive.runs(count)
+    found = archive.runs(count, pairs)
     if as_json:
         output.as_json(
             [{**msgspec.to_builtins(run), "trades": run.trades, "gaps": run.gaps} for run in found]
@@ -304,7 +307,8 @@ def print_runs(archive: Archive, count: int, zone: tzinfo | None, *, as_json: bo
     elif found:
         output.block(runs_table(found, zone))
     else:
-        output.hint(f"the archive at {archive.path} has no record of a run")
+        of_pairs = f" of {', '.join(pairs)}" if pairs else ""
+        output.hint(f"the archive at {archive.path} has no record of a run{of_pairs}")
 
 
 def runs_table(runs: Sequence[RunRecord], zone: tzinfo | None = UTC) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,29 +106,23 @@ class RunRecord(msgspec.Struct):
     refusals: int = 0
     pairs: list[PairResult] = []
 
-    def concerns(self, altname: str, wsname: str) -> bool:
-        """Whether the run changed a pair, or was to do so if it has no results.
-
-        Args:
-            altname: of the pair.
-            wsname: its name with a slash, if it has one.
-        """
+    def concerns(self, pair: Pair) -> bool:
+        """Whether the run changed a pair, or was to do so if it has no results."""
         if self.pairs:
-            return any(result.pair == altname for result in self.pairs)
+            return any(result.pair == pair.altname for result in self.pairs)
         # An import of one file may name its pair.
         names = self.asked.get("pairs") or [name for name in [self.asked.get("pair")] if name]
         if not names:
             # Only these two take any pair if none is named.
             return self.command in ("refresh", "import")
-        pairs = [Pair(altname=altname, wsname=wsname)]
         quotes = {str(quote).upper() for quote in self.asked.get("quotes", ())}
-        if quotes and not quotes & quote_names(pairs[0]):
+        if quotes and not quotes & quote_names(pair):
             return False
         for name in map(str, names):
-            if is_pattern(name) and match_pattern(name, pairs):
+            if is_pattern(name) and match_pattern(name, [pair]):
                 return True
             with suppress(UnknownPair):
-                PairIndex(pairs).resolve(name)
+                PairIndex([pair]).resolve(name)
                 return True
         return False
 
@@ -142,12 +137,13 @@ class RunRecord(msgspec.Struct):
         return sum(pair.gaps for pair in self.pairs)
 
 
-def latest_runs(archive: TradeStore, count: int) -> list[RunRecord]:
+def latest_runs(archive: TradeStore, count: int, pairs: Collection[Pair] = ()) -> list[RunRecord]:
     """Read the records of the latest runs, the latest first; lines that can't be read are left out.
 
     Args:
         archive: whose runs.
         count: how many records at most.
+        pairs: only runs that concern one of these; all runs if there are none.
 
     Raises:
         ArchiveError: the file can't be read.
@@ -157,7 +153,10 @@ def latest_runs(archive: TradeStore, count: int) -> list[RunRecord]:
         with suppress(*BAD_JSON):
             record = msgspec.json.decode(line, type=RunRecord)
             found[record.id] = record
-    latest = list(reversed(found.values()))[:count]
+    concerned = (
+        run for run in reversed(found.values()) if not pairs or any(map(run.concerns, pairs))
+    )
+    latest = list(islice(concerned, count))
     for record in latest:
         if record.state == "running" and not _may_run(record):
             record.state = "killed"

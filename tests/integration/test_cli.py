@@ -21,6 +21,9 @@ from kraken_market import Clock, expected
 from kraken_server import Exchange
 from kraken_socket import Reply
 
+from harvester.operations.run_log import RunRecord, append
+from harvester.storage.trade_store import TradeStore
+
 FAST = {
     "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
     "HARVESTER_EXCHANGE_RATE": "0",
@@ -201,6 +204,19 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
         ("backfill", "ended", 0, 5000),
     ]
     assert (run.status, shown[1][4]) == (0, 13)
+
+
+def test_the_runs_of_a_pair_are_shown_alone(harvester: Any, tmp_path: Path) -> None:
+    harvester("backfill", "btc/usd", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
+    later = RunRecord("9", "backfill", "2030-01-01T00:00:00Z", asked={"pairs": ["ETH/USD"]})
+    append(TradeStore(tmp_path / "data"), later)
+    run = harvester("status", "--runs", "1", "XBT/USD", "--json")
+    [record] = json.loads(run.out)
+    assert [pair["pair"] for pair in record["pairs"]] == ["XBTUSD"]
+    assert len(json.loads(harvester("status", "--runs", "--json").out)) == 2
+    unknown = harvester("status", "--runs", "SOL/USD")
+    assert unknown.status == 2
+    assert "holds no trades of 'SOL/USD'" in unknown.err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from harvester import __version__, config
 from harvester.cli.status import runs_table
 from harvester.errors import ExchangeUnreachable
 from harvester.events import BackfillResult
+from harvester.kraken.pairs import Pair
 from harvester.operations import run_log
 from harvester.operations.run_log import (
     PairResult,
@@ -268,4 +269,6 @@ def test_a_run_without_results_concerns_the_pairs_that_it_was_to_change(
     with pytest.raises(KeyboardInterrupt), record_run(archive, command, asked, settings(), warned):
         raise KeyboardInterrupt
     [run] = latest_runs(archive, 9)
-    assert run.concerns("XBTUSD", "XBT/USD") == concerned
+    pair = Pair(altname="XBTUSD", wsname="XBT/USD")
+    assert run.concerns(pair) == concerned
+    assert latest_runs(archive, 9, [pair]) == [run] * concerned

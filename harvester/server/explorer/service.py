@@ -65,8 +65,8 @@ class ReadableArchive(TradeArchive, Protocol):
         """What is stored of some pairs, or of all."""
         ...
 
-    def runs(self, count: int = 20) -> Sequence[Any]:
-        """The latest runs."""
+    def runs(self, count: int = 20, pairs: Sequence[str] = ()) -> Sequence[Any]:
+        """The latest runs, of all or some pairs."""
         ...
 
     def ohlc(
@@ -164,9 +164,7 @@ class ArchiveExplorer:
         """
         [status] = self._archive.status(pair)
         now_ns = self._clock()
-        runs = [
-            run for run in self._archive.runs(RUNS_READ) if run.concerns(status.pair, status.wsname)
-        ]
+        runs = self._archive.runs(RUNS_READ, [status.pair])
         repaired = next((run for run in runs if run.command == "repair"), None)
         return {
             **_totals(status),
