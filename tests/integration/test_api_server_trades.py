@@ -471,6 +471,25 @@ def test_a_copy_from_behind_a_gap_may_begin_with_an_id_gap(tmp_path: Path) -> No
     assert [batch.num_rows for batch in copy.scan("XBTUSD")] == [17]
 
 
+def test_a_part_is_copied_from_a_server_whose_newest_time_is_a_gap(tmp_path: Path) -> None:
+    trades: list[Trade] = [
+        (n, T0 + n * 10**9, f"{n}.5", "0.1", "buy", "limit", "") for n in range(1, 4_501)
+    ]
+    begin, end, lost, last = (trades[at][1] for at in (499, 1_999, 3_999, 4_499))
+    source = TradeStore(tmp_path / "there")
+    store_pairs(source.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
+    commit(source, Range(begin, last), rows_of(trades[500:]))
+    with open_writer(source, "XBTUSD") as writer:
+        writer.remove_coverage(Range(lost, last))
+    with serving(source) as url:
+        copied = Backfill(url, tmp_path / "here", {"refresh.settle_s": 0})
+        # Its first page is full and ends near the newest trades: the newest page is a gap.
+        assert copied.only("XBTUSD", Range(begin, end)).error is None
+    copy = TradeStore(tmp_path / "here")
+    assert copy.coverage("XBTUSD") == [Range(begin, end)]
+    assert [batch.num_rows for batch in copy.scan("XBTUSD")] == [1_500]
+
+
 def test_system_status_is_online(tmp_path: Path) -> None:
     answer = json.loads(get(kraken_api_app(archive_of(tmp_path, PLAIN)), "SystemStatus"))
     assert (answer["error"], answer["result"]["status"]) == ([], "online")
