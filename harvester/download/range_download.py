@@ -219,13 +219,23 @@ class RangeDownload:
                 self._left = None
 
     async def _is_end_of_history(self, stored_ns: int | None) -> bool:
+        context, archive, through = self._download.context, self._archive, self._range.through
         last_ns, after = self._merger.last_ns, self._range.after
         if await self._pages.is_end_of_history(last_ns, after, stored_ns):
-            # The newest page may show more trades of the last time than the page before it did.
+            settled = context.clock.settled_ns(self._download.request.pair)
+            settled_ns = await context.options.cancel.guard(settled)
+            later_ns = archive.last_time(self._pair, settled_ns) or 0
+            if later_ns > through:
+                # A single trade after the range may be one that the exchange took back.
+                later_ns = archive.last_time(self._pair, later_ns - 1) or 0
             newest = self._pages.newest_rows
-            if newest is None or not self._merger.add_newest_page(newest):
+            if later_ns > through:
+                self._pages.record_conflict("the newest page ends before stored trades")
+            # The newest page may show more trades of the last time than the page before it did.
+            elif newest is None or not self._merger.add_newest_page(newest):
                 return True
-            self._pages.record_conflict("the newest page shows more trades of the last time")
+            else:
+                self._pages.record_conflict("the newest page shows more trades of the last time")
         if self._pages.conflicts > 1:
             self._merger.page_within_timestamp()
         return False

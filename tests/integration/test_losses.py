@@ -304,6 +304,47 @@ def test_two_newest_pages_do_not_cover_an_earlier_range(
     assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
 
 
+@pytest.mark.parametrize("first_id", [1, None])
+@pytest.mark.parametrize("asked_through_s", [None, 5_000])
+def test_an_exchange_that_lags_behind_stored_trades_covers_nothing_before_them(
+    asked_through_s: int | None,
+    first_id: int | None,
+    serve_100: Callable[..., Exchange],
+    tmp_path: Path,
+) -> None:
+    """All its answers end before trades that it showed earlier, as those of a copy that lags."""
+    market, turn_ns = every(5, 1_300, first_id), START_NS + 5_500 * SECOND_NS
+    through = END_OF_TIME if asked_through_s is None else START_NS + asked_through_s * SECOND_NS
+    earlier = Range(0, through)
+    with serve_100(market) as exchange:
+        backfill = Backfill(exchange.url, tmp_path)
+        assert backfill.only(market.altname, Range(turn_ns, END_OF_TIME)).exit_status == 0
+        exchange.change(market.altname, trades=market.trades[:900])
+        lagging = backfill.only(market.altname, earlier)
+        assert lagging.exit_status == 3
+        assert "the newest page ends before stored trades" in str(lagging.error)
+        assert rows_on_disk(tmp_path, market.altname) == claims(tmp_path, market)
+        exchange.change(market.altname, trades=market.trades)
+        outcome = backfill.only(market.altname, earlier)
+    wanted = [row for row in expected(market) if row[1] <= through or row[1] > turn_ns]
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, wanted)
+
+
+@pytest.mark.parametrize("first_id", [1, None])
+def test_an_empty_market_with_stored_trades_covers_nothing_before_them(
+    first_id: int | None, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market, turn_ns = every(5, 400, first_id), START_NS + 1_000 * SECOND_NS
+    with serve_100(market) as exchange:
+        backfill = Backfill(exchange.url, tmp_path)
+        assert backfill.only(market.altname, Range(turn_ns, END_OF_TIME)).exit_status == 0
+        exchange.change(market.altname, trades=[])
+        assert backfill.only(market.altname).exit_status == 3
+        exchange.change(market.altname, trades=market.trades)
+        assert backfill.only(market.altname).exit_status == 0
+    assert rows_on_disk(tmp_path, market.altname) == expected(market)
+
+
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_any_trades_with_false_answers_are_exact_or_have_a_gap_on_record(
