@@ -34,12 +34,12 @@ from harvester.kraken.trades import TradesPage, decode_general, decode_page
 from harvester.schema import (
     ROW_GROUP_ROWS,
     SEGMENT_SCHEMA,
-    WRITER_OPTIONS,
     RowsChecksum,
     joined,
     times,
     with_ties,
 )
+from harvester.storage.parquet_files import WRITER_OPTIONS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.schema import PAGE_SCHEMA, ROW_GROUP_ROWS, SEGMENT_SCHEMA, WRITER_OPTIONS
+from harvester.schema import PAGE_SCHEMA, ROW_GROUP_ROWS, SEGMENT_SCHEMA
+from harvester.storage.parquet_files import WRITER_OPTIONS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer

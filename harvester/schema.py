@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -154,21 +154,6 @@ SEGMENT_SCHEMA = pa.schema(
 ROW_GROUP_ROWS = 122_880
 STEP_ROWS = 32_768
 """Rows that are processed at a time: 1.7 MB of checksum records."""
-
-WRITER_OPTIONS: dict[str, Any] = {
-    "version": "2.6",
-    "compression": "zstd",
-    "compression_level": 1,
-    "use_dictionary": ["side", "order_type", "misc"],
-    "column_encoding": {
-        "trade_id": "DELTA_BINARY_PACKED",
-        "time": "DELTA_BINARY_PACKED",
-        "tie": "DELTA_BINARY_PACKED",
-        "price": "DELTA_BINARY_PACKED",
-    },
-    "store_decimal_as_integer": True,
-    "write_statistics": True,
-}
 
 _RECORD = np.dtype(
     [
@@ -362,7 +347,8 @@ def merge_rows(known: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
     """Merge two answers about the same trades: keep each distinct row as often as either has it.
 
     Merging with the same answer again changes nothing. Equal rows without an id are several trades;
-    an answer with fewer of them shows a smaller part of their group.
+    an answer with fewer of them shows a smaller part of their group. A row without an id is the row
+    of the other answer that has one and equals it otherwise.
 
     Args:
         known: one answer's rows, sorted by `sort_rows`.
@@ -370,6 +356,8 @@ def merge_rows(known: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
     """
     if known.num_rows == 0 or new.num_rows == 0:
         return new if known.num_rows == 0 else known
+    if known.column("trade_id").null_count or new.column("trade_id").null_count:
+        known, new = _with_ids_of(new, known), _with_ids_of(known, new)
     base, other = (new, known) if new.num_rows >= known.num_rows else (known, new)
     if base.slice(0, other.num_rows).equals(other):
         return base
@@ -396,6 +384,32 @@ def merge_rows(known: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
     return rows.take(pa.array(np.lexsort((keys, stamps))))
 
 
+def _with_ids_of(other: pa.RecordBatch, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Give rows without an id the ids that equal rows of another answer have.
+
+    Each id is given once, and only between the ids that the row's own answer shows at its time.
+    """
+    ids, stamps = trade_ids(rows), times(rows)
+    if ids.all() or not trade_ids(other).any():
+        return rows
+    own, ids = set(zip(ids.tolist(), stamps.tolist(), strict=True)), ids.copy()
+    free: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for trade_id, stamp, *values in _values(other, np.arange(other.num_rows)):
+        if trade_id and (trade_id, stamp) not in own:
+            free[stamp, *values].append(trade_id)
+    lows, highs = _carry_ids(ids, stamps), _carry_ids(ids[::-1], stamps[::-1])[::-1]
+    for place, (_, *values) in enumerate(_values(rows, np.arange(rows.num_rows))):
+        low, high = lows[place], highs[place] or np.iinfo(np.int64).max
+        if (
+            found := 0
+            if ids[place]
+            else next((id_ for id_ in free[*values] if low < id_ < high), 0)
+        ):
+            free[*values].remove(found)
+            ids[place] = found
+    return sort_rows(rows.set_column(0, rows.schema.field(0), pa.array(ids, mask=ids == 0)))
+
+
 def _repeats(rows: pa.RecordBatch, ids: Int64s, stamps: Int64s) -> NDArray[np.bool_]:
     """Mark the rows that have an id and equal an earlier row in every field."""
     repeats = np.zeros(len(ids), dtype=np.bool_)
@@ -413,7 +427,7 @@ def _repeats(rows: pa.RecordBatch, ids: Int64s, stamps: Int64s) -> NDArray[np.bo
     return repeats
 
 
-def _values(rows: pa.RecordBatch, indexes: Int64s) -> list[tuple[object, ...]]:
+def _values(rows: pa.RecordBatch, indexes: Int64s) -> list[tuple[Any, ...]]:
     """All fields of the rows at some indexes, as comparable tuples."""
     some = rows.take(pa.array(indexes))
     rest = (column.to_pylist() for column in some.drop_columns(["trade_id", "time"]).columns)

@@ -147,7 +147,8 @@ class PageMerger:
         sent, rows = rows, sort_rows(rows)
         stamps = times(rows)
         newest_ns = int(stamps[-1])
-        if self._doubts < MAX_DOUBTS and not _is_in_order(sent, rows, cursor):
+        lacks_ids = trade_ids(self._tail).any() and not trade_ids(rows).any()
+        if self._doubts < MAX_DOUBTS and (lacks_ids or not _is_in_order(sent, rows, cursor)):
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
             return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)

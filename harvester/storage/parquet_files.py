@@ -19,7 +19,6 @@ from harvester.schema import (
     SEGMENT_SCHEMA,
     SUM_OF_VALUES,
     SUM_OF_VOLUMES,
-    WRITER_OPTIONS,
     RowsChecksum,
     check_texts,
     clip,
@@ -183,6 +182,22 @@ REFUSALS = frozenset(
 )
 """Errors that keep this process from a file: rights, limits, a disk of the network that does not
 answer. A damaged file does not cause them."""
+
+
+WRITER_OPTIONS: dict[str, Any] = {
+    "version": "2.6",
+    "compression": "zstd",
+    "compression_level": 1,
+    "use_dictionary": ["side", "order_type", "misc"],
+    "column_encoding": {
+        "trade_id": "DELTA_BINARY_PACKED",
+        "time": "DELTA_BINARY_PACKED",
+        "tie": "DELTA_BINARY_PACKED",
+        "price": "DELTA_BINARY_PACKED",
+    },
+    "store_decimal_as_integer": True,
+    "write_statistics": True,
+}
 
 
 def stage_segment(

@@ -48,8 +48,8 @@ from harvester.events import CancelToken
 from harvester.kraken.client import Client
 from harvester.operations.run_log import latest_runs
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.schema import WRITER_OPTIONS
 from harvester.storage.locks_and_requests import locked
+from harvester.storage.parquet_files import WRITER_OPTIONS
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import Range

@@ -22,7 +22,7 @@ from kraken_server import Exchange
 from harvester import config
 from harvester.kraken.client import Client
 from harvester.pair_selection import request_pairs
-from harvester.schema import WRITER_OPTIONS
+from harvester.storage.parquet_files import WRITER_OPTIONS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 

@@ -53,7 +53,7 @@ BODIES = ("bad_json", "not_json", "big", "warning")
 CURSORS = ("last_missing", "last_short", "last_stuck", "last_garbage")
 
 
-LIES = ("first_rows", "last_rows", "later", "newest", "late_row")
+LIES = ("first_rows", "last_rows", "later", "newest", "late_row", "no_ids")
 
 
 PAGES = ("empty", "stale", "older", "skip", "repeat", "shuffle", *LIES, *CURSORS)
@@ -100,7 +100,8 @@ class Faults:
     times: how often chance may leave out one row, or empty one place.
     candles: what becomes of the rows of an OHLC answer, given the altname and the minutes.
     Lies: first_rows and last_rows leave out rows at a page's ends; later answers as if `since` were
-        so many rows later; newest gives the newest page; late_row prints one row's time later.
+        so many rows later; newest gives the newest page; late_row prints one row's time later;
+        no_ids prints the id 0 in all rows.
     Amounts: http status (503), seconds of hang, dribble and throttled, rows of older, skip,
         repeat, first_rows, last_rows and later, seconds of late_row (6000), digits of
         last_short (16), bytes of big.

@@ -122,12 +122,14 @@ class Page:
     """A page in the making: places of rows in the history, and the cursor.
 
     `later`: the place of a row whose time is printed later, and by how many seconds.
+    `has_ids`: whether rows are printed with their ids.
     """
 
     places: Sequence[int]
     last: str | None
     start: int
     later: tuple[int, int] | None = None
+    has_ids: bool = True
 
 
 def shuffled(shelf: Shelf, places: Sequence[int], source: random.Random) -> list[int]:
@@ -521,13 +523,14 @@ class Exchange:
             "repeat": lambda fault: self._repeat(shelf, page, fault, size),
             "shuffle": lambda _: self._shuffle(shelf, page),
             "late_row": lambda fault: self._print_later(shelf, page, fault),
+            "no_ids": lambda _: setattr(page, "has_ids", False),
         }
         done = []
         for kind, act in acts.items():
             for fault in (fault for fault in faults if fault.kind == kind):
-                before = (page.start, list(page.places), page.later)
+                before = replace(page, places=list(page.places))
                 act(fault)
-                if before != (page.start, list(page.places), page.later):
+                if before != replace(page, places=list(page.places)):
                     done.append(kind)
             if kind == "stale" and page.places and shelf.market.altname in self.faults.hide:
                 self._hide(shelf, page, size, end)
@@ -691,6 +694,8 @@ def _trades_body(shelf: Shelf, page: Page) -> bytes:
         whole, dot, fraction = literal.partition(".")
         late = row.replace(literal.encode(), f"{int(whole) + seconds}{dot}{fraction}".encode(), 1)
         rows = rows.replace(row, late, 1)
+    if not page.has_ids:
+        rows = re.sub(rb",\d+\]", b",0]", rows)
     last = b"" if page.last is None else b',"last":%b' % json.dumps(page.last).encode()
     return b'{"error":[],"result":{"%b":[%b]%b}}' % (shelf.market.key.encode(), rows, last)
 

@@ -218,6 +218,37 @@ def test_equal_rows_without_ids_are_all_kept_if_an_answer_lacks_its_first_rows(
         assert (answer, outcome.error, rows) == (answer, None, expected(market))
 
 
+@pytest.mark.parametrize("answers", [1, 2])
+@pytest.mark.parametrize("also", [(), ("skip:2",)])
+def test_pages_without_ids_among_others_cost_no_trade_and_no_id(
+    also: tuple[str, ...], answers: int, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = every(50, 450)
+    # Two first answers without ids are those of a market without ids.
+    for call in range(answers - 1, 9):
+        folder = tmp_path / str(call)
+        lie = ("no_ids", *also)
+        faults = Faults(script=[*[None] * call, *[lie] * answers], seed=call)
+        with serve_100(market, faults=faults) as exchange:
+            outcome = Backfill(exchange.url, folder).only(market.altname)
+        assert (outcome.exit_status, rows_on_disk(folder, market.altname)) == (0, expected(market))
+
+
+def test_newest_pages_that_never_have_ids_repeat_no_trade(
+    serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    """Each run asks for the newest page at its end, which shows the last trade again."""
+    market = every(3_600, 8)
+    clock = Clock(market.trades[0].true_ns + 100 * SECOND_NS)
+    with serve_100(market, clock=clock) as exchange:
+        for trade in market.trades:
+            clock.now_ns = trade.true_ns + 100 * SECOND_NS
+            # The page from `since`, then the newest one; the first of all is asked for again.
+            exchange.faults = Faults(script=[*[None] * (1 + (trade == market.trades[0])), "no_ids"])
+            assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
+    assert rows_on_disk(tmp_path, market.altname) == expected(market)
+
+
 # --- more trades are missing than are requested at once -------------------------------------------
 
 HIDDEN = 1_400
@@ -532,7 +563,7 @@ def claim_from_the_beginning(file: Path) -> None:
     """Have a segment say that it contains every trade from 0 on."""
     import pyarrow.parquet as pq
 
-    from harvester.schema import WRITER_OPTIONS
+    from harvester.storage.parquet_files import WRITER_OPTIONS
 
     table = pq.ParquetFile(file).read()
     footer_metadata = pq.read_metadata(file).metadata

@@ -114,7 +114,7 @@ def _widen(file: Path, span: Range) -> None:
     """Make a segment claim more than it holds, name and footer alike."""
     import pyarrow.parquet as pq
 
-    from harvester.schema import WRITER_OPTIONS
+    from harvester.storage.parquet_files import WRITER_OPTIONS
 
     table = pq.ParquetFile(file).read()
     footer = {

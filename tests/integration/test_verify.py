@@ -19,8 +19,7 @@ from kraken_market import Market
 
 from harvester.query import sql
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.schema import WRITER_OPTIONS
-from harvester.storage.parquet_files import PARTIALS
+from harvester.storage.parquet_files import PARTIALS, WRITER_OPTIONS
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import Range

@@ -183,7 +183,7 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> object:
 
 def arguments_of(slot: Slot, value: object) -> dict[str, Any]:
     is_many = slot.parameter == "files" or (
-        slot.parameter == "pairs" and slot.function not in ("import_csv", "plan_import")
+        slot.parameter == "pairs" and slot.function not in ("import_csv", "plan_import", "runs")
     )
     valid = dict(VALID.get(slot.function, {}))
     if slot.function == "bars" and slot.parameter in ("volume", "value"):

@@ -193,15 +193,58 @@ TRADES_OF_A_STAMP = st.lists(
 @settings(deadline=None)
 @given(st.lists(TRADES_OF_A_STAMP, min_size=2, max_size=4))
 def test_merged_views_of_one_time_lose_and_repeat_nothing(views: list[list[Trade]]) -> None:
+    """A row without an id may be one that another view shows with its id."""
     pages = [sort_rows(batch_of(view)) for view in views]
     united = pages[0]
     for page in [*pages[1:], *pages]:
         united = merge_rows(united, page)
-    most: Counter[Trade] = Counter()
-    for view in views:
-        most |= Counter(view)
-    expected = Counter({trade: 1 if trade.trade_id else n for trade, n in most.items()})
-    assert Counter(trades_in(united)) == expected
+    found = Counter(trades_in(united))
+    distinct = {trade for view in views for trade in view if trade.trade_id}
+    assert {trade: n for trade, n in found.items() if trade.trade_id} == dict.fromkeys(distinct, 1)
+    for price in (Decimal(1), Decimal(2)):
+        alike = [[trade for trade in {*view} if trade.price == price] for view in views]
+        without_id = [view.count(Trade(0, 7, price)) for view in views]
+        with_id = [sum(trade.trade_id > 0 for trade in view) for view in alike]
+        count = sum(n for trade, n in found.items() if trade.price == price)
+        assert max(map(sum, zip(with_id, without_id, strict=True))) <= count
+        assert found[Trade(0, 7, price)] <= max(without_id)
+
+
+NUMBERED = st.lists(st.integers(1, 2), min_size=1, max_size=8).map(
+    lambda steps: [
+        Trade(at + 1, 7 + sum(steps[:at]) // 4, Decimal(step)) for at, step in enumerate(steps)
+    ]
+)
+"""Trades with ids, some of them of one time and alike."""
+
+
+@settings(deadline=None)
+@given(NUMBERED, st.data())
+def test_an_answer_without_ids_repeats_no_trade_of_one_with_ids(
+    trades: list[Trade], data: st.DataObject
+) -> None:
+    """Each answer lacks some ids, and has all trades from one of them on, or up to one."""
+    first, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(trades))] * 2)))
+    bare = [trade._replace(trade_id=0) for trade in trades[first:stop]]
+    for known, new in ((trades, bare), (bare, trades)):
+        united = merge_rows(batch_of(known), batch_of(new))
+        assert trades_in(united) == trades
+
+
+def test_answers_that_lack_different_ids_have_all_ids_together() -> None:
+    trades = [Trade(at, 7, Decimal(at)) for at in range(1, 7)]
+    halves = [
+        [trade._replace(trade_id=0) if trade.trade_id % 2 == part else trade for trade in trades]
+        for part in (0, 1)
+    ]
+    united = merge_rows(batch_of(halves[0]), batch_of(halves[1]))
+    assert trades_in(united) == trades
+
+
+def test_a_row_without_an_id_is_no_trade_whose_id_its_own_answer_shows() -> None:
+    held, shown = [Trade(1, 7)], [Trade(1, 7), Trade(0, 7)]
+    assert trades_in(merge_rows(batch_of(held), batch_of(shown))) == shown
+    assert trades_in(merge_rows(batch_of(shown), batch_of(held))) == shown
 
 
 def test_a_gap_is_looked_for_between_the_nearest_trades_of_its_ids() -> None:
@@ -220,5 +263,6 @@ def test_what_fills_a_gap_leaves_out_no_trade_and_repeats_none() -> None:
     found = [changed, Trade(6, 8), Trade(0, 8, Decimal(4)), Trade(8, 9), behind]
     for _ in range(2):
         own_rows = fill_gaps(own_rows, gaps, batch_of(found), Range(0, 100))
-        assert Counter(trades_in(own_rows)) == Counter([FIRST, Trade(0, 8), *found])
-        assert [trade.trade_id for trade in trades_in(own_rows)] == [5, 5, 0, 6, 0, 8, 8]
+        # Of the rows alike, one has no id in the first answer and the id 6 in the second.
+        assert Counter(trades_in(own_rows)) == Counter([FIRST, *found])
+        assert [trade.trade_id for trade in trades_in(own_rows)] == [5, 5, 6, 0, 8, 8]
