@@ -42,7 +42,7 @@ from harvester.storage.segment import (
     segment_path,
 )
 from harvester.storage.trade_store import TradeStore, without_future
-from harvester.times import Range, enclosing_range, missing, overlap, show, union
+from harvester.times import Range, enclosing_range, missing, overlap, show, union, year_of
 
 REDOWNLOADS = "staging/_redownload"
 """The folder of the staging archives of trades that are to replace imported ones, one a pair."""
@@ -354,10 +354,22 @@ class Writer:
             merge_past_years: merge whatever can be merged in all years but the last one.
             after: leave segments alone whose range begins before this time, in nanoseconds.
             progress: called after each merge.
+
+        Raises:
+            ArchiveDamaged: a segment is in another folder than that of its year, or has other rows
+                than its footer says.
         """
         pieces = self.archive.pieces(self.pair)
         segments = [piece.segment for piece in pieces if piece.segment.range.after >= after]
-        rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
+        footers = {segment: self.archive.footer(segment) for segment in segments}
+        for segment, footer in footers.items():
+            if footer.bounds and {*map(year_of, footer.bounds)} != {segment.year}:
+                # Merged with others, nothing would show that SQL does not find its trades by year.
+                raise ArchiveDamaged(
+                    f"{segment.path}: its folder is not that of its year: "
+                    f"`harvester verify {self.pair} --repair` downloads its range again"
+                )
+        rows_of = {segment: footer.rows for segment, footer in footers.items()}
         planned = plan_merges(
             segments,
             rows_of.__getitem__,
@@ -526,14 +538,16 @@ class Writer:
 
     def _commit(self, staged: str, footer: Footer) -> Segment:
         """Move a staged file to the path that its footer, as it was written, gives it."""
-        last_ns = footer.bounds[1] if footer.bounds else None
-        is_imported = footer.source == "csv"
-        path = segment_path(self.pair, footer.range, last_ns, is_imported=is_imported)
+        path = self._path_of(footer)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
         if segment is None:
             raise AssertionError(f"{path} is no path of a segment")
         return segment
+
+    def _path_of(self, footer: Footer) -> str:
+        last_ns = footer.bounds[1] if footer.bounds else None
+        return segment_path(self.pair, footer.range, last_ns, is_imported=footer.is_imported)
 
     def _redundant(self, wide: Segment, narrow: Segment) -> Segment | None:
         """Return which of two overlapping segments a crash left; None where neither is certain.
@@ -547,7 +561,10 @@ class Writer:
             return None
         if wide.is_imported == narrow.is_imported:
             checksum = RowsChecksum(read_batches(self._store, wide.path, narrow.range))
-            return narrow if checksum.hexdigest() == inner.checksum else None
+            # Of two equal ones, one is a copy in the folder of another year.
+            is_copy = wide.range == narrow.range and wide.path != self._path_of(footer)
+            redundant = wide if is_copy else narrow
+            return redundant if checksum.hexdigest() == inner.checksum else None
         # Between two steps of `replace_imported`. Downloaded trades that replace only a part of an
         # imported segment are kept in staging until all of it is replaced.
         if not narrow.is_imported:

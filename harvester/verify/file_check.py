@@ -275,10 +275,14 @@ class _Rows:
             footer.rows_after_last_id,
         ):
             self._add_fault("its first and last trade ids are not those of its footer")
-        if segment.path != segment_path(
-            segment.pair, segment.range, self._last_ns, is_imported=footer.is_imported
-        ):
-            self._add_fault("its name or folder is not that of its source, range and last row")
+        # A segment has trades of one year.
+        outer_ns = (self._edge_times[0] if self._edge_times else None, self._last_ns)
+        paths = {
+            segment_path(segment.pair, segment.range, time_ns, is_imported=footer.is_imported)
+            for time_ns in outer_ns
+        }
+        if paths != {segment.path}:
+            self._add_fault("its name or folder is not that of its source, range and rows")
 
     def _add_fault(self, text: str) -> None:
         if text not in self._found.wrong:

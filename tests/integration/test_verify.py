@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +20,8 @@ from kraken_market import Market
 
 from harvester.query import sql
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.parquet_files import PARTIALS, WRITER_OPTIONS
+from harvester.storage.parquet_files import PARTIALS, WRITER_OPTIONS, stage_segment
+from harvester.storage.segment import segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
 from harvester.times import Range
@@ -344,6 +346,32 @@ def test_a_file_in_the_folder_of_another_pair(harmed: Path) -> None:
     assert [fault.text for fault in report.faults] == [
         "its footer is of XBTUSD, its folder of ETHUSD"
     ]
+
+
+def test_a_file_with_trades_of_two_years(tmp_path: Path) -> None:
+    """SQL finds trades by the year of their folder."""
+    market = sample_trades.market(sample_trades.new_years())
+    with serve(market) as exchange:
+        Backfill(exchange.url, tmp_path).only(market.altname)
+    archive = TradeStore(tmp_path)
+    first, second = archive.segments(market.altname)[:2]
+    both = Range(first.range.after, second.range.through)
+    rows = list(archive.scan(market.altname, both))
+    footers = [archive.footer(segment) for segment in (first, second)]
+    footer = replace(
+        footers[1],
+        range=both,
+        first_trade_id=footers[0].first_trade_id,
+        rows_before_first_id=footers[0].rows_before_first_id,
+    )
+    with open_writer(archive, market.altname) as pair_writer:
+        staged, written = stage_segment(archive.store, market.altname, rows, footer)
+        for segment in (first, second):
+            pair_writer.remove(segment)
+        last_ns = written.bounds[1] if written.bounds else None
+        archive.store.commit(staged, segment_path(market.altname, both, last_ns))
+    [fault] = verify(TradeStore(tmp_path), market.altname).faults
+    assert fault.text == "its name or folder is not that of its source, range and rows"
 
 
 def test_ids_that_skip_between_files(tmp_path: Path) -> None:

@@ -560,6 +560,33 @@ def test_a_sweep_keeps_a_segment_that_was_itself_renamed(archive: TradeStore) ->
         assert parquets(archive) == sorted([wide, renamed])
 
 
+@pytest.mark.parametrize("year", [1969, 1971])
+def test_a_sweep_keeps_of_two_copies_the_one_in_the_folder_of_its_year(
+    archive: TradeStore, year: int
+) -> None:
+    right = placed(archive, Range(0, 40), small(5, 15, 35))
+    copy = right.replace("year=1970", f"year={year}")
+    (archive.root / copy).parent.mkdir()
+    (archive.root / copy).write_bytes((archive.root / right).read_bytes())
+    with open_writer(archive, PAIR):
+        assert parquets(archive) == [right]
+
+
+def test_a_segment_in_the_folder_of_another_year_is_not_merged(archive: TradeStore) -> None:
+    placed(archive, Range(0, 20), small(5, 15))
+    right = placed(archive, Range(20, 40), small(25, 35))
+    moved = archive.root / right.replace("year=1970", "year=1969")
+    moved.parent.mkdir()
+    (archive.root / right).rename(moved)
+    before = parquets(archive)
+    with (
+        open_writer(archive, PAIR) as pair_writer,
+        pytest.raises(ArchiveDamaged, match="its folder is not that of its year"),
+    ):
+        pair_writer.compact(merge_all=True)
+    assert parquets(archive) == before
+
+
 def test_a_sweep_keeps_segments_that_overlap_in_part(archive: TradeStore) -> None:
     paths = [
         placed(archive, Range(0, 20), small(5, 15)),
