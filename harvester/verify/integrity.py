@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
     MAX_SNAPSHOT_TRIES,
+    SnapshotStore,
     TradeStore,
     ending_in_future,
     future_fault,
@@ -357,18 +357,22 @@ def digests(
         listener: receives a `Step` after each month.
 
     Raises:
-        ArchiveDamaged: a file can't be read, or files keep vanishing.
+        ArchiveDamaged: a file can't be read, or files keep vanishing, or being replaced.
     """
-    whole = _whole_months(archive, pair, requested)
-    found: dict[int, Month] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        months = pool.map(lambda number: _month(archive, pair, number), whole)
-        for number, month in zip(whole, months, strict=True):
-            found[number] = month
-            listener(Step(pair, len(found), len(whole), "months"))
-    # Consecutive months have consecutive numbers, so number minus index is constant.
-    ranges = groupby(enumerate(whole), key=lambda item: item[1] - item[0])
-    return [_digest(pair, [found[number] for _, number in numbers]) for _, numbers in ranges]
+    for _ in range(MAX_SNAPSHOT_TRIES):
+        before = _imported(archive, pair)
+        whole = _whole_months(archive, pair, requested)
+        found: dict[int, Month] = {}
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            months = pool.map(lambda number: _month(archive, pair, number), whole)
+            for number, month in zip(whole, months, strict=True):
+                found[number] = month
+                listener(Step(pair, len(found), len(whole), "months"))
+        if before == _imported(archive, pair):
+            # Consecutive months have consecutive numbers, so number minus index is constant.
+            ranges = groupby(enumerate(whole), key=lambda item: item[1] - item[0])
+            return [Digest.of(pair, [found[number] for _, number in part]) for _, part in ranges]
+    raise unstable_files(pair, "being replaced")
 
 
 @retry_on_new_listing
@@ -394,18 +398,6 @@ def _month(archive: TradeStore, pair: str, number: int) -> Month:
     return Month(str(np.datetime64(number, "M")), checksum.rows, checksum.hexdigest())
 
 
-def _digest(pair: str, months: list[Month]) -> Digest:
-    text = "".join(f"{month.month} {month.rows} {month.sha256}\n" for month in months)
-    return Digest(
-        pair,
-        months[0].month,
-        months[-1].month,
-        sum(month.rows for month in months),
-        hashlib.sha256(text.encode()).hexdigest(),
-        months,
-    )
-
-
 def _range(number: int) -> Range:
     """The range of a month, by its number from 1970-01 on."""
     opens = np.arange(number, number + 2).astype("M8[M]").astype("M8[ns]").astype(np.int64) - 1
@@ -418,8 +410,9 @@ def _range(number: int) -> Range:
 def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ignore) -> PairReport:
     """Verify a pair, and compute its digests if nothing is wrong.
 
-    If imported trades are replaced by re-downloaded ones meanwhile, everything is read again, so
-    that the report is of the trades before the replacement or of those after it, never of both.
+    If imported trades are replaced by re-downloaded ones meanwhile, or covered time becomes a gap,
+    everything is read again, so that the report is of the trades before that or of those after it,
+    never of both.
 
     Args:
         archive: the archive to check.
@@ -430,12 +423,18 @@ def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ign
         ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
     """
     for _ in range(MAX_SNAPSHOT_TRIES):
-        before = _imported(archive, pair)
+        snapshot = SnapshotStore(archive)
+        before = _imported(snapshot, pair)
         report = verify(archive, pair, listener=listener)
-        if not report.faults:
-            report.digests = digests(archive, pair, listener=listener)
-        if report.faults or before == _imported(archive, pair):
+        if report.faults:
             return report
+        try:
+            report.digests = digests(snapshot, pair, listener=listener)
+            if before == _imported(archive, pair):
+                return report
+        except ArchiveDamaged:
+            # Without a fault, what was read is as it was, or is a gap by now.
+            continue
     raise unstable_files(pair, "being replaced")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
@@ -39,6 +40,14 @@ class Digest(NamedTuple):
     rows: int
     sha256: str
     months: list[Month]
+
+    @classmethod
+    def of(cls, pair: str, months: list[Month]) -> Digest:
+        """The digest of a pair's consecutive months, at least one."""
+        text = "".join(f"{month.month} {month.rows} {month.sha256}\n" for month in months)
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        rows = sum(month.rows for month in months)
+        return cls(pair, months[0].month, months[-1].month, rows, sha256, months)
 
     def __str__(self) -> str:
         return f"{self.pair} {self.first} to {self.last}: {self.rows:,} trades, {self.sha256}"

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import csv_files
 import pytest
+import sample_trades
 from backfills import Backfill
 from concurrent_writer import disturbed
 from csv_comparison import only, zipped
 from exchange_comparison import interval
 from redownload_damage import without_a_row
 from redownloads import PAIR, TRADES, started
+from stored_trades import made_rows, put
 
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import open_writer
-from harvester.times import DAY, Range
+from harvester.times import DAY, SECOND, Range
 from harvester.verify.boundary_trades import read_boundary_trades
-from harvester.verify.integrity import digests, verify
+from harvester.verify.integrity import digests, verify, verify_with_digests
 from harvester.verify.reports import IntervalReport
 
 __all__ = ["started"]
+
+HOUR = 3600 * SECOND
 
 
 @pytest.mark.parametrize("at", range(1, 6))
@@ -80,6 +85,69 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
 
     archive, _ = disturbed(scenario.folder, 1, merged)
     assert digests(archive, PAIR) == whole
+
+
+HOURLY = [sample_trades.utc_ns(2024, 1, 1) + at * HOUR + 5 for at in range(24 * 60)]
+IMPORTED = Range(sample_trades.utc_ns(2024, 1, 10) - 1, sample_trades.utc_ns(2024, 2, 20) - 1)
+STORED = Range(0, sample_trades.utc_ns(2024, 3, 1))
+
+
+def two_months(folder: Path) -> TradeStore:
+    """Trades of January and February 2024, of which six weeks were imported."""
+    archive, names = TradeStore(folder), '{"altname":"XBTUSD"}'
+    without_id: list[int | None] = [None] * len(HOURLY)
+    for span, is_imported in (
+        (Range(0, IMPORTED.after), False),
+        (IMPORTED, True),
+        (Range(IMPORTED.through, STORED.through), False),
+    ):
+        rows = made_rows(HOURLY, without_id if is_imported else None)
+        put(archive, span, rows, is_imported=is_imported, pair_json=names)
+    return archive
+
+
+def replace_by_downloaded(folder: Path) -> None:
+    """Do what a re-download does at its end."""
+    archive = TradeStore(folder)
+    put(archive, IMPORTED, made_rows(HOURLY), pair_json='{"altname":"XBTUSD"}')
+    with open_writer(archive, PAIR) as writing:
+        for segment in archive.segments(PAIR):
+            if segment.is_imported:
+                writing.remove(segment)
+
+
+@pytest.mark.parametrize("read", [digests, verify_with_digests])
+@pytest.mark.parametrize("at", range(1, 11))
+def test_digests_beside_a_replacement_are_those_before_or_after_it(
+    at: int, read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    before = digests(two_months(tmp_path / "before"), PAIR)
+    replaced = two_months(tmp_path / "after")
+    replace_by_downloaded(tmp_path / "after")
+    after = digests(replaced, PAIR)
+    two_months(tmp_path / "data")
+    archive, _ = disturbed(tmp_path / "data", at, lambda: replace_by_downloaded(tmp_path / "data"))
+    found = read(archive, PAIR)
+    assert getattr(found, "digests", found) in (before, after)
+    assert before != after
+
+
+@pytest.mark.parametrize("at", range(1, 11))
+def test_a_report_beside_a_new_gap_has_digests_of_the_trades_before_it_or_the_gap(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    whole = digests(two_months(tmp_path), PAIR)
+    gap = Range(HOURLY[24 * 55], HOURLY[24 * 56])
+
+    def happens() -> None:
+        with open_writer(TradeStore(tmp_path), PAIR) as writing:
+            writing.remove_coverage(gap)
+
+    archive, _ = disturbed(tmp_path, at, happens)
+    report = verify_with_digests(archive, PAIR)
+    assert report.faults or report.digests == whole
 
 
 # --- candles --------------------------------------------------------------------------------------

@@ -29,10 +29,17 @@ def made_rows(stamps: list[int], ids: list[int | None] | None = None) -> list[An
     return rows
 
 
-def put(archive: TradeStore, span: Range, rows: list[Any], *, is_imported: bool = False) -> None:
+def put(
+    archive: TradeStore,
+    span: Range,
+    rows: list[Any],
+    *,
+    is_imported: bool = False,
+    pair_json: str = "{}",
+) -> None:
     """Commit the rows that lie in a range, past the writer."""
     inside = [row for row in rows if span.after < row[1] <= span.through]
-    footer = Footer(span, "{}", source="csv" if is_imported else "api")
+    footer = Footer(span, pair_json, source="csv" if is_imported else "api")
     batches = [batch(inside)] if inside else []
     staged, _ = stage_segment(archive.store, PAIR, batches, footer)
     last = inside[-1][1] if inside else None
