@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import partial
 from html import escape
 from itertools import chain
@@ -139,7 +140,7 @@ class Result:
                 f"utc_index needs a column `time`; there are {', '.join(self.columns)}"
             )
         self._warn_of_notes()
-        frame = cast("pd.DataFrame", self._run(lambda relation: relation.df()))
+        frame = cast("pd.DataFrame", self._run(lambda relation: _with_floats(relation).df()))
         return frame.set_index("time").tz_localize("UTC") if utc_index else frame
 
     def pl(self) -> pl.DataFrame:
@@ -520,6 +521,26 @@ def batch_stream(result: Result) -> BatchStream | None:
         HarvesterError: the memory allowed does not suffice.
     """
     return result._batch_stream()  # noqa: SLF001 - not for users of the Python API
+
+
+def _with_floats(relation: Relation) -> Relation:
+    """Turn the decimals of a relation into the floats nearest to them.
+
+    DuckDB turns the unscaled integer into a float and divides: of an integer that a float can't
+    hold, the result may be the neighbour of the nearest one. So such numbers are read as texts.
+    """
+    casts = []
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        if kind.id == "decimal":
+            column, scale = quoted_name(name), cast("int", dict(kind.children)["scale"])
+            exact_up_to = f"{Decimal(2**53).scaleb(-scale):f}"
+            casts.append(
+                f"CASE WHEN abs({column}) <= {exact_up_to} THEN {column}::DOUBLE "
+                f"ELSE {column}::VARCHAR::DOUBLE END AS {column}"
+            )
+    if not casts or len(set(relation.columns)) < len(relation.columns):
+        return relation
+    return relation.project(f"* REPLACE ({', '.join(casts)})")
 
 
 def _begun(batches: Iterator[pa.RecordBatch]) -> BatchStream:

@@ -169,6 +169,28 @@ def test_pandas_gets_floats_and_arrow_and_polars_decimals(archive: harvester.Arc
     assert result.to_arrow_table().column("volume").to_pylist() == [row[4] for row in YEARS]
 
 
+def test_decimals_become_the_nearest_floats(archive: harvester.Archive) -> None:
+    """Also where their digits as an integer are more than a float can hold."""
+    figures = """
+        SELECT
+            (i * 1234567.123456789 - 5000000000)::DECIMAL(38, 18) AS wide,
+            (i * 791.9000123457)::DECIMAL(18, 10) AS "a ""b c",
+            CASE WHEN i % 3 > 0 THEN (i / 100)::DECIMAL(22, 8) END AS narrow
+        FROM range(20000) AS numbers(i)
+    """
+    result = archive.sql(figures)
+    frame, table = result.df(), result.to_arrow_table()
+    assert [str(kind) for kind in frame.dtypes] == ["float64"] * 3
+    for name in table.column_names:
+        exact = [None if cell is None else float(cell) for cell in table.column(name).to_pylist()]
+        assert frame[name].astype(object).where(frame[name].notna(), None).tolist() == exact
+
+
+def test_columns_of_one_name_become_floats(archive: harvester.Archive) -> None:
+    frame = archive.sql("SELECT 1.5 AS a, 2.5 AS a").df()
+    assert frame.to_numpy().tolist() == [[1.5, 2.5]]
+
+
 def test_an_index_in_utc_is_the_time(archive: harvester.Archive) -> None:
     frame = archive.trades("XBTUSD").df(utc_index=True)
     assert (str(frame.index.dtype), frame.index.name) == ("datetime64[ns, UTC]", "time")
