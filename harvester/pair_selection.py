@@ -60,7 +60,7 @@ def known_pairs(archive: TradeStore, stored: Iterable[str] | None = None) -> dic
     except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{archive.store.location('pairs.json')} can't be read ({error}): "
-            "remove it; the next backfill writes it again"
+            "`harvester pairs --update` writes it again"
         ) from error
     for name in archive.stored_pairs() if stored is None else stored:
         if name not in pairs:
@@ -259,7 +259,7 @@ async def select_pairs(
     """
     is_limited, stored = bool(selection.quotes or selection.asset_class), archive.stored_pairs()
     if not (selection.all_pairs or is_limited or any(map(is_pattern, selection.names))):
-        with suppress(UnknownPair):
+        with suppress(UnknownPair, ArchiveDamaged):
             pairs = _select(selection, {}, known_pairs(archive, stored), stored)
             # Answers are compared with the pair's key, so a pair without its own needs the list.
             if all(pair.key and not pair.is_delisted for pair in pairs):
@@ -298,7 +298,11 @@ async def request_pairs(
     if not (listed or may_be_empty):
         raise ExchangeRefused("the exchange lists no market at all: try again later")
     names = archive.stored_pairs()
-    before = known_pairs(archive, names)
+    try:
+        before = known_pairs(archive, names)
+    except ArchiveDamaged:
+        logger.warning("pairs.json could not be read, and is written again")
+        before = {name: _pair_of_segments(archive, name) for name in names}
     stored = {name: before[name] for name in names}
     pairs = {**stored, **listed}
     for name, pair in stored.items():

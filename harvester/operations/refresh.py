@@ -290,13 +290,15 @@ class _Refresh:
     async def _list_and_refresh(self, texts: Sequence[str], asset_class: str | None) -> None:
         """Refresh the pairs; if the exchange can't be asked, each known pair gets that error."""
         stored = self._archive.stored_or_requested()
-        pairs = RefreshCandidates({}, known_pairs(self._archive), stored, asset_class)
+        pairs = RefreshCandidates({}, {}, stored, asset_class)
         async with self._client:
             try:
                 listed, known = await self._cancel.guard(self._list_pairs())
             except (ExchangeError, Interrupted) as error:
                 reason = self._time_limit_or(error)
-                self._targets = select_refresh_targets(texts, pairs._replace(listed=pairs.known))
+                known = known_pairs(self._archive)
+                pairs = pairs._replace(listed=known, known=known)
+                self._targets = select_refresh_targets(texts, pairs)
                 for target in self._targets:
                     failed = _failed(target.pair.altname, reason)
                     self._complete_result(target._replace(listed=True), failed)

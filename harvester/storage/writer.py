@@ -538,16 +538,14 @@ class Writer:
 
     def _commit(self, staged: str, footer: Footer) -> Segment:
         """Move a staged file to the path that its footer, as it was written, gives it."""
-        path = self._path_of(footer)
+        last_ns = footer.bounds[1] if footer.bounds else None
+        is_imported = footer.source == "csv"
+        path = segment_path(self.pair, footer.range, last_ns, is_imported=is_imported)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
         if segment is None:
             raise AssertionError(f"{path} is no path of a segment")
         return segment
-
-    def _path_of(self, footer: Footer) -> str:
-        last_ns = footer.bounds[1] if footer.bounds else None
-        return segment_path(self.pair, footer.range, last_ns, is_imported=footer.is_imported)
 
     def _redundant(self, wide: Segment, narrow: Segment) -> Segment | None:
         """Return which of two overlapping segments a crash left; None where neither is certain.
@@ -562,7 +560,8 @@ class Writer:
         if wide.is_imported == narrow.is_imported:
             checksum = RowsChecksum(read_batches(self._store, wide.path, narrow.range))
             # Of two equal ones, one is a copy in the folder of another year.
-            is_copy = wide.range == narrow.range and wide.path != self._path_of(footer)
+            last_ns = (footer.bounds or footer.range)[1]
+            is_copy = wide.range == narrow.range and wide.year != year_of(last_ns)
             redundant = wide if is_copy else narrow
             return redundant if checksum.hexdigest() == inner.checksum else None
         # Between two steps of `replace_imported`. Downloaded trades that replace only a part of an

@@ -189,6 +189,24 @@ def test_status_reports_the_stored_trades(harvester: Any) -> None:
     assert a_trade < 20
 
 
+@pytest.mark.parametrize("command", [["refresh"], ["backfill", "XBT/USD"], ["pairs", "--update"]])
+def test_a_damaged_list_of_pairs_is_written_again_by_what_asks_the_exchange(
+    command: list[str], harvester: Any, tmp_path: Path
+) -> None:
+    harvester("backfill", "btc/usd", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
+    file = tmp_path / "data/pairs.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    run = harvester("ohlc", "XBT/USD", "-i", "1d")
+    assert run.status == 4
+    assert "`harvester pairs --update" in run.err
+    run = harvester(*command)
+    assert run.status == 0, run.err
+    assert "pairs.json could not be read, and is written again" in run.err
+    assert file.read_bytes() == whole
+    assert harvester("ohlc", "XBT/USD", "-i", "1d").status == 0
+
+
 def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
     harvester("backfill", "btc/usd", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
     harvester("backfill", "XBTUSD", "-q", HARVESTER_API_URL="http://127.0.0.1:9")
