@@ -242,7 +242,7 @@ def _is_from_this_call(origin: str) -> bool:
 
 
 def _write_units(folder: Path, units: dict[str, str]) -> list[Path]:
-    """Write the units into a folder, and return their paths; write none if one of them exists.
+    """Write the units into a folder, all or none, and return their paths.
 
     Raises:
         UsageError: a file exists.
@@ -255,9 +255,17 @@ def _write_units(folder: Path, units: dict[str, str]) -> list[Path]:
     texts = {folder / name: text for name, text in units.items()}
     for path in texts:
         check_absent(path)
-    for path, text in texts.items():
-        write_new(path, text)
-    return list(texts)
+    written: list[Path] = []
+    try:
+        for path, text in texts.items():
+            write_new(path, text)
+            written.append(path)
+    except BaseException:
+        # The same command must not find them when it is repeated.
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return written
 
 
 def _warn_about_variables(settings: Settings) -> None:

@@ -354,6 +354,24 @@ def test_units_are_written_into_a_folder_and_never_over_others(
     assert [path.name for path in (tmp_path / "new" / "units").iterdir()] == ["harvester.timer"]
 
 
+def test_units_of_which_one_can_not_be_written_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = output._publish
+
+    def full(staged: Path, path: Path) -> None:
+        if path.name == "harvester.timer":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        publish(staged, path)
+
+    units = {"harvester.service": "[Service]", "harvester.timer": "[Timer]"}
+    with monkeypatch.context() as patch, pytest.raises(HarvesterError, match="No space left"):
+        patch.setattr(output, "_publish", full)
+        config._write_units(tmp_path, units)
+    assert list(tmp_path.iterdir()) == []
+    assert len(config._write_units(tmp_path, units)) == 2
+
+
 WRONG: list[tuple[list[str], str]] = [
     (["cron", "--system"], "--system is for systemd, not for cron: leave it out"),
     (
