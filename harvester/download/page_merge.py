@@ -86,6 +86,7 @@ class PageMerger:
         after: the published time after which the range begins.
         last_ns: the published time of the last row so far; None before the first row.
         cursor: the exchange's cursor at that row, where it sent one that can be right.
+        finest_ns: one unit of the last decimal of its times; at least the error of a float.
         unproven: rows of a page that is requested again as its end was not proved; mostly none.
     """
 
@@ -104,7 +105,7 @@ class PageMerger:
         self._tail = NO_ROWS
         self._before_ns: int | None = None
         self._margin_ns = FIRST_MARGIN_NS
-        self._finest_ns = FIRST_MARGIN_NS
+        self.finest_ns = FIRST_MARGIN_NS
         self._is_inside_timestamp = False
         self._doubts = 0
         self.unproven = NO_ROWS
@@ -152,7 +153,7 @@ class PageMerger:
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
             return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
-        self._finest_ns = max(MIN_MARGIN_NS, min(self._finest_ns, unit_ns))
+        self.finest_ns = max(MIN_MARGIN_NS, min(self.finest_ns, unit_ns))
         if self.last_ns is None:
             if is_full and self._first_since is not None and newest_ns <= self.after:
                 return MergeStep(NO_ROWS, JoinResult.TIMESTAMP_FULL)
@@ -271,9 +272,9 @@ class PageMerger:
         self._tail = merge_rows(self._tail, rows.slice(int(stamps.searchsorted(self.last_ns or 0))))
         if not is_full:
             return MergeStep(NO_ROWS, JoinResult.NO_NEW_ROWS)
-        if self._margin_ns > self._finest_ns:
+        if self._margin_ns > self.finest_ns:
             # A page of few rows can look coarser than the exchange prints.
-            self._margin_ns = self._finest_ns
+            self._margin_ns = self.finest_ns
             return MergeStep(NO_ROWS, JoinResult.ADVANCED)
         has_grown = self._tail.num_rows > count_before
         has_ids = not self._tail.column("trade_id").null_count

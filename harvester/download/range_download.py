@@ -17,7 +17,7 @@ from harvester.download.completeness import (
     last_id_of_imports,
     prove_first_page,
 )
-from harvester.download.page_merge import MIN_MARGIN_NS, JoinResult, PageMerger
+from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, ImportIncomplete
 from harvester.events import Noted, PageRead
 from harvester.schema import clip, sort_rows, times
@@ -262,30 +262,30 @@ class RangeDownload:
 
     async def _skip_timestamp(self, merger: PageMerger) -> PageMerger:
         """Leave a gap at a time whose trades can't be had completely, and go on after it."""
+        skipped_ns, cursor_ns, tries = self._skip
         # A place that was skipped before is not tried again, so that each request goes further.
-        if merger.last_ns is not None and merger.last_ns > self._skip.skipped_ns:
+        if merger.last_ns is not None and merger.last_ns > skipped_ns:
             skipped_ns, cursor_ns, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
-            text = (
-                f"more trades share the time {show(skipped_ns)} than a page can show: they are "
-                "left out as a gap, and the download continues after them"
-            )
-            self._listener(Noted(self._pair, text))
-            rows = await self._ids.close(None)
-            await self._add(rows, skipped_ns - 1)
-            await self._await_flush()
-            await self._buffer.flush()
-            self._ids.begin_at(None)
-        else:
-            skipped_ns, cursor_ns, tries = self._skip
+            # The trades before the range, from which a page is requested, may be such, too.
+            if skipped_ns > self._range.after:
+                what = f"more trades share the time {show(skipped_ns)} than a page can show"
+                text = f"{what}: they are left out as a gap, and the download continues after them"
+                self._listener(Noted(self._pair, text))
+                await self._add(await self._ids.close(None), skipped_ns - 1)
+                await self._await_flush()
+                await self._buffer.flush()
+                self._ids.begin_at(None)
         # An exclusive `since` gets on with `cursor_ns`, an inclusive one with `cursor_ns + 1`.
         since_ns = cursor_ns + tries
         if tries > 1:
-            since_ns = skipped_ns + MIN_MARGIN_NS * 4**tries
-            skipped_ns = since_ns + MIN_MARGIN_NS
+            # A page that begins at `since_ns` may lack trades that are printed later by a unit.
+            since_ns = skipped_ns + merger.finest_ns * 4**tries
+            skipped_ns = since_ns + merger.finest_ns
         self._skip = SkipState(skipped_ns, cursor_ns, tries + 1)
+        after = max(skipped_ns, self._range.after)
         self._download.trades -= self._buffer.rows
-        self._buffer.skip_to(skipped_ns)
-        return PageMerger(skipped_ns, first_since=since_ns)
+        self._buffer.skip_to(after)
+        return PageMerger(after, first_since=since_ns)
 
     async def _add(self, rows: pa.RecordBatch, complete_ns: int) -> None:
         """Buffer certain trades; start a segment if enough of them wait, or for long enough."""

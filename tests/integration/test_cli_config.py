@@ -365,9 +365,10 @@ def test_units_of_which_one_can_not_be_written_leave_no_file(
         publish(staged, path)
 
     units = {"harvester.service": "[Service]", "harvester.timer": "[Timer]"}
-    with monkeypatch.context() as patch, pytest.raises(HarvesterError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(output, "_publish", full)
-        config._write_units(tmp_path, units)
+        with pytest.raises(HarvesterError, match="No space left"):
+            config._write_units(tmp_path, units)
     assert list(tmp_path.iterdir()) == []
     assert len(config._write_units(tmp_path, units)) == 2
 

@@ -249,6 +249,34 @@ def test_newest_pages_that_never_have_ids_repeat_no_trade(
     assert rows_on_disk(tmp_path, market.altname) == expected(market)
 
 
+@pytest.mark.parametrize("first_id", [1, None])
+@pytest.mark.parametrize(
+    ("spacing_ns", "offset_ns", "since_mode"),
+    [(20, 4_548, "inclusive"), (40, 4_548, "inclusive"), (100, 20_906, "exclusive")],
+)
+def test_the_gap_of_a_busy_time_includes_all_that_is_left_out(
+    spacing_ns: int, offset_ns: int, since_mode: str, first_id: int | None, tmp_path: Path
+) -> None:
+    """Thousands of trades within some printed times of four decimals."""
+    quiet = every(1, 40, first_id).trades
+    middle_ns = quiet[20].true_ns // SECOND_NS * SECOND_NS + SECOND_NS // 2
+    busy = [
+        replace(quiet[0], true_ns=middle_ns + offset_ns + at * spacing_ns, volume=f"{at + 50}.0")
+        for at in range(3_001)
+    ]
+    later = [replace(trade, true_ns=trade.true_ns + SECOND_NS) for trade in quiet[21:]]
+    trades = [*quiet[:21], *busy, *later]
+    if first_id is not None:
+        trades = [replace(trade, trade_id=at + 1) for at, trade in enumerate(trades)]
+    market = replace(sample_trades.market(trades), decimals=4)
+    with serve(market, since_mode=since_mode) as exchange:
+        for _ in range(2):
+            outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+            rows = rows_on_disk(tmp_path, market.altname)
+            assert rows == claims(tmp_path, market)
+            assert (outcome.gaps != []) == (len(rows) < len(trades))
+
+
 # --- more trades are missing than are requested at once -------------------------------------------
 
 HIDDEN = 1_400
