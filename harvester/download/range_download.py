@@ -236,13 +236,13 @@ class RangeDownload:
                 return True
             else:
                 self._pages.record_conflict("the newest page shows more trades of the last time")
-        if self._pages.conflicts > 1:
-            self._merger.page_within_timestamp()
         return False
 
     async def _next_page(self) -> TradesPage:
         """The next page; the first one only once more than a single answer proves it."""
         merger, left = self._merger, self._left
+        if self._pages.conflicts > 1:
+            merger.page_within_timestamp()
         since_ns = merger.next_since()
         page = await self._pages.page(since_ns)
         is_first = merger.last_ns is None and not merger.unproven.num_rows

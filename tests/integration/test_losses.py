@@ -277,6 +277,28 @@ def test_the_gap_of_a_busy_time_includes_all_that_is_left_out(
             assert (outcome.gaps != []) == (len(rows) < len(trades))
 
 
+@pytest.mark.parametrize(
+    ("spacing_ns", "offset_ns", "since_mode"),
+    [(20, 27_483, "exclusive"), (20, 5_327, "inclusive"), (40, -33_527, "inclusive")],
+)
+def test_busy_times_with_ids_are_complete(
+    spacing_ns: int, offset_ns: int, since_mode: str, tmp_path: Path
+) -> None:
+    """A page that is requested from a printed time earlier ends before the last trade so far."""
+    start_ns = START_NS // SECOND_NS * SECOND_NS
+    busy_ns = [start_ns + 100 * SECOND_NS + offset_ns + at * spacing_ns for at in range(3_001)]
+    quiet_ns = [start_ns + at * SECOND_NS for at in range(20)]
+    later_ns = [start_ns + (110 + at) * SECOND_NS for at in range(1_500)]
+    trades = [
+        Trade(true_ns, "1.5", f"{at + 1}.00000000", "b", "l", "", at + 1)
+        for at, true_ns in enumerate([*quiet_ns, *busy_ns, *later_ns])
+    ]
+    market = replace(sample_trades.market(trades), decimals=4)
+    with serve(market, since_mode=since_mode) as exchange:
+        outcome = Backfill(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.exit_status, rows_on_disk(tmp_path, market.altname)) == (0, expected(market))
+
+
 # --- more trades are missing than are requested at once -------------------------------------------
 
 HIDDEN = 1_400
