@@ -104,6 +104,9 @@ class LocalStore:
 
         A writer may merge files: a listing that has neither these nor the one that they became
         would show a gap where there is none.
+
+        Raises:
+            ArchiveDamaged: a name is not UTF-8. DuckDB can't read such a file, either.
         """
         path = self.root / folder
         with suppress(FileNotFoundError, NotADirectoryError), reading(str(path)):
@@ -119,6 +122,12 @@ class LocalStore:
                             is_complete = False
                 if is_complete and path.stat().st_mtime_ns == changed_ns:
                     break
+            for name in (item.name for item in found):
+                if name != name.encode(errors="replace").decode():
+                    raise ArchiveDamaged(
+                        f"{path} contains {os.fsencode(name)!r}, a name that is not UTF-8 and not "
+                        "harvester's: move it out of the archive"
+                    )
             return found
         return []
 

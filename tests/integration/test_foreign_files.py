@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,25 @@ PLACES: dict[str, Callable[[Path], str]] = {
     "a name like a pair's folder": lambda _: f"pair={PAIR}.parquet",
     "another year": lambda name: f"pair={PAIR}/year=2018/{name.name}",
 }
+
+
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [
+        ("trades", TradeStore.stored_pairs),
+        (f"trades/pair={PAIR}/year=2020", lambda archive: archive.segments(PAIR)),
+    ],
+)
+def test_a_name_that_is_not_utf8_is_named(
+    data: Path, place: str, read: Callable[[TradeStore], object]
+) -> None:
+    name = os.path.join(os.fsencode(data / place), b"pair=\xff\xfe")  # noqa: PTH118 - of bytes
+    try:
+        os.mkdir(name)  # noqa: PTH102
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    with pytest.raises(ArchiveDamaged, match=r"contains b'pair=\\xff\\xfe', a name that is not"):
+        read(TradeStore(data))
 
 
 def test_folders_without_files_are_no_fault(data: Path) -> None:
