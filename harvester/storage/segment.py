@@ -206,6 +206,10 @@ def decode_footer(path: str, metadata: Any, *, is_verified: bool = True) -> Foot
     return footer
 
 
+ALL_TIMES = (0, END_OF_TIME)
+"""The bounds of rows of which a file has no statistics."""
+
+
 def group_bounds(metadata: Any, column: int = TIME_INDEX) -> list[tuple[int, int]]:  # noqa: ANN401 - pyarrow has no types for it
     """The first and last published time of each row group; all times where statistics lack.
 
@@ -228,7 +232,7 @@ def group_bounds(metadata: Any, column: int = TIME_INDEX) -> list[tuple[int, int
         if statistics is not None and statistics.has_min_max:
             bounds.append((int(statistics.min_raw), int(statistics.max_raw)))
         else:
-            bounds.append((0, END_OF_TIME))
+            bounds.append(ALL_TIMES)
     return bounds
 
 

@@ -32,6 +32,7 @@ from harvester.storage.locks_and_requests import (
 )
 from harvester.storage.parquet_files import read_batches, stage_rollup, stage_segment
 from harvester.storage.segment import (
+    ALL_TIMES,
     Footer,
     ImportedRange,
     Segment,
@@ -349,6 +350,8 @@ class Writer:
     ) -> tuple[int, int]:
         """Merge neighbouring small segments; return the number of files before and after.
 
+        A segment in another folder than that of its rows' year is moved there at first.
+
         Args:
             merge_all: merge whatever can be merged; otherwise only where it is worth the writing.
             merge_past_years: merge whatever can be merged in all years but the last one.
@@ -356,20 +359,20 @@ class Writer:
             progress: called after each merge.
 
         Raises:
-            ArchiveDamaged: a segment is in another folder than that of its year, or has other rows
-                than its footer says.
+            ArchiveDamaged: a segment has other rows than its footer says.
         """
+        for segment, _ in self.archive.pieces(self.pair):
+            footer = self.archive.footer(segment)
+            other_years = {*map(year_of, footer.bounds or [])} - {segment.year}
+            is_named = footer.range == segment.range and footer.bounds != ALL_TIMES
+            if other_years and is_named and segment.range.after >= after:
+                # SQL finds trades by the year of their folder.
+                rows = list(verified_rows(self.archive, [segment]))
+                parts = list(split_by_year(segment.range, rows))
+                self._replace(segment, footers_by_part(footer, parts))
         pieces = self.archive.pieces(self.pair)
         segments = [piece.segment for piece in pieces if piece.segment.range.after >= after]
-        footers = {segment: self.archive.footer(segment) for segment in segments}
-        for segment, footer in footers.items():
-            if footer.bounds and {*map(year_of, footer.bounds)} != {segment.year}:
-                # Merged with others, nothing would show that SQL does not find its trades by year.
-                raise ArchiveDamaged(
-                    f"{segment.path}: its folder is not that of its year: "
-                    f"`harvester verify {self.pair} --repair` downloads its range again"
-                )
-        rows_of = {segment: footer.rows for segment, footer in footers.items()}
+        rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
         planned = plan_merges(
             segments,
             rows_of.__getitem__,
@@ -559,21 +562,26 @@ class Writer:
             return None
         if wide.is_imported == narrow.is_imported:
             checksum = RowsChecksum(read_batches(self._store, wide.path, narrow.range))
+            if checksum.hexdigest() != inner.checksum:
+                return None
             # Of two equal ones, one is a copy in the folder of another year.
             last_ns = (footer.bounds or footer.range)[1]
             is_copy = wide.range == narrow.range and wide.year != year_of(last_ns)
-            redundant = wide if is_copy else narrow
-            return redundant if checksum.hexdigest() == inner.checksum else None
+            return wide if is_copy and self._is_sound(narrow) else narrow
         # Between two steps of `replace_imported`. Downloaded trades that replace only a part of an
         # imported segment are kept in staging until all of it is replaced.
         if not narrow.is_imported:
             staged = [segment.range for segment in staged_segments(self.archive, self.pair)]
             return None if missing([narrow.range], staged) else narrow
+        return narrow if self._is_sound(wide) else None
+
+    def _is_sound(self, segment: Segment) -> bool:
+        """Whether a segment has the rows that its footer says."""
         try:
-            check_rows(self.archive, wide)
+            check_rows(self.archive, segment)
         except ArchiveDamaged:
-            return None
-        return narrow
+            return False
+        return True
 
     def remove(self, segment: Segment) -> None:
         """Delete a segment and its roll-ups; its rows are in other segments, or not needed."""

@@ -23,11 +23,11 @@ from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import PAGE_SCHEMA, SEGMENT_SCHEMA
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.locks_and_requests import QuarantineNote, store_pairs
-from harvester.storage.parquet_files import stage_segment
+from harvester.storage.parquet_files import WRITER_OPTIONS, stage_segment
 from harvester.storage.segment import Footer, IdPair, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, open_writer
-from harvester.times import Range
+from harvester.times import Range, year_of
 
 PAIR = "XBTUSD"
 NOTE = Footer(Range(0, 1), '{"altname":"XBTUSD"}')
@@ -572,16 +572,62 @@ def test_a_sweep_keeps_of_two_copies_the_one_in_the_folder_of_its_year(
         assert parquets(archive) == [right]
 
 
-def test_a_segment_in_the_folder_of_another_year_is_not_merged(archive: TradeStore) -> None:
+def test_a_sweep_keeps_a_sound_copy_of_a_damaged_segment(archive: TradeStore) -> None:
+    right = placed(archive, Range(0, 40), small(5, 15, 35))
+    sound = (archive.root / right).read_bytes()
+    copy = right.replace("year=1970", "year=1969")
+    (archive.root / copy).parent.mkdir()
+    (archive.root / copy).write_bytes(sound)
+    other = placed(archive, Range(0, 40), small(5, 15, 36))
+    footer = pq.ParquetFile(archive.root / copy).metadata.metadata
+    wrong = pq.read_table(archive.root / other).replace_schema_metadata(footer)
+    pq.write_table(wrong, archive.root / right, **WRITER_OPTIONS)
+    with open_writer(archive, PAIR) as pair_writer:
+        pair_writer.compact()
+    assert parquets(archive) == [right]
+    assert [row[1] for row in held(archive)] == [5, 15, 35]
+
+
+def test_a_segment_in_the_folder_of_another_year_is_moved_and_merged(archive: TradeStore) -> None:
     placed(archive, Range(0, 20), small(5, 15))
     right = placed(archive, Range(20, 40), small(25, 35))
     moved = archive.root / right.replace("year=1970", "year=1969")
     moved.parent.mkdir()
     (archive.root / right).rename(moved)
+    with open_writer(archive, PAIR) as pair_writer:
+        pair_writer.compact(merge_all=True)
+    [merged] = parquets(archive)
+    assert "/year=1970/" in merged
+    assert [row[1] for row in held(archive)] == [5, 15, 25, 35]
+
+
+def test_a_segment_with_trades_of_two_years_is_split(archive: TradeStore) -> None:
+    span = Range(0, YEARS[-1][1])
+    placed(archive, span, YEARS)
+    with open_writer(archive, PAIR) as pair_writer:
+        pair_writer.compact()
+    assert held(archive) == YEARS
+    assert archive.coverage(PAIR) == [span]
+    for segment in archive.segments(PAIR):
+        bounds = archive.footer(segment).bounds
+        assert bounds is None or {year_of(ns) for ns in bounds} == {segment.year}
+
+
+def test_a_damaged_segment_in_the_folder_of_another_year_stays_as_it_is(
+    archive: TradeStore,
+) -> None:
+    right = placed(archive, Range(20, 40), small(25, 35))
+    other = placed(archive, Range(50, 70), small(55, 65))
+    moved = archive.root / right.replace("year=1970", "year=1969")
+    moved.parent.mkdir()
+    footer = pq.ParquetFile(archive.root / right).metadata.metadata
+    wrong = pq.read_table(archive.root / other).replace_schema_metadata(footer)
+    pq.write_table(wrong, moved, **WRITER_OPTIONS)
+    (archive.root / right).unlink()
     before = parquets(archive)
     with (
         open_writer(archive, PAIR) as pair_writer,
-        pytest.raises(ArchiveDamaged, match="its folder is not that of its year"),
+        pytest.raises(ArchiveDamaged, match="other rows"),
     ):
         pair_writer.compact(merge_all=True)
     assert parquets(archive) == before
