@@ -21,7 +21,7 @@ from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, ImportIncomplete
 from harvester.events import Noted, PageRead
 from harvester.schema import clip, sort_rows, times
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId, find_gaps, gap_at_end
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
 
@@ -222,20 +222,20 @@ class RangeDownload:
         context, archive, through = self._download.context, self._archive, self._range.through
         last_ns, after = self._merger.last_ns, self._range.after
         if await self._pages.is_end_of_history(last_ns, after, stored_ns):
+            newest = self._pages.newest_rows
             settled = context.clock.settled_ns(self._download.request.pair)
             settled_ns = await context.options.cancel.guard(settled)
-            later_ns = archive.last_time(self._pair, settled_ns) or 0
-            if later_ns > through:
-                # A single trade after the range may be one that the exchange took back.
-                later_ns = archive.last_time(self._pair, later_ns - 1) or 0
-            newest = self._pages.newest_rows
-            if later_ns > through:
-                self._pages.record_conflict("the newest page ends before stored trades")
+            if (archive.last_time(self._pair, settled_ns) or 0) > through:
+                # A trade after the range that its ids continue is one that the exchange took back.
+                last_id = find_gaps(None, sort_rows(newest))[1] if newest is not None else None
+                following = archive.first_id_after(self._pair, through)
+                if last_id is None or following is None or gap_at_end(last_id, following):
+                    self._pages.record_conflict("the newest page ends before stored trades")
+                    return False
             # The newest page may show more trades of the last time than the page before it did.
-            elif newest is None or not self._merger.add_newest_page(newest):
+            if newest is None or not self._merger.add_newest_page(newest):
                 return True
-            else:
-                self._pages.record_conflict("the newest page shows more trades of the last time")
+            self._pages.record_conflict("the newest page shows more trades of the last time")
         return False
 
     async def _next_page(self) -> TradesPage:

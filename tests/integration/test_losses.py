@@ -412,6 +412,39 @@ def test_an_exchange_that_lags_behind_stored_trades_covers_nothing_before_them(
 
 
 @pytest.mark.parametrize("first_id", [1, None])
+@pytest.mark.parametrize("of_one_time", [1, 3])
+def test_one_stored_time_shows_that_an_exchange_lags(
+    of_one_time: int, first_id: int | None, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = every(5, 400, first_id)
+    last_ns = market.trades[-1].true_ns
+    ends = [replace(trade, true_ns=last_ns) for trade in market.trades[-of_one_time:]]
+    market = replace(market, trades=[*market.trades[:-of_one_time], *ends])
+    with serve_100(market) as exchange:
+        backfill = Backfill(exchange.url, tmp_path)
+        assert backfill.only(market.altname, Range(last_ns - 1, END_OF_TIME)).exit_status == 0
+        exchange.change(market.altname, trades=market.trades[:350])
+        assert backfill.only(market.altname).exit_status == 3
+        exchange.change(market.altname, trades=market.trades)
+        assert backfill.only(market.altname).exit_status == 0
+    assert rows_on_disk(tmp_path, market.altname) == expected(market)
+
+
+@pytest.mark.parametrize("taken", [1, 3])
+def test_newest_trades_that_the_exchange_took_back_end_no_download_before_them(
+    taken: int, serve_100: Callable[..., Exchange], tmp_path: Path
+) -> None:
+    market = every(5, 60)
+    first_ns = market.trades[-taken].true_ns
+    with serve_100(market) as exchange:
+        backfill = Backfill(exchange.url, tmp_path)
+        assert backfill.only(market.altname, Range(first_ns - 1, END_OF_TIME)).exit_status == 0
+        exchange.change(market.altname, trades=market.trades[:-taken])
+        assert backfill.only(market.altname, Range(0, first_ns - 1)).exit_status == 0
+    assert rows_on_disk(tmp_path, market.altname) == expected(market)
+
+
+@pytest.mark.parametrize("first_id", [1, None])
 def test_an_empty_market_with_stored_trades_covers_nothing_before_them(
     first_id: int | None, serve_100: Callable[..., Exchange], tmp_path: Path
 ) -> None:
