@@ -467,9 +467,9 @@ class TradeStore:
 class SnapshotStore(TradeStore):
     """An archive for the time of one answer.
 
-    A later listing of a pair that covers less than its first listing raises ArchiveDamaged, because
-    the gaps already named would be too few. Segments that begin after the first listing's coverage
-    are ignored, because a gap may lie before them.
+    A listing of a pair that covers less than one before it raises ArchiveDamaged, because the gaps
+    already named would be too few. Segments that begin after the first listing's coverage are
+    ignored, because a gap may lie before them.
     """
 
     def __init__(self, archive: TradeStore) -> None:
@@ -477,22 +477,26 @@ class SnapshotStore(TradeStore):
         self.path, self.store = archive.path, archive.store
         self._caches = archive._caches  # noqa: SLF001 - the same files need not be read again
         self._covered: dict[str, list[Range]] = {}
-        """The coverage of each pair that was listed, at its first listing."""
+        """The coverage of each pair that was listed, as in any listing so far."""
+        self._ends_ns: dict[str, int] = {}
+        """Where the coverage of each of them ended at its first listing."""
         self._lock = Lock()
 
     def segments(self, pair: str) -> list[Segment]:
         """List the segments, but not those that begin after the coverage of the first listing.
 
         Raises:
-            ArchiveDamaged: they cover less than when they were first listed.
+            ArchiveDamaged: they cover less than when they were listed before.
         """
         # A thread that lists before another one must also compare before it.
         with self._lock:
             found = super().segments(pair)
             covered = union(segment.range for segment in found)
-            first = self._covered.setdefault(pair, covered)
-            lost = missing(first, covered)
-            end_ns = first[-1].through if first else 0
+            end_ns = self._ends_ns.setdefault(pair, covered[-1].through if covered else 0)
+            lost = missing(self._covered.get(pair, []), covered)
+            if not lost:
+                until_end = (overlap(part, Range(0, end_ns)) for part in covered)
+                self._covered[pair] = [part for part in until_end if part is not None]
             found = [segment for segment in found if segment.range.after < end_ns]
         if lost:
             raise ArchiveDamaged(

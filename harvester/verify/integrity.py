@@ -425,6 +425,7 @@ def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ign
     for _ in range(MAX_SNAPSHOT_TRIES):
         snapshot = SnapshotStore(archive)
         before = _imported(snapshot, pair)
+        covered = [] if before is None else snapshot.coverage(pair)
         report = verify(archive, pair, listener=listener)
         if report.faults:
             return report
@@ -433,8 +434,8 @@ def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ign
             if before == _imported(archive, pair):
                 return report
         except ArchiveDamaged:
-            # Without a fault, what was read is as it was, or is a gap by now.
-            continue
+            if before == _imported(archive, pair) and not missing(covered, archive.coverage(pair)):
+                raise
     raise unstable_files(pair, "being replaced")
 
 

@@ -16,13 +16,14 @@ from redownload_damage import without_a_row
 from redownloads import PAIR, TRADES, started
 from stored_trades import made_rows, put
 
+from harvester.errors import ArchiveDamaged
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import TradeStore
+from harvester.storage.trade_store import SnapshotStore, TradeStore
 from harvester.storage.writer import open_writer
-from harvester.times import DAY, SECOND, Range
+from harvester.times import DAY, SECOND, Range, missing
 from harvester.verify.boundary_trades import read_boundary_trades
 from harvester.verify.integrity import digests, verify, verify_with_digests
-from harvester.verify.reports import IntervalReport
+from harvester.verify.reports import Digest, IntervalReport
 
 __all__ = ["started"]
 
@@ -148,6 +149,38 @@ def test_a_report_beside_a_new_gap_has_digests_of_the_trades_before_it_or_the_ga
     archive, _ = disturbed(tmp_path, at, happens)
     report = verify_with_digests(archive, PAIR)
     assert report.faults or report.digests == whole
+
+
+def test_digests_are_not_of_a_month_that_was_covered_for_a_moment(tmp_path: Path) -> None:
+    """A gap is filled, its month is counted as whole, and it is a gap again."""
+    two_months(tmp_path)
+    gap = Range(HOURLY[24 * 55], HOURLY[24 * 56])
+    with open_writer(TradeStore(tmp_path), PAIR) as writing:
+        writing.remove_coverage(gap)
+    snapshot = SnapshotStore(TradeStore(tmp_path))
+    snapshot.segments(PAIR)
+    put(TradeStore(tmp_path), gap, made_rows(HOURLY), pair_json='{"altname":"XBTUSD"}')
+    assert not missing([gap], snapshot.coverage(PAIR))
+    with open_writer(TradeStore(tmp_path), PAIR) as writing:
+        writing.remove_coverage(gap)
+    with pytest.raises(ArchiveDamaged, match="is not covered any more"):
+        digests(snapshot, PAIR)
+
+
+def test_an_error_that_stays_ends_a_verification_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_months(tmp_path)
+    calls: list[str] = []
+
+    def fail(_archive: TradeStore, pair: str, **_: Any) -> list[Digest]:
+        calls.append(pair)
+        raise ArchiveDamaged("the disk refuses")
+
+    monkeypatch.setattr("harvester.verify.integrity.digests", fail)
+    with pytest.raises(ArchiveDamaged, match="the disk refuses"):
+        verify_with_digests(TradeStore(tmp_path), PAIR)
+    assert calls == [PAIR]
 
 
 # --- candles --------------------------------------------------------------------------------------
