@@ -394,18 +394,16 @@ def _with_ids_of(other: pa.RecordBatch, rows: pa.RecordBatch) -> pa.RecordBatch:
         return rows
     own, ids = set(zip(ids.tolist(), stamps.tolist(), strict=True)), ids.copy()
     free: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for trade_id, stamp, *values in _values(other, np.arange(other.num_rows)):
-        if trade_id and (trade_id, stamp) not in own:
-            free[stamp, *values].append(trade_id)
+    for trade_id, *fields in _values(other, np.arange(other.num_rows)):
+        if trade_id and (trade_id, fields[0]) not in own:
+            free[*fields].append(trade_id)
     lows, highs = _carry_ids(ids, stamps), _carry_ids(ids[::-1], stamps[::-1])[::-1]
-    for place, (_, *values) in enumerate(_values(rows, np.arange(rows.num_rows))):
+    places = (ids == 0).nonzero()[0]
+    for place, (_, *fields) in zip(places.tolist(), _values(rows, places), strict=True):
         low, high = lows[place], highs[place] or np.iinfo(np.int64).max
-        if (
-            found := 0
-            if ids[place]
-            else next((id_ for id_ in free[*values] if low < id_ < high), 0)
-        ):
-            free[*values].remove(found)
+        found = next((trade_id for trade_id in free[*fields] if low < trade_id < high), 0)
+        if found:
+            free[*fields].remove(found)
             ids[place] = found
     return sort_rows(rows.set_column(0, rows.schema.field(0), pa.array(ids, mask=ids == 0)))
 

@@ -150,7 +150,8 @@ class PageMerger:
         newest_ns = int(stamps[-1])
         lacks_ids = trade_ids(self._tail).any() and not trade_ids(rows).any()
         if self._doubts < MAX_DOUBTS and (lacks_ids or not _is_in_order(sent, rows, cursor)):
-            # A row printed with a later time would end the page, and skip what lies between.
+            # A row printed with a later time would end the page, and skip what lies between. Some
+            # answers leave out ids.
             self._doubts += 1
             return MergeStep(NO_ROWS, JoinResult.MISSING_OVERLAP)
         self.finest_ns = max(MIN_MARGIN_NS, min(self.finest_ns, unit_ns))
