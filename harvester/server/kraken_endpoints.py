@@ -78,7 +78,7 @@ class ServedPairs:
         self._known: bytes | None = None
         self._stored: list[str] = []
         self._pairs: dict[str, Pair] = {}
-        self._found: dict[tuple[str, str], Pair] = {}
+        self._indexes: dict[str, PairIndex] = {}
 
     @property
     def stored(self) -> list[str]:
@@ -103,10 +103,9 @@ class ServedPairs:
             ArchiveDamaged: the names can't be read.
         """
         self._list()
-        if (asset_class, text) not in self._found:
-            pairs = of_class(self._pairs.values(), asset_class)
-            self._found[asset_class, text] = PairIndex(pairs).resolve(text)
-        return self._found[asset_class, text]
+        if asset_class not in self._indexes:
+            self._indexes[asset_class] = PairIndex(of_class(self._pairs.values(), asset_class))
+        return self._indexes[asset_class].resolve(text)
 
     def _list(self) -> None:
         now_s = self._clock()
@@ -114,7 +113,7 @@ class ServedPairs:
             return
         known, stored = self._archive.store.read("pairs.json"), self._archive.stored_pairs()
         if self._listed_s is None or (known, stored) != (self._known, self._stored):
-            self._pairs, self._found = known_pairs(self._archive), {}
+            self._pairs, self._indexes = known_pairs(self._archive), {}
         self._known, self._stored, self._listed_s = known, stored, now_s
 
 
@@ -306,10 +305,11 @@ class ApiResponder:
         return _result({"status": "online", "timestamp": now})
 
     def _requested(self, params: QueryParams, class_name: str) -> list[Pair]:
-        """The pairs that `pair` names; without it, all of the class that another one names."""
+        """The pairs that `pair` names, each once; without it, all of the class in `class_name`."""
         asset_class = _class(params, class_name)
         if requested := [text for text in params.get("pair", "").split(",") if text]:
-            return [self._pair(text, asset_class) for text in requested]
+            pairs = (self._pair(text, asset_class) for text in dict.fromkeys(requested))
+            return list({pair.altname: pair for pair in pairs}.values())
         return self._pairs.of_class(asset_class)
 
     def _pair(self, text: str, asset_class: str) -> Pair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.transport import HttpClient
 from harvester.schema import times
 from harvester.server.app import kraken_api_app
-from harvester.server.kraken_endpoints import ApiResponder
+from harvester.server.kraken_endpoints import ApiResponder, ServedPairs
+from harvester.server.kraken_json import ticker_from_archive
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.locks_and_requests import store_pairs
 from harvester.storage.parquet_files import READ_ROWS
@@ -530,6 +532,35 @@ def test_ticker_leaves_out_a_pair_that_never_traded(tmp_path: Path) -> None:
 def test_ticker_refuses_a_pair_that_is_not_stored(tmp_path: Path) -> None:
     body = get(kraken_api_app(archive_of(tmp_path, PLAIN)), "Ticker", pair="XBTUSD,ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
+
+
+def test_a_pair_that_is_named_often_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+
+    def counted(archive: TradeStore, pair: Pair, now_ns: int) -> object:
+        computed.append(pair.altname)
+        return ticker_from_archive(archive, pair, now_ns)
+
+    monkeypatch.setattr("harvester.server.kraken_endpoints.ticker_from_archive", counted)
+    names = ",".join(["XBTUSD", "btc/usd", "XXBTZUSD"] * 500)
+    application = kraken_api_app(archive_of(tmp_path, PLAIN))
+    assert list(result(get(application, "Ticker", pair=names))) == ["XXBTZUSD"]
+    assert computed == ["XBTUSD"]
+
+
+def test_spellings_are_not_kept(tmp_path: Path) -> None:
+    """A client may send any number of them."""
+    archive = archive_of(tmp_path, PLAIN)
+    pairs = ServedPairs(archive, lambda: 0.0)
+    pairs.resolve("XBTUSD", "currency")
+    tracemalloc.start()
+    for dashes in range(1_000, 1_200):
+        assert pairs.resolve("XBT" + "-" * dashes + "USD", "currency").altname == "XBTUSD"
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100_000
 
 
 # --- assets and pairs ----------------------------------------------------------------------------
