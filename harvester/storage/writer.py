@@ -361,18 +361,26 @@ class Writer:
         Raises:
             ArchiveDamaged: a segment has other rows than its footer says.
         """
-        for segment, _ in self.archive.pieces(self.pair):
-            footer = self.archive.footer(segment)
+        pieces = self.archive.pieces(self.pair)
+        segments = [piece.segment for piece in pieces if piece.segment.range.after >= after]
+        footers = {segment: self.archive.footer(segment) for segment in segments}
+        is_moved = False
+        for segment, footer in footers.items():
             other_years = {*map(year_of, footer.bounds or [])} - {segment.year}
-            is_named = footer.range == segment.range and footer.bounds != ALL_TIMES
-            if other_years and is_named and segment.range.after >= after:
+            if other_years and footer.range == segment.range and footer.bounds != ALL_TIMES:
                 # SQL finds trades by the year of their folder.
                 rows = list(verified_rows(self.archive, [segment]))
                 parts = list(split_by_year(segment.range, rows))
                 self._replace(segment, footers_by_part(footer, parts))
-        pieces = self.archive.pieces(self.pair)
-        segments = [piece.segment for piece in pieces if piece.segment.range.after >= after]
-        rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
+                is_moved = True
+        if is_moved:
+            return self.compact(
+                merge_all=merge_all,
+                merge_past_years=merge_past_years,
+                after=after,
+                progress=progress,
+            )
+        rows_of = {segment: footer.rows for segment, footer in footers.items()}
         planned = plan_merges(
             segments,
             rows_of.__getitem__,

@@ -88,6 +88,7 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
     assert digests(archive, PAIR) == whole
 
 
+NAMES = '{"altname":"XBTUSD"}'
 HOURLY = [sample_trades.utc_ns(2024, 1, 1) + at * HOUR + 5 for at in range(24 * 60)]
 IMPORTED = Range(sample_trades.utc_ns(2024, 1, 10) - 1, sample_trades.utc_ns(2024, 2, 20) - 1)
 STORED = Range(0, sample_trades.utc_ns(2024, 3, 1))
@@ -95,7 +96,7 @@ STORED = Range(0, sample_trades.utc_ns(2024, 3, 1))
 
 def two_months(folder: Path) -> TradeStore:
     """Trades of January and February 2024, of which six weeks were imported."""
-    archive, names = TradeStore(folder), '{"altname":"XBTUSD"}'
+    archive = TradeStore(folder)
     without_id: list[int | None] = [None] * len(HOURLY)
     for span, is_imported in (
         (Range(0, IMPORTED.after), False),
@@ -103,14 +104,14 @@ def two_months(folder: Path) -> TradeStore:
         (Range(IMPORTED.through, STORED.through), False),
     ):
         rows = made_rows(HOURLY, without_id if is_imported else None)
-        put(archive, span, rows, is_imported=is_imported, pair_json=names)
+        put(archive, span, rows, is_imported=is_imported, pair_json=NAMES)
     return archive
 
 
 def replace_by_downloaded(folder: Path) -> None:
     """Do what a re-download does at its end."""
     archive = TradeStore(folder)
-    put(archive, IMPORTED, made_rows(HOURLY), pair_json='{"altname":"XBTUSD"}')
+    put(archive, IMPORTED, made_rows(HOURLY), pair_json=NAMES)
     with open_writer(archive, PAIR) as writing:
         for segment in archive.segments(PAIR):
             if segment.is_imported:
@@ -159,7 +160,7 @@ def test_digests_are_not_of_a_month_that_was_covered_for_a_moment(tmp_path: Path
         writing.remove_coverage(gap)
     snapshot = SnapshotStore(TradeStore(tmp_path))
     snapshot.segments(PAIR)
-    put(TradeStore(tmp_path), gap, made_rows(HOURLY), pair_json='{"altname":"XBTUSD"}')
+    put(TradeStore(tmp_path), gap, made_rows(HOURLY), pair_json=NAMES)
     assert not missing([gap], snapshot.coverage(PAIR))
     with open_writer(TradeStore(tmp_path), PAIR) as writing:
         writing.remove_coverage(gap)
