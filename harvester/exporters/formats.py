@@ -170,7 +170,8 @@ def _text(column: pa.Array) -> pa.Array:
     if pa.types.is_time(type_):
         return _without_zeros(column.cast(pa.time64("ns")).cast(pa.string()))
     if pa.types.is_date(type_):
-        return column.cast(pa.string())
+        days = column.cast(pa.date32()).cast(pa.int32())
+        return _with_infinity(days, column.cast(pa.string()))
     if pa.types.is_binary(type_):
         return pa.array([v and v.hex() for v in column.to_pylist()], pa.string())
     if pa.types.is_nested(type_):
@@ -197,10 +198,29 @@ def _nested_text(column: pa.Array) -> pa.Array:
 def _time_text(column: pa.Array) -> pa.Array:
     """Times as ISO texts in UTC, whatever their time zone."""
     try:
-        times = column.cast(pa.timestamp("ns"))
+        texts = _utc_text(column.cast(pa.timestamp("ns")))
     except pa.ArrowInvalid:
         # Before 1677 or after 2262 there are no nanoseconds.
         times = column.cast(pa.timestamp(column.type.unit))
+        plain = times.cast(pa.string())
+        # Arrow can't format a year above 32767, or writes another one.
+        is_far = pc.starts_with(plain, "<")
+        texts = _utc_text(pc.if_else(is_far, pa.scalar(None, times.type), times))
+        texts = pc.if_else(is_far, plain, texts)
+    return _with_infinity(column.cast(pa.int64()), texts)
+
+
+def _with_infinity(numbers: pa.Array, texts: pa.Array) -> pa.Array:
+    """The texts of times, but for those that are infinite: the ends of DuckDB's integers."""
+    last = 2 ** (numbers.type.bit_width - 1) - 1
+    for name, end in (("infinity", last), ("-infinity", -last)):
+        is_infinite = pc.equal(numbers, end)
+        if pc.any(is_infinite).as_py():
+            texts = pc.if_else(is_infinite, name, texts)
+    return texts
+
+
+def _utc_text(times: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(_iso_text(times), "Z", "")
 
 

@@ -3,22 +3,30 @@
 DuckDB refuses every file outside the archive's folder `trades`, extensions, and changes of its
 settings. It would still write into that folder, as a COPY may stand in a WITH clause. So a text
 must be a single query, and it runs as a subquery, where DuckDB refuses all that changes anything.
+
+DuckDB looks at interrupts and at its memory between steps only, and a few queries crash it. So
+each query runs in a process of its own, which the system ends when it exceeds a limit.
 """
 
 from __future__ import annotations
 
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event, Thread
+from threading import Lock
 from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.errors import BadQuery
+from harvester.errors import BadQuery, HarvesterError
 from harvester.query.source_choice import path_literal, quoted_name, text_literal
 from harvester.query.sql import Connection, file_relation, parse_statements, translate_sql_errors
 
@@ -29,8 +37,8 @@ MAX_CELL_TEXT = 4_000
 """Most characters of a value as text; a longer one is cut. Bytes are text of two digits each."""
 MIN_CELL_SIZE = 16
 """Least bytes counted per value: as text, even a null takes some."""
-REPEAT_S = 0.05
-"""Seconds between repeated interrupts; between two of DuckDB's calls, one has no effect."""
+SPARE_MEMORY = 1_000_000_000
+"""Bytes that a query's process may use beyond DuckDB's memory limit."""
 
 AsText = Callable[[pa.RecordBatch], pa.RecordBatch]
 
@@ -74,39 +82,34 @@ class LimitedRows(NamedTuple):
 
 
 class ReadOnlyQuery:
-    """One query on a connection of its own, which another thread may cancel."""
+    """One query in a process of its own, which another thread may cancel."""
 
     def __init__(
-        self, connection: Connection, root: str, limits: QueryLimits, as_text: AsText
+        self, connect: Callable[[], Connection], root: str, limits: QueryLimits, as_text: AsText
     ) -> None:
-        """Restrict the connection; it is closed after the query.
+        """Nothing is run yet.
 
         Args:
-            connection: with the views of an archive, as `connect_views` returns it.
+            connect: opens a connection with the views of an archive, such as `Archive.connect`. It
+                is pickled, as the process of the query calls it.
             root: the archive's folder or URL.
             limits: of the query.
-            as_text: a batch with its nested values as text.
+            as_text: a batch with its nested values as text; a function of a module.
         """
-        self._as_text = as_text
-        self._connection = connection
+        self._connect = connect
+        self._root = root
         self._limits = limits
-        self._is_cancelled = Event()
-        self._is_late = False
-        folder = f"{root if '://' in root else Path(root).absolute()}/trades/"
-        # DuckDB compares the path as the views have it: with wildcards in brackets, if there are.
-        folders = ", ".join(sorted({text_literal(folder), path_literal(folder)}))
-        for statement in (
-            f"SET allowed_directories = [{folders}]",
-            "SET autoinstall_known_extensions = false",
-            "SET autoload_known_extensions = false",
-            "SET enable_external_access = false",
-            "SET lock_configuration = true",
-        ):
-            connection.execute(statement)
+        self._as_text = as_text
+        self._lock = Lock()
+        self._is_cancelled = False
+        self._process: subprocess.Popen[bytes] | None = None
 
     def cancel(self) -> None:
-        """End the query as soon as possible; `run` raises BadQuery."""
-        self._is_cancelled.set()
+        """End the query at once; `run` raises BadQuery."""
+        with self._lock:
+            self._is_cancelled = True
+            if self._process is not None:
+                self._process.kill()
 
     def run(self, text: str) -> LimitedRows:
         """Run a query and return its first rows.
@@ -116,7 +119,7 @@ class ReadOnlyQuery:
 
         Raises:
             BadQuery: it is not one query, would change something, reads another file, took too
-                long, or was cancelled; or DuckDB refuses it.
+                long, was cancelled, or crashed DuckDB; or DuckDB refuses it.
             HarvesterError: the memory allowed does not suffice.
             ArchiveDamaged: a file of the archive can't be read.
         """
@@ -126,90 +129,157 @@ class ReadOnlyQuery:
             text.encode()
         except UnicodeEncodeError as error:
             raise BadQuery("the query is no text: it has half of a character") from error
-        with self._connection, self._ending(), translate_sql_errors():
-            self._check()
-            statement = self._single_query(text)
-            self._check()
-            # The line ends close comments. Every SQL text that is complete by itself stays one
-            # expression between parentheses.
-            rows = self._connection.sql(
-                f"SELECT * FROM (\n{statement.query.strip().rstrip(';')}\n) "  # noqa: S608
-                f"LIMIT {self._limits.rows + 1}"
-            )
-            return self._read(file_relation(statement, rows) or rows)
+        request = (self._connect, self._root, self._limits, self._as_text, text)
+        with self._lock:
+            if not self._is_cancelled:
+                self._process = _start_process()
+        if self._process is not None:
+            output, _ = self._process.communicate(pickle.dumps(request))
+            if output:
+                answer = pickle.loads(output)  # noqa: S301 - written by our own code
+                if isinstance(answer, Exception):
+                    raise answer
+                found: LimitedRows = answer
+                return found
+        raise self._unanswered()
 
-    def _single_query(self, text: str) -> duckdb.Statement:
-        statements = parse_statements(self._connection, text)
-        if len(statements) > 1:
-            raise BadQuery(f"these are {len(statements)} statements: give one query at a time")
-        [statement] = statements
-        if statement.type != duckdb.StatementType.SELECT:
-            raise BadQuery(
-                f"{statement.type.name} is not allowed here: only queries are, which change "
-                "nothing; the command `sql` runs any statement"
-            )
-        return statement
-
-    def _read(self, rows: duckdb.DuckDBPyRelation) -> LimitedRows:
-        """Read batch by batch until a limit is reached."""
-        named = [
-            f"{sql} AS {quoted_name(name)}"
-            for number, (name, kind) in enumerate(zip(rows.columns, rows.types, strict=True), 1)
-            for sql in _limited_sql(number, kind.id)
-        ]
-        self._check()
-        reader = rows.project(", ".join(named)).to_arrow_reader(BATCH_ROWS)
-        batches: list[pa.RecordBatch] = []
-        left, is_cut = self._limits.size, False
-        for batch in reader:
-            self._check()
-            part = _fitting_part(batch, left)
-            batches.append(part)
-            left -= _size(part)
-            if part.num_rows < batch.num_rows:
-                is_cut = True
-                break
-        table = pa.Table.from_batches(batches, reader.schema)
-        if is_cut and not table.num_rows:
-            raise BadQuery("a single row of the query is too large: choose fewer columns")
-        is_cut = is_cut or table.num_rows > self._limits.rows
-        kinds = [kind.id for kind in rows.types]
-        first = table.slice(0, self._limits.rows)
-        return _cut_values(first, kinds, self._as_text, is_cut=is_cut)
-
-    def _check(self) -> None:
-        if self._is_late or self._is_cancelled.is_set():
-            raise KeyboardInterrupt  # as DuckDB's interruption is translated
-
-    def _interrupt_in_time(self, ended: Event) -> None:
-        """Interrupt the query when it is cancelled or its time is up, until it has ended."""
-        self._is_late = not self._is_cancelled.wait(self._limits.seconds)
-        while not ended.is_set():
-            # The query may end meanwhile, which closes its connection.
-            with suppress(duckdb.ConnectionException):
-                self._connection.interrupt()
-            ended.wait(REPEAT_S)
-
-    @contextmanager
-    def _ending(self) -> Iterator[None]:
-        """Interrupt the query when its time is up; turn DuckDB's interruption into an error."""
-        ended = Event()
-        Thread(target=self._interrupt_in_time, args=(ended,), daemon=True).start()
-        try:
-            yield
-        except (KeyboardInterrupt, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "nterrupt" not in str(error):
-                raise
-            if self._is_cancelled.is_set() and not self._is_late:
-                raise BadQuery("the query was cancelled") from error
-            raise BadQuery(
+    def _unanswered(self) -> BadQuery:
+        """Why the process wrote nothing."""
+        if self._is_cancelled or self._process is None:
+            return BadQuery("the query was cancelled")
+        if self._process.returncode == -signal.SIGALRM:
+            return BadQuery(
                 f"the query took longer than {self._limits.seconds:g} seconds: choose a shorter "
                 "range of time, or run it by the command `sql`"
-            ) from error
-        finally:
-            ended.set()
-            # This ends the thread at once, if the query was in time.
-            self._is_cancelled.set()
+            )
+        return BadQuery(
+            "the query ended DuckDB, as a very large or deeply nested value can "
+            f"(exit status {self._process.returncode}): choose other values"
+        )
+
+
+# --- the process of a query -----------------------------------------------------------------------
+
+
+def _start_process() -> subprocess.Popen[bytes]:
+    """Start Python, which runs `answer_request`. Nobody's `__main__` is imported again."""
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    return subprocess.Popen(  # noqa: S603 - Python itself
+        [sys.executable, "-P", "-c", f"import {__name__} as module; module.answer_request()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": paths},
+        # Ctrl-C in the terminal is for the parent, which then cancels its queries.
+        start_new_session=True,
+    )
+
+
+def answer_request() -> None:
+    """Run the query on stdin, within its limits; write its rows or the error to stdout."""
+    connect, root, limits, as_text, text = pickle.load(sys.stdin.buffer)  # noqa: S301 - by `run`
+    # The default action of the signal ends the process wherever it is, also without its parent.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+    answer: LimitedRows | Exception
+    try:
+        with connect() as connection, translate_sql_errors():
+            _limit_memory(connection)
+            _restrict(connection, root)
+            answer = _run_query(connection, text, limits, as_text)
+    except MemoryError:
+        answer = HarvesterError("the query needs more memory than it may use")
+    except RecursionError:
+        answer = BadQuery("the query has values that are nested too deeply")
+    except Exception as error:  # noqa: BLE001 - raised again by the parent
+        answer = error
+    pickle.dump(answer, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+def _limit_memory(connection: Connection) -> None:
+    """Let Linux refuse memory far beyond DuckDB's limit, which a single value can exceed."""
+    if sys.platform == "linux":
+        sql = "SELECT parse_formatted_bytes(current_setting('memory_limit'))"
+        [[allowed]] = connection.sql(sql).fetchall()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + allowed + SPARE_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _restrict(connection: Connection, root: str) -> None:
+    """Refuse other files, extensions and further settings on a connection."""
+    folder = f"{root if '://' in root else Path(root).absolute()}/trades/"
+    # DuckDB compares the path as the views have it: with wildcards in brackets, if there are.
+    folders = ", ".join(sorted({text_literal(folder), path_literal(folder)}))
+    for statement in (
+        f"SET allowed_directories = [{folders}]",
+        "SET autoinstall_known_extensions = false",
+        "SET autoload_known_extensions = false",
+        "SET enable_external_access = false",
+        "SET lock_configuration = true",
+    ):
+        connection.execute(statement)
+
+
+def _run_query(
+    connection: Connection, text: str, limits: QueryLimits, as_text: AsText
+) -> LimitedRows:
+    statement = _single_query(connection, text)
+    # The line ends close comments. Every SQL text that is complete by itself stays one expression
+    # between parentheses.
+    rows = connection.sql(
+        f"SELECT * FROM (\n{_without_end(statement.query)}\n) "  # noqa: S608
+        f"LIMIT {limits.rows + 1}"
+    )
+    return _read_rows(file_relation(statement, rows) or rows, limits, as_text)
+
+
+def _single_query(connection: Connection, text: str) -> duckdb.Statement:
+    statements = parse_statements(connection, text)
+    if len(statements) > 1:
+        raise BadQuery(f"these are {len(statements)} statements: give one query at a time")
+    [statement] = statements
+    if statement.type != duckdb.StatementType.SELECT:
+        raise BadQuery(
+            f"{statement.type.name} is not allowed here: only queries are, which change "
+            "nothing; the command `sql` runs any statement"
+        )
+    return statement
+
+
+def _without_end(query: str) -> str:
+    """One statement without the semicolon at its end and what follows: comments."""
+    text = query.encode()
+    operators = (
+        offset for offset, kind in duckdb.tokenize(query) if kind == duckdb.token_type.operator
+    )
+    end = next((offset for offset in operators if text[offset : offset + 1] == b";"), len(text))
+    return text[:end].decode()
+
+
+def _read_rows(rows: duckdb.DuckDBPyRelation, limits: QueryLimits, as_text: AsText) -> LimitedRows:
+    """Read batch by batch until a limit is reached."""
+    named = [
+        f"{sql} AS {quoted_name(name)}"
+        for number, (name, kind) in enumerate(zip(rows.columns, rows.types, strict=True), 1)
+        for sql in _limited_sql(number, kind.id)
+    ]
+    reader = rows.project(", ".join(named)).to_arrow_reader(BATCH_ROWS)
+    batches: list[pa.RecordBatch] = []
+    left, is_cut = limits.size, False
+    for batch in reader:
+        part = _fitting_part(batch, left)
+        batches.append(part)
+        left -= _size(part)
+        if part.num_rows < batch.num_rows:
+            is_cut = True
+            break
+    table = pa.Table.from_batches(batches, reader.schema)
+    if is_cut and not table.num_rows:
+        raise BadQuery("a single row of the query is too large: choose fewer columns")
+    is_cut = is_cut or table.num_rows > limits.rows
+    kinds = [kind.id for kind in rows.types]
+    return _cut_values(table.slice(0, limits.rows), kinds, as_text, is_cut=is_cut)
 
 
 # --- limited values -------------------------------------------------------------------------------

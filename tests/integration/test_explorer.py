@@ -515,9 +515,9 @@ def test_an_answer_is_small_whatever_its_columns(
 def test_a_row_that_is_too_large_is_refused(archive: harvester.Archive) -> None:
     limits = QueryLimits(size=7_000)
     value = "repeat('x', 4000)"
-    query = ReadOnlyQuery(archive.connect(), archive.path, limits, as_flat_text)
+    query = ReadOnlyQuery(archive.connect, archive.path, limits, as_flat_text)
     assert query.run(f"SELECT {value}").table.num_rows == 1
-    query = ReadOnlyQuery(archive.connect(), archive.path, limits, as_flat_text)
+    query = ReadOnlyQuery(archive.connect, archive.path, limits, as_flat_text)
     with pytest.raises(BadQuery, match="a single row of the query is too large"):
         query.run(f"SELECT {value}, {value}")
 
@@ -555,7 +555,7 @@ def test_what_parquet_can_not_hold_is_the_askers_fault(archive: harvester.Archiv
 def test_half_of_a_character_is_the_askers_fault(archive: harvester.Archive) -> None:
     assert run_sql(archive, "SELECT '\ud800'").status_code == 400
     with pytest.raises(BadQuery, match="half of a character"):
-        ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(), as_flat_text).run(
+        ReadOnlyQuery(archive.connect, archive.path, QueryLimits(), as_flat_text).run(
             "SELECT '\ud800'"
         )
 
@@ -654,14 +654,14 @@ def test_sql_sees_no_variable_of_python(archive: harvester.Archive) -> None:
 
 
 def test_a_query_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
-    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(seconds=0.2), as_flat_text)
+    query = ReadOnlyQuery(archive.connect, archive.path, QueryLimits(seconds=0.2), as_flat_text)
     with pytest.raises(BadQuery, match=r"took longer than 0\.2 seconds"):
         query.run("SELECT count(*) FROM range(1000000000) a, range(1000000) b")
 
 
 def test_a_query_whose_rows_are_read_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
     limits = QueryLimits(seconds=0.3)
-    query = ReadOnlyQuery(archive.connect(), archive.path, limits, as_flat_text)
+    query = ReadOnlyQuery(archive.connect, archive.path, limits, as_flat_text)
     rows = "SELECT a.range FROM range(1000000) a, range(1000000) b"
     with pytest.raises(BadQuery, match="took longer"):
         query.run(f"{rows} WHERE a.range < 5000 AND (b.range = 1 OR a.range + b.range < 0)")
@@ -669,7 +669,7 @@ def test_a_query_whose_rows_are_read_ends_when_its_time_is_up(archive: harvester
 
 @pytest.mark.parametrize("is_early", [True, False])
 def test_a_query_can_be_cancelled(archive: harvester.Archive, is_early: bool) -> None:
-    query = ReadOnlyQuery(archive.connect(), archive.path, QueryLimits(), as_flat_text)
+    query = ReadOnlyQuery(archive.connect, archive.path, QueryLimits(), as_flat_text)
     if is_early:
         query.cancel()
     with ThreadPoolExecutor() as pool:
@@ -677,6 +677,80 @@ def test_a_query_can_be_cancelled(archive: harvester.Archive, is_early: bool) ->
         query.cancel()
         with pytest.raises(BadQuery, match="was cancelled"):
             running.result(timeout=20)
+
+
+# One call of DuckDB, which looks at nothing until it ends.
+LONG_CALL = "SELECT levenshtein(repeat('a', 400000), repeat('b', 400000))"
+
+
+def test_a_single_call_ends_when_its_time_is_up(archive: harvester.Archive) -> None:
+    query = ReadOnlyQuery(archive.connect, archive.path, QueryLimits(seconds=1), as_flat_text)
+    with pytest.raises(BadQuery, match="took longer than 1 seconds"):
+        query.run(LONG_CALL)
+
+
+def test_a_single_call_can_be_cancelled(archive: harvester.Archive) -> None:
+    query = ReadOnlyQuery(archive.connect, archive.path, QueryLimits(), as_flat_text)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(query.run, LONG_CALL)
+        while not running.done():
+            query.cancel()
+        with pytest.raises(BadQuery, match="was cancelled"):
+            running.result()
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ("SELECT length(repeat('x', 4000000000))", 503, "more memory than it may use"),
+        ("SELECT list_sort(range(400000000))[1]", 503, "more memory than it may use"),
+        (f"SELECT {'[' * 400}1{']' * 400}", 400, "nested too deeply"),
+    ],
+)
+def test_a_value_that_is_too_large_is_refused(
+    archive: harvester.Archive, query: str, status: int, said: str
+) -> None:
+    response = run_sql(archive, query)
+    assert (response.status_code, said in response.json()["error"]) == (status, True)
+
+
+def test_a_query_that_crashes_duckdb_harms_nothing_else(archive: harvester.Archive) -> None:
+    deep = "(repeat('[', 10000) || repeat(']', 10000))::JSON::VARIANT"
+    # As there is no reliable crash in DuckDB, this one may also be an error.
+    assert run_sql(archive, f"SELECT {deep}").status_code in (400, 503)
+    crash = ReadOnlyQuery(os.abort, archive.path, QueryLimits(), as_flat_text)
+    with pytest.raises(BadQuery, match="the query ended DuckDB"):
+        crash.run("SELECT 1")
+    assert run_sql(archive, "SELECT 1").json()["rows"] == [["1"]]
+
+
+@pytest.mark.parametrize("end", [";", "; -- c", ";;\n/* ; */ ;", " -- c;", "; -- ü;"])
+def test_a_query_may_end_with_a_semicolon_and_a_comment(
+    archive: harvester.Archive, end: str
+) -> None:
+    found = run_sql(archive, f"SELECT ';ü' AS \"a;\"{end}").json()
+    assert (found["columns"][0]["name"], found["rows"]) == ("a;", [[";ü"]])
+
+
+def test_a_query_of_an_assistant_does_not_wait_for_ever(
+    archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_run, may_end = Barrier(3), Event()
+
+    def run(_self: object, _text: str) -> LimitedRows:
+        both_run.wait(20)
+        may_end.wait(20)
+        return LimitedRows(pa.table({"a": [1]}), is_cut=False)
+
+    monkeypatch.setattr(ReadOnlyQuery, "run", run)
+    explorer = ArchiveExplorer(archive)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(explorer.run_query, text, QueryLimits()) for text in "ab"]
+        both_run.wait(20)
+        with pytest.raises(BadQuery, match="2 other queries are still running"):
+            explorer.run_query("c", QueryLimits(seconds=0.05))
+        may_end.set()
+        assert [found.result()["rows"] for found in asked] == [[["1"]]] * 2
 
 
 def test_two_queries_of_an_assistant_run_at_once(

@@ -314,7 +314,7 @@ class ArchiveExplorer:
             ArchiveDamaged: a file can't be read.
         """
         return ReadOnlyQuery(
-            self._archive.connect(), self.path, limits or QueryLimits(), as_flat_text
+            self._archive.connect, self.path, limits or QueryLimits(), as_flat_text
         )
 
     def run_query(self, text: str, limits: QueryLimits) -> dict[str, Any]:
@@ -322,15 +322,19 @@ class ArchiveExplorer:
 
         Args:
             text: the query.
-            limits: of its rows and its time.
+            limits: of its rows and its time. It also waits no longer than this for others.
 
         Raises:
-            BadQuery: as for `ReadOnlyQuery.run`.
+            BadQuery: as for `ReadOnlyQuery.run`; or others did not end in time.
             HarvesterError: the memory allowed does not suffice.
             ArchiveDamaged: a file can't be read.
         """
-        with self._query_places:
+        if not self._query_places.acquire(timeout=limits.seconds):
+            raise BadQuery(f"{MAX_QUERIES} other queries are still running: try again later")
+        try:
             return self.sql_answer(text, self.query(limits).run(text))
+        finally:
+            self._query_places.release()
 
     def sql_answer(self, text: str, rows: LimitedRows) -> dict[str, Any]:
         """Rows of a query with exact values as text, and how to get all of them.
