@@ -120,7 +120,7 @@ class ReadOnlyQuery:
         Raises:
             BadQuery: it is not one query, would change something, reads another file, took too
                 long, was cancelled, or crashed DuckDB; or DuckDB refuses it.
-            HarvesterError: the memory allowed does not suffice.
+            HarvesterError: the memory allowed does not suffice, or no process can be started.
             ArchiveDamaged: a file of the archive can't be read.
         """
         if len(text) > MAX_TEXT:
@@ -135,7 +135,8 @@ class ReadOnlyQuery:
                 self._process = _start_process()
         if self._process is not None:
             output, _ = self._process.communicate(pickle.dumps(request))
-            if output:
+            # Of a process that is ended while it writes, a part arrives.
+            if self._process.returncode == 0:
                 answer = pickle.loads(output)  # noqa: S301 - written by our own code
                 if isinstance(answer, Exception):
                     raise answer
@@ -144,7 +145,7 @@ class ReadOnlyQuery:
         raise self._unanswered()
 
     def _unanswered(self) -> BadQuery:
-        """Why the process wrote nothing."""
+        """Why the process did not answer."""
         if self._is_cancelled or self._process is None:
             return BadQuery("the query was cancelled")
         if self._process.returncode == -signal.SIGALRM:
@@ -164,14 +165,18 @@ class ReadOnlyQuery:
 def _start_process() -> subprocess.Popen[bytes]:
     """Start Python, which runs `answer_request`. Nobody's `__main__` is imported again."""
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    return subprocess.Popen(  # noqa: S603 - Python itself
-        [sys.executable, "-P", "-c", f"import {__name__} as module; module.answer_request()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": paths},
-        # Ctrl-C in the terminal is for the parent, which then cancels its queries.
-        start_new_session=True,
-    )
+    command = [sys.executable, "-P", "-c", f"import {__name__} as module; module.answer_request()"]
+    try:
+        return subprocess.Popen(  # noqa: S603 - Python itself
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": paths},
+            # Ctrl-C in the terminal is for the parent, which then cancels its queries.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise HarvesterError(f"the query's process can't be started: {error}") from error
 
 
 def answer_request() -> None:
@@ -194,6 +199,7 @@ def answer_request() -> None:
         answer = error
     pickle.dump(answer, sys.stdout.buffer)
     sys.stdout.buffer.flush()
+    os._exit(0)  # without the cleaning up of all modules, which takes a while
 
 
 def _limit_memory(connection: Connection) -> None:

@@ -724,6 +724,15 @@ def test_a_query_that_crashes_duckdb_harms_nothing_else(archive: harvester.Archi
     assert run_sql(archive, "SELECT 1").json()["rows"] == [["1"]]
 
 
+def test_a_query_whose_process_can_not_be_started_is_an_error(
+    archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    response = run_sql(archive, "SELECT 1")
+    assert response.status_code == 503
+    assert "the query's process can't be started" in response.json()["error"]
+
+
 @pytest.mark.parametrize("end", [";", "; -- c", ";;\n/* ; */ ;", " -- c;", "; -- ü;"])
 def test_a_query_may_end_with_a_semicolon_and_a_comment(
     archive: harvester.Archive, end: str
