@@ -193,8 +193,6 @@ def answer_request() -> None:
             answer = _run_query(connection, text, limits, as_text)
     except MemoryError:
         answer = HarvesterError("the query needs more memory than it may use")
-    except RecursionError:
-        answer = BadQuery("the query has values that are nested too deeply")
     except Exception as error:  # noqa: BLE001 - raised again by the parent
         answer = error
     pickle.dump(answer, sys.stdout.buffer)

@@ -419,6 +419,8 @@ def translate_sql_errors(memory_limit: str | None = None) -> Iterator[None]:
     try:
         with _translate_common_errors("the query", memory_limit):
             yield
+    except RecursionError as error:
+        raise BadQuery("the query has values that are nested too deeply") from error
     except duckdb.Error as error:
         _raise_error_of_store(error)
         text = str(error)

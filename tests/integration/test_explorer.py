@@ -704,14 +704,15 @@ def test_a_single_call_can_be_cancelled(archive: harvester.Archive) -> None:
     [
         ("SELECT length(repeat('x', 4000000000))", 503, "more memory than it may use"),
         ("SELECT list_sort(range(400000000))[1]", 503, "more memory than it may use"),
-        (f"SELECT {'[' * 400}1{']' * 400}", 400, "nested too deeply"),
+        (f"SELECT {'[' * 400}1{']' * 400}", 400, "nested too deeply|Recursion level"),
     ],
 )
 def test_a_value_that_is_too_large_is_refused(
     archive: harvester.Archive, query: str, status: int, said: str
 ) -> None:
     response = run_sql(archive, query)
-    assert (response.status_code, said in response.json()["error"]) == (status, True)
+    assert response.status_code == status
+    assert re.search(said, response.json()["error"])
 
 
 def test_a_query_that_crashes_duckdb_harms_nothing_else(archive: harvester.Archive) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
@@ -543,6 +544,12 @@ def test_a_wrong_query_is_shown_with_its_place(archive: TradeStore) -> None:
         'harvester: the query can\'t be run\nParser Error: syntax error at or near "+"\n'
         "LINE 1: SELECT 1 +\n                 ^\n",
     )
+
+
+def test_a_value_that_is_nested_too_deeply_is_an_error(archive: TradeStore) -> None:
+    status, output, error = run(archive, f"SELECT {'[' * 400}1{']' * 400}")
+    assert (status, output) == (2, "")
+    assert re.search("nested too deeply|Recursion level", error)
 
 
 @pytest.mark.parametrize("to_file", [False, True], ids=["stdout", "file"])
