@@ -19,6 +19,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import NamedTuple
 
@@ -130,19 +131,29 @@ class ReadOnlyQuery:
         except UnicodeEncodeError as error:
             raise BadQuery("the query is no text: it has half of a character") from error
         request = (self._connect, self._root, self._limits, self._as_text, text)
+        try:
+            # A process that is ended leaves what DuckDB spilled.
+            with TemporaryDirectory(prefix="harvester-", ignore_cleanup_errors=True) as folder:
+                output = self._answer(pickle.dumps(request), folder)
+        except OSError as error:
+            raise HarvesterError(f"the query's process can't be started: {error}") from error
+        if output is None:
+            raise self._unanswered()
+        answer = pickle.loads(output)  # noqa: S301 - written by our own code
+        if isinstance(answer, Exception):
+            raise answer
+        found: LimitedRows = answer
+        return found
+
+    def _answer(self, request: bytes, folder: str) -> bytes | None:
+        """What a new process answers, whose temporary files are in a folder."""
         with self._lock:
-            if not self._is_cancelled:
-                self._process = _start_process()
-        if self._process is not None:
-            output, _ = self._process.communicate(pickle.dumps(request))
-            # Of a process that is ended while it writes, a part arrives.
-            if self._process.returncode == 0:
-                answer = pickle.loads(output)  # noqa: S301 - written by our own code
-                if isinstance(answer, Exception):
-                    raise answer
-                found: LimitedRows = answer
-                return found
-        raise self._unanswered()
+            if self._is_cancelled:
+                return None
+            self._process = _start_process(folder)
+        output, _ = self._process.communicate(request)
+        # Of a process that is ended while it writes, a part arrives.
+        return output if self._process.returncode == 0 else None
 
     def _unanswered(self) -> BadQuery:
         """Why the process did not answer."""
@@ -162,21 +173,17 @@ class ReadOnlyQuery:
 # --- the process of a query -----------------------------------------------------------------------
 
 
-def _start_process() -> subprocess.Popen[bytes]:
+def _start_process(folder: str) -> subprocess.Popen[bytes]:
     """Start Python, which runs `answer_request`. Nobody's `__main__` is imported again."""
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    command = [sys.executable, "-P", "-c", f"import {__name__} as module; module.answer_request()"]
-    try:
-        return subprocess.Popen(  # noqa: S603 - Python itself
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": paths},
-            # Ctrl-C in the terminal is for the parent, which then cancels its queries.
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise HarvesterError(f"the query's process can't be started: {error}") from error
+    return subprocess.Popen(  # noqa: S603 - Python itself
+        [sys.executable, "-P", "-c", f"import {__name__} as module; module.answer_request()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": paths, "TMPDIR": folder},
+        # Ctrl-C in the terminal is for the parent, which then cancels its queries.
+        start_new_session=True,
+    )
 
 
 def answer_request() -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -697,6 +698,24 @@ def test_a_single_call_can_be_cancelled(archive: harvester.Archive) -> None:
             query.cancel()
         with pytest.raises(BadQuery, match="was cancelled"):
             running.result()
+
+
+def test_a_query_that_is_ended_leaves_no_files(
+    archive: harvester.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    low = {"candles.memory_limit": "100MB"}
+    with harvester.open(archive.path, settings=low) as small, ThreadPoolExecutor() as pool:
+        query = ReadOnlyQuery(small.connect, small.path, QueryLimits(), as_flat_text)
+        running = pool.submit(
+            query.run, "SELECT count(DISTINCT hash(range)) FROM range(1000000000)"
+        )
+        while not any(path.is_file() for path in tmp_path.rglob("*")):
+            assert not running.done()
+        query.cancel()
+        with pytest.raises(BadQuery, match="was cancelled"):
+            running.result()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
