@@ -13,7 +13,6 @@ from harvester.download.exchange import (
     BackfillRequest,
     DownloadContext,
     RunOptions,
-    expected_trades,
 )
 from harvester.download.pair_download import PairDownload
 from harvester.errors import (
@@ -24,6 +23,7 @@ from harvester.errors import (
     Interrupted,
 )
 from harvester.events import BackfillResult, CancelToken
+from harvester.kraken.ohlc import expected_trades
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.trade_store import TradeStore

@@ -20,16 +20,14 @@ from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, times, trade_ids
-from harvester.storage.id_gaps import IdGap
+from harvester.storage.id_gaps import LONGEST_ROUNDING_NS, IdGap, LastId
 from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore
 from harvester.times import (
     BEGINNING_NS,
     DAY,
     END_OF_TIME,
     SECOND,
-    UNITS_NS,
     Range,
-    overlap,
     show,
 )
 
@@ -280,6 +278,7 @@ class PairPages:
         self.after = 0
         self.conflicts = 0
         self.newest_ns: int | None = None
+        self._latest_ns = 0
         self.newest_id = 0
         self.newest_rows: pa.RecordBatch | None = None
 
@@ -322,6 +321,7 @@ class PairPages:
     def _keep_newest(self, rows: pa.RecordBatch) -> None:
         stamps = times(rows)
         self.newest_ns = int(stamps.max(initial=0))
+        self._latest_ns = max(self._latest_ns, self.newest_ns)
         self.newest_id = int(trade_ids(rows)[stamps == self.newest_ns].max(initial=0))
 
     async def weekly_counts(self) -> list[tuple[int, int]]:
@@ -375,7 +375,7 @@ class PairPages:
             )
 
     async def is_end_of_history(
-        self, last_ns: int | None, after: int, stored_ns: int | None
+        self, last_ns: int | None, after: int, stored_ns: int | None, left: LastId | None
     ) -> bool:
         """Whether the newest page shows that no trade is missing at the end of history.
 
@@ -386,6 +386,7 @@ class PairPages:
             last_ns: the published time of the last row of this range; None before the first.
             after: where the range begins, in nanoseconds.
             stored_ns: the time of the last stored trade before the range; None if there is none.
+            left: the last stored trade with an id before the range, if it is known.
         """
         newest = (await self.page(None)).rows
         if newest.num_rows == 0:
@@ -396,6 +397,12 @@ class PairPages:
             return False
         self.newest_rows = newest
         latest_ns = int(times(newest).max())
+        if latest_ns <= self._latest_ns - LONGEST_ROUNDING_NS:
+            shown = show(self._latest_ns)
+            self.record_conflict(f"the newest page ends {show(latest_ns)}, one before it {shown}")
+            return False
+        if last_ns is None and left is not None and left.is_newest(self.newest_id, latest_ns):
+            return True
         if latest_ns == last_ns or (last_ns is None and (stored_ns or 0) <= latest_ns <= after):
             return True
         expected_ns = last_ns if last_ns is not None else after
@@ -425,26 +432,3 @@ class PairPages:
             if is_shown or is_past or step.result in ends:
                 break
         return joined([batch for batch in [*found, merger.finish()] if batch.num_rows])
-
-
-# --- weekly trade counts --------------------------------------------------------------------------
-
-WEEK = UNITS_NS["w"]
-
-
-def expected_trades(weeks: list[tuple[int, int]], ranges: list[Range], now_ns: int) -> int:
-    """About how many trades are in some ranges; within a week they count as evenly spread.
-
-    Args:
-        weeks: the trades of each week of a pair, as (open time in ns, count).
-        ranges: the ranges.
-        now_ns: the exchange's time: the week that it is in is counted up to then.
-    """
-    total = 0.0
-    for open_ns, count in weeks:
-        week = Range(open_ns, max(open_ns + 1, min(open_ns + WEEK, now_ns)))
-        for part in ranges:
-            within = overlap(part, week)
-            if within is not None:
-                total += count * (within.through - within.after) / (week.through - week.after)
-    return round(total)

@@ -88,6 +88,7 @@ class PageMerger:
         cursor: the exchange's cursor at that row, where it sent one that can be right.
         finest_ns: one unit of the last decimal of its times; at least the error of a float.
         unproven: rows of a page that is requested again as its end was not proved; mostly none.
+        stored_ids: of the trades just before `after`, which another form may print after it.
     """
 
     def __init__(self, after: int, *, first_since: int | None = None) -> None:
@@ -109,6 +110,7 @@ class PageMerger:
         self._is_inside_timestamp = False
         self._doubts = 0
         self.unproven = NO_ROWS
+        self.stored_ids: set[int] = set()
 
     def is_too_coarse(self, unit_ns: int) -> bool:
         """Whether a first page prints coarser times than the margin it was requested with."""
@@ -299,10 +301,10 @@ class PageMerger:
 
     def _split_at_start(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         """Split ordered rows into those at or before the range's start, and those of the range."""
-        if rows.num_rows and int(times(rows)[0]) <= self.after:
-            start = int(times(rows).searchsorted(self.after, side="right"))
-            return rows.slice(0, start), rows.slice(start)
-        return NO_ROWS, rows
+        start, near = times(rows).searchsorted([self.after + 1, self.after + FIRST_MARGIN_NS])
+        while start < near and int(trade_ids(rows)[start]) in self.stored_ids:
+            start += 1
+        return rows.slice(0, start), rows.slice(start)
 
 
 def _time_before(stamps: Int64s, last: int) -> int | None:

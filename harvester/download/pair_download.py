@@ -11,7 +11,6 @@ from harvester.download.exchange import (
     BackfillRequest,
     DownloadContext,
     PairPages,
-    expected_trades,
 )
 from harvester.download.range_download import RangeDownload, check_listed_again
 from harvester.errors import (
@@ -34,6 +33,7 @@ from harvester.events import (
     steps,
 )
 from harvester.kraken.answers import OtherMarket, is_unknown_pair
+from harvester.kraken.ohlc import expected_trades
 from harvester.kraken.pairs import Pair, is_listed
 from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.locks_and_requests import Requests

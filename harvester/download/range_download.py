@@ -20,9 +20,16 @@ from harvester.download.completeness import (
 from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, ImportIncomplete
 from harvester.events import Noted, PageRead
-from harvester.schema import clip, sort_rows, times
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId, find_gaps, gap_at_end
-from harvester.storage.trade_store import EVERYTHING, TradeStore
+from harvester.schema import clip, sort_rows, times, trade_ids
+from harvester.storage.id_gaps import (
+    BEFORE_FIRST_ID,
+    LONGEST_ROUNDING_NS,
+    FirstId,
+    LastId,
+    find_gaps,
+    gap_at_end,
+)
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
 
 if TYPE_CHECKING:
@@ -139,16 +146,21 @@ class RangeDownload:
         waiting = asyncio.create_task(self._flush_while_waiting(done))
         try:
             beyond = await self._download_pages(self._continue_left_side())
-            stored = self._archive.first_id_after(self._pair, self._range.through)
-            is_doubted = any(lost.through == self._range.through for lost in self._download.lost)
+            archive, pair, through = self._archive, self._pair, self._range.through
+            stored = archive.first_id_after(pair, through)
+            is_doubted = any(lost.through == through for lost in self._download.lost)
             rows = await self._ids.close(
                 stored or beyond,
                 # Shown twice, the stored trade is one that the exchange took back.
                 shown=None if is_doubted else beyond,
-                is_imported=self._has_imports and self._is_imported_after(),
+                is_imported=self._has_imports and archive.is_imported_before_id(pair, through),
                 is_stored=bool(stored),
             )
-            await self._add(rows, self._range.through)
+            if stored and rows.num_rows and trade_ids(rows)[-1] == stored.trade_id:
+                # Another form prints the stored trade just after the range before its end.
+                is_same = times(rows)[-1] > through - LONGEST_ROUNDING_NS
+                rows = rows.slice(0, rows.num_rows - int(is_same))
+            await self._add(rows, through)
             is_complete = True
         except TradesSkipped:
             # The rest of the range is requested again, from what is committed on.
@@ -221,7 +233,7 @@ class RangeDownload:
     async def _is_end_of_history(self, stored_ns: int | None) -> bool:
         context, archive, through = self._download.context, self._archive, self._range.through
         last_ns, after = self._merger.last_ns, self._range.after
-        if await self._pages.is_end_of_history(last_ns, after, stored_ns):
+        if await self._pages.is_end_of_history(last_ns, after, stored_ns, self._left):
             newest = self._pages.newest_rows
             settled = context.clock.settled_ns(self._download.request.pair)
             settled_ns = await context.options.cancel.guard(settled)
@@ -339,7 +351,7 @@ class RangeDownload:
                 Range(self._range.through, gap.before_ns),
             ]
             for side in sides if self._has_imports else []:
-                path = self._imported_in(side)
+                path = self._archive.imported_in(self._pair, side)
                 if path:
                     self._error = self._error or ImportIncomplete(
                         f"{self._pair}: {what} are not in {path}, which was imported: "
@@ -390,38 +402,19 @@ class RangeDownload:
             is_empty = bool(covered) and covered[0].after == 0 and last_ns is None
             self._left = BEFORE_FIRST_ID if after == 0 or is_empty else None
             if self._has_imports and covered and covered[0].after == 0 and not is_empty:
-                self._left = self._imported_from_first(after)
+                self._left = archive.imported_from_first(pair, after)
         is_imported = False
         if self._has_imports:
-            left = self._left
-            is_imported = left is not None and bool(self._imported_in(Range(left.time_ns, after)))
+            since_ns = self._left.time_ns if self._left is not None else after
+            is_imported = bool(archive.imported_in(pair, Range(since_ns, after)))
             if last_ns is not None and archive.is_imported_at(pair, last_ns):
                 last_ns -= SECOND
+        near = Range(max(0, after - LONGEST_ROUNDING_NS), after)
+        if self._left is not None and near.after < self._left.time_ns:
+            ids = {each for rows in archive.scan(pair, near) for each in trade_ids(rows).tolist()}
+            self._merger.stored_ids = ids - {0}
         self._ids.begin_at(self._left, is_imported=is_imported)
         return last_ns
-
-    def _imported_from_first(self, after: int) -> LastId | None:
-        """Id 0 and the trades after it, where all is covered and the first ones were imported."""
-        pieces = self._archive.pieces(self._pair, Range(0, after))
-        rows = [self._archive.footer(piece.segment).rows for piece in pieces]
-        first = next(piece.segment for piece, count in zip(pieces, rows, strict=True) if count)
-        return BEFORE_FIRST_ID._replace(rows_without_id=sum(rows)) if first.is_imported else None
-
-    def _is_imported_after(self) -> bool:
-        """Whether there is imported data between the range and the first stored id after it."""
-        after = reached = self._range.through
-        for segment, within in self._archive.pieces(self._pair, Range(after, EVERYTHING.through)):
-            if within.after != reached:
-                break
-            footer = self._archive.footer(segment)
-            first_ns = footer.bounds[0] if footer.bounds else 0
-            if footer.rows_before_first_id == 0 and first_ns > reached:
-                reached = first_ns
-                break
-            reached = within.through
-            if footer.first_trade_id is not None:
-                break
-        return bool(self._imported_in(Range(after, reached)))
 
     def _range_without_newest(self, newest_ns: int) -> Range | None:
         """The covered range before the exchange's newest trade, if no trade of that time is stored.
@@ -440,10 +433,7 @@ class RangeDownload:
                 return None
         parts = archive.coverage(pair)
         covered = next(part for part in parts if part.after < newest_ns <= part.through)
+        last = archive.last_id_before(pair, covered.through)
+        if last is not None and last.is_newest(self._pages.newest_id, newest_ns):
+            return None
         return Range(max(last_ns or 0, covered.after), newest_ns)
-
-    def _imported_in(self, within: Range) -> str:
-        """The location of the first imported segment in a range; empty if there is none."""
-        pieces = self._archive.pieces(self._pair, within) if within.after < within.through else []
-        imported = (piece.segment for piece in pieces if piece.segment.is_imported)
-        return next(map(self._archive.location, imported), "")

@@ -1,4 +1,4 @@
-"""Decode an answer of the OHLC endpoint into exact candles.
+"""Decode an answer of the OHLC endpoint into exact candles; estimate trades from their counts.
 
 Source of the rules: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured
 answers.
@@ -16,7 +16,7 @@ from harvester.errors import BAD_JSON, UnreadableAnswer, brief
 from harvester.kraken.answers import read_result
 from harvester.kraken.pairs import Pair, check_market
 from harvester.kraken.trades import LONGEST_NUMBER
-from harvester.times import END_OF_TIME, SECOND
+from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range, overlap
 
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 """The candle lengths that the exchange offers, in minutes."""
@@ -129,3 +129,21 @@ def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
 def _bad_row(raw: msgspec.Raw, reason: str) -> UnreadableAnswer:
     row = brief(bytes(raw).decode(errors="replace"))
     return UnreadableAnswer(f"the exchange sent a candle that can't be read: {row} ({reason})")
+
+
+def expected_trades(weeks: list[tuple[int, int]], ranges: list[Range], now_ns: int) -> int:
+    """About how many trades are in some ranges; within a week they count as evenly spread.
+
+    Args:
+        weeks: the trades of each week of a pair, as (open time in ns, count).
+        ranges: the ranges.
+        now_ns: the exchange's time: the week that it is in is counted up to then.
+    """
+    total = 0.0
+    for open_ns, count in weeks:
+        week = Range(open_ns, max(open_ns + 1, min(open_ns + UNITS_NS["w"], now_ns)))
+        for part in ranges:
+            within = overlap(part, week)
+            if within is not None:
+                total += count * (within.through - within.after) / (week.through - week.after)
+    return round(total)

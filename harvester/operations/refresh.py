@@ -394,7 +394,10 @@ class _Refresh:
     ) -> BackfillResult:
         """Fill the gaps before the range that was just downloaded; return the combined result."""
         name = request.pair.altname
-        gaps = self._archive.gaps(name) if not result.error else []
+        try:
+            gaps = self._archive.gaps(name) if not result.error else []
+        except HarvesterError as damage:
+            return result._replace(error=damage)
         if all(gap.after >= request.range.after for gap in gaps):
             return result
         filled: list[BackfillResult] = []

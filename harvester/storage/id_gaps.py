@@ -60,6 +60,10 @@ def imported_gap_text(
     )
 
 
+LONGEST_ROUNDING_NS = 1_000_000
+"""The time of one trade differs by less between two forms in which the exchange prints it."""
+
+
 class LastId(NamedTuple):
     """The last trade with an id so far: the next id must follow it.
 
@@ -72,6 +76,18 @@ class LastId(NamedTuple):
     trade_id: int
     rows_without_id: int
     time_ns: int
+
+    def is_newest(self, trade_id: int, time_ns: int) -> bool:
+        """Whether nothing follows it, as the exchange's newest trade is this one.
+
+        Its time may be printed in another form than it was before: exactly, as a float, or rounded.
+
+        Args:
+            trade_id: of the exchange's newest trade; 0 if unknown.
+            time_ns: its time in nanoseconds.
+        """
+        is_same_time = abs(time_ns - self.time_ns) < LONGEST_ROUNDING_NS
+        return 0 < trade_id == self.trade_id and is_same_time and not self.rows_without_id
 
 
 class FirstId(NamedTuple):

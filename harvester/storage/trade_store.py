@@ -18,7 +18,7 @@ from harvester.errors import ArchiveDamaged, first_few
 from harvester.schema import times, trade_ids
 from harvester.storage import locks_and_requests
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.id_gaps import FirstId, LastId
+from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId
 from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer
 from harvester.storage.segment import (
     Footer,
@@ -451,6 +451,51 @@ class TradeStore:
         """
         pieces = self.pieces(pair, Range(moment - 1, moment))
         return any(piece.segment.is_imported for piece in pieces)
+
+    def imported_in(self, pair: str, within: Range) -> str:
+        """Return the location of the first imported segment in a range; empty if there is none.
+
+        Args:
+            pair: altname.
+            within: the range; it may be empty.
+        """
+        pieces = self.pieces(pair, within) if within.after < within.through else []
+        return next((self.location(file) for file, _ in pieces if file.is_imported), "")
+
+    @retry_on_new_listing
+    def imported_from_first(self, pair: str, moment: int) -> LastId | None:
+        """Return id 0 and the trades after it, up to a moment, if the first ones were imported.
+
+        Args:
+            pair: altname.
+            moment: up to which all is covered, in nanoseconds.
+        """
+        pieces = self.pieces(pair, Range(0, moment))
+        rows = [self.footer(piece.segment).rows for piece in pieces]
+        first = next(piece.segment for piece, count in zip(pieces, rows, strict=True) if count)
+        return BEFORE_FIRST_ID._replace(rows_without_id=sum(rows)) if first.is_imported else None
+
+    @retry_on_new_listing
+    def is_imported_before_id(self, pair: str, moment: int) -> bool:
+        """Whether there is imported data between a moment and the first stored id after it.
+
+        Args:
+            pair: altname.
+            moment: start of a covered range, in nanoseconds.
+        """
+        reached = moment
+        for segment, within in self.pieces(pair, Range(moment, EVERYTHING.through)):
+            if within.after != reached:
+                break
+            footer = self.footer(segment)
+            first_ns = footer.bounds[0] if footer.bounds else 0
+            if footer.rows_before_first_id == 0 and first_ns > reached:
+                reached = first_ns
+                break
+            reached = within.through
+            if footer.first_trade_id is not None:
+                break
+        return bool(self.imported_in(pair, Range(moment, reached)))
 
     def last_time_in(self, piece: Piece) -> int | None:
         """Return the published time of the last trade of a piece, in nanoseconds; None for none."""

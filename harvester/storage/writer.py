@@ -366,7 +366,7 @@ class Writer:
         footers = {segment: self.archive.footer(segment) for segment in segments}
         is_moved = False
         for segment, footer in footers.items():
-            other_years = {*map(year_of, footer.bounds or [])} - {segment.year}
+            other_years = {*map(year_of, footer.bounds or [footer.range.through])} - {segment.year}
             if other_years and footer.range == segment.range and footer.bounds != ALL_TIMES:
                 # SQL finds trades by the year of their folder.
                 rows = list(verified_rows(self.archive, [segment]))

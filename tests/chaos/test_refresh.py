@@ -493,6 +493,25 @@ def test_a_record_that_can_not_be_read_stops_no_other_pair(nights: Nights) -> No
     assert report["pairs"][1]["error"].startswith(f"{nights.folder}/wanted/XBTUSD.json can't be")
 
 
+def test_a_record_that_becomes_unreadable_during_the_run_stops_no_other_pair(
+    nights: Nights,
+) -> None:
+    for span in (Range(day(1), day(2)), Range(day(5), day(6))):
+        backfill_range(nights, "XBTUSD", span)
+        backfill_range(nights, "ETHEUR", span)
+    remove_first_file(nights, "ETHEUR")
+
+    def damage(event: Event) -> None:
+        if isinstance(event, BackfillResult) and event.pair == "XBTUSD":
+            (nights.folder / "wanted" / "XBTUSD.json").write_bytes(b"{")
+
+    report = nights.refresh(listener=damage)
+    assert report["exit_status"] == 4
+    assert states(report) == {"ETHEUR": "complete", "XBTUSD": "failed"}
+    assert "wanted/XBTUSD.json can't be" in report["pairs"][1]["error"]
+    assert TradeStore(nights.folder).gaps("ETHEUR") == []
+
+
 def test_a_linked_folder_is_refused_by_name_and_stops_no_other_pair(nights: Nights) -> None:
     nights.refresh("XBTUSD", "ETHEUR")
     link = min((nights.folder / "trades/pair=XBTUSD").glob("year=*"))

@@ -320,6 +320,33 @@ def test_a_trade_that_is_later_than_settled_is_stored_by_the_next_poll(tmp_path:
     assert TradeStore(tmp_path).gaps("ETHUSD") == []
 
 
+@pytest.mark.parametrize("ids", ["with ids", "without ids"])
+def test_answers_that_lag_behind_the_newest_page_of_a_poll_cost_no_trade(
+    ids: str, tmp_path: Path
+) -> None:
+    trades = QUIET.trades if ids == "with ids" else sample_trades.ids_unknown(QUIET.trades)
+    market = named(1, trades)
+    clock = clock_at(600)
+    with serve(market, clock=clock) as exchange:
+        run = Following(tmp_path, exchange, clock)
+
+        def steps() -> Iterator[None]:
+            assert run.stored("ETHUSD") == run.shown(market)
+            clock.advance(900)
+            new = len([row for row in expected(market) if row[1] <= clock.now_ns])
+            assert len(run.shown(market)) > len(run.stored("ETHUSD")) + 5
+            # Every answer of the poll but the first one lacks what is not stored.
+            lagging = [f"last_rows:{new - len(run.stored('ETHUSD'))}"] * 12
+            exchange.faults = Faults(script={"ETHUSD": [None, *lagging]})
+            yield
+            exchange.faults = Faults()
+            yield from run.minutes(2, seconds=60)
+
+        run.run_steps(steps(), "ETHUSD", after=0)
+    assert run.stored("ETHUSD") == run.shown(market)
+    assert TradeStore(tmp_path).gaps("ETHUSD") == []
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kraken_market import SECOND_NS, Clock, Market, TradeRows, expected
 from kraken_server import Exchange
 
 from harvester.storage.trade_store import TradeStore
-from harvester.times import show
+from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.integrity import verify
 
 TRADES = sample_trades.xbtusd_like(1_700, 91, first_id=1)
@@ -146,6 +147,53 @@ def test_a_quiet_head_where_nothing_is_missing_ends_well(tmp_path: Path) -> None
             assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
             clock.advance(3600)
     assert rows_on_disk(tmp_path, market.altname) == expected(market)
+
+
+@pytest.mark.parametrize("last_digits", [749, 849], ids=["later", "earlier"])
+@pytest.mark.parametrize("forms", [(None, 9), (9, None), (4, None), (None, 4)])
+def test_times_in_another_form_repeat_no_trade_of_a_quiet_market(
+    forms: tuple[int | None, int | None], last_digits: int, tmp_path: Path
+) -> None:
+    """The last trade's time is then printed a little later, or earlier, than it is stored."""
+    last = replace(
+        QUIET[-1], true_ns=LAST_NS // sample_trades.MICRO_NS * sample_trades.MICRO_NS + last_digits
+    )
+    market = sample_trades.market([*QUIET[:-1], last], decimals=forms[0])
+    rows = expected(market)
+    clock = Clock(LAST_NS + 100 * SECOND_NS)
+    with serve(market, clock=clock) as exchange:
+        assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
+        exchange.change(market.altname, decimals=forms[1])
+        for _ in range(2):
+            clock.advance(3600)
+            assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
+        assert rows_on_disk(tmp_path, market.altname) == rows
+        more = replace(last, true_ns=LAST_NS + 1800 * SECOND_NS, trade_id=len(QUIET) + 1)
+        exchange.change(market.altname, trades=[*market.trades, more])
+        clock.advance(3600)
+        assert Backfill(exchange.url, tmp_path).only(market.altname).exit_status == 0
+    stored = rows_on_disk(tmp_path, market.altname)
+    assert (stored[:-1], stored[-1][0]) == (rows, more.trade_id)
+
+
+@pytest.mark.parametrize("last_digits", [749, 849], ids=["later", "earlier"])
+@pytest.mark.parametrize("forms", [(None, 9), (9, None), (4, None), (None, 4)])
+def test_times_in_another_form_repeat_no_trade_at_the_ends_of_a_gap(
+    forms: tuple[int | None, int | None], last_digits: int, tmp_path: Path
+) -> None:
+    trades = [
+        replace(trade, true_ns=trade.true_ns // 1_000 * 1_000 + last_digits) for trade in QUIET
+    ]
+    market = sample_trades.market(trades, decimals=forms[0])
+    before, after = (market.published_ns(trades[place]) for place in (9, 20))
+    with serve(market, clock=Clock(LAST_NS + 100 * SECOND_NS)) as exchange:
+        backfill = Backfill(exchange.url, tmp_path)
+        for part in (Range(0, before), Range(after - 1, END_OF_TIME)):
+            assert backfill.only(market.altname, part).exit_status == 0
+        exchange.change(market.altname, decimals=forms[1])
+        assert backfill.only(market.altname).exit_status == 0
+    stored = [row[0] for row in rows_on_disk(tmp_path, market.altname)]
+    assert stored == list(range(1, len(trades) + 1))
 
 
 def test_coverage_of_future_time_is_noted(tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ ASKED: dict[str, Callable[[TradeStore], object]] = {
     "the id behind": lambda archive: archive.first_id_after(PAIR, 0),
     "the last time": lambda archive: archive.last_time(PAIR, 40),
     "whether it is imported": lambda archive: archive.is_imported_at(PAIR, 40),
+    "imports from the first": lambda archive: archive.imported_from_first(PAIR, 40),
+    "imports before an id": lambda archive: archive.is_imported_before_id(PAIR, 0),
 }
 
 

@@ -606,6 +606,18 @@ def test_a_segment_in_the_folder_of_another_year_is_moved_and_merged(archive: Tr
     assert [row[1] for row in held(archive)] == [5, 15, 25, 35]
 
 
+def test_a_segment_without_trades_in_the_folder_of_another_year_is_moved(
+    archive: TradeStore,
+) -> None:
+    right = placed(archive, Range(20, 40), [])
+    moved = archive.root / right.replace("year=1970", "year=1969")
+    moved.parent.mkdir()
+    (archive.root / right).rename(moved)
+    with open_writer(archive, PAIR) as pair_writer:
+        pair_writer.compact()
+    assert parquets(archive) == [right]
+
+
 def test_a_segment_with_trades_of_two_years_is_split(archive: TradeStore) -> None:
     span = Range(0, YEARS[-1][1])
     placed(archive, span, YEARS)
