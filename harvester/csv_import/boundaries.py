@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -107,8 +108,8 @@ class BoundaryFinder:
         """Rows of the open segment."""
         self._waiting = NO_ROWS
         """Rows from the last quiet moment on, while a segment is open."""
-        self._last_s = None if complete.since_s is None else complete.since_s - 1
-        """The second of the row before the waiting ones."""
+        self._last_ns = None if complete.since_s is None else (complete.since_s - 1) * SECOND
+        """The time of the row before the waiting ones."""
         self.already_covered, self.at_boundaries = RowCount(), RowCount()
         self.skipped_ranges: list[Range] = []
         self.busy_stretches = 0
@@ -152,19 +153,18 @@ class BoundaryFinder:
         """
         rows = joined([self._waiting, rows])
         stamps = times(rows)
-        seconds = self._seconds_of(stamps)
-        if is_end_known := is_whole and self._until_s is not None:
-            seconds = np.append(seconds, self._until_s)
-        moments = quiet_moments(seconds, self._last_s, is_exact=self._is_exact)
+        is_end_known = is_whole and self._until_s is not None
+        moments_of = self._moments_of(stamps, is_end_known=is_end_known)
         at = through = 0
         while True:
             if self._after is None:
-                at = self._open(rows, at, moments, is_end_known=is_end_known)
+                at = self._open(rows, at, moments_of, is_end_known=is_end_known)
             if self._after is None:
                 break
+            gap = self._importable[0]
+            moments = moments_of(gap)
             if self._split_at_year_end(stamps, at, moments):
                 continue
-            gap = self._importable[0]
             end_s = self._seconds(gap)[1]
             last = moments.firsts.searchsorted(end_s, side="right") - 1
             end = min(int(moments.rows[last]), int(stamps.searchsorted(gap.through, side="right")))
@@ -172,6 +172,8 @@ class BoundaryFinder:
             # A last row may have a wrong time, too: the silence before it counts as unknown.
             quiet_s = int((moments.firsts if is_end else moments.lasts)[last])
             through = min(min(quiet_s, end_s) * SECOND - 1, gap.through)
+            if end < len(stamps):
+                through = min(through, int(stamps[end]) - 1)
             yield from self._write(rows.slice(at, end - at))
             at = end
             if not is_last and gap.through >= stamps[-1]:
@@ -190,17 +192,22 @@ class BoundaryFinder:
             at = rows.num_rows
         self._waiting = rows.slice(at)
         if at:
-            self._last_s = int(seconds[at - 1])
+            self._last_ns = int(stamps[at - 1])
 
     def _open(
-        self, rows: pa.RecordBatch, at: int, moments: QuietMoments, *, is_end_known: bool
+        self,
+        rows: pa.RecordBatch,
+        at: int,
+        moments_of: Callable[[Range], QuietMoments],
+        *,
+        is_end_known: bool,
     ) -> int:
         """Open a segment at the first quiet moment in a gap, and skip the rows before it.
 
         Args:
             rows: the rows.
             at: the index of the next one.
-            moments: the quiet moments between them.
+            moments_of: the quiet moments between them, as a gap has them.
             is_end_known: whether these are the file's last rows, and it covers the time after.
 
         Returns:
@@ -209,6 +216,7 @@ class BoundaryFinder:
         while self._importable:
             gap = self._importable[0]
             begin_s, end_s = self._seconds(gap)
+            moments = moments_of(gap)
             earliest = max(at, int(times(rows).searchsorted(gap.after, side="right")))
             found = max(moments.rows.searchsorted(earliest), moments.lasts.searchsorted(begin_s))
             if found == len(moments.rows):
@@ -224,13 +232,33 @@ class BoundaryFinder:
             if second < end_s:
                 # The trade history begins at 0.
                 is_start = second == 1 and gap.after == 0
-                self._after = 0 if is_start else max(second * SECOND - 1, gap.after)
+                skipped_ns = int(times(rows)[at - 1]) if at else 0
+                self._after = 0 if is_start else max(second * SECOND - 1, gap.after, skipped_ns)
                 self._begins_unknown = False
                 return at
             # The gap is too short, or has too many trades, for a boundary at both ends.
             self._importable.pop(0)
         self._skip(rows.slice(at))
         return len(rows)
+
+    def _moments_of(self, stamps: Int64s, *, is_end_known: bool) -> Callable[[Range], QuietMoments]:
+        """Return a function that finds the quiet moments between rows, as a gap has them.
+
+        Args:
+            stamps: the times of the rows.
+            is_end_known: as for `_open`.
+        """
+        before = np.array([] if self._last_ns is None else [self._last_ns], np.int64)
+        file_end = np.array([self._until_s] if is_end_known else [], np.int64)
+
+        @cache
+        def find(gap: Range | None) -> QuietMoments:
+            seconds = self._seconds_of(np.concatenate([before, stamps]), gap)
+            before_s = int(seconds[0]) if len(before) else None
+            seconds = np.concatenate([seconds[len(before) :], file_end])
+            return quiet_moments(seconds, before_s, is_exact=self._is_exact)
+
+        return lambda gap: find(gap if self._is_exact else None)
 
     def _seconds(self, gap: Range) -> tuple[int, int]:
         """The first second of a gap, and the second after it.
@@ -242,10 +270,15 @@ class BoundaryFinder:
             return begin_ns // SECOND, -(-end_ns // SECOND)
         return -(-begin_ns // SECOND), end_ns // SECOND
 
-    def _seconds_of(self, stamps: Int64s) -> Int64s:
-        """The seconds of rows. Where boundaries are exact, covered rows have none of a gap's."""
+    def _seconds_of(self, stamps: Int64s, gap: Range | None) -> Int64s:
+        """The seconds of rows. Where boundaries are exact, rows outside of a gap have none of it.
+
+        Args:
+            stamps: the times of the rows.
+            gap: where a segment is to be; None where boundaries are not exact.
+        """
         seconds = stamps // SECOND
-        for gap in self._uncovered if self._is_exact else ():
+        if gap is not None:
             begin_s, end_s = self._seconds(gap)
             low, high = (stamps.searchsorted(end, side="right") for end in gap)
             np.minimum(seconds[:low], begin_s - 1, out=seconds[:low])
@@ -268,7 +301,7 @@ class BoundaryFinder:
             return False
         last_ns = int(stamps[at])
         if self._written:
-            last_ns = int(stamps[at - 1]) if at else (self._last_s or 0) * SECOND
+            last_ns = int(stamps[at - 1]) if at else self._last_ns or 0
         year, gap = year_of(last_ns), self._importable[0]
         turn = year_end(year)
         if turn >= min(gap.through, int(stamps[-1])):

@@ -27,7 +27,7 @@ from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, che
 from harvester.csv_import.rounding import Rounding
 from harvester.csv_import.row_order import Sorter, TimeDisorder, in_id_order
 from harvester.csv_import.stored_check import RowsAtEnds, StoredCheck, rows_at_ends
-from harvester.download.pair_download import check_imported_counts
+from harvester.download.completeness import check_imported_counts
 from harvester.errors import ArchiveHasGaps, BadFile, HarvesterError, counted
 from harvester.events import CancelToken
 from harvester.kraken.pairs import Pair
@@ -253,7 +253,7 @@ class ChainImporter:
         self._check_row_counts()
         check.raise_error()
         at_ends.raise_doubt()
-        check_imported_counts(self._archive, self._pair.altname)
+        self.report.notes += check_imported_counts(self._archive, self._pair.altname)
         check_cancelled(self._options.cancel)
 
     def check_skipped(self) -> None:

@@ -75,8 +75,11 @@ def detect(sample: bytes, name: str) -> Layout:
             names them otherwise: price and volume can't be told apart without it.
     """
     try:
-        text = sample.decode("utf-8-sig").splitlines()[:SAMPLE_LINES]
-        lines = [line for line in csv.reader(text) if line]
+        # Lines end as `parse` ends them: not with a carriage return alone.
+        text = sample.decode("utf-8-sig").replace("\r\n", "\n").split("\n")[:SAMPLE_LINES]
+        if "\r" in text[0]:
+            raise BadFile(f"{name} has lines that end with CR alone: nothing of it was imported")
+        lines = [line for line in csv.reader(line for line in text if "\r" not in line) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadFile(f"{name} is no CSV text ({error}): nothing of it was imported") from error
     width = Counter(map(len, lines)).most_common(1)[0][0] if lines else 0
@@ -133,6 +136,8 @@ def _columns_by_content(rows: Sequence[Sequence[str]], width: int) -> tuple[str,
     found[time] = "time"
     free = [at for at in range(width) if at not in found]
     numbers = [at for at in free if _nearly_all(rows, at, _is_number)]
+    if width == len(FULL) and len(numbers) == 2 and all(_is_whole(row[free[-1]]) for row in rows):
+        numbers.append(free[-1])  # some or all ids are left out
     names = ("price", "volume", "trade_id")[: width - 4 if usual == FULL else 2]
     if len(numbers) < len(names) or len(free) > len(names) + (usual == FULL):
         return None
@@ -349,7 +354,7 @@ def _read_whole(
     layout = detect(head(member), name)
     # Coverage up to a later row would hide what is traded until then.
     latest_ns = time.time_ns() + CLOCK_TOLERANCE_NS
-    bad_times, silences = UnreadableTimes(), SilenceFinder()
+    bad_times, silences = UnreadableTimes(layout.columns), SilenceFinder()
     id_runs = IdRunFinder()
     rows_with_id = bad = 0
     bad_rows: list[BadRow] = []

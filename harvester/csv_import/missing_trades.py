@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.csv_import.parse import Parsed
+from harvester.csv_import.parse import Parsed, parse_number
 from harvester.csv_import.row_order import MAX_STEP_BACK_S
 from harvester.errors import counted
 from harvester.schema import Int64s, times, trade_ids
-from harvester.times import DAY, END_OF_TIME, SECOND, Range, union
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, Range, union
 
 MAX_RUNS = 1_000
 """Runs of bad rows that are kept apart, as each ends a segment; others are joined to the last."""
@@ -28,12 +28,15 @@ MAX_RUNS = 1_000
 class UnreadableTimes:
     """Bounds the times of a file's bad rows by the good rows before and after them.
 
-    Their own times count for nothing: if the end of a line is damaged as well, one bad row may be
-    all that is left of many.
+    Their own times do not count instead of that: if the end of a line is damaged as well, one bad
+    row may be all that is left of many. They count as well, as a bad row may be out of order.
     """
 
-    def __init__(self) -> None:
-        """Start before the first row."""
+    def __init__(self, columns: Sequence[str]) -> None:
+        """Start before the first row of a file with these columns."""
+        self._columns = columns
+        self._own_ns = set[int]()
+        """Times that bad rows have themselves, in nanoseconds."""
         self._runs: list[tuple[int | None, int | None]] = []
         """For each run of bad rows, the times of the good rows before and after it, if any."""
         self._latest: int | None = None
@@ -49,6 +52,11 @@ class UnreadableTimes:
             indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
             for index in np.unique(indexes).tolist():
                 self._add_run(*neighbours[index : index + 2])
+            for row in parsed.bad[: MAX_RUNS - len(self._own_ns)]:
+                fields = dict(zip(self._columns, row.text.split(","), strict=False))
+                seconds = parse_number(fields.get("time", ""))
+                if seconds is not None and BEGINNING_NS <= seconds * SECOND <= END_OF_TIME:
+                    self._own_ns.add(int(seconds * SECOND))
         if len(stamps):
             self._latest = int(stamps[-1])
 
@@ -63,13 +71,14 @@ class UnreadableTimes:
         Args:
             within: the range of the file, as far as it is known.
         """
-        found = []
+        margin_ns = MAX_STEP_BACK_S * SECOND
+        found = [around(ns - margin_ns, ns + margin_ns) for ns in self._own_ns]
         for before, after in self._runs:
             begin_ns, end_ns = within
             if before is not None:
-                begin_ns = max(begin_ns, before - MAX_STEP_BACK_S * SECOND)
+                begin_ns = max(begin_ns, before - margin_ns)
             if after is not None:
-                end_ns = min(end_ns, after + MAX_STEP_BACK_S * SECOND)
+                end_ns = min(end_ns, after + margin_ns)
             found.append(around(begin_ns, end_ns))
         return union(found)
 

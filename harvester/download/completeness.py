@@ -1,4 +1,7 @@
-"""Prove that a range lacks no trade: how its first page begins, and that ids are consecutive."""
+"""Prove that a range lacks no trade: how its first page begins, and that ids are consecutive.
+
+Imported trades are compared with the ids around them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pyarrow as pa
 
 from harvester.download.exchange import PairPages
 from harvester.download.page_merge import MIN_MARGIN_NS, fill_gaps, gap_in_answer
+from harvester.errors import ImportIncomplete
 from harvester.events import Listener, Noted
 from harvester.kraken.answers import PageNotCovered
 from harvester.kraken.trades import PAGE_ROWS, TradesPage
@@ -22,7 +26,10 @@ from harvester.storage.id_gaps import (
     find_gaps,
     gap_at_end,
     imported_gap_text,
+    wrong_counts,
+    wrong_orders,
 )
+from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 
 # --- beginning of a range -------------------------------------------------------------------------
@@ -521,3 +528,30 @@ class IdContinuityChecker:
                 "are recorded without requesting them again"
             )
             self._listener(Noted(self._pair, text))
+
+
+# --- imported trades ------------------------------------------------------------------------------
+
+
+def check_imported_counts(archive: TradeStore, pair: str, newest_id: int = 0) -> list[str]:
+    """Check that imported trades fit the ids around them, in number and in order.
+
+    Returns notes about trades of a delisted pair that may be too few: nobody can find out.
+
+    Args:
+        archive: the archive.
+        pair: altname.
+        newest_id: the id of the exchange's newest trade, if it is stored; 0 if unknown.
+
+    Raises:
+        ImportIncomplete: they are fewer or more than the ids on both sides leave room for, or have
+            ids that are not between those.
+    """
+    footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
+    for within, text in wrong_orders(footers, pair):
+        raise ImportIncomplete(f"{pair}: {text}", *within)
+    counts = wrong_counts(footers, newest_id)
+    for count in counts:
+        if count.is_proved:
+            raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
+    return [count.text(pair) for count in counts if count.is_delisted]

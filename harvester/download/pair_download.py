@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 
+from harvester.download.completeness import check_imported_counts
 from harvester.download.exchange import (
     BackfillRequest,
     DownloadContext,
@@ -35,9 +36,8 @@ from harvester.events import (
 from harvester.kraken.answers import OtherMarket, is_unknown_pair
 from harvester.kraken.ohlc import expected_trades
 from harvester.kraken.pairs import Pair, is_listed
-from harvester.storage.id_gaps import wrong_counts, wrong_orders
 from harvester.storage.locks_and_requests import Requests
-from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, TradeStore, check_not_in_future
+from harvester.storage.trade_store import CLOCK_TOLERANCE_NS, check_not_in_future
 from harvester.storage.writer import Writer, open_writer
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, Range, missing, show
 
@@ -419,26 +419,6 @@ class PairDownload:
             # The number is only displayed: the download itself reports what is wrong.
             return 0
         return round(rows)
-
-
-def check_imported_counts(archive: TradeStore, pair: str, newest_id: int = 0) -> None:
-    """Check that imported trades fit the ids around them, in number and in order.
-
-    Args:
-        archive: the archive.
-        pair: altname.
-        newest_id: the id of the exchange's newest trade, if it is stored; 0 if unknown.
-
-    Raises:
-        ImportIncomplete: they are fewer or more than the ids on both sides leave room for, or have
-            ids that are not between those.
-    """
-    footers = [archive.footer(piece.segment) for piece in archive.pieces(pair)]
-    for within, text in wrong_orders(footers, pair):
-        raise ImportIncomplete(f"{pair}: {text}", *within)
-    for count in wrong_counts(footers, newest_id):
-        if count.is_proved:
-            raise ImportIncomplete(f"{pair}: {count.text(pair)}", *count.within)
 
 
 def _chunks(within: Range) -> list[Range]:

@@ -39,7 +39,13 @@ class IdGap(NamedTuple):
 
 
 def imported_gap_text(
-    pair: str, after_id: int, before_id: int, rows: int, expected: int | None = None
+    pair: str,
+    after_id: int,
+    before_id: int,
+    rows: int,
+    expected: int | None = None,
+    *,
+    is_delisted: bool = False,
 ) -> str:
     """The message about an id gap that spans imported trades, which have no ids.
 
@@ -51,12 +57,14 @@ def imported_gap_text(
         before_id: the id of the trade after them.
         rows: the number of imported trades between.
         expected: how many there should be; None for one for each id between.
+        is_delisted: whether nothing of the pair can be downloaded.
     """
     expected = before_id - after_id - 1 if expected is None else expected
+    advice = f"; `harvester backfill {pair} --replace-imported` downloads them again"
     return (
         f"between ids {after_id} and {before_id} there are {rows:,} imported trades, but "
         f"{expected:,} unused ids: the imported file lacks trades, or the exchange "
-        f"skipped ids; `harvester backfill {pair} --replace-imported` downloads them again"
+        f"skipped ids{'' if is_delisted else advice}"
     )
 
 
@@ -186,7 +194,9 @@ class WrongCount(NamedTuple):
         within: from the start of the first imported range between to the end of the last one; the
             range of the imported trade at a side, if there is none between.
         is_proved: False if too few rows may have a harmless reason: the market skips ids often, or
-            a footer's `id_gaps_across_imports` has these ids next to an imported trade with an id.
+            a footer's `id_gaps_across_imports` has these ids next to an imported trade with an id,
+            or nothing can be downloaded, so that nobody can find out.
+        is_delisted: whether some of them were imported of a delisted pair.
     """
 
     after_id: int
@@ -196,6 +206,7 @@ class WrongCount(NamedTuple):
     expected: int
     within: Range
     is_proved: bool
+    is_delisted: bool
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -205,7 +216,9 @@ class WrongCount(NamedTuple):
     def text(self, pair: str) -> str:
         """The message for users; `pair` is the altname."""
         if self.rows < self.expected:
-            return imported_gap_text(pair, self.after_id, self.before_id, self.rows, self.expected)
+            return imported_gap_text(
+                pair, *self.sides, self.rows, self.expected, is_delisted=self.is_delisted
+            )
         return (
             f"between ids {self.after_id} and {self.before_id} there are {self.imported:,} "
             f"imported trades, but {self.expected:,} unused ids: the imported file has "
@@ -262,6 +275,7 @@ def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCou
     skips_often = sum(
         footer.unconfirmed_id_gaps for footer in downloaded
     ) > MAX_UNCONFIRMED_SHARE * sum(footer.rows for footer in downloaded)
+    is_delisted = any(footer.ends_between_trades for footer in footers)
     wrong = []
     for before_id, stretch, within in found:
         after_id = stretch.after_id
@@ -274,8 +288,9 @@ def wrong_counts(footers: Iterable[Footer], newest_id: int = 0) -> list[WrongCou
         if stretch.rows < expected or stretch.imported > expected:
             counts = (stretch.imported, stretch.rows, expected)
             is_excused = stretch.imported_side is not None and (after_id, before_id) in across
-            is_proved = stretch.imported > expected or not (skips_often or is_excused)
-            wrong.append(WrongCount(after_id, before_id, *counts, within, is_proved))
+            may_be_right = skips_often or is_excused or is_delisted
+            is_proved = stretch.imported > expected or not may_be_right
+            wrong.append(WrongCount(after_id, before_id, *counts, within, is_proved, is_delisted))
     return wrong
 
 

@@ -455,6 +455,61 @@ def test_a_row_in_the_second_in_which_a_download_ended_is_stored_or_stays_a_gap(
     assert [command(word).status for word in ("refresh", "status", "refresh")] == [status] * 3
 
 
+@pytest.mark.parametrize("milliseconds", [(), (550,), (550, 560)])
+@pytest.mark.parametrize("through_s", [0.6, 1.6, 3.6])
+@pytest.mark.parametrize("first_s", [sample_trades.utc_ns(2024, 1, 1), OLD[-1].true_ns])
+def test_rows_beside_a_download_of_less_than_a_second_are_stored(
+    first_s: int, through_s: float, milliseconds: Sequence[int], command: Any, exchange: Exchange,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """The downloaded range begins and ends in seconds that have other trades as well."""
+    begin_ns = first_s // SECOND * SECOND
+    stamps = [-600_000, -1_500, 300, *milliseconds, 1_550, 90_000, 900_000]
+    trades = [
+        Trade(begin_ns + ms * 1_000_000, "5.5", f"{at + 1}.5", "b", "m", "", at + 1)
+        for at, ms in enumerate(stamps)
+    ]
+    exchange.add(replace(LISTED, trades=trades))
+    ends = [str(begin_ns + round(s * SECOND)) for s in (0.5, through_s)]
+    assert command("backfill", "FOOUSD", "--since", ends[0], "--until", ends[1]).status == 0
+    exchange.delist("FOOUSD")
+    name = "Kraken_Trading_History.zip"
+    csv_files.packed(tmp_path / name, {"FOOUSD.csv": csv_files.three_columns(trades)})
+    for _ in range(2):
+        assert command("import", name, "--delisted").status == 0
+        assert sorted(volumes(tmp_path)) == volumes_of(trades)
+        assert [command(word).status for word in ("refresh", "status", "verify")] == [0] * 3
+
+
+@pytest.mark.parametrize("first_id", [1, 2])
+def test_an_id_that_a_delisted_pair_skipped_is_a_note(
+    first_id: int, command: Any, tmp_path: Path
+) -> None:
+    """Its first part is in a file without ids, the rest in one with ids: nothing is wrong."""
+    year_ns = sample_trades.utc_ns(2024, 1, 1)
+    trades = [
+        Trade(year_ns + (at - 50) * 10**13, "5.5", f"{at + 1}.5", "b", "m", "", at + 1)
+        for at in range(100)
+    ]
+    trades = [
+        replace(trade, trade_id=at + first_id + (first_id == 1 and at >= 20))
+        for at, trade in enumerate(trades)
+    ]
+    whole, quarter = "Kraken_Trading_History.zip", "Kraken_Trading_History_Q1_2024.zip"
+    older, newer = csv_files.three_columns(trades[:50]), csv_files.seven_columns(trades[50:])
+    csv_files.packed(tmp_path / whole, {"FOOUSD.csv": older})
+    csv_files.packed(tmp_path / quarter, {"FOOUSD.csv": newer})
+    assert command("import", whole, quarter, "--delisted").status == 0
+    csv_files.packed(tmp_path / whole, {"FOOUSD.csv": csv_files.three_columns(trades)})
+    done = command("import", whole, "--delisted")
+    text = "there are 50 imported trades, but 51 unused ids: the imported file lacks trades, or"
+    assert (done.status, text in done.err) == (0, True), done.err
+    assert "--replace-imported" not in done.err
+    checked = command("verify")
+    assert (checked.status, text in checked.out + checked.err) == (0, True)
+    assert volumes(tmp_path) == volumes_of(trades)
+
+
 @pytest.mark.parametrize("is_unpacked_first", [False, True])
 def test_a_whole_history_and_an_unpacked_quarter_leave_no_gap_in_either_order(
     is_unpacked_first: bool, command: Any, tmp_path: Path

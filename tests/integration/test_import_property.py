@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from backfills import rows_on_disk
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester.csv_import.chain_importer import ImportOptions, ImportReport
@@ -70,6 +70,14 @@ BREAKS = {"p": "{0},oops,{1}", "t": "oops,1.5,{1}", "a": "{0}", "c": "14,oops,{1
     BOUNDS,
     BOUNDS,
     st.booleans(),
+)
+@example(
+    # The unreadable row is out of order by more than a minute, and its time can be read.
+    [0, 0, 0, 70, 0],
+    [[File(0, 0, None, "by time", {}, "nothing"), File(1, 3, None, "swapped", {1: "p"}, "more")]],
+    None,
+    None,
+    True,
 )
 def test_every_row_is_stored_or_reported_as_missing(
     gaps: list[int],

@@ -113,6 +113,30 @@ def test_a_text_alone_is_no_file_of_trades() -> None:
     assert str(caught.value) == "x.csv has no trades: nothing of it was imported"
 
 
+@pytest.mark.parametrize("header", [b"time,price,volume", b"price,volume,timestamp,b/s,m/l,misc"])
+@pytest.mark.parametrize("rest", [GOOD * 5, GOOD.replace(b"\n", b"\r") * 5])
+def test_lines_that_end_with_a_carriage_return_alone_are_refused(
+    header: bytes, rest: bytes
+) -> None:
+    """The first rows would be taken for a part of the header."""
+    with pytest.raises(BadFile, match="lines that end with CR alone"):
+        detect(header + b"\r" + rest, "x.csv")
+
+
+def test_a_carriage_return_within_a_row_decides_nothing() -> None:
+    assert detect(GOOD + b"1588888888,9000.1\r,0.5\n" + GOOD, "x.csv") == (SHORT, False)
+
+
+@pytest.mark.parametrize("given", [0, 1, 500, 1_000])
+@pytest.mark.parametrize("header", [b"", b"price,volume,timestamp,b/s,m/l,misc\n"])
+def test_any_number_of_trade_ids_may_be_left_out(given: int, header: bytes) -> None:
+    rows = [
+        b"9000.1,0.5,1588888888,b,m,,%b\n" % (b"%d" % (number + 1) if number < given else b"")
+        for number in range(1_000)
+    ]
+    assert detect(header + b"".join(rows), "x.csv") == (FULL, bool(header))
+
+
 @pytest.mark.parametrize("first", [b"oops,9000.1,0.5\n", b"17000\n", b"1588888888,9000.1\n"])
 def test_a_broken_first_row_is_no_header(first: bytes) -> None:
     assert detect(first + GOOD * 5, "x.csv") == (SHORT, False)
