@@ -1016,6 +1016,32 @@ def test_the_command_prints_an_address_that_opens_the_page(archive: harvester.Ar
     assert 'data-testid="pair-list"' in page.text
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_ends_a_query_that_runs(archive: harvester.Archive, signals: int) -> None:
+    command = [*HARVESTER, "explore", "--no-browser", "--data", archive.path]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+        ThreadPoolExecutor() as pool,
+    ):
+        assert process.stderr is not None
+        url, _, token = process.stderr.readline().split(" at ")[1].split(" (")[0].partition("?")
+        asked = pool.submit(
+            httpx.post, f"{url}api/sql?{token}", json={"query": LONG_CALL}, timeout=60
+        )
+        children = Path(f"/proc/{process.pid}/task")
+        while not any(file.read_text() for file in children.glob("*/children")):
+            assert not asked.done()
+        process.send_signal(signal.SIGINT)
+        if signals == 2:
+            with suppress(httpx.TransportError):
+                while True:
+                    httpx.get(url, timeout=20)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(15) in (130, -signal.SIGINT)
+        assert not any(file.read_text() for file in children.glob("*/children"))
+        asked.exception()
+
+
 def test_a_browser_that_blocks_gets_the_page(archive: harvester.Archive, tmp_path: Path) -> None:
     """The program that BROWSER names is waited for; this one ends only when it has the page."""
     browser, got = tmp_path / "browser", tmp_path / "got"

@@ -270,9 +270,9 @@ class SqlEndpoint:
                 if not running.done() and await request.is_disconnected():
                     query.cancel()
         finally:
-            if not running.done():
-                # The server stops: its process ends when its threads have.
-                query.cancel()
+            # Where the server stops, its process ends when its threads have; also `running` may be
+            # cancelled then, which does not end its thread. A query that has ended stays as it is.
+            query.cancel()
         return await running
 
 
