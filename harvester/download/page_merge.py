@@ -9,17 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.kraken.trades import PAGE_ROWS
-from harvester.schema import (
-    NO_ROWS,
-    Int64s,
-    clip,
-    joined,
-    merge_rows,
-    sort_rows,
-    times,
-    trade_ids,
+from harvester.schema import NO_ROWS, Int64s, clip, joined, merge_rows, sort_rows, times, trade_ids
+from harvester.storage.id_gaps import (
+    BEFORE_FIRST_ID,
+    FirstId,
+    IdGap,
+    TradeIdentity,
+    find_gaps,
+    identities,
 )
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, IdGap, find_gaps
 from harvester.times import END_OF_TIME, SECOND, Range
 
 # The rule (docs/design.md, "Joining pages"): with L the published time of the last row so far, the
@@ -88,7 +86,7 @@ class PageMerger:
         cursor: the exchange's cursor at that row, where it sent one that can be right.
         finest_ns: one unit of the last decimal of its times; at least the error of a float.
         unproven: rows of a page that is requested again as its end was not proved; mostly none.
-        stored_ids: of the trades just before `after`, which another form may print after it.
+        stored: the trades just before `after`, which another form of times may print after it.
     """
 
     def __init__(self, after: int, *, first_since: int | None = None) -> None:
@@ -110,7 +108,7 @@ class PageMerger:
         self._is_inside_timestamp = False
         self._doubts = 0
         self.unproven = NO_ROWS
-        self.stored_ids: set[int] = set()
+        self.stored: set[TradeIdentity] = set()
 
     def is_too_coarse(self, unit_ns: int) -> bool:
         """Whether a first page prints coarser times than the margin it was requested with."""
@@ -302,7 +300,9 @@ class PageMerger:
     def _split_at_start(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         """Split ordered rows into those at or before the range's start, and those of the range."""
         start, near = times(rows).searchsorted([self.after + 1, self.after + FIRST_MARGIN_NS])
-        while start < near and int(trade_ids(rows)[start]) in self.stored_ids:
+        for trade in identities(rows.slice(start, near - start)) if self.stored else ():
+            if trade not in self.stored:
+                break
             start += 1
         return rows.slice(0, start), rows.slice(start)
 

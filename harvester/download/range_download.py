@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,7 @@ from harvester.storage.id_gaps import (
     LastId,
     find_gaps,
     gap_at_end,
+    identities,
 )
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, Range, overlap, show
@@ -157,9 +159,7 @@ class RangeDownload:
                 is_stored=bool(stored),
             )
             if stored and rows.num_rows and trade_ids(rows)[-1] == stored.trade_id:
-                # Another form prints the stored trade just after the range before its end.
-                is_same = times(rows)[-1] > through - LONGEST_ROUNDING_NS
-                rows = rows.slice(0, rows.num_rows - int(is_same))
+                rows = self._without_stored(rows)
             await self._add(rows, through)
             is_complete = True
         except TradesSkipped:
@@ -385,8 +385,6 @@ class RangeDownload:
         text = f"{lost} lacked {what}{kept}: it is a gap now, and is downloaded again"
         self._listener(Noted(self._pair, text))
 
-    # What is stored on both sides of the range: ids to continue, times, and imported data.
-
     def _continue_left_side(self) -> int | None:
         """Continue the ids that are stored before the range.
 
@@ -409,12 +407,24 @@ class RangeDownload:
             is_imported = bool(archive.imported_in(pair, Range(since_ns, after)))
             if last_ns is not None and archive.is_imported_at(pair, last_ns):
                 last_ns -= SECOND
-        near = Range(max(0, after - LONGEST_ROUNDING_NS), after)
-        if self._left is not None and near.after < self._left.time_ns:
-            ids = {each for rows in archive.scan(pair, near) for each in trade_ids(rows).tolist()}
-            self._merger.stored_ids = ids - {0}
+        left = self._left
+        if left is not None and left.trade_id and left.time_ns > after - LONGEST_ROUNDING_NS:
+            near = Range(max(0, after - LONGEST_ROUNDING_NS), after)
+            self._merger.stored = archive.identities_in(pair, near)
         self._ids.begin_at(self._left, is_imported=is_imported)
         return last_ns
+
+    def _without_stored(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The last rows of the range, without trades that are stored just after it.
+
+        Another form of times prints them before its end.
+        """
+        through = self._range.through
+        near = Range(through, through + LONGEST_ROUNDING_NS)
+        stored = self._archive.identities_in(self._pair, near)
+        last = identities(clip(rows, Range(through - LONGEST_ROUNDING_NS, through)))
+        count = len([*takewhile(stored.__contains__, reversed(last))])
+        return rows.slice(0, rows.num_rows - count)
 
     def _range_without_newest(self, newest_ns: int) -> Range | None:
         """The covered range before the exchange's newest trade, if no trade of that time is stored.

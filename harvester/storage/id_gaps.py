@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -96,6 +97,20 @@ class LastId(NamedTuple):
         """
         is_same_time = abs(time_ns - self.time_ns) < LONGEST_ROUNDING_NS
         return 0 < trade_id == self.trade_id and is_same_time and not self.rows_without_id
+
+
+class TradeIdentity(NamedTuple):
+    """What is the same of a trade in whatever form its time is printed."""
+
+    trade_id: int
+    price: Decimal
+    volume: Decimal
+
+
+def identities(rows: pa.RecordBatch) -> list[TradeIdentity]:
+    """The identities of rows, in order; the id of a row without one is 0."""
+    values = [rows.column(name).to_pylist() for name in ("price", "volume")]
+    return [*map(TradeIdentity, trade_ids(rows).tolist(), *values)]
 
 
 class FirstId(NamedTuple):

@@ -18,7 +18,13 @@ from harvester.errors import ArchiveDamaged, first_few
 from harvester.schema import times, trade_ids
 from harvester.storage import locks_and_requests
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.id_gaps import BEFORE_FIRST_ID, FirstId, LastId
+from harvester.storage.id_gaps import (
+    BEFORE_FIRST_ID,
+    FirstId,
+    LastId,
+    TradeIdentity,
+    identities,
+)
 from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer
 from harvester.storage.segment import (
     Footer,
@@ -377,6 +383,16 @@ class TradeStore:
                 continue
             return
         raise unstable_files(pair)
+
+    def identities_in(self, pair: str, within: Range) -> set[TradeIdentity]:
+        """Return the identities of a range's trades with an id.
+
+        Args:
+            pair: altname.
+            within: a short range, as all its trades are kept in memory.
+        """
+        scanned = self.scan(pair, within)
+        return {trade for rows in scanned for trade in identities(rows) if trade.trade_id}
 
     @retry_on_new_listing
     def last_id_before(self, pair: str, moment: int) -> LastId | None:

@@ -196,6 +196,28 @@ def test_times_in_another_form_repeat_no_trade_at_the_ends_of_a_gap(
     assert stored == list(range(1, len(trades) + 1))
 
 
+@pytest.mark.parametrize("place", [9, 20])
+def test_two_trades_of_one_id_at_an_end_of_a_gap_are_both_stored(
+    place: int, tmp_path: Path
+) -> None:
+    """They differ in their price, so neither is the other in another form."""
+    twin = replace(QUIET[place], true_ns=QUIET[place].true_ns + 300_000, price="7.5", trade_id=None)
+    trades = [replace(trade, trade_id=number) for number, trade in enumerate(QUIET[: place + 1], 1)]
+    trades += [replace(twin, trade_id=place + 1)]
+    trades += [
+        replace(trade, trade_id=number)
+        for number, trade in enumerate(QUIET[place + 1 :], place + 2)
+    ]
+    market = sample_trades.market(trades)
+    end = market.published_ns(trades[place])
+    parts = Range(0, end), Range(end, END_OF_TIME)
+    with serve(market, clock=Clock(LAST_NS + 100 * SECOND_NS)) as exchange:
+        backfill = Backfill(exchange.url, tmp_path)
+        for part in parts if place == 9 else reversed(parts):
+            assert backfill.only(market.altname, part).exit_status == 0
+    assert rows_on_disk(tmp_path, market.altname) == expected(market)
+
+
 def test_coverage_of_future_time_is_noted(tmp_path: Path) -> None:
     clock = Clock(LAST_NS + 3600 * SECOND_NS)
     with serve(sample_trades.market(QUIET), clock=clock) as exchange:
